@@ -1,0 +1,29 @@
+"""The errors a user can meet. Each message is one line: what was wrong, where, and what to do."""
+
+
+class VtexpError(Exception):
+    """Base of every error that is the user's to solve; shown as one line, exit code `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigError(VtexpError):
+    """The configuration asks for something impossible; found before any model is loaded."""
+
+    exit_code = 2
+
+
+class DataError(VtexpError):
+    """A data set is missing, unreadable or inconsistent."""
+
+
+class CheckpointError(VtexpError):
+    """Model weights, config or tokenizer are missing or do not fit together."""
+
+
+class CountMismatchError(VtexpError):
+    """The model read another number of crops or vision tokens than the layout predicts."""
+
+
+class RunFailedError(VtexpError):
+    """One or more runs of a sweep failed; the others are kept."""

@@ -1,0 +1,329 @@
+"""Crops, tilings and vision tokens of Molmo-type models: pure arithmetic, no I/O, no torch.
+
+Sources: `select_tiling` and the overlap layout are those of the public Molmo code
+(github.com/allenai/molmo, crop mode "overlap-and-resize-c2"); `tokens_to_crops`,
+`crops_to_tiling` and `tiling_to_resolution` are the formulas of the project's seed documents.
+Sizes are (height, width) in pixels and tilings (rows, cols), always in that order.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from vtexp.errors import ConfigError
+
+
+class Size(NamedTuple):
+    """Height and width in pixels. Written HxW: `560x336` is 560 high and 336 wide."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def parse(cls, text: str) -> Size:
+        """Read `HxW`. Raises ConfigError for anything but two positive whole numbers."""
+        match = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", str(text))
+        if not match or int(match[1]) == 0 or int(match[2]) == 0:
+            raise ConfigError(
+                f"image size {text!r} is not HxW: write height x width in pixels, such as 560x336"
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    @property
+    def aspect_ratio(self) -> float:
+        """Width over height."""
+        return self.width / self.height
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+
+class Tiling(NamedTuple):
+    """Rows and columns of high-resolution crops; the global crop is not counted."""
+
+    rows: int
+    cols: int
+
+    @property
+    def num_crops(self) -> int:
+        """High-resolution crops, without the global crop."""
+        return self.rows * self.cols
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.cols}"
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The numbers of a multi-crop vision encoder from which every count follows.
+
+    `crop_px` and `patch_px` in pixels; margins in patches, the same for rows and columns
+    (left/top, right/bottom); `pool` is the side of the block of patches behind one vision token.
+    """
+
+    crop_px: int
+    patch_px: int = 14
+    pool: int = 2
+    left_margin: int = 4
+    right_margin: int = 4
+    default_max_crops: int = 12
+    max_sequence_length: int = 4096
+
+    @property
+    def patches_per_side(self) -> int:
+        """Patches along one side of a crop."""
+        return self.crop_px // self.patch_px
+
+    @property
+    def patches_per_crop(self) -> int:
+        """Patches the vision encoder reads per crop."""
+        return self.patches_per_side**2
+
+    @property
+    def tokens_per_side(self) -> int:
+        """Vision tokens along one side of a crop (pooling rounds up)."""
+        return -(-self.patches_per_side // self.pool)
+
+    @property
+    def tokens_per_crop(self) -> int:
+        """Vision tokens of one whole crop: 144 for Molmo, 196 for Molmo2."""
+        return self.tokens_per_side**2
+
+    @property
+    def margin_patches(self) -> int:
+        """Both overlap margins together, in patches."""
+        return self.left_margin + self.right_margin
+
+    @property
+    def window_patches(self) -> int:
+        """Patches by which one crop advances over the one before."""
+        return self.patches_per_side - self.margin_patches
+
+    @property
+    def margin_px(self) -> int:
+        """Both overlap margins together, in pixels."""
+        return self.margin_patches * self.patch_px
+
+    @property
+    def window_px(self) -> int:
+        """Pixels by which one crop advances over the one before."""
+        return self.window_patches * self.patch_px
+
+
+#: allenai/Molmo-*-0924 (CLIP ViT-L/14 at 336 px).
+MOLMO = Geometry(crop_px=336)
+#: allenai/Molmo2-* (SigLIP2 so400m/14 at 378 px).
+MOLMO2 = Geometry(crop_px=378, default_max_crops=8, max_sequence_length=36_864)
+
+
+# --- crops and tilings -------------------------------------------------------------------------
+
+
+def theoretical_tokens(num_crops: int, geometry: Geometry = MOLMO) -> int:
+    """Vision tokens before overlap is dropped: every crop and the global crop in full."""
+    return (num_crops + 1) * geometry.tokens_per_crop
+
+
+def tokens_to_crops(target_tokens: int, geometry: Geometry = MOLMO) -> int:
+    """Largest number of crops whose theoretical tokens stay within the target, at least 1."""
+    return max(1, target_tokens // geometry.tokens_per_crop - 1)
+
+
+def tiling_to_resolution(tiling: Tiling, geometry: Geometry = MOLMO) -> Size:
+    """Pixel size of the canvas that the crops of a tiling cover."""
+    rows, cols = tiling
+    return Size(
+        rows * geometry.window_px + geometry.margin_px,
+        cols * geometry.window_px + geometry.margin_px,
+    )
+
+
+def image_size_to_tiling(size: Size, geometry: Geometry = MOLMO) -> Tiling:
+    """Tiling whose canvas is nearest to a size, each side by itself, at least 1x1."""
+    return Tiling(
+        max(1, round((size.height - geometry.margin_px) / geometry.window_px)),
+        max(1, round((size.width - geometry.margin_px) / geometry.window_px)),
+    )
+
+
+def crops_to_tiling(num_crops: int, aspect_ratio: float, geometry: Geometry = MOLMO) -> Tiling:
+    """Tiling of exactly `num_crops` crops whose canvas has the W/H nearest to `aspect_ratio`.
+
+    Absolute difference; among equals the one with fewer rows.
+    """
+    pairs = (
+        Tiling(rows, num_crops // rows) for rows in range(1, num_crops + 1) if num_crops % rows == 0
+    )
+
+    def distance(tiling: Tiling) -> float:
+        return abs(tiling_to_resolution(tiling, geometry).aspect_ratio - aspect_ratio)
+
+    return min(pairs, key=distance)
+
+
+def vision_tokens_to_image_resolution(
+    target_tokens: int, aspect_ratio: float, geometry: Geometry = MOLMO
+) -> Size:
+    """Canvas size for a target of vision tokens at an aspect ratio (W/H): the whole workflow."""
+    num_crops = tokens_to_crops(target_tokens, geometry)
+    return tiling_to_resolution(crops_to_tiling(num_crops, aspect_ratio, geometry), geometry)
+
+
+@functools.lru_cache(maxsize=64)
+def _candidate_tilings(max_crops: int) -> np.ndarray:
+    """All tilings of at most `max_crops` crops, int32 (n, 2), by number of crops, then rows."""
+    tilings = [(r, c) for r in range(1, max_crops + 1) for c in range(1, max_crops // r + 1)]
+    return np.array(sorted(tilings, key=lambda t: (t[0] * t[1], t[0])), dtype=np.int32)
+
+
+def select_tiling(
+    height: float,
+    width: float,
+    window_px: int,
+    max_crops: int,
+    *,
+    exact_num_crops: int | None = None,
+    geometry: Geometry = MOLMO,
+) -> Tiling:
+    """Tiling for an image, given its sides **less the margin** (`height - margin_px`, ...).
+
+    The tiling with the least upscaling; if each needs downscaling, the least downscaling; ties go
+    to fewer crops, then fewer rows. Sides may be zero or negative (image smaller than the
+    margin). Computed in float32 as the released preprocessing does: float64 differs.
+    With `exact_num_crops`, `max_crops` is ignored and `crops_to_tiling` decides by the aspect
+    ratio of the image, margin included.
+    """
+    if exact_num_crops is not None:
+        margin_px = geometry.margin_px
+        return crops_to_tiling(
+            exact_num_crops, (width + margin_px) / (height + margin_px), geometry
+        )
+    candidates = _candidate_tilings(max_crops)
+    sides = np.array([height, width], dtype=np.float32)
+    with np.errstate(divide="ignore"):
+        scale = ((candidates * window_px).astype(np.float32) / sides).min(axis=-1)
+    if np.all(scale < 1):
+        best = int(np.argmax(scale))
+    else:
+        best = int(np.argmin(np.where(scale < 1, np.float32(10e9), scale)))
+    return Tiling(int(candidates[best, 0]), int(candidates[best, 1]))
+
+
+def image_tiling(size: Size, max_crops: int, geometry: Geometry = MOLMO) -> Tiling:
+    """Tiling that the released preprocessing chooses for an image of `size`, under a cap."""
+    return select_tiling(
+        size.height - geometry.margin_px,
+        size.width - geometry.margin_px,
+        geometry.window_px,
+        max_crops,
+    )
+
+
+# --- resizing ----------------------------------------------------------------------------------
+
+
+class Placement(NamedTuple):
+    """Where an image lands inside a padded target: its scaled size and its top-left corner."""
+
+    scaled: Size
+    top_pad: int
+    left_pad: int
+
+
+def letterbox(size: Size, target: Size) -> Placement:
+    """Aspect-preserving size within `target` and the centring pads (floor on top and left).
+
+    Scale and product in float32, truncated, as the released preprocessing does: about one in
+    eight awkward sizes comes out one pixel different in float64. A scaled side can be 0 for very
+    flat images; such an image cannot be resized.
+    """
+    height, width = np.float32(size.height), np.float32(size.width)
+    scale = min(np.float32(target.height) / height, np.float32(target.width) / width)
+    scaled = Size(int(height * scale), int(width * scale))
+    return Placement(
+        scaled, (target.height - scaled.height) // 2, (target.width - scaled.width) // 2
+    )
+
+
+# --- counts ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLayout:
+    """Tokens that an image occupies in the prompt, global view first, then the tiled view."""
+
+    tiling: Tiling
+    global_side: int
+    grid_rows: int
+    grid_cols: int
+
+    @property
+    def vision_tokens(self) -> int:
+        """Pooled tokens that reach the language model (the layout's prediction of `measured`)."""
+        return self.global_side**2 + self.grid_rows * self.grid_cols
+
+    @property
+    def column_tokens(self) -> int:
+        """One after each row of either view."""
+        return self.global_side + self.grid_rows
+
+    @property
+    def sequence_length(self) -> int:
+        """All image tokens: vision, column, and a start and an end token per view. No BOS."""
+        return self.vision_tokens + self.column_tokens + 4
+
+
+def token_layout(
+    tiling: Tiling, geometry: Geometry = MOLMO, *, force_full_tokens: bool = False
+) -> TokenLayout:
+    """Token layout of a tiling: overlap counted once, or every crop in full."""
+
+    def side(num_crops: int) -> int:
+        if force_full_tokens:
+            return num_crops * geometry.tokens_per_side
+        patches = num_crops * geometry.window_patches + geometry.margin_patches
+        return -(-patches // geometry.pool)
+
+    return TokenLayout(tiling, geometry.tokens_per_side, side(tiling.rows), side(tiling.cols))
+
+
+# --- limits ------------------------------------------------------------------------------------
+
+
+class Verdict(NamedTuple):
+    """What the limits say about a setting: `level` is recommended, feasible, tight or refused."""
+
+    level: str
+    reason: str
+
+
+def crop_limit(num_crops: int, geometry: Geometry = MOLMO) -> Verdict:
+    """Verdict on a number of crops, by the share of the context that their tokens take.
+
+    At a context of 4096 these are the limits of the seed documents: up to 20 crops (2880 tokens)
+    recommended, 21-25 (3600) feasible with small batches, 26-28 (4032) almost no room for text,
+    more refused. A longer context moves them in proportion.
+    """
+    tokens = num_crops * geometry.tokens_per_crop
+    context = geometry.max_sequence_length
+    about = f"{num_crops} crops need about {tokens} of {context} tokens"
+    if tokens > context:
+        fits = context // geometry.tokens_per_crop
+        return Verdict("refused", f"{about}; at most {fits} crops fit this model's context")
+    if tokens * 4096 > 3600 * context:
+        return Verdict("tight", f"{about}: almost no room for text")
+    if tokens * 4096 > 2880 * context:
+        return Verdict("feasible", f"{about}: use small batches")
+    return Verdict("recommended", about)
+
+
+def aspect_ratio_warning(size: Size) -> str | None:
+    """Warning about distortion for W/H below 0.33 or above 3, else None (0.5 to 2 is good)."""
+    if 0.33 <= size.aspect_ratio <= 3.0:
+        return None
+    return f"{size} has aspect ratio {size.aspect_ratio:.2f}: below 0.33 or above 3 distorts images"

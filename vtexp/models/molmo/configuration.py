@@ -1,0 +1,70 @@
+"""Configuration of Molmo v1 in the field names of the published `config.json` files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+#: Constants of the released model code that the published config.json files leave out
+#: (openai CLIP ViT-L/14-336, truncated to the 23 layers that can be read).
+DEFAULT_VISION_BACKBONE = {
+    "image_model_type": "openai",
+    "image_default_input_size": [336, 336],
+    "image_patch_size": 14,
+    "image_emb_dim": 1024,
+    "image_num_heads": 16,
+    "image_num_layers": 23,
+    "image_head_dim": 64,
+    "image_mlp_dim": 4096,
+    "image_num_pos": 577,
+    "image_norm_eps": 1e-5,
+}
+DEFAULT_CONNECTOR = {"vit_layers": [-2, -9], "image_pooling_h": 2, "image_pooling_w": 2}
+
+
+class MolmoConfig(PreTrainedConfig):
+    """Molmo v1 (dense): language model fields at the top, `vision_backbone` and `connector` inside.
+
+    `intermediate_size` counts both halves of the SwiGLU; `embedding_size` is the padded vocabulary
+    and the width of the logits; ids from there on are the `additional_vocab_size` new ones.
+    Source: config.json of allenai/Molmo-7B-D-0924 and Molmo-7B-O-0924.
+    """
+
+    model_type = "molmo"
+    keys_to_ignore_at_inference = ("past_key_values",)
+
+    vocab_size: int = 152064
+    embedding_size: int | None = None
+    additional_vocab_size: int = 128
+    hidden_size: int = 3584
+    intermediate_size: int = 37888
+    num_hidden_layers: int = 28
+    num_attention_heads: int = 28
+    num_key_value_heads: int | None = 4
+    max_position_embeddings: int = 4096
+    rope_theta: float = 1e6
+    layer_norm_eps: float = 1e-6
+    layer_norm_type: str = "rms"
+    qkv_bias: bool = True
+    attention_layer_norm: bool = False
+    norm_after: bool = False
+    clip_qkv: float | None = None
+    weight_tying: bool = False
+    use_position_ids: bool = True
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    vision_backbone: dict[str, Any] | None = None
+    connector: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
+        self.embedding_size = self.embedding_size or self.vocab_size
+        self.vision_backbone = DEFAULT_VISION_BACKBONE | (self.vision_backbone or {})
+        self.connector = DEFAULT_CONNECTOR | (self.connector or {})
+        super().__post_init__(**kwargs)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head of the language model."""
+        return self.hidden_size // self.num_attention_heads

@@ -1,0 +1,150 @@
+"""Molmo v1's vision side: CLIP-like encoder, 2x2 attention pooling and projector.
+
+Shapes: N crops (packed over the batch), P patches per crop (576), T pooled tokens per crop (144).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vtexp.models.molmo.configuration import MolmoConfig
+
+
+class VisionAttention(nn.Module):
+    """Multi-head attention of `width_in` wide inputs into `width_out`, all projections biased."""
+
+    def __init__(self, width_in: int, width_out: int, num_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.wq = nn.Linear(width_in, num_heads * head_dim)
+        self.wk = nn.Linear(width_in, num_heads * head_dim)
+        self.wv = nn.Linear(width_in, num_heads * head_dim)
+        self.wo = nn.Linear(num_heads * head_dim, width_out)
+
+    def forward(self, query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """query (N, Q, width_in), context (N, K, width_in) -> (N, Q, width_out)."""
+
+        def heads(x: torch.Tensor) -> torch.Tensor:
+            return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+        out = F.scaled_dot_product_attention(
+            heads(self.wq(query)), heads(self.wk(context)), heads(self.wv(context))
+        )
+        return self.wo(out.transpose(1, 2).flatten(2))
+
+
+class VisionMlp(nn.Module):
+    """Two-layer MLP with quick GELU."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(width, hidden)
+        self.w2 = nn.Linear(hidden, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., width) -> (..., width)."""
+        x = self.w1(x)
+        return self.w2(x * torch.sigmoid(1.702 * x))
+
+
+class VisionBlock(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, vit: dict) -> None:
+        super().__init__()
+        width, eps = vit["image_emb_dim"], vit["image_norm_eps"]
+        self.attention = VisionAttention(
+            width, width, vit["image_num_heads"], vit["image_head_dim"]
+        )
+        self.feed_forward = VisionMlp(width, vit["image_mlp_dim"])
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
+        self.ffn_norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 1 + P, width) -> the same."""
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, normed)
+        return x + self.feed_forward(self.ffn_norm(x))
+
+
+class VisionTransformer(nn.Module):
+    """The crop encoder. Its forward hook sees exactly the crops that are encoded."""
+
+    def __init__(self, config: MolmoConfig) -> None:
+        super().__init__()
+        vit = config.vision_backbone
+        width, patch = vit["image_emb_dim"], vit["image_patch_size"]
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(vit["image_num_pos"], width))
+        self.patch_embedding = nn.Linear(patch * patch * 3, width, bias=False)
+        self.pre_ln = nn.LayerNorm(width, eps=vit["image_norm_eps"])
+        self.transformer = nn.Module()
+        self.transformer.resblocks = nn.ModuleList(
+            VisionBlock(vit) for _ in range(vit["image_num_layers"])
+        )
+        num_layers = vit["image_num_layers"]
+        self.read_layers = [layer % num_layers for layer in config.connector["vit_layers"]]
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """patches (N, P, 588) -> (N, P, width * layers read); stops at the last layer read."""
+        x = self.patch_embedding(patches)
+        cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        x = self.pre_ln(torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype))
+        outputs = {}
+        for index in range(max(self.read_layers) + 1):
+            x = self.transformer.resblocks[index](x)
+            if index in self.read_layers:
+                outputs[index] = x[:, 1:]
+        return torch.cat([outputs[index] for index in self.read_layers], dim=-1)
+
+
+class Projector(nn.Module):
+    """SwiGLU from the vision width to the language model's; here the first factor is the gate."""
+
+    def __init__(self, width_in: int, hidden: int, width_out: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(width_in, hidden, bias=False)
+        self.w2 = nn.Linear(hidden, width_out, bias=False)
+        self.w3 = nn.Linear(width_in, hidden, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., width_in) -> (..., width_out)."""
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class VisionBackbone(nn.Module):
+    """Encoder and connector: crops in, vision tokens out."""
+
+    def __init__(self, config: MolmoConfig) -> None:
+        super().__init__()
+        vit, connector = config.vision_backbone, config.connector
+        width = vit["image_emb_dim"]
+        width_read = width * len(connector["vit_layers"])
+        self.side = vit["image_default_input_size"][0] // vit["image_patch_size"]
+        self.pool = connector["image_pooling_h"]
+        self.image_vit = VisionTransformer(config)
+        self.image_pooling_2d = VisionAttention(
+            width_read, width, vit["image_num_heads"], vit["image_head_dim"]
+        )
+        self.image_projector = Projector(width, config.intermediate_size // 2, config.hidden_size)
+        self.pad_embed = nn.Parameter(torch.empty(2, width_read))
+
+    def forward(self, images: torch.Tensor, image_masks: torch.Tensor) -> torch.Tensor:
+        """images (N, P, 588), image_masks (N, P) share of image pixels -> (N, T, hidden).
+
+        Adds the learned embedding of all-padding and of partly padded patches; a mask of -1 (the
+        released row for the global crop) counts as partly padded.
+        """
+        features = self.image_vit(images)
+        all_pad = (image_masks == 0).unsqueeze(-1)
+        partial_pad = ((image_masks < 1) & (image_masks != 0)).unsqueeze(-1)
+        pad_embed = self.pad_embed.to(features.dtype)
+        features = features + pad_embed[0] * all_pad + pad_embed[1] * partial_pad
+
+        side, pool = self.side // self.pool, self.pool
+        blocks = features.unflatten(1, (side, pool, side, pool)).transpose(2, 3)
+        blocks = blocks.flatten(0, 2).flatten(1, 2)  # (N * T, pool * pool, width_read)
+        pooled = self.image_pooling_2d(blocks.mean(dim=1, keepdim=True), blocks)
+        return self.image_projector(pooled.view(len(images), side * side, -1))

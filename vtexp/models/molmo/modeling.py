@@ -41,11 +41,17 @@ class ImageInsertion(nn.Module):
     """Adds vision tokens to the embeddings of their places. Its hook sees each token inserted."""
 
     def forward(
-        self, embeddings: torch.Tensor, vision_tokens: torch.Tensor, places: torch.Tensor
+        self,
+        embeddings: torch.Tensor,
+        image_features: torch.Tensor,
+        source: torch.Tensor,
+        places: torch.Tensor,
     ) -> torch.Tensor:
-        """embeddings (B, L, hidden), vision_tokens (n, hidden), places (n,) in B * L -> (B, L, hidden)."""
+        """Add row `source` (n,) of image_features (N, T, hidden), flattened to N * T rows, to row
+        `places` (n,) of embeddings (B, L, hidden), flattened to B * L rows."""
         flat = embeddings.flatten(0, 1)
-        return flat.index_add(0, places, vision_tokens.to(flat.dtype)).view_as(embeddings)
+        tokens = image_features.flatten(0, 1)[source].to(flat.dtype)
+        return flat.index_add(0, places, tokens).view_as(embeddings)
 
 
 class MolmoBlock(nn.Module):
@@ -211,9 +217,12 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         index = index[real_crops]
         kept = (index >= 0).flatten().nonzero().squeeze(-1)
         places = (index + row[:, None] * input_ids.shape[1]).flatten()[kept].long()
-        tokens = image_features.flatten(0, 1)[kept.to(image_features.device, non_blocking=True)]
+        device = embeddings.device
         return self.model.image_insertion(
-            embeddings, tokens, places.to(embeddings.device, non_blocking=True)
+            embeddings,
+            image_features,
+            kept.to(device, non_blocking=True),
+            places.to(device, non_blocking=True),
         )
 
     def forward(

@@ -1,0 +1,65 @@
+"""`-m`: one job per knob value (or group of values), times every other swept group.
+
+Found by Hydra through the namespace package `hydra_plugins`; never import it before
+`hydra.main` runs. It stays light: the work is in `vtexp.sweep`, imported when jobs are launched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins import basic_sweeper  # the class itself would register twice
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class VtexpSweeperConf:
+    """No settings of its own: jobs are shaped by the config's `sweep` and `knob` groups."""
+
+    _target_: str = "hydra_plugins.vtexp_sweeper.sweeper.VtexpSweeper"
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="vtexp", node=VtexpSweeperConf)
+
+
+class VtexpSweeper(Sweeper):
+    """Expands the values of the knob, checks every job before the first starts, compares at the end."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Called by Hydra with the config of the sweep."""
+        self.config = config
+        self.hydra_context = hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            config=config, hydra_context=hydra_context, task_function=task_function
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Launch all jobs. Raises VtexpError when runs failed, after the comparison is written."""
+        from vtexp.sweep import finish_sweep, prepare_jobs
+
+        jobs = prepare_jobs(self._combinations(arguments), self._compose)
+        if not jobs:
+            return None  # plan=true: the plan has been shown
+        returns = self.launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
+        finish_sweep(jobs, returns)
+        return returns
+
+    def _combinations(self, arguments: list[str]) -> list[list[str]]:
+        """Overrides of each combination of swept groups; at least one, maybe empty."""
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides(arguments)
+        batches = basic_sweeper.BasicSweeper.split_arguments(overrides, max_batch_size=None)
+        # One time stamp for all jobs, even when a launcher composes them again elsewhere.
+        name = f"sweep.name='{self.config.sweep.name}'"
+        return [[*combination, name] for batch in batches for combination in batch]
+
+    def _compose(self, overrides: list[str]) -> DictConfig:
+        return self.hydra_context.config_loader.load_sweep_config(self.config, overrides)

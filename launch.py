@@ -1,0 +1,23 @@
+"""Entry point: `python launch.py [-m] [group=option] [key=value]`; see `python launch.py --help`."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from vtexp import cli
+from vtexp.config import from_hydra, register_schemas
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def launch(raw: DictConfig) -> None:
+    """One job: all its knob values one after the other."""
+    config = from_hydra(raw)
+    from vtexp.sweep import run_job  # imported late: --help and config errors stay quick
+
+    run_job(config)
+
+
+if __name__ == "__main__":
+    register_schemas()
+    sys.exit(cli.call(launch))

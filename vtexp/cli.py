@@ -1,0 +1,71 @@
+"""The command line around Hydra: lists without brackets, and one line per user error."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from vtexp.config import VALUE_KEYS
+from vtexp.errors import VtexpError
+
+
+def call(launch: Callable[[], None]) -> int:
+    """Run Hydra's entry point on sys.argv; returns the exit code after printing any error."""
+    show_traceback = "HYDRA_FULL_ERROR" in os.environ
+    # Hydra's own report of an error is several lines; with this it raises, and we report.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        sys.argv[1:] = [with_brackets(argument) for argument in sys.argv[1:]]
+        launch()
+    except (VtexpError, HydraException, OmegaConfBaseException) as error:
+        if show_traceback:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, VtexpError) else 2
+    except KeyboardInterrupt:
+        print("interrupted: finished runs are kept; the same sweep.name goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def with_brackets(argument: str) -> str:
+    """`knob.sizes=560x336,784x784` as `knob.sizes=[560x336,784x784]`; `range(1,13,4)` too.
+
+    zsh does not pass brackets without quotes, and Hydra alone would read the commas as a sweep.
+    """
+    key, _, value = argument.partition("=")
+    if key not in VALUE_KEYS or not value or value.lstrip().startswith("[") or value == "null":
+        return argument
+    override = OverridesParser.create().parse_override(argument)
+    values = override.sweep_string_iterator() if override.is_sweep_override() else [value]
+    return f"{key}=[{','.join(values)}]"
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line that names the key, what is wrong and what is allowed."""
+    if isinstance(error, VtexpError):
+        return str(error)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return _omegaconf_line(cause)
+    return re.sub(r"\s*\n\s*", " ", str(error).strip()).replace("\t", " ")
+
+
+def _omegaconf_line(error: OmegaConfBaseException) -> str:
+    message = str(error).splitlines()[0].strip()
+    kind = error.object_type
+    if message.startswith("Key '") and is_dataclass(kind):
+        allowed = ", ".join(field.name for field in fields(kind))
+        return f"{error.full_key}: no such key; allowed here: {allowed}"
+    if message.startswith("Missing mandatory value"):
+        return f"{error.full_key}: needs a value; give it with {error.full_key}=VALUE"
+    return f"{error.full_key}: {message[0].lower()}{message[1:]}"

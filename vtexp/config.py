@@ -1,0 +1,272 @@
+"""Typed configuration: the schemas behind `conf/`, and the one place where OmegaConf stops.
+
+Past `from_hydra` everything is plain dataclasses. Nothing here imports torch or transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from vtexp.errors import ConfigError
+from vtexp.knobs import KnobValue
+
+
+class Fit(Enum):
+    """How an image is brought to the canvas of an image size."""
+
+    stretch = "stretch"
+    letterbox = "letterbox"
+    crop = "crop"
+
+
+class Geometry(Enum):
+    """Which published crop geometry a model has."""
+
+    molmo = "molmo"
+    molmo2 = "molmo2"
+
+
+class Device(Enum):
+    """Where the model runs."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(Enum):
+    """Floating-point type of weights and activations."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class WandbMode(Enum):
+    """auto: online where there is a key and a network, else offline."""
+
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+
+
+@dataclass
+class ModelConfig:
+    """A checkpoint and the geometry of its crops."""
+
+    name: str = MISSING
+    path: str = MISSING
+    geometry: Geometry = Geometry.molmo
+    max_sequence_length: int = 4096
+
+
+@dataclass
+class DatasetConfig:
+    """Questions about images, how they are asked and how answers are scored."""
+
+    name: str = MISSING
+    split: str = "test"
+    limit: int | None = None
+    seed: int = 0
+    style: str = MISSING
+    max_new_tokens: int = 12
+    metric: str = "exact_match"
+
+
+@dataclass
+class KnobConfig:
+    """What every knob has; each knob adds its list of values."""
+
+    name: str = MISSING
+    force_full_tokens: bool = False
+
+
+@dataclass
+class ImageSizeKnob(KnobConfig):
+    """One image size for all images."""
+
+    sizes: list[str] = MISSING
+    fit: Fit = Fit.stretch
+
+
+@dataclass
+class VisionTokensKnob(KnobConfig):
+    """A target of theoretical vision tokens per image."""
+
+    targets: list[int] = MISSING
+    vision_tokens_list: list[int] | None = None
+
+
+@dataclass
+class MaxCropsKnob(KnobConfig):
+    """A cap on the crops per image."""
+
+    max_crops: list[int] = MISSING
+
+
+@dataclass
+class HardwareConfig:
+    """Where a run runs, and how much it may load at once."""
+
+    name: str = MISSING
+    device: Device = Device.cpu
+    dtype: Dtype = Dtype.float32
+    batch_size: int = 16
+    auto_adjust_batch_size: bool = True
+
+
+@dataclass
+class MeasureConfig:
+    """How prefill latency is measured."""
+
+    latency_samples: int = 16
+    latency_repeats: int = 4
+    warmup_repeats: int = 2
+
+
+@dataclass
+class TrackingConfig:
+    """Where finished runs are mirrored to."""
+
+    name: str = MISSING
+    project: str = "vtexp"
+    entity: str | None = None
+    mode: WandbMode = WandbMode.auto
+    tags: list[str] = field(default_factory=list)
+    timeout_s: int = 20
+
+
+@dataclass
+class SweepConfig:
+    """Name and folder of a sweep, and how its runs are grouped into jobs."""
+
+    name: str = MISSING
+    folder: str = "outputs"
+    values_per_job: int = 1
+
+
+@dataclass
+class Config:
+    """A whole experiment: one knob with its values on one model, data set and hardware."""
+
+    model: ModelConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    knob: KnobConfig = MISSING
+    hardware: HardwareConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    measure: MeasureConfig = MISSING
+    sweep: SweepConfig = MISSING
+    force_full_tokens: bool = False
+    plan: bool = False
+
+    @property
+    def knob_values(self) -> list[KnobValue]:
+        """The knob's values in the order given. Raises ConfigError if there are none."""
+        values = [str(value) for value in knob_list(self.knob)]
+        if not values:
+            raise ConfigError(f"{values_key(self.knob)}: the list is empty; give at least one value")
+        doubled = sorted({v for v in values if values.count(v) > 1})
+        if doubled:
+            raise ConfigError(f"{values_key(self.knob)}: {', '.join(doubled)} is given twice")
+        fit = self.knob.fit.value if isinstance(self.knob, ImageSizeKnob) else "letterbox"
+        return [
+            KnobValue(self.knob.name, value, fit, self.knob.force_full_tokens) for value in values
+        ]
+
+    def run_identity(self, value: KnobValue) -> dict[str, Any]:
+        """Everything that can change the numbers of one run: what its id is the hash of."""
+        plain = to_plain(self)
+        parts = {key: plain[key] for key in ("model", "dataset", "hardware", "measure")}
+        return parts | {"knob": asdict(value)}
+
+    def run_id(self, value: KnobValue) -> str:
+        """12 hex digits; equal for equal settings, whatever sweep or list of values they are in."""
+        text = json.dumps(self.run_identity(value), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+#: The schema and the list of values of each knob: the key a user sweeps.
+KNOB_SCHEMAS: dict[str, tuple[type[KnobConfig], str]] = {
+    "image_size": (ImageSizeKnob, "sizes"),
+    "vision_tokens": (VisionTokensKnob, "targets"),
+    "max_crops": (MaxCropsKnob, "max_crops"),
+}
+#: Keys whose value is a list of knob values, with or without brackets on the command line.
+VALUE_KEYS = ("knob.sizes", "knob.targets", "knob.max_crops", "knob.vision_tokens_list")
+
+
+def values_key(knob: KnobConfig | DictConfig) -> str:
+    """Config key of the values in use, such as `knob.sizes`."""
+    if knob.name == "vision_tokens" and knob.vision_tokens_list is not None:  # type: ignore[union-attr]
+        return "knob.vision_tokens_list"  # the seeds' name for it
+    return f"knob.{KNOB_SCHEMAS[knob.name][1]}"
+
+
+def knob_list(knob: KnobConfig | DictConfig) -> list[Any]:
+    """Values in use of a knob's config, typed or still OmegaConf's."""
+    return list(getattr(knob, values_key(knob).removeprefix("knob.")))
+
+
+def register_schemas() -> None:
+    """Tell Hydra the schemas that the files of `conf/` name in their defaults lists."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=Config)
+    for group, schema in {
+        "model": ModelConfig,
+        "dataset": DatasetConfig,
+        "hardware": HardwareConfig,
+        "measure": MeasureConfig,
+        "tracking": TrackingConfig,
+        "sweep": SweepConfig,
+    }.items():
+        store.store(group="schema", name=group, node=schema)
+    for name, (schema, _) in KNOB_SCHEMAS.items():
+        store.store(group="schema", name=name, node=schema)
+
+
+def from_hydra(raw: DictConfig) -> Config:
+    """The typed, checked config. Raises ConfigError, or OmegaConf's errors for missing values."""
+    unknown = set(raw) - {f.name for f in fields(Config)}
+    if unknown:
+        allowed = ", ".join(f.name for f in fields(Config))
+        raise ConfigError(f"{sorted(unknown)[0]}: no such key; the top level has {allowed}")
+    config = OmegaConf.to_object(raw)
+    assert isinstance(config, Config)
+    _check(config)
+    return config
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A config as JSON-ready dicts, enums by name."""
+    return json.loads(json.dumps(asdict(config), default=lambda enum: enum.value))
+
+
+def _check(config: Config) -> None:
+    at_least_one = {
+        "dataset.limit": config.dataset.limit,
+        "dataset.max_new_tokens": config.dataset.max_new_tokens,
+        "hardware.batch_size": config.hardware.batch_size,
+        "measure.latency_samples": config.measure.latency_samples,
+        "measure.latency_repeats": config.measure.latency_repeats,
+        "model.max_sequence_length": config.model.max_sequence_length,
+        "sweep.values_per_job": config.sweep.values_per_job,
+        "tracking.timeout_s": config.tracking.timeout_s,
+    }
+    for key, value in at_least_one.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{key}={value}: must be at least 1")
+    if config.measure.warmup_repeats < 0:
+        raise ConfigError(f"measure.warmup_repeats={config.measure.warmup_repeats}: at least 0")
+    if config.dataset.seed < 0:
+        raise ConfigError(f"dataset.seed={config.dataset.seed}: must be at least 0")
+    name = config.sweep.name
+    if not name or name.startswith(".") or set(name) & set("/\\\0"):
+        raise ConfigError(f"sweep.name={name!r}: must be a plain folder name")
+    if config.knob.name not in KNOB_SCHEMAS:
+        raise ConfigError(f"knob.name={config.knob.name!r}: knobs are {', '.join(KNOB_SCHEMAS)}")

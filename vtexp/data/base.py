@@ -1,0 +1,65 @@
+"""What a data set hands to a run: samples, in a fixed order, with images opened on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vtexp.errors import DataError
+from vtexp.geometry import Size
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question about one image. Several questions can share an image (`image_id`)."""
+
+    sample_id: str
+    image_id: str
+    image_path: Path
+    question: str
+    references: tuple[str, ...]
+    question_type: str
+
+    def image_size(self) -> Size:
+        """Size of the image, from its header only. Raises DataError if it cannot be read."""
+        with self._open() as image:
+            return Size(image.height, image.width)
+
+    def pixels(self) -> np.ndarray:
+        """The image as uint8 (H, W, 3) RGB. Raises DataError if it cannot be read."""
+        try:
+            with self._open() as image:
+                return np.array(image.convert("RGB"))
+        except OSError as error:
+            raise DataError(f"{self.image_path}: the image cannot be decoded ({error})") from error
+
+    def _open(self) -> Image.Image:
+        try:
+            return Image.open(self.image_path)
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{self.image_path}: no such image (sample {self.sample_id})"
+            ) from error
+        except (UnidentifiedImageError, OSError) as error:
+            raise DataError(f"{self.image_path}: not a readable image ({error})") from error
+
+
+def choose(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample]:
+    """`limit` samples drawn without replacement, in a fixed random order; all of them if None.
+
+    A smaller limit with the same seed gives a prefix of a larger one.
+    """
+    order = np.random.default_rng(seed).permutation(len(samples))
+    return [samples[i] for i in order[:limit]]
+
+
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """Short hash of which questions are asked, in order; equal for runs that can be paired."""
+    rows = [(s.sample_id, s.question, s.references) for s in samples]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]

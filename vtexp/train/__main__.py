@@ -1,0 +1,248 @@
+"""Train molmo_tiny on the training half of easy-VQA: `python -m vtexp.train --out FOLDER`.
+
+Seeded, resumable (run the same command again), with a progress bar. All questions of an image
+share one sequence: each question sees the image and itself, not the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from vtexp.data import easy_vqa
+from vtexp.data.base import Sample
+from vtexp.geometry import MOLMO
+from vtexp.knobs import KnobValue
+from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.preprocess import ImageTokenIds, ProcessedImage, preprocess_image
+from vtexp.prompts import PromptTokenizer, build_prompt
+from vtexp.train.tiny import initialise, tiny_config, train_tokenizer
+
+STYLE = "easy_vqa"
+#: Crops encoded per step; larger tilings take fewer images, so that steps cost about the same.
+CROPS_PER_STEP = 24
+#: Image sizes and how often each is drawn once the first part of training (336x336 only) is over.
+SIZES = {"336x336": 8, "560x336": 2, "336x560": 2, "560x560": 2, "784x560": 1, "784x784": 2}
+EASY_PART = 0.6
+PEAK_LEARNING_RATE = 2e-3
+WARM_UP_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Model inputs of one step: B images, each with all its questions in one row of length L."""
+
+    input_ids: torch.Tensor  # int64 (B, L)
+    labels: torch.Tensor  # int64 (B, L), -100 where there is no answer token
+    position_ids: torch.Tensor  # int64 (B, L)
+    mask: torch.Tensor  # bool (B, 1, L, L)
+    images: torch.Tensor  # float32 (B, C, 576, 588)
+    image_masks: torch.Tensor  # float32 (B, C, 576)
+    image_input_idx: torch.Tensor  # int32 (B, C, 144)
+
+
+def pack_questions(
+    image: ProcessedImage, questions: list[Sample], tokenizer: PromptTokenizer
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Ids, labels, positions and block numbers of an image with its questions (block 0: image)."""
+    ids = [tokenizer.bos_id, *image.image_tokens.tolist()]
+    prefix = len(ids)
+    labels, positions, blocks = [-100] * prefix, list(range(prefix)), [0] * prefix
+    for number, sample in enumerate(questions, start=1):
+        prompt = tokenizer.encode(build_prompt(sample.question, STYLE))
+        answer = [*tokenizer.encode(" " + sample.references[0]), tokenizer.eos_id]
+        ids += prompt + answer
+        # The label of a place is the token that follows it.
+        labels += [-100] * (len(prompt) - 1) + answer + [-100]
+        positions += range(prefix, prefix + len(prompt) + len(answer))
+        blocks += [number] * (len(prompt) + len(answer))
+    return ids, labels, positions, blocks
+
+
+def collate(
+    images: list[ProcessedImage], questions: list[list[Sample]], tokenizer: PromptTokenizer
+) -> Batch:
+    """One batch of images of the same tiling."""
+    rows = [pack_questions(i, q, tokenizer) for i, q in zip(images, questions, strict=True)]
+    length = max(len(row[0]) for row in rows)
+
+    def stack(column: int, fill: int) -> torch.Tensor:
+        padded = [row[column] + [fill] * (length - len(row[column])) for row in rows]
+        return torch.tensor(padded)
+
+    blocks = stack(3, -1)
+    same = (blocks[:, :, None] == blocks[:, None, :]) | (blocks[:, None, :] == 0)
+    mask = same & torch.ones(length, length, dtype=torch.bool).tril()
+    index = torch.stack([image.image_input_idx for image in images])
+    return Batch(
+        input_ids=stack(0, 0),
+        labels=stack(1, -100),
+        position_ids=stack(2, 0),
+        mask=mask[:, None],
+        images=torch.stack([image.patches for image in images]),
+        image_masks=torch.stack([image.padding_mask for image in images]),
+        image_input_idx=torch.where(index < 0, index, index + 1),
+    )
+
+
+def draw_batch(
+    groups: list[list[Sample]], step: int, steps: int, seed: int, tokenizer: PromptTokenizer
+) -> Batch:
+    """The batch of a step: depends on seed and step only, so that a resumed run is the same run."""
+    rng = np.random.default_rng((seed, step))
+    size = "336x336"
+    if step >= EASY_PART * steps:
+        weights = np.array(list(SIZES.values()), dtype=float)
+        size = str(rng.choice(list(SIZES), p=weights / weights.sum()))
+    fit = str(rng.choice(["stretch", "letterbox"]))
+    value = KnobValue("image_size", size, fit=fit, force_full_tokens=bool(rng.random() < 0.15))
+    setting = value.crop_setting(MOLMO)
+    count = max(1, CROPS_PER_STEP // (setting.max_crops + 1))
+    chosen = [groups[i] for i in rng.choice(len(groups), size=count, replace=False)]
+    images = []
+    for group in chosen:
+        pixels = np.rot90(group[0].pixels(), k=rng.integers(4))
+        if rng.random() < 0.5:
+            pixels = pixels[:, ::-1]  # no question depends on left, right, up or down
+        ids = ImageTokenIds(*tokenizer.image_ids)
+        images.append(preprocess_image(np.ascontiguousarray(pixels), setting, MOLMO, ids))
+    return collate(images, chosen, tokenizer)
+
+
+def build_optimizers(model: MolmoForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks and the connector, AdamW for everything else."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        inner = "blocks." in name or "image_pooling" in name or "image_projector" in name
+        (matrices if inner and parameter.ndim == 2 else others).append(parameter)
+    return [
+        torch.optim.Muon(
+            matrices, lr=PEAK_LEARNING_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(others, lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up, then linear decay to zero."""
+    return PEAK_LEARNING_RATE * min(
+        (step + 1) / WARM_UP_STEPS, (steps - step) / max(1, steps - WARM_UP_STEPS)
+    )
+
+
+def train_step(
+    model: MolmoForCausalLM, optimizers: list[torch.optim.Optimizer], batch: Batch, rate: float
+) -> tuple[float, float]:
+    """One update; returns the loss and the share of answer tokens predicted right."""
+    logits = model(
+        batch.input_ids,
+        attention_mask=batch.mask,
+        position_ids=batch.position_ids,
+        images=batch.images,
+        image_masks=batch.image_masks,
+        image_input_idx=batch.image_input_idx,
+        logits_to_keep=torch.nonzero((batch.labels != -100).any(dim=0)).squeeze(-1),
+    ).logits
+    labels = batch.labels[:, (batch.labels != -100).any(dim=0)]
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    answered = labels != -100
+    right = (logits.argmax(dim=-1) == labels)[answered].float().mean()
+    return float(loss), float(right)
+
+
+def save_checkpoint(model: MolmoForCausalLM, folder: Path) -> None:
+    """config.json and model.safetensors (float16) in the published layout."""
+    model.config.save_pretrained(folder)
+    weights = {name: p.detach().to(torch.float16) for name, p in model.named_parameters()}
+    partial = folder / "model.safetensors.partial"
+    save_file(weights, partial, metadata={"format": "pt"})
+    os.replace(partial, folder / "model.safetensors")
+
+
+def save_state(path: Path, state: dict) -> None:
+    """Write the training state so that a kill leaves the old one or the new one, never half."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def main() -> None:
+    """Train, or go on from where the same command was stopped."""
+    parser = argparse.ArgumentParser(prog="python -m vtexp.train", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--steps", type=int, default=3000, help="updates in all")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and data order")
+    parser.add_argument("--save-every", type=int, default=100, help="steps between saved states")
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    samples = easy_vqa.load("train")
+    by_image: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_image[sample.image_id].append(sample)
+    texts = [build_prompt(s.question, STYLE) + " " + s.references[0] for s in samples]
+    train_tokenizer(texts, args.out)
+    tokenizer = PromptTokenizer.from_folder(args.out)
+
+    model = MolmoForCausalLM(tiny_config(min(tokenizer.image_ids), tokenizer.eos_id))
+    initialise(model)
+    optimizers = build_optimizers(model)
+    state_path, start, seconds = args.out / "training_state.pt", 0, 0.0
+    log: list[dict] = []
+    if state_path.is_file():
+        state = torch.load(state_path, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        start, seconds, log = state["step"], state["seconds"], state["log"]
+
+    groups = list(by_image.values())
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*(TextColumn(c) if isinstance(c, str) else c for c in columns)) as progress:
+        task = progress.add_task("training", total=args.steps, completed=start)
+        began, recent = time.monotonic() - seconds, []
+        for step in range(start, args.steps):
+            batch = draw_batch(groups, step, args.steps, args.seed, tokenizer)
+            recent.append(
+                train_step(model, optimizers, batch, learning_rate(step, args.steps))
+            )
+            done = step + 1
+            if done % 20 == 0 or done == args.steps:
+                loss, right = np.mean(recent, axis=0)
+                recent.clear()
+                seconds = time.monotonic() - began
+                log.append({"step": done, "seconds": seconds, "loss": loss, "token_accuracy": right})
+                progress.update(task, description=f"loss {loss:.3f}, tokens right {right:.1%}")
+            progress.update(task, completed=done)
+            if done % args.save_every == 0 and done < args.steps:
+                states = [optimizer.state_dict() for optimizer in optimizers]
+                save_state(
+                    state_path,
+                    {"model": model.state_dict(), "optimizers": states, "step": done}
+                    | {"seconds": seconds, "log": [dict(row) for row in log]},
+                )
+    save_checkpoint(model, args.out)
+    (args.out / "training_log.json").write_text(json.dumps(log, indent=0) + "\n")
+    state_path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The small Molmo that ships with the package: its tokenizer, its size and its starting weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+
+from vtexp.models.molmo.configuration import MolmoConfig
+from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.prompts import IMAGE_TOKENS
+
+END_OF_TEXT = "<|endoftext|>"
+MAX_VOCABULARY = 512
+
+
+def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
+    """Byte-level BPE over the texts (any text can be written in it), saved in the hub's layout.
+
+    The image tokens follow the vocabulary, as in the published checkpoints.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=MAX_VOCABULARY,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in IMAGE_TOKENS])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TEXT,
+        "pad_token": END_OF_TEXT,
+        "additional_special_tokens": list(IMAGE_TOKENS),
+        "model_max_length": 4096,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def tiny_config(vocab_size: int, eos_id: int) -> MolmoConfig:
+    """Molmo v1's geometry and architecture (7B-D flags) with about 2 M parameters."""
+    return MolmoConfig(
+        architectures=["MolmoForCausalLM"],
+        vocab_size=vocab_size,
+        additional_vocab_size=len(IMAGE_TOKENS),
+        hidden_size=128,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        rope_theta=10_000.0,
+        bos_token_id=eos_id,
+        eos_token_id=eos_id,
+        vision_backbone={
+            "image_emb_dim": 128,
+            "image_num_heads": 4,
+            "image_head_dim": 32,
+            "image_num_layers": 3,
+            "image_mlp_dim": 384,
+        },
+        connector={"vit_layers": [-1, -3]},
+    )
+
+
+@torch.no_grad()
+def initialise(model: MolmoForCausalLM) -> None:
+    """Starting weights: scaled to the width, residual outputs small, crops told apart by place."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif "norm" in name or "ln_" in name or name.endswith("_ln.weight"):
+            nn.init.ones_(parameter)
+        elif parameter.ndim == 2 and "embedding" not in name.replace("patch_embedding", ""):
+            scale = 0.25 if name.endswith(("wo.weight", "w2.weight", "_out.weight")) else 1.0
+            nn.init.normal_(parameter, std=scale * parameter.shape[1] ** -0.5)
+        else:
+            nn.init.normal_(parameter, std=0.1 if "positional" in name else 0.05)

@@ -3,6 +3,8 @@
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from vtexp import cli
@@ -12,10 +14,12 @@ from vtexp.config import from_hydra, register_schemas
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def launch(raw: DictConfig) -> None:
     """One job: all its knob values one after the other."""
-    config = from_hydra(raw)
-    from vtexp.sweep import run_job  # imported late: --help and config errors stay quick
+    alone = HydraConfig.get().mode == RunMode.RUN
+    with cli.errors_past_hydra(alone):
+        config = from_hydra(raw)
+        from vtexp.sweep import run_job  # imported late: --help and config errors stay quick
 
-    run_job(config)
+        run_job(config, alone=alone)
 
 
 if __name__ == "__main__":

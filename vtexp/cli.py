@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,6 +17,24 @@ from vtexp.config import VALUE_KEYS
 from vtexp.errors import VtexpError
 
 
+USER_ERRORS = (VtexpError, HydraException, OmegaConfBaseException)
+
+
+class _PastHydra(BaseException):
+    """Carries a user's error out of a job: Hydra would add lines of its own to an Exception."""
+
+
+@contextmanager
+def errors_past_hydra(active: bool) -> Iterator[None]:
+    """Around a job; not active under a sweeper, which must see the error as Hydra reports it."""
+    try:
+        yield
+    except USER_ERRORS as error:
+        if active:
+            raise _PastHydra from error
+        raise
+
+
 def call(launch: Callable[[], None]) -> int:
     """Run Hydra's entry point on sys.argv; returns the exit code after printing any error."""
     show_traceback = "HYDRA_FULL_ERROR" in os.environ
@@ -24,9 +43,11 @@ def call(launch: Callable[[], None]) -> int:
     try:
         sys.argv[1:] = [with_brackets(argument) for argument in sys.argv[1:]]
         launch()
-    except (VtexpError, HydraException, OmegaConfBaseException) as error:
+    except (*USER_ERRORS, _PastHydra) as raised:
+        error = raised.__cause__ if isinstance(raised, _PastHydra) else raised
+        assert error is not None
         if show_traceback:
-            raise
+            raise error from None
         print(f"error: {one_line(error)}", file=sys.stderr)
         return error.exit_code if isinstance(error, VtexpError) else 2
     except KeyboardInterrupt:

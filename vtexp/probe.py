@@ -84,13 +84,17 @@ class ModelProbe:
             crops=[len(crops[rows == row].unique()) for row in range(batch)],
         )
 
+    def reset(self) -> None:
+        """Forget what was counted so far."""
+        self._insertion, self._encoded_crops = None, 0
+
     def take(self) -> list[Counts]:
         """Counts of each sample since the last call, which must have been one batch.
 
         Raises CountMismatchError if the encoder read other crops than those that gave tokens.
         """
         seen, encoded = self._insertion, self._encoded_crops
-        self._insertion, self._encoded_crops = None, 0
+        self.reset()
         if seen is None:
             raise CountMismatchError("the model read no image at all")
         if sum(seen.crops) != encoded:

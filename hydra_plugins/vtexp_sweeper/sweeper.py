@@ -6,7 +6,6 @@ Found by Hydra through the namespace package `hydra_plugins`; never import it be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from hydra._internal.core_plugins import basic_sweeper  # the class itself would register twice
@@ -18,14 +17,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
-@dataclass
-class VtexpSweeperConf:
-    """No settings of its own: jobs are shaped by the config's `sweep` and `knob` groups."""
-
-    _target_: str = "hydra_plugins.vtexp_sweeper.sweeper.VtexpSweeper"
-
-
-ConfigStore.instance().store(group="hydra/sweeper", name="vtexp", node=VtexpSweeperConf)
+# No settings of its own: jobs are shaped by the config's `sweep` and `knob` groups.
+ConfigStore.instance().store(
+    group="hydra/sweeper",
+    name="vtexp",
+    node={"_target_": "hydra_plugins.vtexp_sweeper.sweeper.VtexpSweeper"},
+)
 
 
 class VtexpSweeper(Sweeper):

@@ -14,6 +14,7 @@ from vtexp.errors import DataError
 
 SPLITS = ("train", "test")
 SHAPES = ("circle", "rectangle", "triangle")
+COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
 
 def load(split: str) -> list[Sample]:

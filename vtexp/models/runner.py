@@ -125,8 +125,9 @@ class MolmoRunner:
             "image_input_idx": index,  # stays on the host: no wait for the device
         }
 
+    @torch.inference_mode()
     def answer(self, batch: Sequence[PreparedSample], max_new_tokens: int) -> list[list[int]]:
-        """Greedy answers as token ids up to and with the end of text."""
+        """Greedy answers as token ids, up to and with the end of text where it was reached."""
         output = self.model.generate(
             **self._inputs(batch),
             max_new_tokens=max_new_tokens,

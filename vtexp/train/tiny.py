@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.models.molmo.vision import VisionTransformer
 from vtexp.prompts import IMAGE_TOKENS
 
 END_OF_TEXT = "<|endoftext|>"
@@ -84,4 +86,25 @@ def initialise(model: MolmoForCausalLM) -> None:
             scale = 0.25 if name.endswith(("wo.weight", "w2.weight", "_out.weight")) else 1.0
             nn.init.normal_(parameter, std=scale * parameter.shape[1] ** -0.5)
         else:
-            nn.init.normal_(parameter, std=0.1 if "positional" in name else 0.05)
+            nn.init.normal_(parameter, std=0.05)
+    look_nearby(model.model.vision_backbone.image_vit)
+
+
+@torch.no_grad()
+def look_nearby(encoder: VisionTransformer) -> None:
+    """Let each patch attend to itself and its neighbours from the start.
+
+    Sine and cosine positions, and keys that equal queries, so that attention falls off with
+    distance; after "mimetic initialization" (Trockman and Kolter 2023, arXiv:2305.09828).
+    """
+    positions = encoder.positional_embedding
+    patches, width = len(positions) - 1, positions.shape[1]
+    side = math.isqrt(patches)
+    wavelengths = torch.logspace(math.log10(4), math.log10(4 * side), width // 4)
+    angles = 2 * math.pi * torch.arange(side)[:, None] / wavelengths
+    waves = math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
+    rows, cols = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
+    positions[1:] = torch.cat([rows, cols], dim=-1).flatten(0, 1)
+    for block in encoder.transformer.resblocks:
+        block.attention.wq.weight *= 1.7
+        block.attention.wk.weight.copy_(block.attention.wq.weight)

@@ -1,0 +1,73 @@
+"""Batches as large as memory allows: grow by doubling, halve when memory runs out."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+from vtexp.errors import VtexpError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the host had no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )
+
+
+class BatchSize:
+    """Walks through items in batches; `size` is what the next batch holds, `most` the largest done.
+
+    With `adjust`, starts at 4 and doubles after each success up to `limit`; an out-of-memory error
+    halves it for good. Without, `limit` is used as it is.
+    """
+
+    def __init__(self, limit: int, adjust: bool) -> None:
+        self.limit = limit
+        self.adjust = adjust
+        self.size = min(4, limit) if adjust else limit
+        self.most = 0
+        self.out_of_memory_count = 0
+
+    def run(
+        self, items: Sequence[Item], process: Callable[[Sequence[Item]], Result]
+    ) -> Iterator[tuple[Sequence[Item], Result]]:
+        """Yield (batch, result) over all items. Raises VtexpError when one sample does not fit."""
+        start = 0
+        while start < len(items):
+            batch = items[start : start + self.size]
+            try:
+                result = process(batch)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._shrink(len(batch), error)
+                continue
+            start += len(batch)
+            self.most = max(self.most, len(batch))
+            yield batch, result
+            if self.adjust:
+                self.size = min(2 * self.size, self.limit)
+
+    def _shrink(self, failed: int, error: BaseException) -> None:
+        self.out_of_memory_count += 1
+        if failed == 1 or not self.adjust:
+            hint = (
+                "even one sample does not fit; take fewer crops or a device with more memory"
+                if failed == 1
+                else "take a smaller hardware.batch_size or hardware.auto_adjust_batch_size=true"
+            )
+            raise VtexpError(f"out of memory at batch size {failed}: {hint}") from error
+        self.limit = self.size = failed // 2
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

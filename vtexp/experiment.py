@@ -1,0 +1,243 @@
+"""One run: latency, accuracy and counts of one knob value, written to the run's folder."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from vtexp import environment, measuring, records
+from vtexp.batching import BatchSize
+from vtexp.config import Config, to_plain
+from vtexp.data.base import Sample
+from vtexp.errors import CountMismatchError
+from vtexp.geometry import Tiling, theoretical_tokens, token_layout
+from vtexp.metrics import clustered_mean, metric
+from vtexp.models.runner import MolmoRunner, PreparedSample
+from vtexp.planning import Plan, PlannedRun, tiling_summary
+from vtexp.probe import Counts, ModelProbe
+from vtexp.progress import progress
+
+
+def execute(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> dict[str, Any]:
+    """Measure one run and write its folder; `result.json` comes last and says that it is whole.
+
+    Raises VtexpError for what a user can mend; nothing is left under a final name then but
+    `config.yaml` and `environment.json`.
+    """
+    began = time.monotonic()
+    folder = run.folder
+    records.write_text(folder / records.CONFIG, resolved_config(plan.config, run))
+    surroundings = environment.describe(runner.device)
+    records.write_json(folder / records.ENVIRONMENT, surroundings)
+
+    latency_rows = _time(plan, run, runner)
+    batches = BatchSize(
+        plan.config.hardware.batch_size, plan.config.hardware.auto_adjust_batch_size
+    )
+    sample_rows = _answer(plan, run, runner, batches)
+
+    records.write_jsonl(folder / records.LATENCY, latency_rows)
+    records.write_jsonl(folder / records.SAMPLES, sample_rows)
+    result = summarise(plan, run, sample_rows, latency_rows)
+    result |= {
+        "batch_size": batches.most,
+        "out_of_memory_count": batches.out_of_memory_count,
+        "device": surroundings["device"]["name"],
+        "duration_s": round(time.monotonic() - began, 2),
+    }
+    records.write_json(folder / records.RESULT, result)
+    (folder / records.FAILURE).unlink(missing_ok=True)
+    return result
+
+
+def resolved_config(config: Config, run: PlannedRun) -> str:
+    """YAML of the whole config with the one value of this run, and its id."""
+    plain = to_plain(config)
+    plain["run"] = {"run_id": run.run_id, **asdict(run.value)}
+    return yaml.safe_dump(plain, sort_keys=False)
+
+
+def _time(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> list[dict[str, Any]]:
+    measure, style = plan.config.measure, plan.config.dataset.style
+    timed = measuring.time_prefills(runner, plan.samples, run.setting, style, measure)
+    rows = []
+    count = min(measure.latency_samples, len(plan.samples)) * measure.latency_repeats
+    with progress(f"{run.label} prefill", count) as advance:
+        for row in timed:
+            rows.append(row)
+            advance(1)
+    return rows
+
+
+def _answer(
+    plan: Plan, run: PlannedRun, runner: MolmoRunner, batches: BatchSize
+) -> list[dict[str, Any]]:
+    """Answer every sample; rows in the order of the samples."""
+    dataset = plan.config.dataset
+    score = metric(dataset.metric)
+    # Like with like: a batch of equal tilings has no padding crops. Stable, so deterministic.
+    order = sorted(range(len(plan.samples)), key=lambda i: run.tilings[i].num_crops)
+    rows: dict[int, dict[str, Any]] = {}
+
+    with (
+        ModelProbe(runner.model, runner.tokenizer, runner.geometry) as probe,
+        progress(f"{run.label} answers", len(order)) as advance,
+    ):
+
+        def process(
+            batch: Sequence[int],
+        ) -> tuple[list[PreparedSample], list[list[int]], list[Counts]]:
+            probe.reset()  # a batch that ran out of memory leaves half a count
+            prepared = [
+                runner.prepare(plan.samples[i], run.setting, dataset.style) for i in batch
+            ]
+            return prepared, runner.answer(prepared, dataset.max_new_tokens), probe.take()
+
+        for batch, (prepared, answers, counts) in batches.run(order, process):
+            for i, inputs, ids, counted in zip(batch, prepared, answers, counts, strict=True):
+                sample = plan.samples[i]
+                prediction = runner.tokenizer.decode(ids)
+                rows[i] = {
+                    **_about(sample),
+                    "prediction": prediction,
+                    "score": score(prediction, sample.references),
+                    **check_counts(run, sample, run.tilings[i], counted),
+                    "sequence_length": len(inputs.input_ids),
+                    "answer_tokens": len(ids),
+                }
+            advance(len(batch))
+    return [rows[i] for i in range(len(rows))]
+
+
+def _about(sample: Sample) -> dict[str, Any]:
+    return {
+        "sample_id": sample.sample_id,
+        "image_id": sample.image_id,
+        "question_type": sample.question_type,
+        "question": sample.question,
+        "references": list(sample.references),
+    }
+
+
+def check_counts(
+    run: PlannedRun, sample: Sample, tiling: Tiling, measured: Counts
+) -> dict[str, Any]:
+    """Theoretical, measured and actual counts of one sample.
+
+    Raises CountMismatchError where the hooks counted something else than the layout predicts;
+    with force_full_tokens, actual is the theoretical count then, and `actual_overridden` is true.
+    """
+    theoretical = Counts(
+        tiling.num_crops, theoretical_tokens(tiling.num_crops, run.geometry), tiling
+    )
+    full = run.setting.force_full_tokens
+    layout = token_layout(tiling, run.geometry, force_full_tokens=full)
+    predicted = Counts(tiling.num_crops, layout.vision_tokens, tiling)
+    if measured != predicted and not full:
+        raise CountMismatchError(
+            f"sample {sample.sample_id}: the layout predicts {_text(predicted)}, but the model "
+            f"read {_text(measured)}; the run's numbers would be wrong"
+        )
+    overridden = full and measured != theoretical
+    actual = theoretical if overridden else measured
+    return {
+        **_columns("theoretical", theoretical),
+        **_columns("measured", measured),
+        **_columns("actual", actual),
+        "actual_overridden": overridden,
+    }
+
+
+def _text(counts: Counts) -> str:
+    return f"{counts.num_crops} crops ({counts.tiling}) and {counts.vision_tokens} vision tokens"
+
+
+def _columns(kind: str, counts: Counts) -> dict[str, Any]:
+    return {
+        f"{kind}_tiling": None if counts.tiling is None else str(counts.tiling),
+        f"{kind}_num_crops": counts.num_crops,
+        f"{kind}_vision_tokens": counts.vision_tokens,
+    }
+
+
+def summarise(
+    plan: Plan,
+    run: PlannedRun,
+    sample_rows: Sequence[dict[str, Any]],
+    latency_rows: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """The result of a run: what was asked first, then counts, accuracy and latency."""
+    config = plan.config
+    means = {
+        f"{kind}_{count}": fmean(row[f"{kind}_{count}"] for row in sample_rows)
+        for kind in ("theoretical", "measured", "actual")
+        for count in ("num_crops", "vision_tokens")
+    }
+    overridden = any(row["actual_overridden"] for row in sample_rows)
+    warnings = list(run.warnings)
+    if overridden:
+        warnings.append(
+            "force_full_tokens: the model read other counts than the theoretical ones; actual_* "
+            "are the theoretical counts, measured_* what was read"
+        )
+    latency = measuring.summarise(latency_rows)
+    unsteady = measuring.unsteady(latency)
+    if unsteady:
+        warnings.append(unsteady)
+    return {
+        "status": "done",
+        "run_id": run.run_id,
+        "run": run.folder.name,
+        "sweep": config.sweep.name,
+        "knob": run.value.name,
+        "knob_value": run.value.value,
+        "tiling": tiling_summary(run.tilings),
+        "num_crops": run.num_crops,
+        "target_vision_tokens": run.target_vision_tokens,
+        **means,
+        "actual_tiling": _most_common(sample_rows, "actual_tiling"),
+        "measured_tiling": _most_common(sample_rows, "measured_tiling"),
+        "actual_overridden": overridden,
+        "force_full_tokens": run.setting.force_full_tokens,
+        "fit": run.setting.fit,
+        "model": config.model.name,
+        "dataset": config.dataset.name,
+        "split": config.dataset.split,
+        "hardware": config.hardware.name,
+        "metric": config.dataset.metric,
+        **_accuracy(sample_rows),
+        "sequence_length": fmean(row["sequence_length"] for row in sample_rows),
+        "latency": latency,
+        "samples_fingerprint": plan.samples_fingerprint,
+        "inputs_fingerprint": run.inputs_fingerprint,
+        "verdict": run.verdict.level,
+        "warnings": warnings,
+    }
+
+
+def _most_common(rows: Sequence[dict[str, Any]], key: str) -> str:
+    return tiling_summary([row[key] for row in rows])
+
+
+def _accuracy(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean score, its standard error clustered by image, and the mean per question type."""
+    overall = clustered_mean([r["score"] for r in rows], [r["image_id"] for r in rows])
+    by_type: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        by_type[row["question_type"]].append(row["score"])
+    return {
+        "accuracy": overall.mean,
+        "accuracy_standard_error": overall.standard_error,
+        "num_samples": overall.n,
+        "num_images": overall.images,
+        "accuracy_by_question_type": {
+            kind: {"accuracy": fmean(scores), "n": len(scores)}
+            for kind, scores in sorted(by_type.items())
+        },
+    }

@@ -1,0 +1,245 @@
+"""From a config to the runs it means, checked before anything heavy is imported or loaded.
+
+Reads image headers and the tokenizer only: no torch, no transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+
+from vtexp.config import Config, values_key
+from vtexp.data.base import Sample, fingerprint
+from vtexp.data.registry import load_samples
+from vtexp.errors import ConfigError
+from vtexp.geometry import (
+    MOLMO,
+    MOLMO2,
+    Geometry,
+    Size,
+    Tiling,
+    Verdict,
+    aspect_ratio_warning,
+    crop_limit,
+    theoretical_tokens,
+    tiling_to_resolution,
+    token_layout,
+)
+from vtexp.knobs import CropSetting, KnobValue
+from vtexp.metrics import metric
+from vtexp.models.checkpoints import checkpoint_folder
+from vtexp.prompts import PromptTokenizer, build_prompt
+
+GEOMETRIES = {"molmo": MOLMO, "molmo2": MOLMO2}
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One knob value and what it means for the chosen samples, by arithmetic alone."""
+
+    value: KnobValue
+    setting: CropSetting
+    geometry: Geometry
+    tilings: tuple[Tiling, ...]  # of each sample, in order
+    longest_prompt: int  # tokens of the longest prompt, BOS and image included
+    verdict: Verdict
+    warnings: tuple[str, ...]
+    run_id: str
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """Text for tables and messages, such as `image_size=560x336`."""
+        return self.value.label
+
+    @property
+    def num_crops(self) -> int:
+        """Crops that the value stands for: the forced number, or the cap."""
+        return self.setting.max_crops
+
+    @property
+    def target_vision_tokens(self) -> int:
+        """The target itself for `vision_tokens`, else the theoretical tokens of `num_crops`."""
+        if self.value.name == "vision_tokens":
+            return int(self.value.value)
+        return theoretical_tokens(self.num_crops, self.geometry)
+
+    @cached_property
+    def theoretical_num_crops(self) -> float:
+        """Mean over the samples."""
+        return fmean(tiling.num_crops for tiling in self.tilings)
+
+    @cached_property
+    def theoretical_vision_tokens(self) -> float:
+        """Mean over the samples of (crops + 1) x tokens per crop."""
+        return fmean(theoretical_tokens(t.num_crops, self.geometry) for t in self.tilings)
+
+    @cached_property
+    def predicted_vision_tokens(self) -> float:
+        """Mean over the samples of what the layout leaves: what hooks should count."""
+        return fmean(self.predicted_tokens(tiling) for tiling in self.tilings)
+
+    def predicted_tokens(self, tiling: Tiling) -> int:
+        """Vision tokens of an image with this tiling, overlap dropped unless tokens are forced."""
+        full = self.setting.force_full_tokens
+        return token_layout(tiling, self.geometry, force_full_tokens=full).vision_tokens
+
+    @cached_property
+    def inputs_fingerprint(self) -> str:
+        """Hash of all that decides the model's inputs for these samples, besides the samples."""
+        full = self.setting.force_full_tokens
+        views = {t: token_layout(t, self.geometry, force_full_tokens=full) for t in set(self.tilings)}
+        grids = [(*t, views[t].grid_rows, views[t].grid_cols) for t in self.tilings]
+        text = json.dumps([self.setting.fit, self.geometry.crop_px, grids])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of one job, on the same samples."""
+
+    config: Config
+    samples: tuple[Sample, ...]
+    samples_fingerprint: str
+    checkpoint: Path
+    geometry: Geometry
+    runs: tuple[PlannedRun, ...]
+
+    def require_feasible(self) -> None:
+        """Raises ConfigError for the first run that the model's context refuses."""
+        for run in self.runs:
+            if run.verdict.level == "refused":
+                raise ConfigError(f"{values_key(self.config.knob)}={run.value.value}: {run.verdict.reason}")
+
+
+def tiling_summary(tilings: Sequence[Tiling]) -> str:
+    """`2x1` where all images have one tiling, else `mixed, mostly 2x1`."""
+    counts = Counter(str(tiling) for tiling in tilings).most_common()
+    return counts[0][0] if len(counts) == 1 else f"mixed, mostly {counts[0][0]}"
+
+
+def same_inputs(fingerprints: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Of (label, inputs fingerprint) pairs in order: later labels with the inputs of an earlier."""
+    first: dict[str, str] = {}
+    same: dict[str, str] = {}
+    for label, inputs in fingerprints:
+        if first.setdefault(inputs, label) != label:
+            same[label] = first[inputs]
+    return same
+
+
+def sweep_folder(config: Config) -> Path:
+    """Folder of the sweep: `outputs/<sweep>`, absolute."""
+    return (Path(config.sweep.folder).expanduser() / config.sweep.name).absolute()
+
+
+def make_plan(config: Config) -> Plan:
+    """Work out all runs of a config. Raises ConfigError, DataError or CheckpointError."""
+    metric(config.dataset.metric)
+    geometry = replace(
+        GEOMETRIES[config.model.geometry.value],
+        max_sequence_length=config.model.max_sequence_length,
+    )
+    settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
+    checkpoint = checkpoint_folder(config.model.path)
+    samples = load_samples(config.dataset)
+    if not samples:
+        raise ConfigError(f"dataset={config.dataset.name}: no samples")
+    tokenizer = PromptTokenizer.from_folder(checkpoint)
+    sizes = _image_sizes(samples)
+    text_lengths = [
+        len(tokenizer.encode(build_prompt(s.question, config.dataset.style))) for s in samples
+    ]
+    runs = [
+        _plan_run(config, geometry, value, setting, sizes, text_lengths)
+        for value, setting in settings
+    ]
+    return Plan(
+        config, tuple(samples), fingerprint(samples), checkpoint, geometry, tuple(runs)
+    )
+
+
+def _image_sizes(samples: Sequence[Sample]) -> list[Size]:
+    """Size of each sample's image; each file is opened once."""
+    known: dict[Path, Size] = {}
+    for sample in samples:
+        if sample.image_path not in known:
+            known[sample.image_path] = sample.image_size()
+    return [known[sample.image_path] for sample in samples]
+
+
+def _plan_run(
+    config: Config,
+    geometry: Geometry,
+    value: KnobValue,
+    setting: CropSetting,
+    sizes: list[Size],
+    text_lengths: list[int],
+) -> PlannedRun:
+    per_size = {size: setting.tiling(size, geometry) for size in set(sizes)}
+    tilings = tuple(per_size[size] for size in sizes)
+    full = setting.force_full_tokens
+    image_tokens = {
+        t: token_layout(t, geometry, force_full_tokens=full).sequence_length for t in set(tilings)
+    }
+    longest = max(
+        1 + image_tokens[tiling] + text  # BOS, image, text
+        for tiling, text in zip(tilings, text_lengths, strict=True)
+    )
+    verdict = crop_limit(setting.max_crops, geometry)
+    needed = longest + config.dataset.max_new_tokens
+    if verdict.level != "refused" and needed > geometry.max_sequence_length:
+        verdict = Verdict(
+            "refused",
+            f"the longest prompt needs {longest} tokens and {config.dataset.max_new_tokens} for the "
+            f"answer, but the model's context is {geometry.max_sequence_length}; take fewer crops",
+        )
+    run_id = config.run_id(value)
+    return PlannedRun(
+        value=value,
+        setting=setting,
+        geometry=geometry,
+        tilings=tilings,
+        longest_prompt=longest,
+        verdict=verdict,
+        warnings=tuple(_warnings(value, setting, geometry, set(sizes))),
+        run_id=run_id,
+        folder=sweep_folder(config) / _folder_name(config, value, run_id),
+    )
+
+
+def _warnings(
+    value: KnobValue, setting: CropSetting, geometry: Geometry, sizes: set[Size]
+) -> list[str]:
+    found = []
+    if setting.image_size is not None:
+        canvas = tiling_to_resolution(setting.tiling(setting.image_size, geometry), geometry)
+        if canvas != setting.image_size:
+            found.append(
+                f"{value.value} is no whole number of crops: images are resized to {canvas}"
+            )
+        warning = aspect_ratio_warning(setting.image_size)
+        if warning:
+            found.append(warning)
+    else:
+        flat = sorted({w for s in sizes if (w := aspect_ratio_warning(s))})
+        if flat:
+            more = f" (and {len(flat) - 1} more image sizes)" if len(flat) > 1 else ""
+            found.append(f"{flat[0]}{more}")
+    return found
+
+
+def _folder_name(config: Config, value: KnobValue, run_id: str) -> str:
+    knob = f"{value.name}-{value.value}"
+    if value.name == "image_size" and value.fit != "stretch":
+        knob += f"-{value.fit}"
+    if value.force_full_tokens:
+        knob += "-full"
+    parts = (knob, config.model.name, config.dataset.name, config.hardware.name, run_id[:8])
+    return "_".join(part.replace("/", "-") for part in parts)

@@ -1,0 +1,59 @@
+"""Progress of long work: a bar with an estimate on a terminal, sparse plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+#: The one console: bars, tables and messages share it, so that none breaks another.
+console = Console(highlight=False, soft_wrap=True)
+
+_LINE_EVERY_S = 30.0
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show work of `total` steps; gives a function that adds finished steps."""
+    if console.is_terminal:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        ) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda steps: bar.advance(task, steps)
+    else:
+        yield _lines(label, total)
+
+
+def _lines(label: str, total: int) -> Callable[[int], None]:
+    """A line at most every 30 s."""
+    began = last = time.monotonic()
+    done = 0
+
+    def advance(steps: int) -> None:
+        nonlocal done, last
+        done += steps
+        now = time.monotonic()
+        if now - last >= _LINE_EVERY_S:
+            last = now
+            left_s = (now - began) / done * (total - done)
+            console.print(f"{label}: {done}/{total}, about {left_s:.0f} s left")
+
+    return advance

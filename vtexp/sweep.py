@@ -1,0 +1,238 @@
+"""The flow of a sweep: config -> plan -> runs -> records -> comparison."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
+from rich.table import Table
+
+from vtexp import records
+from vtexp.config import Config, from_hydra, values_key
+from vtexp.errors import RunFailedError, VtexpError
+from vtexp.geometry import Geometry
+from vtexp.planning import Plan, PlannedRun, make_plan, same_inputs, sweep_folder, tiling_summary
+from vtexp.progress import console
+
+if TYPE_CHECKING:
+    from vtexp.models.runner import MolmoRunner
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a multirun: Hydra overrides, and the runs that it will make."""
+
+    overrides: list[str]
+    sweep: Path
+    runs: tuple[PlannedRun, ...]
+    config: Config
+
+
+# --- in the launching process ------------------------------------------------------------------
+
+
+def prepare_jobs(
+    combinations: Sequence[list[str]], compose: Callable[[list[str]], DictConfig]
+) -> list[Job]:
+    """Jobs of a multirun, all checked before the first starts; none if only a plan was asked for.
+
+    `combinations` are Hydra overrides, one list per combination of swept groups; the knob's values
+    are dealt out `sweep.values_per_job` at a time. Raises ConfigError for anything refused.
+    """
+    jobs: list[Job] = []
+    plans = []
+    for overrides in combinations:
+        config = from_hydra(compose(overrides))
+        plan = make_plan(config)
+        plans.append(plan)
+        if config.plan:
+            continue
+        plan.require_feasible()
+        step = config.sweep.values_per_job
+        for start in range(0, len(plan.runs), step):
+            runs = plan.runs[start : start + step]
+            values = ",".join(run.value.value for run in runs)
+            override = f"{values_key(config.knob)}=[{values}]"
+            jobs.append(Job([*overrides, override], sweep_folder(config), runs, config))
+    if any(plan.config.plan for plan in plans):
+        for plan in plans:
+            show_plan(plan)
+        return []
+    console.print(f"{len(jobs)} jobs, results in {jobs[0].sweep}")
+    return jobs
+
+
+def finish_sweep(jobs: Sequence[Job], returns: Sequence[JobReturn]) -> None:
+    """Compare whatever runs there are. Raises RunFailedError naming the runs without a result."""
+    for job, returned in zip(jobs, returns, strict=True):
+        if returned.status == JobStatus.COMPLETED:
+            continue
+        error = getattr(returned, "_return_value", None)
+        for run in job.runs:
+            # A job that died before its runs began (no weights, no device) recorded nothing.
+            if not _finished(run) and not (run.folder / records.FAILURE).is_file():
+                record_failure(job.config, run, error or VtexpError("the job ended without a result"))
+    for sweep in dict.fromkeys(job.sweep for job in jobs):
+        show_comparison(sweep)
+    raise_failures([run for job in jobs for run in job.runs])
+
+
+def show_plan(plan: Plan) -> None:
+    """Print what would run: counts by arithmetic, limits, warnings."""
+    config = plan.config
+    table = Table(
+        title=f"{config.model.name} on {config.dataset.name}, {len(plan.samples)} questions",
+        title_justify="left",
+    )
+    table.add_column(config.knob.name, no_wrap=True)
+    table.add_column("tiling")
+    for name in ("crops", "tokens\ntheory", "tokens\nexpected", "longest\nprompt"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for run in plan.runs:
+        table.add_row(
+            run.value.value,
+            tiling_summary(run.tilings),
+            f"{run.theoretical_num_crops:.4g}",
+            f"{run.theoretical_vision_tokens:.5g}",
+            f"{run.predicted_vision_tokens:.5g}",
+            str(run.longest_prompt),
+            run.verdict.level,
+        )
+    console.print(table)
+    for run in plan.runs:
+        if run.verdict.level != "recommended":
+            console.print(f"{run.label}: {run.verdict.level}: {run.verdict.reason}")
+        for warning in run.warnings:
+            console.print(f"{run.label}: {warning}")
+    for label, first in same_inputs([(r.label, r.inputs_fingerprint) for r in plan.runs]).items():
+        console.print(f"{label}: every image gives the same inputs as {first}")
+
+
+def show_comparison(sweep: Path) -> None:
+    """Write and print the comparison of a sweep folder."""
+    from vtexp import compare
+
+    rows = compare.write_comparison(sweep)
+    if not rows:
+        return
+    console.print()
+    console.print(compare.table(rows))
+    for note in compare.notes(rows):
+        console.print(f"- {note}")
+    names = [n for n in (compare.CSV_NAME, compare.PICTURE_NAME) if (sweep / n).is_file()]
+    console.print(f"{sweep}: {', '.join(names)}, one folder per run")
+
+
+# --- in a job ----------------------------------------------------------------------------------
+
+
+def run_job(config: Config, *, alone: bool) -> None:
+    """All knob values of a config, one after the other, on one loaded model.
+
+    Runs with a result are kept and skipped. A failing run is recorded and the next one starts.
+    `alone`: no sweeper will compare afterwards. Raises VtexpError for what a user can mend,
+    RunFailedError at the end if runs failed.
+    """
+    plan = make_plan(config)
+    if config.plan:
+        show_plan(plan)
+        return
+    plan.require_feasible()
+    waiting = [run for run in plan.runs if not _finished(run)]
+    for run in plan.runs:
+        if run not in waiting:
+            console.print(f"{run.label}: has a result already, kept")
+    if waiting:
+        runner = load_runner(plan)
+        for run in waiting:
+            _run_one(plan, run, runner)
+    if alone:
+        show_comparison(sweep_folder(config))
+    raise_failures(plan.runs)
+
+
+def load_runner(plan: Plan) -> MolmoRunner:
+    """The model of a plan; a process loads it once for all jobs that want the same."""
+    config = plan.config
+    hardware = config.hardware
+    return _load(plan.checkpoint, plan.geometry, hardware.device.value, hardware.dtype.value)
+
+
+@lru_cache(maxsize=1)
+def _load(folder: Path, geometry: Geometry, device: str, dtype: str) -> MolmoRunner:
+    console.print(f"loading {folder.name} on {device} ({dtype})")
+    from vtexp.models.runner import MolmoRunner
+
+    return MolmoRunner.load(folder, geometry, device, dtype)
+
+
+def _run_one(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> None:
+    from vtexp import tracking
+    from vtexp.experiment import execute
+
+    try:
+        result = execute(plan, run, runner)
+    except Exception as error:  # a sweep survives any failure of one run
+        record_failure(plan.config, run, error)
+        console.print(f"{run.label}: FAILED: {_line(error)}")
+        return
+    prefill = result["latency"]["prefill_ms"]["median"]
+    console.print(
+        f"{run.label}: {result['measured_vision_tokens']:.5g} vision tokens, "
+        f"accuracy {result['accuracy']:.1%}, prefill {prefill:.1f} ms"
+    )
+    tracking.mirror(plan.config, run.folder)
+
+
+def _finished(run: PlannedRun) -> bool:
+    return (run.folder / records.RESULT).is_file()
+
+
+def record_failure(config: Config, run: PlannedRun, error: BaseException) -> None:
+    """Write `failure.json`: the row of a failed run, its one-line error and its traceback."""
+    row: dict[str, Any] = {
+        "status": "failed",
+        "run_id": run.run_id,
+        "run": run.folder.name,
+        "sweep": config.sweep.name,
+        "knob": run.value.name,
+        "knob_value": run.value.value,
+        "tiling": tiling_summary(run.tilings),
+        "num_crops": run.num_crops,
+        "target_vision_tokens": run.target_vision_tokens,
+        "theoretical_num_crops": run.theoretical_num_crops,
+        "theoretical_vision_tokens": run.theoretical_vision_tokens,
+        "force_full_tokens": run.setting.force_full_tokens,
+        "fit": run.setting.fit,
+        "model": config.model.name,
+        "dataset": config.dataset.name,
+        "split": config.dataset.split,
+        "hardware": config.hardware.name,
+        "error": _line(error),
+        "traceback": traceback.format_exception(error),
+    }
+    records.write_json(run.folder / records.FAILURE, row)
+
+
+def raise_failures(runs: Sequence[PlannedRun]) -> None:
+    """Raises RunFailedError naming the runs that have no result and where their story is."""
+    failed = [run for run in runs if not _finished(run)]
+    if failed:
+        names = ", ".join(run.label for run in failed)
+        raise RunFailedError(
+            f"{len(failed)} of {len(runs)} runs failed: {names}; see {records.FAILURE} in "
+            f"{failed[0].folder}; the same command with sweep.name={failed[0].folder.parent.name} "
+            "runs only these again"
+        )
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, VtexpError) else f"{type(error).__name__}: {text}"

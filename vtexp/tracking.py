@@ -1,0 +1,136 @@
+"""Weights & Biases as a mirror of finished runs, built from their files. It never fails a run."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+import yaml
+
+from vtexp import records
+from vtexp.config import Config, WandbMode
+from vtexp.progress import console
+
+if TYPE_CHECKING:
+    import wandb
+
+#: Set once W&B could not be reached in this process: later runs go offline at once.
+_unreachable = False
+
+
+def mirror(config: Config, run: Path) -> None:
+    """Log a finished run folder to W&B, online or offline as configured; `tracking=none`: nothing.
+
+    Config, metrics, counts and the table of samples; group = sweep. Any failure is one printed
+    line: the run's own files are the truth, and the mirror can be made again from them.
+    """
+    global _unreachable
+    if config.tracking.name == "none":
+        return
+    result = records.read_json(run / records.RESULT)
+    try:
+        online = wants_online(config.tracking.mode) and not _unreachable
+        if online:
+            try:
+                _log(config, run, result, "online")
+                return
+            except Exception as error:
+                _unreachable = True
+                console.print(
+                    f"W&B cannot be reached ({_line(error)}); runs are logged offline: "
+                    "upload them later with wandb sync"
+                )
+        _log(config, run, result, "offline")
+    except Exception as error:  # a broken mirror must not cost the measurement
+        console.print(f"W&B: {run.name} was not logged ({_line(error)}); its files are whole")
+
+
+def wants_online(mode: WandbMode) -> bool:
+    """Whether to try the network: `online` always, `auto` where there is an API key."""
+    if mode == WandbMode.auto:
+        return os.environ.get("WANDB_MODE", "online") == "online" and _has_key()
+    return mode == WandbMode.online
+
+
+def _has_key() -> bool:
+    """Whether W&B would find an API key: in the environment or in the user's netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _log(config: Config, folder: Path, result: dict[str, Any], mode: str) -> None:
+    import wandb
+
+    tracking = config.tracking
+    sweep = folder.parent
+    # Tables go through a staging folder that W&B would put into the home directory.
+    os.environ["WANDB_DATA_DIR"] = os.environ["WANDB_CACHE_DIR"] = str(sweep / "wandb")
+    (sweep / "wandb").mkdir(exist_ok=True)
+    run = wandb.init(
+        project=tracking.project,
+        entity=tracking.entity,
+        group=result["sweep"],
+        job_type=result["knob"],
+        name=result["run"],
+        id=f"{result['run_id']}-{_short(result['sweep'])}",
+        tags=[*tracking.tags, result["model"], result["dataset"], result["hardware"]],
+        config=yaml.safe_load((folder / records.CONFIG).read_text())
+        | {"environment": records.read_json(folder / records.ENVIRONMENT)},
+        dir=sweep,
+        mode=mode,
+        resume="allow" if mode == "online" else None,
+        settings=wandb.Settings(
+            init_timeout=tracking.timeout_s,
+            finish_timeout=tracking.timeout_s,
+            silent=True,
+            console="off",
+            disable_git=True,
+            save_code=False,
+        ),
+    )
+    try:
+        run.summary.update(_summary(result))
+        run.log({"samples": _table(wandb, folder)})
+    finally:
+        run.finish()
+
+
+def _short(text: str) -> str:
+    """Letters, digits and dashes of a sweep's name, at most 40: part of a W&B run id."""
+    return "".join(c if c.isalnum() else "-" for c in text)[:40]
+
+
+def _summary(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with nested values as `latency/prefill_ms/median`; nothing is left out."""
+    flat: dict[str, Any] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                add(f"{prefix}/{key}" if prefix else key, inner)
+        elif value is not None:
+            flat[prefix] = value
+
+    add("", result)
+    return flat
+
+
+def _table(wandb_module: Any, folder: Path) -> wandb.Table:
+    rows = records.read_jsonl(folder / records.SAMPLES)
+    columns = list(rows[0])
+    data = [
+        ["; ".join(row[c]) if isinstance(row[c], list) else row[c] for c in columns] for row in rows
+    ]
+    return wandb_module.Table(columns=columns, data=data)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -16,7 +16,6 @@ from omegaconf.errors import OmegaConfBaseException
 from vtexp.config import VALUE_KEYS
 from vtexp.errors import VtexpError
 
-
 USER_ERRORS = (VtexpError, HydraException, OmegaConfBaseException)
 
 

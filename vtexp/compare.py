@@ -252,7 +252,9 @@ def _line_labels(series: list[tuple]) -> dict[tuple, str]:
     def text(key: tuple) -> str:
         parts = []
         for i in differing:
-            parts.append(("full tokens" if key[i] else "overlap dropped") if i == 4 else str(key[i]))
+            parts.append(
+                ("full tokens" if key[i] else "overlap dropped") if i == 4 else str(key[i])
+            )
         return ", ".join(parts)
 
     return {key: text(key) for key in series}

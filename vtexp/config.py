@@ -170,7 +170,9 @@ class Config:
         """The knob's values in the order given. Raises ConfigError if there are none."""
         values = [str(value) for value in knob_list(self.knob)]
         if not values:
-            raise ConfigError(f"{values_key(self.knob)}: the list is empty; give at least one value")
+            raise ConfigError(
+                f"{values_key(self.knob)}: the list is empty; give at least one value"
+            )
         doubled = sorted({v for v in values if values.count(v) > 1})
         if doubled:
             raise ConfigError(f"{values_key(self.knob)}: {', '.join(doubled)} is given twice")

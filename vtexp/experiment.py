@@ -94,9 +94,7 @@ def _answer(
             batch: Sequence[int],
         ) -> tuple[list[PreparedSample], list[list[int]], list[Counts]]:
             probe.reset()  # a batch that ran out of memory leaves half a count
-            prepared = [
-                runner.prepare(plan.samples[i], run.setting, dataset.style) for i in batch
-            ]
+            prepared = [runner.prepare(plan.samples[i], run.setting, dataset.style) for i in batch]
             return prepared, runner.answer(prepared, dataset.max_new_tokens), probe.take()
 
         for batch, (prepared, answers, counts) in batches.run(order, process):

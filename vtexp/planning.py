@@ -94,7 +94,9 @@ class PlannedRun:
     def inputs_fingerprint(self) -> str:
         """Hash of all that decides the model's inputs for these samples, besides the samples."""
         full = self.setting.force_full_tokens
-        views = {t: token_layout(t, self.geometry, force_full_tokens=full) for t in set(self.tilings)}
+        views = {
+            t: token_layout(t, self.geometry, force_full_tokens=full) for t in set(self.tilings)
+        }
         grids = [(*t, views[t].grid_rows, views[t].grid_cols) for t in self.tilings]
         text = json.dumps([self.setting.fit, self.geometry.crop_px, grids])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -115,7 +117,9 @@ class Plan:
         """Raises ConfigError for the first run that the model's context refuses."""
         for run in self.runs:
             if run.verdict.level == "refused":
-                raise ConfigError(f"{values_key(self.config.knob)}={run.value.value}: {run.verdict.reason}")
+                raise ConfigError(
+                    f"{values_key(self.config.knob)}={run.value.value}: {run.verdict.reason}"
+                )
 
 
 def tiling_summary(tilings: Sequence[Tiling]) -> str:
@@ -160,9 +164,7 @@ def make_plan(config: Config) -> Plan:
         _plan_run(config, geometry, value, setting, sizes, text_lengths)
         for value, setting in settings
     ]
-    return Plan(
-        config, tuple(samples), fingerprint(samples), checkpoint, geometry, tuple(runs)
-    )
+    return Plan(config, tuple(samples), fingerprint(samples), checkpoint, geometry, tuple(runs))
 
 
 def _image_sizes(samples: Sequence[Sample]) -> list[Size]:

@@ -27,7 +27,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         raise VtexpError(f"{path}: cannot be written ({error.strerror or error})") from error
 
@@ -52,7 +52,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); delete its folder to run it again") from error
+        raise DataError(
+            f"{path}: cannot be read ({error}); delete its folder to run it again"
+        ) from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -60,4 +62,6 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); delete its folder to run it again") from error
+        raise DataError(
+            f"{path}: cannot be read ({error}); delete its folder to run it again"
+        ) from error

@@ -77,7 +77,9 @@ def finish_sweep(jobs: Sequence[Job], returns: Sequence[JobReturn]) -> None:
         for run in job.runs:
             # A job that died before its runs began (no weights, no device) recorded nothing.
             if not _finished(run) and not (run.folder / records.FAILURE).is_file():
-                record_failure(job.config, run, error or VtexpError("the job ended without a result"))
+                record_failure(
+                    job.config, run, error or VtexpError("the job ended without a result")
+                )
     for sweep in dict.fromkeys(job.sweep for job in jobs):
         show_comparison(sweep)
     raise_failures([run for job in jobs for run in job.runs])

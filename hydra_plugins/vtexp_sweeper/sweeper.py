@@ -16,7 +16,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-
 # No settings of its own: jobs are shaped by the config's `sweep` and `knob` groups.
 ConfigStore.instance().store(
     group="hydra/sweeper",

@@ -44,7 +44,5 @@ def _package_folder() -> Path:
     # Not imported: only the files are wanted.
     spec = importlib.util.find_spec("easy_vqa")
     if spec is None or spec.origin is None:
-        raise DataError(
-            "dataset=easy_vqa needs the package easy-vqa: pip install easy-vqa==1.0"
-        )
+        raise DataError("dataset=easy_vqa needs the package easy-vqa: pip install easy-vqa==1.0")
     return Path(spec.origin).parent

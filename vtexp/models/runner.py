@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,7 +115,9 @@ class MolmoRunner:
             input_ids[row, : len(prepared.input_ids)] = prepared.input_ids
             images[row, :n], masks[row, :n] = image.patches, image.padding_mask
             # BOS stands before the image tokens: places move by one.
-            index[row, :n] = torch.where(image.image_input_idx < 0, DROPPED, image.image_input_idx + 1)
+            index[row, :n] = torch.where(
+                image.image_input_idx < 0, DROPPED, image.image_input_idx + 1
+            )
         padded = any(len(p.input_ids) != length for p in batch)
         mask = (input_ids >= 0).long() if padded else None
         return {
@@ -150,7 +153,7 @@ class MolmoRunner:
         marks.append(self._now())
         output.logits[0, -1].argmax().item()
         marks.append(self._now())
-        stages = [1000 * (after - before) for before, after in zip(marks, marks[1:], strict=False)]
+        stages = [1000 * (after - before) for before, after in itertools.pairwise(marks)]
         preprocess, transfer, vision, llm, first_token = stages
         return StageTimes(
             preprocess_ms=preprocess,

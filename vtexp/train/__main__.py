@@ -1,20 +1,21 @@
 """Train molmo_tiny on the training half of easy-VQA: `python -m vtexp.train --out FOLDER`.
 
-Seeded, resumable (run the same command again), with a progress bar. All questions of an image
-share one sequence: each question sees the image and itself, not the others. A second loss asks single
-vision tokens for the colour and shape that the image's answers name (`SightHead`): from the answers
-alone the encoder did not learn shapes in an hour. Its head is not kept.
+Seeded, resumable (run the same command again), with a progress bar. Two stages: first the vision
+encoder and connector alone learn to see (`SightHead` asks single vision tokens for the colour and
+shape that the image's answers name; from answers alone shapes were not learned), then everything
+learns to answer. All questions of an image share one sequence: each question sees the image and
+itself, not the others. The head is not kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -35,12 +36,14 @@ from vtexp.train.tiny import initialise, tiny_config, train_tokenizer
 STYLE = "easy_vqa"
 #: Crops encoded per step; larger tilings take fewer images, so that steps cost about the same.
 CROPS_PER_STEP = 24
-#: Image sizes and how often each is drawn once the first part of training (336x336 only) is over.
+#: Share of the steps of the first stage; all at 336x336, global crop only.
+SEE_PART = 0.25
+#: Image sizes and how often each is drawn, from this share of the steps on; 336x336 before it.
 SIZES = {"336x336": 8, "560x336": 2, "336x560": 2, "560x560": 2, "784x560": 1, "784x784": 2}
-EASY_PART = 0.6
-MUON_LEARNING_RATE = 6e-3
-ADAMW_LEARNING_RATE = 2e-3
-WARM_UP_STEPS = 50
+MIXED_FROM = 0.6
+MUON_LEARNING_RATE = {"see": 7e-3, "answer": 4e-3}
+ADAMW_LEARNING_RATE = {"see": 2e-3, "answer": 2e-3}
+WARM_UP_STEPS = 20
 SIGHT_WEIGHT = 0.5
 
 
@@ -66,7 +69,9 @@ class SightHead(nn.Module):
         self.colors = nn.Linear(width, colors)
         self.shapes = nn.Linear(width, shapes)
 
-    def forward(self, tokens: torch.Tensor, images: torch.Tensor, sights: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, images: torch.Tensor, sights: torch.Tensor
+    ) -> torch.Tensor:
         """Loss (scalar) of tokens (B, C, T, width) of images (B, C, P, 588), sights (B, 2)."""
         shown = shown_in_tokens(images)
         wanted = sights[:, None, None].expand(*shown.shape, 2)[shown]
@@ -143,28 +148,36 @@ def collate(
     )
 
 
-def draw_batch(
-    groups: list[list[Sample]], step: int, steps: int, seed: int, tokenizer: PromptTokenizer
-) -> Batch:
-    """The batch of a step: depends on seed and step only, so that a resumed run is the same run."""
-    rng = np.random.default_rng((seed, step))
-    size = "336x336"
-    if step >= EASY_PART * steps:
-        weights = np.array(list(SIZES.values()), dtype=float)
-        size = str(rng.choice(list(SIZES), p=weights / weights.sum()))
-    fit = str(rng.choice(["stretch", "letterbox"]))
-    value = KnobValue("image_size", size, fit=fit, force_full_tokens=bool(rng.random() < 0.15))
-    setting = value.crop_setting(MOLMO)
-    count = max(1, CROPS_PER_STEP // (setting.max_crops + 1))
+def draw_images(
+    groups: list[list[Sample]],
+    value: KnobValue,
+    count: int,
+    rng: np.random.Generator,
+    ids: ImageTokenIds,
+) -> tuple[list[ProcessedImage], list[list[Sample]]]:
+    """`count` images, half of them mirrored, with their questions."""
     chosen = [groups[i] for i in rng.choice(len(groups), size=count, replace=False)]
+    setting = value.crop_setting(MOLMO)
     images = []
     for group in chosen:
         pixels = group[0].pixels()
         if rng.random() < 0.5:
             pixels = pixels[:, ::-1]  # no question depends on left or right
-        ids = ImageTokenIds(*tokenizer.image_ids)
         images.append(preprocess_image(np.ascontiguousarray(pixels), setting, MOLMO, ids))
-    batch = collate(images, chosen, tokenizer)
+    return images, chosen
+
+
+def draw_batch(
+    groups: list[list[Sample]], rng: np.random.Generator, tokenizer: PromptTokenizer, mixed: bool
+) -> Batch:
+    """Images of one size, with their questions; `mixed`: any size, else 336x336."""
+    weights = np.array(list(SIZES.values()), dtype=float)
+    size = str(rng.choice(list(SIZES), p=weights / weights.sum())) if mixed else "336x336"
+    fit = str(rng.choice(["stretch", "letterbox"]))
+    value = KnobValue("image_size", size, fit=fit, force_full_tokens=bool(rng.random() < 0.15))
+    count = max(1, CROPS_PER_STEP // (value.crop_setting(MOLMO).max_crops + 1))
+    ids = ImageTokenIds(*tokenizer.image_ids)
+    batch = collate(*draw_images(groups, value, count, rng, ids), tokenizer)
     if fit == "letterbox":
         batch.sights.fill_(-100)  # padding would be taken for a part of the shape
     return batch
@@ -183,28 +196,51 @@ def build_optimizers(model: MolmoForCausalLM, head: SightHead) -> list[torch.opt
         (matrices if chosen else others).append(parameter)
     others += head.parameters()
     return [
-        torch.optim.Muon(
-            matrices, lr=MUON_LEARNING_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(others, lr=ADAMW_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
 
-def rate_at(step: int, steps: int) -> float:
-    """Share of the peak learning rates: linear warm-up, then linear decay to zero."""
-    return min(
-        (step + 1) / WARM_UP_STEPS, (steps - step) / max(1, steps - WARM_UP_STEPS)
-    )
+def update(
+    model: MolmoForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    loss: torch.Tensor,
+    stage: str,
+    step: int,
+    steps: int,
+) -> None:
+    """One step of the optimizers; the rate warms up and falls to zero over each stage."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    share = min((step + 1) / WARM_UP_STEPS, (steps - step) / max(1, steps - WARM_UP_STEPS))
+    peaks = (MUON_LEARNING_RATE[stage], ADAMW_LEARNING_RATE[stage])
+    for optimizer, peak in zip(optimizers, peaks, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = share * peak
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
-def train_step(
+def see(
     model: MolmoForCausalLM,
     head: SightHead,
-    optimizers: list[torch.optim.Optimizer],
-    batch: Batch,
-    rate: float,
-) -> tuple[float, float, float]:
-    """One update; returns both losses and the share of answers predicted right."""
+    groups: list[list[Sample]],
+    rng: np.random.Generator,
+    ids: ImageTokenIds,
+) -> torch.Tensor:
+    """Loss of the first stage: colour and shape from vision tokens of the global crop."""
+    value = KnobValue("image_size", "336x336", fit="stretch")
+    images, chosen = draw_images(groups, value, CROPS_PER_STEP, rng, ids)
+    patches = torch.stack([image.patches[:1] for image in images])
+    masks = torch.stack([image.padding_mask[:1] for image in images])
+    tokens = model.encode_images(patches.flatten(0, 1), masks.flatten(0, 1)).unsqueeze(1)
+    return head(tokens, patches, torch.tensor([sights_of(group) for group in chosen]))
+
+
+def answer(
+    model: MolmoForCausalLM, head: SightHead, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Losses of the second stage: answers and sight; and the share of answer words right."""
     features = model.encode_images(batch.images.flatten(0, 1), batch.image_masks.flatten(0, 1))
     answered = (batch.labels != -100).any(dim=0)
     logits = model(
@@ -219,17 +255,10 @@ def train_step(
     answer_loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
     tokens = features.unflatten(0, batch.images.shape[:2])
     sight_loss = head(tokens, batch.images, batch.sights)
-    (answer_loss + SIGHT_WEIGHT * sight_loss).backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rate * optimizer.defaults["lr"]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
     # The end of text is always right: judge the words.
     words = (labels != -100) & (labels != model.config.eos_token_id)
     right = (logits.argmax(dim=-1) == labels)[words].float().mean()
-    return answer_loss.item(), sight_loss.item(), right.item()
+    return answer_loss, sight_loss, right.item()
 
 
 def save_checkpoint(model: MolmoForCausalLM, folder: Path) -> None:
@@ -238,14 +267,14 @@ def save_checkpoint(model: MolmoForCausalLM, folder: Path) -> None:
     weights = {name: p.detach().to(torch.float16) for name, p in model.named_parameters()}
     partial = folder / "model.safetensors.partial"
     save_file(weights, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / "model.safetensors")
+    partial.replace(folder / "model.safetensors")
 
 
 def save_state(path: Path, state: dict) -> None:
     """Write the training state so that a kill leaves the old one or the new one, never half."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def write_log(path: Path, log: list[dict]) -> None:
@@ -286,24 +315,37 @@ def main() -> None:
         start, seconds, log = state["step"], state["seconds"], state["log"]
 
     groups = list(by_image.values())
+    ids = ImageTokenIds(*tokenizer.image_ids)
+    see_steps = round(SEE_PART * args.steps)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*(TextColumn(c) if isinstance(c, str) else c for c in columns)) as progress:
         task = progress.add_task("training", total=args.steps, completed=start)
-        began, recent = time.monotonic() - seconds, []
+        began = time.monotonic() - seconds
+        recent: list[dict[str, float]] = []
         for step in range(start, args.steps):
-            batch = draw_batch(groups, step, args.steps, args.seed, tokenizer)
-            recent.append(
-                train_step(model, head, optimizers, batch, rate_at(step, args.steps))
-            )
+            # Of seed and step only, so that a resumed run is the same run.
+            rng = np.random.default_rng((args.seed, step))
+            if step < see_steps:
+                sight_loss = see(model, head, groups, rng, ids)
+                update(model, optimizers, sight_loss, "see", step, see_steps)
+                recent.append({"sight_loss": sight_loss.item()})
+            else:
+                batch = draw_batch(groups, rng, tokenizer, step >= MIXED_FROM * args.steps)
+                loss, sight_loss, right = answer(model, head, batch)
+                total = loss + SIGHT_WEIGHT * sight_loss
+                update(model, optimizers, total, "answer", step - see_steps, args.steps - see_steps)
+                recent.append(
+                    {"sight_loss": sight_loss.item(), "loss": loss.item(), "word_accuracy": right}
+                )
             done = step + 1
-            if done % 20 == 0 or done == args.steps:
-                loss, sight, right = (float(value) for value in np.mean(recent, axis=0))
+            if done % 20 == 0 or done in (see_steps, args.steps):
+                means = {key: fmean(row[key] for row in recent) for key in recent[0]}
                 recent.clear()
                 seconds = time.monotonic() - began
-                row = {"loss": loss, "sight_loss": sight, "word_accuracy": right}
-                log.append({"step": done, "seconds": seconds} | row)
+                log.append({"step": done, "seconds": round(seconds, 1), **means})
                 write_log(args.out / "training_log.json", log)
-                progress.update(task, description=f"loss {loss:.3f}, words right {right:.1%}")
+                text = ", ".join(f"{key} {value:.3f}" for key, value in means.items())
+                progress.update(task, description=text)
             progress.update(task, completed=done)
             if done % args.save_every == 0 and done < args.steps:
                 states = [optimizer.state_dict() for optimizer in optimizers]

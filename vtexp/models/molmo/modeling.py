@@ -122,9 +122,7 @@ class MolmoBlock(nn.Module):
         return x + self._feed_forward(self.ff_norm(x))
 
 
-def _rotary(
-    position_ids: torch.Tensor, config: MolmoConfig
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _rotary(position_ids: torch.Tensor, config: MolmoConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin, float32 (B, 1, L, head_dim), for positions (B, L)."""
     exponents = torch.arange(0, config.head_dim, 2, device=position_ids.device) / config.head_dim
     angles = position_ids[:, None, :, None].float() * config.rope_theta**-exponents

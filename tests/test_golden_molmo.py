@@ -1,0 +1,137 @@
+"""The native Molmo v1 against the reference model: both dense variants, batches, generation."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vtexp.geometry import MOLMO
+from vtexp.knobs import CropSetting
+from vtexp.models.molmo.configuration import MolmoConfig
+from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.preprocess import ImageTokenIds, preprocess_image, to_rgb
+
+pytestmark = pytest.mark.golden
+
+#: An id that no row of logits has: generation then never stops early.
+NEVER = 1_000_000
+
+
+class Reference:
+    """One golden checkpoint with its cases."""
+
+    def __init__(self, golden_dir: Path, variant: str) -> None:
+        folder = golden_dir / variant
+        self.images = np.load(golden_dir / "molmo_images.npz")
+        self.arrays = np.load(folder / "cases.npz")
+        self.index = json.loads((folder / "cases.json").read_text())
+        self.config = MolmoConfig.from_pretrained(folder)
+        self.model, loading = MolmoForCausalLM.from_pretrained(
+            folder, config=self.config, output_loading_info=True
+        )
+        assert not loading["missing_keys"] and not loading["unexpected_keys"]
+        self.model.eval()
+
+    def tensor(self, key: str) -> torch.Tensor:
+        return torch.from_numpy(self.arrays[key])
+
+    def inputs(self, case: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Model inputs of a case; the batch's missing crops are -1 as in the reference."""
+        name, members = case["name"], case["members"]
+        inputs = {
+            "input_ids": self.tensor(f"{name}/input_ids").long(),
+            "attention_mask": self.tensor(f"{name}/attention_mask").long(),
+        }
+        if members:
+            stored = [self.images[f"{member}/images_q"] for member in members]
+            images = torch.full((len(stored), max(map(len, stored)), 576, 588), -1.0)
+            for row, crops in enumerate(stored):
+                images[row, : len(crops)] = torch.from_numpy(crops).float() / 32
+            inputs["images"] = images
+            for key in ("image_masks", "image_input_idx"):
+                inputs[key] = self.tensor(f"{name}/{key}")
+        return inputs
+
+    def case(self, name: str) -> dict[str, Any]:
+        return next(case for case in self.index["cases"] if case["name"] == name)
+
+
+@pytest.fixture(scope="module", params=["molmo_d", "molmo_o"])
+def reference(request: pytest.FixtureRequest, golden_dir: Path) -> Reference:
+    return Reference(golden_dir, request.param)
+
+
+@torch.no_grad()
+def test_logits(reference: Reference) -> None:
+    for case in reference.index["cases"]:
+        logits = reference.model(**reference.inputs(case)).logits.numpy()
+        for row in range(case["batch"]):
+            key = f"{case['name']}/row{row}"
+            positions = reference.arrays[f"{key}/positions"]
+            expected = reference.arrays[f"{key}/logits"]
+            np.testing.assert_allclose(logits[row, positions], expected, atol=5e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_image_features(reference: Reference) -> None:
+    checked = 0
+    for case in reference.index["cases"]:
+        key = f"{case['name']}/image_features"
+        if key in reference.arrays:
+            inputs = reference.inputs(case)
+            features = reference.model.encode_images(inputs["images"][0], inputs["image_masks"][0])
+            chosen = features[reference.arrays[f"{key}_crop_index"]]
+            np.testing.assert_allclose(chosen, reference.arrays[key], atol=2e-4, rtol=0)
+            checked += 1
+    assert checked
+
+
+def test_generated_ids(reference: Reference) -> None:
+    for case in reference.index["cases"]:
+        generated = reference.model.generate(
+            **reference.inputs(case), max_new_tokens=8, eos_token_id=NEVER
+        )
+        expected = reference.arrays[f"{case['name']}/generated_ids"]
+        np.testing.assert_array_equal(generated, expected, case["name"])
+
+
+@pytest.mark.parametrize("name", ["eos_stop", "eos_stop_batch"])
+def test_generation_stops_at_eos(reference: Reference, name: str) -> None:
+    stop = reference.index[name]
+    inputs = reference.inputs(reference.case(stop["case"]))
+    generated = reference.model.generate(
+        **inputs, max_new_tokens=8, eos_token_id=stop["eos_token_id"]
+    )
+    np.testing.assert_array_equal(generated, reference.arrays[f"{name}/generated_ids"])
+
+
+@torch.no_grad()
+def test_from_png_to_logits(reference: Reference) -> None:
+    case, special = reference.index["e2e"], reference.config.special_token_ids
+    ids = ImageTokenIds(*(special[k] for k in ("im_start", "im_end", "im_patch", "im_col")))
+    png = reference.images[case["png_key"]].tobytes()
+    image = preprocess_image(
+        to_rgb(Image.open(io.BytesIO(png))), CropSetting(case["max_crops"]), MOLMO, ids
+    )
+    text = torch.tensor(case["text_ids_after_image"])
+    bos = torch.tensor([reference.config.bos_token_id])
+    inputs = {
+        "input_ids": torch.cat([bos, image.image_tokens, text])[None],
+        "images": image.patches[None],
+        "image_masks": image.padding_mask[None],
+        # BOS comes first: places move by one.
+        "image_input_idx": torch.where(image.image_input_idx < 0, -100, image.image_input_idx + 1)[
+            None
+        ],
+    }
+    logits = reference.model(**inputs, logits_to_keep=1).logits[0, -1]
+    np.testing.assert_allclose(logits, reference.arrays["e2e/logits_last"], atol=2e-3, rtol=0)
+    generated = reference.model.generate(**inputs, max_new_tokens=8, eos_token_id=NEVER)
+    np.testing.assert_array_equal(generated, reference.arrays["e2e/generated_ids"])

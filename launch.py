@@ -1,4 +1,4 @@
-"""Entry point: `python launch.py [-m] [group=option] [key=value]`; see `python launch.py --help`."""
+"""Entry point: `python launch.py [-m] [group=option] [key=value]`; `--help` shows examples."""
 
 import sys
 

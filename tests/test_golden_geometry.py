@@ -72,7 +72,7 @@ def test_token_counts_of_padded_images(golden_dir: Path) -> None:
 
 
 def test_molmo2_layout(golden_dir: Path) -> None:
-    """Grids and pooled tokens of transformers' Molmo2 processor; its column count fixes the tiling."""
+    """Grids and pooled tokens of transformers' Molmo2 processor; the grid fixes the tiling."""
     cases = read(golden_dir / "molmo2_processor_index.json")["cases"]
     assert cases
     for case in cases:

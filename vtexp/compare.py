@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vtexp import records
@@ -131,7 +133,7 @@ def write_comparison(sweep: Path) -> list[dict[str, Any]]:
 
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:
-    """What a reader of the table must know: identical inputs, warnings, failures, unlike samples."""
+    """What a reader must know: identical inputs, warnings, failures, unlike samples."""
     found = []
     for row in rows:
         label = f"{row['knob']}={row['knob_value']}"
@@ -150,11 +152,18 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """The comparison for a terminal: accuracy with its 95 % interval, prefill median."""
-    result = Table(title="Accuracy and prefill over the vision-token budget", title_justify="left")
+    result = Table(
+        title="Accuracy and prefill over the vision-token budget",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     result.add_column(_common(rows, "knob"), no_wrap=True)
-    for name in ("tiling", "crops", "tokens\ntheory", "tokens\nmeasured"):
-        result.add_column(name, justify="left" if name == "tiling" else "right")
-    for name in ("accuracy\n%", "prefill\nms", "vision\nms", "LLM\nms"):
+    result.add_column("tiling")
+    for name in ("crops", "theory\ntokens", "measured\ntokens"):
+        result.add_column(name, justify="right")
+    for name in ("accuracy\n%, ± 95 %", "prefill\nms", "vision\nms", "LLM\nms", "samples"):
         result.add_column(name, justify="right", no_wrap=True)
     varying = [key for key in ("model", "dataset", "hardware") if len({r[key] for r in rows}) > 1]
     for key in varying:
@@ -175,7 +184,7 @@ def _common(rows: list[dict[str, Any]], key: str) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     if row["status"] != "done":
-        return [row["tiling"], f"{row['num_crops']}", "", "", "failed", "", "", ""]
+        return [row["tiling"], f"{row['num_crops']}", "", "", "failed", "", "", "", ""]
     error = row["accuracy_standard_error"]
     interval = "" if error is None else f" ± {100 * Z_95 * error:.1f}"
     return [
@@ -187,11 +196,13 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['prefill_ms_median']:.1f}",
         f"{row['vision_ms_median']:.1f}",
         f"{row['llm_prefill_ms_median']:.1f}",
+        str(row["num_samples"]),
     ]
 
 
 def picture(rows: list[dict[str, Any]]) -> bytes:
     """PNG: accuracy (95 % interval) above, prefill (quartiles) below, over measured tokens."""
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its font cache
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -199,7 +199,7 @@ def _plan_run(
     if verdict.level != "refused" and needed > geometry.max_sequence_length:
         verdict = Verdict(
             "refused",
-            f"the longest prompt needs {longest} tokens and {config.dataset.max_new_tokens} for the "
+            f"the longest prompt needs {longest} tokens and {config.dataset.max_new_tokens} more to "
             f"answer, but the model's context is {geometry.max_sequence_length}; take fewer crops",
         )
     run_id = config.run_id(value)

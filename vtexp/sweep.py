@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vtexp import records
@@ -91,6 +92,8 @@ def show_plan(plan: Plan) -> None:
     table = Table(
         title=f"{config.model.name} on {config.dataset.name}, {len(plan.samples)} questions",
         title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
     table.add_column(config.knob.name, no_wrap=True)
     table.add_column("tiling")

@@ -25,15 +25,15 @@ ConfigStore.instance().store(
 
 
 class VtexpSweeper(Sweeper):
-    """Expands the values of the knob, checks every job before the first starts, compares at the end."""
+    """Expands the knob's values, checks every job before the first starts, compares at the end."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Called by Hydra with the config of the sweep."""
-        self.config = config
-        self.hydra_context = hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self.sweep_config = config
+        self.config_loader = hydra_context.config_loader
+        self.job_launcher = Plugins.instance().instantiate_launcher(
             config=config, hydra_context=hydra_context, task_function=task_function
         )
 
@@ -44,18 +44,18 @@ class VtexpSweeper(Sweeper):
         jobs = prepare_jobs(self._combinations(arguments), self._compose)
         if not jobs:
             return None  # plan=true: the plan has been shown
-        returns = self.launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
+        returns = self.job_launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
         finish_sweep(jobs, returns)
         return returns
 
     def _combinations(self, arguments: list[str]) -> list[list[str]]:
         """Overrides of each combination of swept groups; at least one, maybe empty."""
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parser = OverridesParser.create(config_loader=self.config_loader)
         overrides = parser.parse_overrides(arguments)
         batches = basic_sweeper.BasicSweeper.split_arguments(overrides, max_batch_size=None)
         # One time stamp for all jobs, even when a launcher composes them again elsewhere.
-        name = f"sweep.name='{self.config.sweep.name}'"
+        name = f"sweep.name='{self.sweep_config.sweep.name}'"
         return [[*combination, name] for batch in batches for combination in batch]
 
     def _compose(self, overrides: list[str]) -> DictConfig:
-        return self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        return self.config_loader.load_sweep_config(self.sweep_config, overrides)

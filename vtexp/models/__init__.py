@@ -1,1 +1,1 @@
-"""Model code and checkpoint loading. torch and transformers live here, imported only when needed."""
+"""Model code and checkpoint loading. torch is imported only when needed."""

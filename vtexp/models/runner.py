@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -70,7 +71,8 @@ class MolmoRunner:
         transformers_logging.disable_progress_bar()
         torch_dtype: torch.dtype = getattr(torch, dtype)
         try:
-            model, loading = MolmoForCausalLM.from_pretrained(
+            # With output_loading_info two values come back, which the library's types leave out.
+            loaded: Any = MolmoForCausalLM.from_pretrained(
                 folder,
                 config=MolmoConfig.from_pretrained(folder),
                 dtype=torch_dtype,
@@ -81,12 +83,12 @@ class MolmoRunner:
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{folder}: cannot be loaded as Molmo v1: {reason}") from error
+        model, loading = loaded
         for kind in ("missing_keys", "unexpected_keys"):
             if loading[kind]:
                 names = ", ".join(sorted(loading[kind])[:5])
-                raise CheckpointError(
-                    f"{folder}: the weights have {len(loading[kind])} {kind.replace('_', ' ')}: {names}"
-                )
+                problem = f"{len(loading[kind])} {kind.replace('_', ' ')}: {names}"
+                raise CheckpointError(f"{folder}: the weights have {problem}")
         model.eval().requires_grad_(False).to(device)
         return cls(
             model, PromptTokenizer.from_folder(folder), geometry, torch.device(device), torch_dtype
@@ -132,7 +134,7 @@ class MolmoRunner:
     def answer(self, batch: Sequence[PreparedSample], max_new_tokens: int) -> list[list[int]]:
         """Greedy answers as token ids, up to and with the end of text where it was reached."""
         output = self.model.generate(
-            **self._inputs(batch),
+            **self._inputs(batch),  # type: ignore[arg-type]
             max_new_tokens=max_new_tokens,
             eos_token_id=self.tokenizer.eos_id,
         )

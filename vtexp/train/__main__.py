@@ -80,7 +80,7 @@ class SightHead(nn.Module):
             F.cross_entropy(head(tokens), wanted[:, column], ignore_index=-100, reduction="sum")
             for column, head in enumerate((self.colors, self.shapes))
         ]
-        return sum(losses) / (wanted >= 0).sum().clamp(min=1)  # type: ignore[return-value]
+        return sum(losses) / (wanted >= 0).sum().clamp(min=1)
 
 
 def shown_in_tokens(images: torch.Tensor) -> torch.Tensor:
@@ -189,7 +189,8 @@ def build_optimizers(model: MolmoForCausalLM, head: SightHead) -> list[torch.opt
     Patch pixels are strongly correlated: with AdamW's equal steps the patch embedding never
     settled, and shapes were not learned.
     """
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         inner = ("blocks.", "image_pooling", "image_projector", "patch_embedding")
         chosen = parameter.ndim == 2 and any(part in name for part in inner)

@@ -326,10 +326,9 @@ def _attention_mask(
     """Bool mask (B, 1, length, past + length), or None where plain causal attention does."""
     if attention_mask is None or attention_mask.ndim == 4:
         return attention_mask
-    if past == 0 or length == 1:
-        # The host knows at no cost on a CPU; on a GPU callers pass None for unpadded prompts.
-        if bool(attention_mask.all()):
-            return None
+    # The host knows at no cost on a CPU; on a GPU callers pass None for unpadded prompts.
+    if (past == 0 or length == 1) and bool(attention_mask.all()):
+        return None
     keys = torch.arange(past + length, device=attention_mask.device)
     causal = keys[None, :] <= keys[past:, None]
     visible = causal & attention_mask.bool()[:, None, None, :]

@@ -3,15 +3,77 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
-os.environ.setdefault("WANDB_MODE", "offline")
+from vtexp.config import Config, from_hydra, register_schemas
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test may reach an account or write into the home directory."""
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.setenv(name, "unset by the test")
 
 
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
     """Folder of the reference data: VTEXP_GOLDEN_DIR, or the project's own copy."""
-    default = Path(__file__).parent / "golden"
-    return Path(os.environ.get("VTEXP_GOLDEN_DIR", default))
+    return Path(os.environ.get("VTEXP_GOLDEN_DIR", Path(__file__).parent / "golden"))
+
+
+@pytest.fixture
+def make_config(tmp_path: Path, small_checkpoint: Path) -> Callable[..., Config]:
+    """Config from overrides as on the command line; small, without tracking, in tmp_path."""
+    register_schemas()
+    small = [
+        f"model.path={small_checkpoint}",
+        "dataset.limit=6",
+        "measure.latency_samples=2",
+        "measure.latency_repeats=2",
+        "measure.warmup_repeats=1",
+        "tracking=none",
+        f"sweep.folder={tmp_path}",
+        "sweep.name=sweep",
+    ]
+
+    def make(*overrides: str) -> Config:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+            return from_hydra(compose("config", [*small, *overrides]))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Molmo v1 checkpoint of random weights, far smaller than molmo_tiny, in the real format."""
+    import torch
+
+    from vtexp.models.molmo.modeling import MolmoForCausalLM
+    from vtexp.prompts import PromptTokenizer
+    from vtexp.train.tiny import tiny_config, train_tokenizer
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    train_tokenizer([" User: easy_vqa: is there a red circle? Assistant: yes"], folder)
+    tokenizer = PromptTokenizer.from_folder(folder)
+    config = tiny_config(min(tokenizer.image_ids), tokenizer.eos_id)
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 32, 64, 2
+    config.vision_backbone |= {
+        "image_emb_dim": 32,
+        "image_num_heads": 2,
+        "image_head_dim": 16,
+        "image_mlp_dim": 32,
+    }
+    torch.manual_seed(0)
+    MolmoForCausalLM(config).save_pretrained(folder)
+    return folder

@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from vtexp.config import VALUE_KEYS
 from vtexp.errors import VtexpError
@@ -40,7 +40,7 @@ def call(launch: Callable[[], None]) -> int:
     # Hydra's own report of an error is several lines; with this it raises, and we report.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        sys.argv[1:] = [with_brackets(argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = [with_brackets(argument) for argument in flags_first(sys.argv[1:])]
         launch()
     except (*USER_ERRORS, _PastHydra) as raised:
         error = raised.__cause__ if isinstance(raised, _PastHydra) else raised
@@ -53,6 +53,11 @@ def call(launch: Callable[[], None]) -> int:
         print("interrupted: finished runs are kept; the same sweep.name goes on", file=sys.stderr)
         return 130
     return 0
+
+
+def flags_first(arguments: list[str]) -> list[str]:
+    """Flags moved before overrides: Hydra refuses overrides on both sides of `-m`."""
+    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
 
 
 def with_brackets(argument: str) -> str:
@@ -77,7 +82,13 @@ def one_line(error: BaseException) -> str:
         cause = cause.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return _omegaconf_line(cause)
-    return re.sub(r"\s*\n\s*", " ", str(error).strip()).replace("\t", " ")
+    text = " ".join(str(error).split())
+    missing = re.search(r"Could not find '(\S+)/(\S+)' Available options in '\S+': (.*)", text)
+    if missing:
+        group, option, rest = missing.groups()
+        options = ", ".join(rest.partition(" Config search path")[0].split())
+        return f"{group}={option}: no such option; available: {options}"
+    return text
 
 
 def _omegaconf_line(error: OmegaConfBaseException) -> str:
@@ -86,6 +97,6 @@ def _omegaconf_line(error: OmegaConfBaseException) -> str:
     if message.startswith("Key '") and is_dataclass(kind):
         allowed = ", ".join(field.name for field in fields(kind))
         return f"{error.full_key}: no such key; allowed here: {allowed}"
-    if message.startswith("Missing mandatory value"):
+    if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: needs a value; give it with {error.full_key}=VALUE"
     return f"{error.full_key}: {message[0].lower()}{message[1:]}"

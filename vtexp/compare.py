@@ -153,22 +153,22 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
 def table(rows: list[dict[str, Any]]) -> Table:
     """The comparison for a terminal: accuracy with its 95 % interval, prefill median."""
     result = Table(
-        title="Accuracy and prefill over the vision-token budget",
+        title=_title(rows),
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    result.add_column(_common(rows, "knob"), no_wrap=True)
+    several_knobs = len({row["knob"] for row in rows}) > 1
+    result.add_column("knob value" if several_knobs else rows[0]["knob"], no_wrap=True)
     result.add_column("tiling")
     for name in ("crops", "theory\ntokens", "measured\ntokens"):
         result.add_column(name, justify="right")
-    for name in ("accuracy\n%, ± 95 %", "prefill\nms", "vision\nms", "LLM\nms", "samples"):
+    for name in ("accuracy\n%, ± 95 %", "prefill\nms", "vision\nms", "LLM\nms"):
         result.add_column(name, justify="right", no_wrap=True)
     varying = [key for key in ("model", "dataset", "hardware") if len({r[key] for r in rows}) > 1]
     for key in varying:
         result.add_column(key)
-    several_knobs = len({row["knob"] for row in rows}) > 1
     for row in rows:
         value = f"{row['knob']}={row['knob_value']}" if several_knobs else row["knob_value"]
         value += ",full" if row["force_full_tokens"] else ""
@@ -177,14 +177,23 @@ def table(rows: list[dict[str, Any]]) -> Table:
     return result
 
 
+def _title(rows: list[dict[str, Any]]) -> str:
+    """What all rows have in common, and how many questions each answered."""
+    parts = [_common(rows, key) for key in ("model", "dataset", "hardware")]
+    counts = sorted({row["num_samples"] for row in rows if row["status"] == "done"})
+    questions = " or ".join(map(str, counts)) or "no"
+    return f"{' · '.join(parts)} · {questions} questions"
+
+
 def _common(rows: list[dict[str, Any]], key: str) -> str:
+    """The one value of a key in all rows, else `several KEYs`."""
     values = {row[key] for row in rows}
-    return values.pop() if len(values) == 1 else key
+    return values.pop() if len(values) == 1 else f"several {key}s"
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
     if row["status"] != "done":
-        return [row["tiling"], f"{row['num_crops']}", "", "", "failed", "", "", "", ""]
+        return [row["tiling"], f"{row['num_crops']}", "", "", "failed", "", "", ""]
     error = row["accuracy_standard_error"]
     interval = "" if error is None else f" ± {100 * Z_95 * error:.1f}"
     return [
@@ -196,7 +205,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['prefill_ms_median']:.1f}",
         f"{row['vision_ms_median']:.1f}",
         f"{row['llm_prefill_ms_median']:.1f}",
-        str(row["num_samples"]),
     ]
 
 

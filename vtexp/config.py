@@ -234,12 +234,15 @@ def register_schemas() -> None:
 
 def from_hydra(raw: DictConfig) -> Config:
     """The typed, checked config. Raises ConfigError, or OmegaConf's errors for missing values."""
-    unknown = set(raw) - {f.name for f in fields(Config)}
+    names = [f.name for f in fields(Config)]
+    unknown = sorted(set(map(str, raw)) - {*names, "hydra"})
     if unknown:
-        allowed = ", ".join(f.name for f in fields(Config))
-        raise ConfigError(f"{sorted(unknown)[0]}: no such key; the top level has {allowed}")
-    config = OmegaConf.to_object(raw)
-    assert isinstance(config, Config)
+        allowed = ", ".join(names)
+        raise ConfigError(f"{unknown[0]}: no such key; the top level has {allowed}")
+    # Part by part: a sweeper's config holds Hydra's own part too and is no longer typed at the top.
+    values = {name: raw[name] for name in names}
+    typed = {k: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for k, v in values.items()}
+    config = Config(**typed)
     _check(config)
     return config
 

@@ -36,7 +36,9 @@ def execute(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> dict[str, Any]:
     surroundings = environment.describe(runner.device)
     records.write_json(folder / records.ENVIRONMENT, surroundings)
 
+    load = measuring.OtherLoad()
     latency_rows = _time(plan, run, runner)
+    other_cores = load.cores()
     batches = BatchSize(
         plan.config.hardware.batch_size, plan.config.hardware.auto_adjust_batch_size
     )
@@ -45,7 +47,9 @@ def execute(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> dict[str, Any]:
     records.write_jsonl(folder / records.LATENCY, latency_rows)
     records.write_jsonl(folder / records.SAMPLES, sample_rows)
     result = summarise(plan, run, sample_rows, latency_rows)
+    result["warnings"] += measuring.doubts(result["latency"], other_cores)
     result |= {
+        "other_cores_busy": other_cores,
         "batch_size": batches.most,
         "out_of_memory_count": batches.out_of_memory_count,
         "device": surroundings["device"]["name"],
@@ -184,10 +188,6 @@ def summarise(
             "force_full_tokens: the model read other counts than the theoretical ones; actual_* "
             "are the theoretical counts, measured_* what was read"
         )
-    latency = measuring.summarise(latency_rows)
-    unsteady = measuring.unsteady(latency)
-    if unsteady:
-        warnings.append(unsteady)
     return {
         "status": "done",
         "run_id": run.run_id,
@@ -211,7 +211,7 @@ def summarise(
         "metric": config.dataset.metric,
         **_accuracy(sample_rows),
         "sequence_length": fmean(row["sequence_length"] for row in sample_rows),
-        "latency": latency,
+        "latency": measuring.summarise(latency_rows),
         "samples_fingerprint": plan.samples_fingerprint,
         "inputs_fingerprint": run.inputs_fingerprint,
         "verdict": run.verdict.level,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,11 +83,47 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | int
     return summary
 
 
-def unsteady(summary: dict[str, dict[str, float | int | None]]) -> str | None:
-    """Warning where the quartiles of the prefill lie more than a quarter of the median apart."""
+def doubts(
+    summary: dict[str, dict[str, float | int | None]], other_cores: float | None
+) -> list[str]:
+    """What makes the timings doubtful: a wide spread, or other processes that took cores."""
+    found = []
     prefill = summary["prefill_ms"]
     assert prefill["p75"] is not None and prefill["p25"] is not None and prefill["median"]
     spread = (prefill["p75"] - prefill["p25"]) / prefill["median"]
-    if spread <= 0.25:
-        return None
-    return f"prefill times spread over {spread:.0%} of their median: was the machine busy?"
+    if spread > 0.25:
+        found.append(
+            f"the middle half of the prefill times spreads over {spread:.0%} of the median"
+        )
+    cores = os.cpu_count() or 1
+    if other_cores is not None and other_cores > 0.2 * cores:
+        found.append(
+            f"other processes kept {other_cores:.1f} of {cores} cores busy while prefill was timed"
+        )
+    return found
+
+
+class OtherLoad:
+    """Cores that other processes of this machine keep busy between start and `cores()`."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def cores(self) -> float | None:
+        """Mean number of cores since the start; None where /proc/stat cannot be read."""
+        now = self._now()
+        if self._start is None or now is None:
+            return None
+        wall_s, busy_s, own_s = (b - a for a, b in zip(self._start, now, strict=True))
+        return max(0.0, (busy_s - own_s) / wall_s) if wall_s > 0 else None
+
+    @staticmethod
+    def _now() -> tuple[float, float, float] | None:
+        """Seconds of wall clock, of all cores busy, and of this process's cores busy."""
+        try:
+            fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+        except OSError:
+            return None
+        user, nice, system, _, _, irq, softirq, *_ = map(int, fields)
+        busy_s = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+        return time.monotonic(), busy_s, time.process_time()

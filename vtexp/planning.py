@@ -197,11 +197,9 @@ def _plan_run(
     verdict = crop_limit(setting.max_crops, geometry)
     needed = longest + config.dataset.max_new_tokens
     if verdict.level != "refused" and needed > geometry.max_sequence_length:
-        verdict = Verdict(
-            "refused",
-            f"the longest prompt needs {longest} tokens and {config.dataset.max_new_tokens} more to "
-            f"answer, but the model's context is {geometry.max_sequence_length}; take fewer crops",
-        )
+        answer, context = config.dataset.max_new_tokens, geometry.max_sequence_length
+        reason = f"the longest prompt and its answer need {longest} + {answer} tokens"
+        verdict = Verdict("refused", f"{reason} of a context of {context}; take fewer crops")
     run_id = config.run_id(value)
     return PlannedRun(
         value=value,

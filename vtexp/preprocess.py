@@ -141,7 +141,7 @@ def _tiled_places(tiling: Tiling, geometry: Geometry, force_full_tokens: bool) -
         for col in range(tiling.cols):
             rows = slice(0, side) if force_full_tokens else _kept(row, tiling.rows, geometry)
             cols = slice(0, side) if force_full_tokens else _kept(col, tiling.cols, geometry)
-            grid = np.stack(np.mgrid[rows, cols], axis=-1)
+            grid = np.stack([*np.mgrid[rows, cols]], axis=-1)
             places[row, col, rows, cols] = np.add(grid, (row * step, col * step))
     return places.reshape(tiling.num_crops, side, side, 2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
 
 import yaml
@@ -66,7 +66,9 @@ def _has_key() -> bool:
         return False
 
 
-def _log(config: Config, folder: Path, result: dict[str, Any], mode: str) -> None:
+def _log(
+    config: Config, folder: Path, result: dict[str, Any], mode: Literal["online", "offline"]
+) -> None:
     import wandb
 
     tracking = config.tracking

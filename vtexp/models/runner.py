@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from vtexp.data.base import Sample
@@ -69,6 +70,7 @@ class MolmoRunner:
                 "hardware.device=cuda: this machine has no usable CUDA GPU; take hardware=cpu"
             )
         transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()  # what does not fit is reported here
         torch_dtype: torch.dtype = getattr(torch, dtype)
         try:
             # With output_loading_info two values come back, which the library's types leave out.
@@ -80,7 +82,7 @@ class MolmoRunner:
                 output_loading_info=True,
                 local_files_only=True,
             )
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{folder}: cannot be loaded as Molmo v1: {reason}") from error
         model, loading = loaded

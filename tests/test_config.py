@@ -1,0 +1,153 @@
+"""Composition of configs, and what a user reads after a mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf.errors import OmegaConfBaseException
+
+from vtexp import cli
+from vtexp.config import Config, ImageSizeKnob, MaxCropsKnob, VisionTokensKnob, to_plain
+from vtexp.errors import ConfigError
+from vtexp.knobs import KnobValue
+
+ROOT = Path(__file__).parents[1]
+MakeConfig = Callable[..., Config]
+
+
+def launch(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run launch.py as a user does, from any folder."""
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def test_each_knob_has_its_schema(make_config: MakeConfig) -> None:
+    for knob, schema in {
+        "image_size": ImageSizeKnob,
+        "vision_tokens": VisionTokensKnob,
+        "max_crops": MaxCropsKnob,
+    }.items():
+        assert type(make_config(f"knob={knob}").knob) is schema
+
+
+def test_values_of_the_default_sweep(make_config: MakeConfig) -> None:
+    values = make_config("knob.sizes=[560x336,784x784]").knob_values
+    assert values == [
+        KnobValue("image_size", "560x336", "stretch"),
+        KnobValue("image_size", "784x784", "stretch"),
+    ]
+
+
+def test_older_name_of_vision_tokens(make_config: MakeConfig) -> None:
+    new = make_config("knob=vision_tokens", "knob.targets=[432,720]")
+    for knob in ("vision_tokens", "vision_tokens_list"):
+        old = make_config(f"knob={knob}", "knob.vision_tokens_list=[432,720]")
+        assert old.knob_values == new.knob_values
+        assert [old.run_id(v) for v in old.knob_values] == [new.run_id(v) for v in new.knob_values]
+
+
+@pytest.mark.parametrize("key", ["force_full_tokens", "knob.force_full_tokens"])
+def test_full_tokens_at_the_top_and_at_the_knob(make_config: MakeConfig, key: str) -> None:
+    assert all(value.force_full_tokens for value in make_config(f"{key}=true").knob_values)
+
+
+def test_run_id_follows_what_changes_the_numbers(make_config: MakeConfig) -> None:
+    one = make_config("knob.sizes=[336x336]")
+    value = one.knob_values[0]
+    same = make_config("knob.sizes=[784x784,336x336]", "sweep.name=b", "tracking.project=other")
+    assert same.run_id(value) == one.run_id(value)
+    for change in ("dataset.limit=7", "hardware.dtype=bfloat16", "measure.latency_repeats=3"):
+        assert make_config(change).run_id(value) != one.run_id(value)
+
+
+def test_plain_config_is_json_of_names(make_config: MakeConfig) -> None:
+    assert to_plain(make_config())["hardware"]["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("+foo=1", "foo: no such key; the top level has model"),
+        ("knob.sizes=[]", "give at least one value"),
+        ("knob.sizes=[336x336,336x336]", "336x336 is given twice"),
+        ("hardware.batch_size=0", "at least 1"),
+        ("dataset.seed=-1", "at least 0"),
+        ("sweep.name=a/b", "plain folder name"),
+    ],
+)
+def test_impossible_settings(make_config: MakeConfig, override: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        _ = make_config(override).knob_values
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("knob=nope", "knob=nope: no such option; available: image_size, max_crops,"),
+        ("knob.sizez=3", "knob.sizez: no such key; allowed here:"),
+        ("dataset.limit=abc", "dataset.limit: value 'abc'"),
+        ("hardware.dtype=float8", "hardware.dtype: invalid value 'float8', expected one of"),
+    ],
+)
+def test_one_line_of_hydras_errors(make_config: MakeConfig, override: str, says: str) -> None:
+    with pytest.raises((*cli.USER_ERRORS,)) as caught:
+        make_config(override)
+    line = cli.one_line(caught.value)
+    assert says.casefold() in line.casefold()
+    assert "\n" not in line
+
+
+def test_missing_value_names_its_key(make_config: MakeConfig, tmp_path: Path) -> None:
+    from hydra import compose, initialize_config_dir
+
+    from vtexp.config import from_hydra
+
+    make_config()
+    with (
+        initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")),
+        pytest.raises(OmegaConfBaseException) as caught,
+    ):
+        from_hydra(compose("config", ["model=molmo", "sweep.name=a"]))
+    assert cli.one_line(caught.value).startswith("model.path: needs a value")
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("knob.sizes=560x336,784x784", "knob.sizes=[560x336,784x784]"),
+        ("knob.sizes=560x336", "knob.sizes=[560x336]"),
+        ("knob.sizes=[560x336]", "knob.sizes=[560x336]"),
+        ("knob.max_crops=range(1,13,4)", "knob.max_crops=[1,5,9]"),
+        ("knob.targets=432", "knob.targets=[432]"),
+        ("knob.vision_tokens_list=null", "knob.vision_tokens_list=null"),
+        ("dataset=a,b", "dataset=a,b"),
+        ("--help", "--help"),
+    ],
+)
+def test_lists_without_brackets(argument: str, expected: str) -> None:
+    assert cli.with_brackets(argument) == expected
+
+
+def test_flag_may_come_after_overrides() -> None:
+    assert cli.flags_first(["a=1", "-m", "b=2"]) == ["-m", "a=1", "b=2"]
+
+
+def test_help_shows_examples(tmp_path: Path) -> None:
+    done = launch("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "python launch.py -m knob=image_size" in done.stdout
+    assert "knob: image_size, max_crops, vision_tokens" in done.stdout
+
+
+@pytest.mark.parametrize("mode", [[], ["-m"]])
+def test_a_mistake_is_one_line_and_an_exit_code(mode: list[str], tmp_path: Path) -> None:
+    done = launch(*mode, "knob.sizes=[56ox336]", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: image size '56ox336' is not HxW: write height x width in pixels, such as 560x336"
+    ]
+    assert done.stdout == ""

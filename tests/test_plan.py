@@ -1,0 +1,102 @@
+"""Plans: what would run, by arithmetic alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from vtexp.config import Config
+from vtexp.errors import CheckpointError, ConfigError, DataError
+from vtexp.geometry import token_layout
+from vtexp.planning import make_plan, same_inputs
+from vtexp.prompts import PromptTokenizer, build_prompt
+from vtexp.sweep import run_job
+
+MakeConfig = Callable[..., Config]
+
+
+def test_counts_of_the_users_command(make_config: MakeConfig) -> None:
+    for full, expected in ((False, (384, 928)), (True, (432, 1440))):
+        config = make_config("knob.sizes=[560x336,784x784]", f"force_full_tokens={full}")
+        runs = make_plan(config).runs
+        assert [run.num_crops for run in runs] == [2, 9]
+        assert [run.theoretical_vision_tokens for run in runs] == [432, 1440]
+        assert tuple(run.predicted_vision_tokens for run in runs) == expected
+        assert {str(t) for t in runs[0].tilings} == {"2x1"}
+
+
+def test_same_samples_for_every_value(make_config: MakeConfig) -> None:
+    fewer, more = (make_plan(make_config(f"dataset.limit={n}")) for n in (5, 50))
+    assert fewer.samples == more.samples[:5]
+    assert fewer.samples_fingerprint != more.samples_fingerprint
+
+
+def test_longest_prompt_counts_bos_image_and_text(make_config: MakeConfig) -> None:
+    plan = make_plan(make_config("knob.sizes=[784x784]"))
+    tokenizer = PromptTokenizer.from_folder(plan.checkpoint)
+    longest = max(len(tokenizer.encode(build_prompt(s.question, "easy_vqa"))) for s in plan.samples)
+    run = plan.runs[0]
+    assert run.longest_prompt == 1 + token_layout(run.tilings[0]).sequence_length + longest
+
+
+def test_verdicts_come_from_the_knob_value(make_config: MakeConfig) -> None:
+    runs = make_plan(make_config("knob=max_crops", "knob.max_crops=[2,22,27,30]")).runs
+    levels = [run.verdict.level for run in runs]
+    assert levels == ["recommended", "feasible", "tight", "refused"]
+
+
+def test_a_prompt_that_cannot_fit_is_refused(make_config: MakeConfig) -> None:
+    config = make_config("knob.sizes=[336x336,784x784]", "model.max_sequence_length=900")
+    plan = make_plan(config)
+    assert [run.verdict.level for run in plan.runs] == ["recommended", "refused"]
+    with pytest.raises(ConfigError, match=r"knob.sizes=784x784: .*1440? of|need"):
+        plan.require_feasible()
+
+
+def test_values_with_the_same_inputs_are_found(make_config: MakeConfig) -> None:
+    """All easy-VQA images are 64 px: they need one crop, whatever the cap."""
+    runs = make_plan(make_config("knob=max_crops", "knob.max_crops=[1,4,12]")).runs
+    same = same_inputs([(run.label, run.inputs_fingerprint) for run in runs])
+    assert same == {"max_crops=4": "max_crops=1", "max_crops=12": "max_crops=1"}
+    sizes = make_plan(make_config("knob.sizes=[336x336,560x336]")).runs
+    assert same_inputs([(run.label, run.inputs_fingerprint) for run in sizes]) == {}
+
+
+def test_size_between_tilings_is_told(make_config: MakeConfig) -> None:
+    run = make_plan(make_config("knob.sizes=[500x350]")).runs[0]
+    assert any("resized to 560x336" in warning for warning in run.warnings)
+
+
+def test_flat_size_is_told(make_config: MakeConfig) -> None:
+    run = make_plan(make_config("knob.sizes=[336x1232]")).runs[0]
+    assert any("aspect ratio 3.67" in warning for warning in run.warnings)
+
+
+def test_plan_shows_refused_values_and_loads_nothing(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vtexp.models.runner", None)  # importing it now fails
+    run_job(make_config("plan=true", "knob=max_crops", "knob.max_crops=[2,12,30]"), alone=True)
+    shown = capsys.readouterr().out
+    assert "refused: 30 crops need about 4320 of 4096 tokens; at most 28" in shown
+    assert "max_crops=12: every image gives the same inputs as max_crops=2" in shown
+
+
+def test_missing_checkpoint_says_what_to_do(make_config: MakeConfig) -> None:
+    with pytest.raises(CheckpointError, match="no such folder; download"):
+        make_plan(make_config("model.path=/nowhere"))
+
+
+def test_unknown_split_names_the_splits(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match="train, test"):
+        make_plan(make_config("dataset.split=validation"))
+
+
+def test_missing_package_says_what_to_install(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match="pip install easy-vqa"):
+        make_plan(make_config())

@@ -39,6 +39,7 @@ def mirror(config: Config, run: Path) -> None:
                 return
             except Exception as error:
                 _unreachable = True
+                _forget_the_attempt()
                 console.print(
                     f"W&B cannot be reached ({_line(error)}); runs are logged offline: "
                     "upload them later with wandb sync"
@@ -103,6 +104,13 @@ def _log(
         run.log({"samples": _table(wandb, folder)})
     finally:
         run.finish()
+
+
+def _forget_the_attempt() -> None:
+    """End W&B's background service, which would hold the run's id for the failed attempt."""
+    import wandb
+
+    wandb.teardown()
 
 
 def _short(text: str) -> str:

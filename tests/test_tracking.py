@@ -1,0 +1,96 @@
+"""W&B as a mirror: a real offline directory read back; failures cost nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vtexp import tracking
+from vtexp.config import Config, WandbMode
+from vtexp.sweep import run_job
+
+MakeConfig = Callable[..., Config]
+
+
+def test_no_tracking_writes_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
+    run_job(make_config("knob.sizes=[336x336]", "tracking=none"), alone=True)
+    assert not list(tmp_path.rglob("*wandb*"))
+
+
+@pytest.mark.slow
+def test_offline_run_holds_config_counts_and_samples(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config("knob.sizes=[560x336,336x336]", "tracking=wandb", "tracking.tags=[mine]")
+    run_job(config, alone=True)
+    files = sorted((tmp_path / "sweep" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 2
+    assert {p.name for p in tmp_path.iterdir()} <= {"sweep", "home"}
+    assert not list((tmp_path / "home").rglob("*"))  # nothing staged in the home directory
+
+    command = [
+        str(Path(sys.executable).parent / "wandb"),
+        "leet",
+        "inspect",
+        "--json",
+        str(files[0]),
+    ]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert '"sweep"' in shown  # the group
+    assert "measured_vision_tokens" in shown and "384" in shown
+    assert "latency/prefill_ms/median" in shown or "prefill_ms" in shown
+    tables = list(files[0].parent.rglob("*.table.json"))
+    assert len(tables) == 1
+    table = json.loads(tables[0].read_text())
+    assert len(table["data"]) == 6
+    assert {"question", "prediction", "score", "measured_tiling"} <= set(table["columns"])
+
+
+def test_auto_is_online_only_with_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert not tracking.wants_online(WandbMode.auto)
+    assert tracking.wants_online(WandbMode.online)
+    assert not tracking.wants_online(WandbMode.offline)
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + "0" * 40)
+    assert tracking.wants_online(WandbMode.auto)
+    (tmp_path / "netrc").unlink()
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert tracking.wants_online(WandbMode.auto)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert not tracking.wants_online(WandbMode.auto)
+
+
+@pytest.mark.slow
+def test_a_key_without_network_falls_back_in_time(
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tracking, "_unreachable", False)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nothing listens there
+    began = time.monotonic()
+    config = make_config("knob.sizes=[336x336,560x336]", "tracking=wandb", "tracking.timeout_s=3")
+    run_job(config, alone=True)
+    assert time.monotonic() - began < 60
+    assert capsys.readouterr().out.count("W&B cannot be reached") == 1
+    assert len(list((tmp_path / "sweep" / "wandb").glob("offline-run-*/*.wandb"))) == 2
+
+
+def test_a_broken_mirror_does_not_fail_the_run(
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # not installed
+    run_job(make_config("knob.sizes=[336x336]", "tracking=wandb"), alone=True)
+    assert "was not logged" in capsys.readouterr().out
+    assert len(list((tmp_path / "sweep").glob("*/result.json"))) == 1

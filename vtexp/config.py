@@ -241,7 +241,9 @@ def from_hydra(raw: DictConfig) -> Config:
         raise ConfigError(f"{unknown[0]}: no such key; the top level has {allowed}")
     # Part by part: a sweeper's config holds Hydra's own part too and is no longer typed at the top.
     values = {name: raw[name] for name in names}
-    typed = {k: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for k, v in values.items()}
+    typed: dict[str, Any] = {
+        k: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for k, v in values.items()
+    }
     config = Config(**typed)
     _check(config)
     return config

@@ -1,10 +1,15 @@
 """Train molmo_tiny on the training half of easy-VQA: `python -m vtexp.train --out FOLDER`.
 
-Seeded, resumable (run the same command again), with a progress bar. Two stages: first the vision
-encoder and connector alone learn to see (`SightHead` asks single vision tokens for the colour and
-shape that the image's answers name; from answers alone shapes were not learned), then everything
-learns to answer. All questions of an image share one sequence: each question sees the image and
-itself, not the others. The head is not kept.
+Seeded, resumable (run the same command again), with a progress bar. Three stages:
+
+- see: vision encoder and connector alone; `SightHead` asks single vision tokens for the colour and
+  shape that the image's answers name. From answers alone, shapes were not learned in an hour.
+- answer: the language model alone, on what the encoder sees. Trained together from the start, its
+  first, random gradients undid what the encoder had learned.
+- all: everything, at a low rate.
+
+All questions of an image share one sequence: each question sees the image and itself, not the
+others. The head is not kept.
 """
 
 from __future__ import annotations
@@ -13,9 +18,11 @@ import argparse
 import json
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,15 +43,26 @@ from vtexp.train.tiny import initialise, tiny_config, train_tokenizer
 STYLE = "easy_vqa"
 #: Crops encoded per step; larger tilings take fewer images, so that steps cost about the same.
 CROPS_PER_STEP = 24
-#: Share of the steps of the first stage; all at 336x336, global crop only.
-SEE_PART = 0.25
-#: Image sizes and how often each is drawn, from this share of the steps on; 336x336 before it.
-SIZES = {"336x336": 8, "560x336": 2, "336x560": 2, "560x560": 2, "784x560": 1, "784x784": 2}
-MIXED_FROM = 0.6
-MUON_LEARNING_RATE = {"see": 7e-3, "answer": 4e-3}
-ADAMW_LEARNING_RATE = {"see": 2e-3, "answer": 2e-3}
+#: Image sizes and how often each is drawn.
+SIZES = {"336x336": 10, "560x336": 2, "336x560": 2, "560x560": 2, "784x560": 1, "784x784": 2}
 WARM_UP_STEPS = 20
 SIGHT_WEIGHT = 0.5
+
+
+class Stage(NamedTuple):
+    """A part of training, as a share of all steps, with its peak learning rates."""
+
+    name: str
+    share: float
+    muon_learning_rate: float
+    adamw_learning_rate: float
+
+
+STAGES = (
+    Stage("see", 0.3, 7e-3, 2e-3),
+    Stage("answer", 0.47, 4e-3, 2e-3),
+    Stage("all", 0.23, 1e-3, 5e-4),
+)
 
 
 @dataclass(frozen=True)
@@ -70,10 +88,9 @@ class SightHead(nn.Module):
         self.shapes = nn.Linear(width, shapes)
 
     def forward(
-        self, tokens: torch.Tensor, images: torch.Tensor, sights: torch.Tensor
+        self, tokens: torch.Tensor, shown: torch.Tensor, sights: torch.Tensor
     ) -> torch.Tensor:
-        """Loss (scalar) of tokens (B, C, T, width) of images (B, C, P, 588), sights (B, 2)."""
-        shown = shown_in_tokens(images)
+        """Loss (scalar) of tokens (B, C, T, width), those `shown` (B, C, T), and sights (B, 2)."""
         wanted = sights[:, None, None].expand(*shown.shape, 2)[shown]
         tokens = tokens[shown]
         losses = [
@@ -84,10 +101,12 @@ class SightHead(nn.Module):
 
 
 def shown_in_tokens(images: torch.Tensor) -> torch.Tensor:
-    """Which vision tokens (B, C, T) of unpadded images (B, C, P, 588) show a part of the shape:
-    those with a pixel that differs from the background, the median of the image."""
+    """Which vision tokens (B, C, T) of unpadded images (B, C, P, 588) show a part of the shape.
+
+    Those with a pixel that differs from the background, the median of the global crop.
+    """
     pixels = images.unflatten(-1, (-1, 3))
-    background = pixels.flatten(1, 3).median(dim=1).values
+    background = pixels[:, 0].flatten(1, 2).median(dim=1).values
     differs = (pixels - background[:, None, None, None]).abs().amax(dim=-1) > 0.5
     side, pool = MOLMO.tokens_per_side, MOLMO.pool
     blocks = differs.any(dim=-1).unflatten(-1, (side, pool, side, pool))
@@ -148,36 +167,33 @@ def collate(
     )
 
 
-def draw_images(
-    groups: list[list[Sample]],
-    value: KnobValue,
-    count: int,
-    rng: np.random.Generator,
-    ids: ImageTokenIds,
-) -> tuple[list[ProcessedImage], list[list[Sample]]]:
-    """`count` images, half of them mirrored, with their questions."""
-    chosen = [groups[i] for i in rng.choice(len(groups), size=count, replace=False)]
-    setting = value.crop_setting(MOLMO)
-    images = []
-    for group in chosen:
-        pixels = group[0].pixels()
-        if rng.random() < 0.5:
-            pixels = pixels[:, ::-1]  # no question depends on left or right
-        images.append(preprocess_image(np.ascontiguousarray(pixels), setting, MOLMO, ids))
-    return images, chosen
+def draw_size(rng: np.random.Generator) -> str:
+    """One of SIZES, as often as it says."""
+    weights = np.array(list(SIZES.values()), dtype=float)
+    return str(rng.choice(list(SIZES), p=weights / weights.sum()))
+
+
+def read_image(
+    group: list[Sample], value: KnobValue, rng: np.random.Generator, ids: ImageTokenIds
+) -> ProcessedImage:
+    """The image of a group of questions, every second time mirrored."""
+    pixels = group[0].pixels()
+    if rng.random() < 0.5:
+        pixels = pixels[:, ::-1]  # no question depends on left or right
+    return preprocess_image(np.ascontiguousarray(pixels), value.crop_setting(MOLMO), MOLMO, ids)
 
 
 def draw_batch(
-    groups: list[list[Sample]], rng: np.random.Generator, tokenizer: PromptTokenizer, mixed: bool
+    groups: list[list[Sample]], rng: np.random.Generator, tokenizer: PromptTokenizer
 ) -> Batch:
-    """Images of one size, with their questions; `mixed`: any size, else 336x336."""
-    weights = np.array(list(SIZES.values()), dtype=float)
-    size = str(rng.choice(list(SIZES), p=weights / weights.sum())) if mixed else "336x336"
+    """Images of one size with their questions."""
     fit = str(rng.choice(["stretch", "letterbox"]))
-    value = KnobValue("image_size", size, fit=fit, force_full_tokens=bool(rng.random() < 0.15))
+    full = bool(rng.random() < 0.15)
+    value = KnobValue("image_size", draw_size(rng), fit=fit, force_full_tokens=full)
     count = max(1, CROPS_PER_STEP // (value.crop_setting(MOLMO).max_crops + 1))
+    chosen = [groups[i] for i in rng.choice(len(groups), size=count, replace=False)]
     ids = ImageTokenIds(*tokenizer.image_ids)
-    batch = collate(*draw_images(groups, value, count, rng, ids), tokenizer)
+    batch = collate([read_image(group, value, rng, ids) for group in chosen], chosen, tokenizer)
     if fit == "letterbox":
         batch.sights.fill_(-100)  # padding would be taken for a part of the shape
     return batch
@@ -202,22 +218,30 @@ def build_optimizers(model: MolmoForCausalLM, head: SightHead) -> list[torch.opt
     ]
 
 
+def stage_at(step: int, steps: int) -> tuple[Stage, float]:
+    """Stage of a step, and the share of its peak rates: warm-up, then linear decay to zero."""
+    begin = 0
+    for number, stage in enumerate(STAGES):
+        length = round(stage.share * steps) if number < len(STAGES) - 1 else steps - begin
+        if step < begin + length:
+            done = step - begin
+            return stage, min((done + 1) / WARM_UP_STEPS, (length - done) / length)
+        begin += length
+    raise ValueError(f"step {step} of {steps}")
+
+
 def update(
     model: MolmoForCausalLM,
     optimizers: list[torch.optim.Optimizer],
     loss: torch.Tensor,
-    stage: str,
-    step: int,
-    steps: int,
+    rates: Sequence[float],
 ) -> None:
-    """One step of the optimizers; the rate warms up and falls to zero over each stage."""
+    """One step of the optimizers at their rates; parameters without a gradient stay."""
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    share = min((step + 1) / WARM_UP_STEPS, (steps - step) / max(1, steps - WARM_UP_STEPS))
-    peaks = (MUON_LEARNING_RATE[stage], ADAMW_LEARNING_RATE[stage])
-    for optimizer, peak in zip(optimizers, peaks, strict=True):
+    for optimizer, rate in zip(optimizers, rates, strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = share * peak
+            group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -228,21 +252,27 @@ def see(
     groups: list[list[Sample]],
     rng: np.random.Generator,
     ids: ImageTokenIds,
-) -> torch.Tensor:
-    """Loss of the first stage: colour and shape from vision tokens of the global crop."""
-    value = KnobValue("image_size", "336x336", fit="stretch")
-    images, chosen = draw_images(groups, value, CROPS_PER_STEP, rng, ids)
-    patches = torch.stack([image.patches[:1] for image in images])
-    masks = torch.stack([image.padding_mask[:1] for image in images])
-    tokens = model.encode_images(patches.flatten(0, 1), masks.flatten(0, 1)).unsqueeze(1)
-    return head(tokens, patches, torch.tensor([sights_of(group) for group in chosen]))
+) -> dict[str, torch.Tensor]:
+    """Loss of the first stage: colour and shape from the tokens of one crop of each image."""
+    chosen = [groups[i] for i in rng.choice(len(groups), size=CROPS_PER_STEP, replace=False)]
+    pairs, masks = [], []
+    for group in chosen:
+        image = read_image(group, KnobValue("image_size", draw_size(rng), "stretch"), rng, ids)
+        crop = int(rng.integers(len(image.patches)))
+        pairs.append(image.patches[[0, crop]])
+        masks.append(image.padding_mask[crop])
+    patches = torch.stack(pairs)
+    tokens = model.encode_images(patches[:, 1], torch.stack(masks)).unsqueeze(1)
+    sights = torch.tensor([sights_of(group) for group in chosen])
+    return {"sight_loss": head(tokens, shown_in_tokens(patches)[:, 1:], sights)}
 
 
 def answer(
-    model: MolmoForCausalLM, head: SightHead, batch: Batch
-) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Losses of the second stage: answers and sight; and the share of answer words right."""
-    features = model.encode_images(batch.images.flatten(0, 1), batch.image_masks.flatten(0, 1))
+    model: MolmoForCausalLM, head: SightHead, batch: Batch, learn_to_see: bool
+) -> dict[str, torch.Tensor]:
+    """Losses of the later stages, answers and sight; and the share of answer words right."""
+    with torch.set_grad_enabled(learn_to_see):
+        features = model.encode_images(batch.images.flatten(0, 1), batch.image_masks.flatten(0, 1))
     answered = (batch.labels != -100).any(dim=0)
     logits = model(
         batch.input_ids,
@@ -253,13 +283,14 @@ def answer(
         logits_to_keep=torch.nonzero(answered).squeeze(-1),
     ).logits
     labels = batch.labels[:, answered]
-    answer_loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
     tokens = features.unflatten(0, batch.images.shape[:2])
-    sight_loss = head(tokens, batch.images, batch.sights)
     # The end of text is always right: judge the words.
     words = (labels != -100) & (labels != model.config.eos_token_id)
-    right = (logits.argmax(dim=-1) == labels)[words].float().mean()
-    return answer_loss, sight_loss, right.item()
+    return {
+        "sight_loss": head(tokens, shown_in_tokens(batch.images), batch.sights),
+        "answer_loss": F.cross_entropy(logits.flatten(0, 1), labels.flatten()),
+        "word_accuracy": (logits.argmax(dim=-1) == labels)[words].float().mean(),
+    }
 
 
 def save_checkpoint(model: MolmoForCausalLM, folder: Path) -> None:
@@ -287,7 +318,7 @@ def main() -> None:
     """Train, or go on from where the same command was stopped."""
     parser = argparse.ArgumentParser(prog="python -m vtexp.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--steps", type=int, default=3000, help="updates in all")
+    parser.add_argument("--steps", type=int, default=1500, help="updates in all")
     parser.add_argument("--seed", type=int, default=0, help="of weights and data order")
     parser.add_argument("--save-every", type=int, default=100, help="steps between saved states")
     args = parser.parse_args()
@@ -297,9 +328,11 @@ def main() -> None:
     by_image: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_image[sample.image_id].append(sample)
+    groups = list(by_image.values())
     texts = [build_prompt(s.question, STYLE) + " " + s.references[0] for s in samples]
     train_tokenizer(texts, args.out)
     tokenizer = PromptTokenizer.from_folder(args.out)
+    ids = ImageTokenIds(*tokenizer.image_ids)
 
     model = MolmoForCausalLM(tiny_config(min(tokenizer.image_ids), tokenizer.eos_id))
     initialise(model)
@@ -315,9 +348,6 @@ def main() -> None:
             optimizer.load_state_dict(saved)
         start, seconds, log = state["step"], state["seconds"], state["log"]
 
-    groups = list(by_image.values())
-    ids = ImageTokenIds(*tokenizer.image_ids)
-    see_steps = round(SEE_PART * args.steps)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*(TextColumn(c) if isinstance(c, str) else c for c in columns)) as progress:
         task = progress.add_task("training", total=args.steps, completed=start)
@@ -326,24 +356,24 @@ def main() -> None:
         for step in range(start, args.steps):
             # Of seed and step only, so that a resumed run is the same run.
             rng = np.random.default_rng((args.seed, step))
-            if step < see_steps:
-                sight_loss = see(model, head, groups, rng, ids)
-                update(model, optimizers, sight_loss, "see", step, see_steps)
-                recent.append({"sight_loss": sight_loss.item()})
+            stage, share = stage_at(step, args.steps)
+            if stage.name == "see":
+                found = see(model, head, groups, rng, ids)
+                loss = found["sight_loss"]
             else:
-                batch = draw_batch(groups, rng, tokenizer, step >= MIXED_FROM * args.steps)
-                loss, sight_loss, right = answer(model, head, batch)
-                total = loss + SIGHT_WEIGHT * sight_loss
-                update(model, optimizers, total, "answer", step - see_steps, args.steps - see_steps)
-                recent.append(
-                    {"sight_loss": sight_loss.item(), "loss": loss.item(), "word_accuracy": right}
-                )
+                batch = draw_batch(groups, rng, tokenizer)
+                found = answer(model, head, batch, learn_to_see=stage.name == "all")
+                loss = found["answer_loss"] + SIGHT_WEIGHT * found["sight_loss"]
+            rates = (share * stage.muon_learning_rate, share * stage.adamw_learning_rate)
+            update(model, optimizers, loss, rates)
+            recent.append({key: value.item() for key, value in found.items()})
             done = step + 1
-            if done % 20 == 0 or done in (see_steps, args.steps):
-                means = {key: fmean(row[key] for row in recent) for key in recent[0]}
+            last_of_stage = done == args.steps or stage_at(done, args.steps)[0] != stage
+            if done % 20 == 0 or last_of_stage:
+                means = {key: round(fmean(row[key] for row in recent), 5) for key in recent[0]}
                 recent.clear()
                 seconds = time.monotonic() - began
-                log.append({"step": done, "seconds": round(seconds, 1), **means})
+                log.append({"stage": stage.name, "step": done, "seconds": round(seconds), **means})
                 write_log(args.out / "training_log.json", log)
                 text = ", ".join(f"{key} {value:.3f}" for key, value in means.items())
                 progress.update(task, description=text)

@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from vtexp.data.base import to_rgb
 from vtexp.geometry import MOLMO
 from vtexp.knobs import CropSetting
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
-from vtexp.preprocess import ImageTokenIds, preprocess_image, to_rgb
+from vtexp.preprocess import ImageTokenIds, preprocess_image
 
 pytestmark = pytest.mark.golden
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vtexp.data.base import to_rgb
 from vtexp.geometry import MOLMO
 from vtexp.knobs import CropSetting
-from vtexp.preprocess import ImageTokenIds, preprocess_image, to_rgb
+from vtexp.preprocess import ImageTokenIds, preprocess_image
 
 pytestmark = pytest.mark.golden
 

@@ -19,9 +19,8 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text
-    )
+    signs = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
 class BatchSize:
@@ -51,6 +50,12 @@ class BatchSize:
                 if not out_of_memory(error):
                     raise
                 self._shrink(len(batch), error)
+                result = None
+            if result is None:
+                # Only now is the error gone, and with its traceback the tensors that it held.
+                gc.collect()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
                 continue
             start += len(batch)
             self.most = max(self.most, len(batch))
@@ -68,6 +73,3 @@ class BatchSize:
             )
             raise VtexpError(f"out of memory at batch size {failed}: {hint}") from error
         self.limit = self.size = failed // 2
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

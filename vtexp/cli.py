@@ -14,9 +14,10 @@ from hydra.errors import HydraException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from vtexp.config import VALUE_KEYS
-from vtexp.errors import VtexpError
+from vtexp.errors import ConfigError, VtexpError
 
-USER_ERRORS = (VtexpError, HydraException, OmegaConfBaseException)
+#: Mistakes of a user and troubles of a machine (full disk, no permission): one line, no traceback.
+USER_ERRORS = (VtexpError, HydraException, OmegaConfBaseException, OSError)
 
 
 class _PastHydra(BaseException):
@@ -48,7 +49,9 @@ def call(launch: Callable[[], None]) -> int:
         if show_traceback:
             raise error from None
         print(f"error: {one_line(error)}", file=sys.stderr)
-        return error.exit_code if isinstance(error, VtexpError) else 2
+        if isinstance(error, VtexpError):
+            return error.exit_code
+        return 1 if isinstance(error, OSError) else 2
     except KeyboardInterrupt:
         print("interrupted: finished runs are kept; the same sweep.name goes on", file=sys.stderr)
         return 130
@@ -65,18 +68,23 @@ def with_brackets(argument: str) -> str:
 
     zsh does not pass brackets without quotes, and Hydra alone would read the commas as a sweep.
     """
-    key, _, value = argument.partition("=")
+    key, equals, value = argument.partition("=")
+    if equals and not key:
+        raise ConfigError(f"{argument}: no key before the =; write key=value")
     if key not in VALUE_KEYS or not value or value.lstrip().startswith("[") or value == "null":
         return argument
-    override = OverridesParser.create().parse_override(argument)
-    values = override.sweep_string_iterator() if override.is_sweep_override() else [value]
-    return f"{key}=[{','.join(values)}]"
+    try:
+        override = OverridesParser.create().parse_override(argument.replace("×", "x"))
+        values = override.sweep_string_iterator() if override.is_sweep_override() else [value]
+        return f"{key}=[{','.join(values)}]"
+    except ValueError as error:
+        raise ConfigError(f"{argument}: {error}") from error
 
 
 def one_line(error: BaseException) -> str:
     """An error as one line that names the key, what is wrong and what is allowed."""
-    if isinstance(error, VtexpError):
-        return str(error)
+    if isinstance(error, VtexpError | OSError):
+        return " ".join(str(error).split())
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__

@@ -9,10 +9,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vtexp import records
+from vtexp.errors import DataError
 from vtexp.planning import same_inputs
 
 CSV_NAME = "comparison.csv"
@@ -40,9 +42,12 @@ COLUMNS = (
     "dataset",
     "split",
     "hardware",
+    "settings",
     "device",
     "accuracy",
     "accuracy_standard_error",
+    "accuracy_low",
+    "accuracy_high",
     "metric",
     "num_samples",
     "num_images",
@@ -51,6 +56,7 @@ COLUMNS = (
     "prefill_ms_p25",
     "prefill_ms_p75",
     "prefill_ms_n",
+    "prefill_vision_tokens",
     "preprocess_ms_median",
     "transfer_ms_median",
     "vision_ms_median",
@@ -63,57 +69,90 @@ COLUMNS = (
     "warnings",
     "run",
 )
-#: Normal quantile of a 95 % interval.
-Z_95 = 1.96
 
 
 def collect(sweep: Path) -> list[dict[str, Any]]:
     """One flat row per run folder of a sweep, done or failed, in the order of vision tokens.
 
-    Done rows with the same inputs as an earlier row of the same model, data set and hardware name
-    it in `same_inputs_as`.
+    `settings` names what else differs between runs (dtype, path, limit, ...). Done rows with the
+    same inputs as an earlier row of the same series name it in `same_inputs_as`.
     """
-    rows = []
+    rows, configs = [], []
     for folder in sorted(path for path in sweep.iterdir() if path.is_dir()):
-        if (folder / records.RESULT).is_file():
-            rows.append(_flatten(records.read_json(folder / records.RESULT)))
-        elif (folder / records.FAILURE).is_file():
-            rows.append(records.read_json(folder / records.FAILURE))
+        for name in (records.RESULT, records.FAILURE):
+            if (folder / name).is_file():
+                rows.append(_read_row(folder / name))
+                configs.append(_settings(folder / records.CONFIG))
+                break
+    varying = {
+        key
+        for key in {key for config in configs for key in config}
+        if len({config.get(key) for config in configs}) > 1
+    }
+    for row, config in zip(rows, configs, strict=True):
+        parts = [f"{key}={config[key]}" for key in sorted(varying & config.keys())]
+        row["settings"] = ", ".join(parts)
     rows.sort(key=_order)
-    by_setting: dict[tuple, list[tuple[str, str]]] = defaultdict(list)
+    by_series: dict[tuple, list[tuple[str, str]]] = defaultdict(list)
     for row in rows:
         if row["status"] == "done":
+            setting = tuple(row[key] for key in ("model", "dataset", "hardware", "settings"))
             inputs = row["inputs_fingerprint"] + row["samples_fingerprint"]
-            by_setting[_series(row)[:3]].append((row["run"], inputs))
-    names = {row["run"]: f"{row['knob']}={row['knob_value']}" for row in rows}
-    for pairs in by_setting.values():
+            by_series[setting].append((row["run"], inputs))
+    named = {row["run"]: row for row in rows}
+    for pairs in by_series.values():
         for run, first in same_inputs(pairs).items():
-            row = next(r for r in rows if r["run"] == run)
-            row["same_inputs_as"] = names[first]
+            named[run]["same_inputs_as"] = label(named[first])
     return rows
 
 
-def _flatten(result: dict[str, Any]) -> dict[str, Any]:
-    row = {key: value for key, value in result.items() if key != "latency"}
-    for stage, summary in result["latency"].items():
+def _read_row(path: Path) -> dict[str, Any]:
+    """A result or failure as a flat row. Raises DataError if it is none."""
+    row = records.read_json(path)
+    needed = ("status", "run", "knob", "knob_value", "model", "dataset", "hardware")
+    if not isinstance(row, dict) or any(key not in row for key in needed):
+        raise DataError(f"{path}: not a result of vtexp; delete its folder to run it again")
+    for stage, summary in row.pop("latency", {}).items():
         row |= {f"{stage}_{name}": value for name, value in summary.items()}
     return row
 
 
+def _settings(path: Path) -> dict[str, Any]:
+    """Settings of a run that can change its numbers and have no column of their own, flat."""
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    flat = {
+        f"{group}.{key}": value
+        for group in ("model", "dataset", "hardware", "measure")
+        for key, value in config[group].items()
+        if key not in ("name", "split")
+    }
+    if config["run"]["name"] == "image_size":
+        flat["knob.fit"] = config["run"]["fit"]
+    return flat
+
+
+def label(row: dict[str, Any]) -> str:
+    """A row in words, such as `image_size=560x336,full`."""
+    return f"{row['knob']}={row['knob_value']}" + (",full" if row["force_full_tokens"] else "")
+
+
 def _series(row: dict[str, Any]) -> tuple[str, str, str, str, bool, str]:
-    """What a line of the picture has in common."""
+    """What the points of one line of the picture have in common."""
     return (
         row["model"],
         row["dataset"],
         row["hardware"],
         row["knob"],
         row["force_full_tokens"],
-        row["fit"],
+        row["settings"],
     )
 
 
 def _order(row: dict[str, Any]) -> tuple:
-    tokens = row.get("measured_vision_tokens", row["target_vision_tokens"])
+    tokens = row.get("measured_vision_tokens", row["theoretical_vision_tokens"])
     return (*_series(row), tokens, row["target_vision_tokens"])
 
 
@@ -136,12 +175,12 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
     """What a reader must know: identical inputs, warnings, failures, unlike samples."""
     found = []
     for row in rows:
-        label = f"{row['knob']}={row['knob_value']}"
+        name = label(row) + (f" ({row['settings']})" if row["settings"] else "")
         if row.get("same_inputs_as"):
-            found.append(f"{label}: every image gives the same inputs as {row['same_inputs_as']}")
-        found += [f"{label}: {warning}" for warning in row.get("warnings", [])]
+            found.append(f"{name}: every image gives the same inputs as {row['same_inputs_as']}")
+        found += [f"{name}: {warning}" for warning in row.get("warnings", [])]
         if row["status"] == "failed":
-            found.append(f"{label} FAILED: {row['error']}")
+            found.append(f"{name} FAILED: {row['error']}")
     done = [row for row in rows if row["status"] == "done"]
     for dataset in sorted({row["dataset"] for row in done}):
         prints = {r["samples_fingerprint"] for r in done if r["dataset"] == dataset}
@@ -163,17 +202,21 @@ def table(rows: list[dict[str, Any]]) -> Table:
     result.add_column("knob value" if several_knobs else rows[0]["knob"], no_wrap=True)
     result.add_column("tiling")
     for name in ("crops", "theory\ntokens", "measured\ntokens"):
-        result.add_column(name, justify="right")
-    for name in ("accuracy\n%, ± 95 %", "prefill\nms", "vision\nms", "LLM\nms"):
         result.add_column(name, justify="right", no_wrap=True)
-    varying = [key for key in ("model", "dataset", "hardware") if len({r[key] for r in rows}) > 1]
+    for name in ("accuracy\n%", "95 %\ninterval", "prefill\nms", "vision\nms", "LLM\nms"):
+        result.add_column(name, justify="right", no_wrap=True)
+    varying = [
+        key
+        for key in ("model", "dataset", "hardware", "settings")
+        if len({r[key] for r in rows}) > 1
+    ]
     for key in varying:
         result.add_column(key)
     for row in rows:
-        value = f"{row['knob']}={row['knob_value']}" if several_knobs else row["knob_value"]
-        value += ",full" if row["force_full_tokens"] else ""
-        cells = [value, *_cells(row), *(row[key] for key in varying)]
-        result.add_row(*cells)
+        value = label(row)
+        if not several_knobs:
+            value = value.partition("=")[2]
+        result.add_row(value, *_cells(row), *(row[key] for key in varying))
     return result
 
 
@@ -193,15 +236,15 @@ def _common(rows: list[dict[str, Any]], key: str) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     if row["status"] != "done":
-        return [row["tiling"], f"{row['num_crops']}", "", "", "failed", "", "", ""]
-    error = row["accuracy_standard_error"]
-    interval = "" if error is None else f" ± {100 * Z_95 * error:.1f}"
+        return [row["tiling"], f"{row['num_crops']}", "", "", "failed", "", "", "", ""]
+    low, high = row["accuracy_low"], row["accuracy_high"]
     return [
         row["tiling"],
         f"{row['measured_num_crops']:.4g}",
         f"{row['theoretical_vision_tokens']:.5g}",
         f"{row['measured_vision_tokens']:.5g}",
-        f"{100 * row['accuracy']:.1f}{interval}",
+        f"{100 * row['accuracy']:.1f}",
+        "" if low is None else f"{100 * low:.1f}-{100 * high:.1f}",
         f"{row['prefill_ms_median']:.1f}",
         f"{row['vision_ms_median']:.1f}",
         f"{row['llm_prefill_ms_median']:.1f}",
@@ -224,13 +267,24 @@ def picture(rows: list[dict[str, Any]]) -> bytes:
     for key, points in lines.items():
         tokens = [p["measured_vision_tokens"] for p in points]
         style: dict[str, Any] = {"marker": "o", "capsize": 3, "label": labels[key]}
-        errors = [100 * Z_95 * (p["accuracy_standard_error"] or 0.0) for p in points]
-        top.errorbar(tokens, [100 * p["accuracy"] for p in points], yerr=errors, **style)
+        accuracy = [100 * p["accuracy"] for p in points]
+        lows = [
+            a - 100 * _or(p["accuracy_low"], p["accuracy"])
+            for a, p in zip(accuracy, points, strict=True)
+        ]
+        highs = [
+            100 * _or(p["accuracy_high"], p["accuracy"]) - a
+            for a, p in zip(accuracy, points, strict=True)
+        ]
+        # Rounding may leave a distance a hair below zero, which matplotlib refuses.
+        spread = [[max(0.0, x) for x in side] for side in (lows, highs)]
+        top.errorbar(tokens, accuracy, yerr=spread, **style)
         medians = [p["prefill_ms_median"] for p in points]
         below = [p["prefill_ms_median"] - p["prefill_ms_p25"] for p in points]
         above = [p["prefill_ms_p75"] - p["prefill_ms_median"] for p in points]
-        bottom.errorbar(tokens, medians, yerr=[below, above], **style)
-        for token, median, point in zip(tokens, medians, points, strict=True):
+        timed_tokens = [p["prefill_vision_tokens"] for p in points]
+        bottom.errorbar(timed_tokens, medians, yerr=[below, above], **style)
+        for token, median, point in zip(timed_tokens, medians, points, strict=True):
             bottom.annotate(
                 point["knob_value"],
                 (token, median),
@@ -262,6 +316,10 @@ def picture(rows: list[dict[str, Any]]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def _line_labels(series: list[tuple]) -> dict[tuple, str]:

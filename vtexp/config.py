@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any
@@ -15,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from vtexp.errors import ConfigError
+from vtexp.geometry import Size
 from vtexp.knobs import KnobValue
 
 
@@ -168,7 +170,7 @@ class Config:
     @property
     def knob_values(self) -> list[KnobValue]:
         """The knob's values in the order given. Raises ConfigError if there are none."""
-        values = [str(value) for value in knob_list(self.knob)]
+        values = [canonical(self.knob.name, value) for value in knob_list(self.knob)]
         if not values:
             raise ConfigError(
                 f"{values_key(self.knob)}: the list is empty; give at least one value"
@@ -181,15 +183,16 @@ class Config:
             KnobValue(self.knob.name, value, fit, self.knob.force_full_tokens) for value in values
         ]
 
-    def run_identity(self, value: KnobValue) -> dict[str, Any]:
-        """Everything that can change the numbers of one run: what its id is the hash of."""
+    def run_id(self, value: KnobValue, checkpoint: str) -> str:
+        """12 hex digits of everything that can change the numbers of one run.
+
+        Equal for equal settings, whatever sweep or list of values they are in. `checkpoint` is the
+        fingerprint of the weights: new weights in the old folder are another run.
+        """
         plain = to_plain(self)
         parts = {key: plain[key] for key in ("model", "dataset", "hardware", "measure")}
-        return parts | {"knob": asdict(value)}
-
-    def run_id(self, value: KnobValue) -> str:
-        """12 hex digits; equal for equal settings, whatever sweep or list of values they are in."""
-        text = json.dumps(self.run_identity(value), sort_keys=True)
+        identity = parts | {"knob": asdict(value), "checkpoint": checkpoint}
+        text = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -213,6 +216,13 @@ def values_key(knob: KnobConfig | DictConfig) -> str:
 def knob_list(knob: KnobConfig | DictConfig) -> list[Any]:
     """Values in use of a knob's config, typed or still OmegaConf's."""
     return list(getattr(knob, values_key(knob).removeprefix("knob.")))
+
+
+def canonical(knob: str, value: Any) -> str:
+    """A knob value in its one way of writing, such as `560x336` for `560 X 336`."""
+    if knob == "image_size":
+        return str(Size.parse(value))
+    return str(value).strip()
 
 
 def register_schemas() -> None:
@@ -239,6 +249,14 @@ def from_hydra(raw: DictConfig) -> Config:
     if unknown:
         allowed = ", ".join(names)
         raise ConfigError(f"{unknown[0]}: no such key; the top level has {allowed}")
+    for name, part in raw.items():
+        if name in names and OmegaConf.is_config(part):
+            schema: Any = OmegaConf.get_type(part)
+            allowed_keys = [f.name for f in fields(schema)]
+            for key in part:
+                if key not in allowed_keys:
+                    allowed = ", ".join(allowed_keys)
+                    raise ConfigError(f"{name}.{key}: no such key; allowed here: {allowed}")
     # Part by part: a sweeper's config holds Hydra's own part too and is no longer typed at the top.
     values = {name: raw[name] for name in names}
     typed: dict[str, Any] = {
@@ -272,8 +290,18 @@ def _check(config: Config) -> None:
         raise ConfigError(f"measure.warmup_repeats={config.measure.warmup_repeats}: at least 0")
     if config.dataset.seed < 0:
         raise ConfigError(f"dataset.seed={config.dataset.seed}: must be at least 0")
-    name = config.sweep.name
-    if not name or name.startswith(".") or set(name) & set("/\\\0"):
-        raise ConfigError(f"sweep.name={name!r}: must be a plain folder name")
-    if config.knob.name not in KNOB_SCHEMAS:
-        raise ConfigError(f"knob.name={config.knob.name!r}: knobs are {', '.join(KNOB_SCHEMAS)}")
+    names = {
+        "sweep.name": config.sweep.name,
+        "model.name": config.model.name,
+        "dataset.name": config.dataset.name,
+        "hardware.name": config.hardware.name,
+    }
+    for key, name in names.items():
+        if not re.fullmatch(r"\w[\w.+-]{0,63}", name):
+            raise ConfigError(
+                f"{key}={name!r}: becomes part of a folder's name; at most 64 letters, digits "
+                "and . _ + - (a letter, digit or _ first)"
+            )
+    chosen = next(name for name, (schema, _) in KNOB_SCHEMAS.items() if type(config.knob) is schema)
+    if config.knob.name != chosen:
+        raise ConfigError(f"knob.name={config.knob.name}: choose another knob with knob=NAME")

@@ -8,11 +8,12 @@ import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import vtexp
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "torch",
@@ -31,9 +32,11 @@ PACKAGES = (
 
 def describe(device: torch.device) -> dict[str, Any]:
     """JSON-ready description of this process's surroundings; sizes in GiB."""
+    import torch
+
     return {
         "vtexp": vtexp.__version__,
-        "git": _git(),
+        "git": git_state(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "platform": platform.platform(),
@@ -50,6 +53,8 @@ def describe(device: torch.device) -> dict[str, Any]:
 def _device(device: torch.device) -> dict[str, Any]:
     if device.type != "cuda":
         return {"type": device.type, "name": _cpu_name()}
+    import torch
+
     properties = torch.cuda.get_device_properties(device)
     return {
         "type": "cuda",
@@ -75,7 +80,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git() -> dict[str, Any] | None:
+def git_state() -> dict[str, Any] | None:
     """Commit of the source tree this package runs from, and whether tracked files differ."""
     root = Path(vtexp.__file__).parents[1]
     if not (root / ".git").exists():

@@ -5,15 +5,11 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-import yaml
-
 from vtexp import environment, measuring, records
 from vtexp.batching import BatchSize
-from vtexp.config import Config, to_plain
 from vtexp.data.base import Sample
 from vtexp.errors import CountMismatchError
 from vtexp.geometry import Tiling, theoretical_tokens, token_layout
@@ -32,7 +28,8 @@ def execute(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> dict[str, Any]:
     """
     began = time.monotonic()
     folder = run.folder
-    records.write_text(folder / records.CONFIG, resolved_config(plan.config, run))
+    (folder / records.FAILURE).unlink(missing_ok=True)
+    records.write_text(folder / records.CONFIG, run.resolved_config(plan.config))
     surroundings = environment.describe(runner.device)
     records.write_json(folder / records.ENVIRONMENT, surroundings)
 
@@ -47,7 +44,8 @@ def execute(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> dict[str, Any]:
     records.write_jsonl(folder / records.LATENCY, latency_rows)
     records.write_jsonl(folder / records.SAMPLES, sample_rows)
     result = summarise(plan, run, sample_rows, latency_rows)
-    result["warnings"] += measuring.doubts(result["latency"], other_cores)
+    vision_tokens = result["measured_vision_tokens"]
+    result["warnings"] += measuring.doubts(latency_rows, vision_tokens, other_cores)
     result |= {
         "other_cores_busy": other_cores,
         "batch_size": batches.most,
@@ -56,15 +54,7 @@ def execute(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> dict[str, Any]:
         "duration_s": round(time.monotonic() - began, 2),
     }
     records.write_json(folder / records.RESULT, result)
-    (folder / records.FAILURE).unlink(missing_ok=True)
     return result
-
-
-def resolved_config(config: Config, run: PlannedRun) -> str:
-    """YAML of the whole config with the one value of this run, and its id."""
-    plain = to_plain(config)
-    plain["run"] = {"run_id": run.run_id, **asdict(run.value)}
-    return yaml.safe_dump(plain, sort_keys=False)
 
 
 def _time(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> list[dict[str, Any]]:
@@ -175,11 +165,14 @@ def summarise(
     latency_rows: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """The result of a run: what was asked first, then counts, accuracy and latency."""
-    config = plan.config
     means = {
         f"{kind}_{count}": fmean(row[f"{kind}_{count}"] for row in sample_rows)
         for kind in ("theoretical", "measured", "actual")
         for count in ("num_crops", "vision_tokens")
+    }
+    tilings = {
+        f"{kind}_tiling": tiling_summary([str(row[f"{kind}_tiling"]) for row in sample_rows])
+        for kind in ("measured", "actual")
     }
     overridden = any(row["actual_overridden"] for row in sample_rows)
     warnings = list(run.warnings)
@@ -190,27 +183,13 @@ def summarise(
         )
     return {
         "status": "done",
-        "run_id": run.run_id,
-        "run": run.folder.name,
-        "sweep": config.sweep.name,
-        "knob": run.value.name,
-        "knob_value": run.value.value,
-        "tiling": tiling_summary(run.tilings),
-        "num_crops": run.num_crops,
-        "target_vision_tokens": run.target_vision_tokens,
+        **run.columns(plan.config),
         **means,
-        "actual_tiling": _most_common(sample_rows, "actual_tiling"),
-        "measured_tiling": _most_common(sample_rows, "measured_tiling"),
+        **tilings,
         "actual_overridden": overridden,
-        "force_full_tokens": run.setting.force_full_tokens,
-        "fit": run.setting.fit,
-        "model": config.model.name,
-        "dataset": config.dataset.name,
-        "split": config.dataset.split,
-        "hardware": config.hardware.name,
-        "metric": config.dataset.metric,
         **_accuracy(sample_rows),
         "sequence_length": fmean(row["sequence_length"] for row in sample_rows),
+        "prefill_vision_tokens": fmean(row["vision_tokens"] for row in latency_rows),
         "latency": measuring.summarise(latency_rows),
         "samples_fingerprint": plan.samples_fingerprint,
         "inputs_fingerprint": run.inputs_fingerprint,
@@ -219,19 +198,18 @@ def summarise(
     }
 
 
-def _most_common(rows: Sequence[dict[str, Any]], key: str) -> str:
-    return tiling_summary([row[key] for row in rows])
-
-
 def _accuracy(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean score, its standard error clustered by image, and the mean per question type."""
+    """Mean score with error and interval clustered by image, and the mean per question type."""
     overall = clustered_mean([r["score"] for r in rows], [r["image_id"] for r in rows])
+    low, high = overall.interval or (None, None)
     by_type: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         by_type[row["question_type"]].append(row["score"])
     return {
         "accuracy": overall.mean,
         "accuracy_standard_error": overall.standard_error,
+        "accuracy_low": low,
+        "accuracy_high": high,
         "num_samples": overall.n,
         "num_images": overall.images,
         "accuracy_by_question_type": {

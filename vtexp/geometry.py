@@ -71,7 +71,6 @@ class Geometry:
     pool: int = 2
     left_margin: int = 4
     right_margin: int = 4
-    default_max_crops: int = 12
     max_sequence_length: int = 4096
 
     @property
@@ -118,7 +117,7 @@ class Geometry:
 #: allenai/Molmo-*-0924 (CLIP ViT-L/14 at 336 px).
 MOLMO = Geometry(crop_px=336)
 #: allenai/Molmo2-* (SigLIP2 so400m/14 at 378 px).
-MOLMO2 = Geometry(crop_px=378, default_max_crops=8, max_sequence_length=36_864)
+MOLMO2 = Geometry(crop_px=378, max_sequence_length=36_864)
 
 
 # --- crops and tilings -------------------------------------------------------------------------
@@ -214,13 +213,21 @@ def select_tiling(
     return Tiling(int(candidates[best, 0]), int(candidates[best, 1]))
 
 
-def image_tiling(size: Size, max_crops: int, geometry: Geometry = MOLMO) -> Tiling:
-    """Tiling that the released preprocessing chooses for an image of `size`, under a cap."""
+def image_tiling(
+    size: Size,
+    max_crops: int,
+    geometry: Geometry = MOLMO,
+    *,
+    exact_num_crops: int | None = None,
+) -> Tiling:
+    """Tiling for an image of `size`, margin included: `select_tiling` as preprocessing calls it."""
     return select_tiling(
         size.height - geometry.margin_px,
         size.width - geometry.margin_px,
         geometry.window_px,
         max_crops,
+        exact_num_crops=exact_num_crops,
+        geometry=geometry,
     )
 
 

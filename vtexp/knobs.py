@@ -10,11 +10,12 @@ from vtexp.geometry import (
     Size,
     Tiling,
     image_size_to_tiling,
-    select_tiling,
+    image_tiling,
     tokens_to_crops,
 )
 
-FITS = ("stretch", "letterbox", "crop")
+#: More crops than any model reads; a plan would only get slow beyond.
+MOST_CROPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,7 @@ class CropSetting:
         """Tiling that an image of `size` gets."""
         if self.image_size is not None:
             return image_size_to_tiling(self.image_size, geometry)
-        return select_tiling(
-            size.height - geometry.margin_px,
-            size.width - geometry.margin_px,
-            geometry.window_px,
-            self.max_crops,
-            exact_num_crops=self.exact_num_crops,
-            geometry=geometry,
-        )
+        return image_tiling(size, self.max_crops, geometry, exact_num_crops=self.exact_num_crops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +57,14 @@ class KnobValue:
 
     def crop_setting(self, geometry: Geometry) -> CropSetting:
         """What the preprocessor is told under this value. Raises ConfigError for a bad value."""
+        setting = self._setting(geometry)
+        if setting.max_crops > MOST_CROPS:
+            raise ConfigError(
+                f"{self.label} asks for {setting.max_crops} crops; give at most {MOST_CROPS}"
+            )
+        return setting
+
+    def _setting(self, geometry: Geometry) -> CropSetting:
         if self.name == "image_size":
             size = Size.parse(self.value)
             num_crops = image_size_to_tiling(size, geometry).num_crops
@@ -72,7 +74,7 @@ class KnobValue:
             least = 2 * geometry.tokens_per_crop
             if number < least:
                 raise ConfigError(
-                    f"knob.targets: {number} vision tokens is below the least possible, {least} "
+                    f"a target of {number} vision tokens is below the least possible, {least} "
                     f"(one crop and the global crop at {geometry.tokens_per_crop} tokens each)"
                 )
             num_crops = tokens_to_crops(number, geometry)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from vtexp.config import MeasureConfig
 from vtexp.data.base import Sample
 from vtexp.knobs import CropSetting
 from vtexp.models.runner import MolmoRunner
+from vtexp.probe import ModelProbe
 
 #: Fewest timings for a 90th percentile: below, it is one of the handful of slowest timings.
 LEAST_FOR_P90 = 64
@@ -36,35 +39,37 @@ def time_prefills(
     style: str,
     measure: MeasureConfig,
 ) -> Iterator[dict[str, Any]]:
-    """Yield one row of stage times per timed prefill, each sample once per round.
+    """Yield one row of counts and stage times per timed prefill, each sample once per round.
 
     Rounds over all samples, not repeats of one: a slow spell of the machine then touches every
-    sample. The first prefills of each shape (crops, prompt length) are made and not yielded.
+    sample. Before the first, each sample makes an untimed prefill in which hooks count what it
+    reads, and each shape (crops, prompt length) `warmup_repeats` more without hooks.
     """
     chosen = samples[: measure.latency_samples]
-    shapes = {}
-    for sample in chosen:
-        prepared = runner.prepare(sample, setting, style)
-        shapes[sample.sample_id] = (prepared.image.tiling, len(prepared.input_ids))
+    counted: list[dict[str, Any]] = []
+    with ModelProbe(runner.model, runner.tokenizer, runner.geometry) as probe:
+        for sample in chosen:
+            runner.timed_prefill(sample, setting, style)
+            (counts,) = probe.take()
+            counted.append(
+                {
+                    "tiling": str(counts.tiling),
+                    "num_crops": counts.num_crops,
+                    "vision_tokens": counts.vision_tokens,
+                    "sequence_length": len(runner.prepare(sample, setting, style).input_ids),
+                }
+            )
     warm: set[tuple[int, int]] = set()
-    for sample in chosen:
-        tiling, length = shapes[sample.sample_id]
-        if (tiling.num_crops, length) not in warm:
-            warm.add((tiling.num_crops, length))
+    for sample, row in zip(chosen, counted, strict=True):
+        shape = (row["num_crops"], row["sequence_length"])
+        if shape not in warm:
+            warm.add(shape)
             for _ in range(measure.warmup_repeats):
                 runner.timed_prefill(sample, setting, style)
     for repeat in range(measure.latency_repeats):
-        for sample in chosen:
-            tiling, length = shapes[sample.sample_id]
+        for sample, row in zip(chosen, counted, strict=True):
             times = runner.timed_prefill(sample, setting, style)
-            yield {
-                "sample_id": sample.sample_id,
-                "repeat": repeat,
-                "tiling": str(tiling),
-                "num_crops": tiling.num_crops,
-                "sequence_length": length,
-                **asdict(times),
-            }
+            yield {"sample_id": sample.sample_id, "repeat": repeat, **row, **asdict(times)}
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | int | None]]:
@@ -84,16 +89,28 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | int
 
 
 def doubts(
-    summary: dict[str, dict[str, float | int | None]], other_cores: float | None
+    rows: Sequence[dict[str, Any]], all_vision_tokens: float, other_cores: float | None
 ) -> list[str]:
-    """What makes the timings doubtful: a wide spread, or other processes that took cores."""
+    """What makes the timings doubtful, in words.
+
+    A wide spread of the repeats of a sample, timed samples unlike all samples (whose mean vision
+    tokens are given), or other processes that took cores.
+    """
     found = []
-    prefill = summary["prefill_ms"]
-    assert prefill["p75"] is not None and prefill["p25"] is not None and prefill["median"]
-    spread = (prefill["p75"] - prefill["p25"]) / prefill["median"]
+    by_sample: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        by_sample[row["sample_id"]].append(row["prefill_ms"])
+    quartiles = [np.percentile(times, [25, 50, 75]) for times in by_sample.values()]
+    spread = float(np.median([(p75 - p25) / median for p25, median, p75 in quartiles]))
     if spread > 0.25:
         found.append(
-            f"the middle half of the prefill times spreads over {spread:.0%} of the median"
+            f"the middle half of a question's prefill times spreads over {spread:.0%} of its median"
+        )
+    timed = fmean(row["vision_tokens"] for row in rows)
+    if abs(timed - all_vision_tokens) > 0.02 * all_vision_tokens:
+        found.append(
+            f"the timed questions have {timed:.0f} vision tokens on average, all questions "
+            f"{all_vision_tokens:.0f}: prefill is that of the timed ones (prefill_vision_tokens)"
         )
     cores = os.cpu_count() or 1
     if other_cores is not None and other_cores > 0.2 * cores:
@@ -104,7 +121,11 @@ def doubts(
 
 
 class OtherLoad:
-    """Cores that other processes of this machine keep busy between start and `cores()`."""
+    """Cores that other processes of this machine keep busy between start and `cores()`.
+
+    Unknown (None) where this process may use only some cores, as in a SLURM job: the kernel's
+    count is of the whole machine. The GPU is not looked at.
+    """
 
     def __init__(self) -> None:
         self._start = self._now()
@@ -120,6 +141,8 @@ class OtherLoad:
     @staticmethod
     def _now() -> tuple[float, float, float] | None:
         """Seconds of wall clock, of all cores busy, and of this process's cores busy."""
+        if len(os.sched_getaffinity(0)) != os.cpu_count():
+            return None
         try:
             fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
         except OSError:

@@ -32,6 +32,10 @@ def metric(name: str) -> Callable[[str, Sequence[str]], float]:
     return METRICS[name]
 
 
+#: Normal quantile of a 95 % interval.
+Z_95 = 1.96
+
+
 class Mean(NamedTuple):
     """Mean of n scores over `images` images; the standard error is None for a single image."""
 
@@ -39,6 +43,21 @@ class Mean(NamedTuple):
     standard_error: float | None
     n: int
     images: int
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval within [0, 1]; None for a single image.
+
+        Normal, from the standard error; where every score is 0 or every score is 1, that would
+        have no width: then Clopper and Pearson's bound over the images (1934).
+        """
+        if self.standard_error is None:
+            return None
+        if self.mean in (0.0, 1.0):
+            reach = 1 - 0.025 ** (1 / self.images)
+            return (0.0, reach) if self.mean == 0.0 else (1 - reach, 1.0)
+        half = Z_95 * self.standard_error
+        return max(0.0, self.mean - half), min(1.0, self.mean + half)
 
 
 def clustered_mean(scores: Sequence[float], image_ids: Sequence[str]) -> Mean:

@@ -9,12 +9,16 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
-from vtexp.config import Config, values_key
+import yaml
+
+from vtexp.config import Config, to_plain, values_key
+from vtexp.config import Geometry as GeometryName
 from vtexp.data.base import Sample, fingerprint
 from vtexp.data.registry import load_samples
 from vtexp.errors import ConfigError
@@ -27,13 +31,18 @@ from vtexp.geometry import (
     Verdict,
     aspect_ratio_warning,
     crop_limit,
+    letterbox,
     theoretical_tokens,
     tiling_to_resolution,
     token_layout,
 )
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.metrics import metric
-from vtexp.models.checkpoints import checkpoint_folder
+from vtexp.models.checkpoints import (
+    checkpoint_fingerprint,
+    checkpoint_folder,
+    read_model_config,
+)
 from vtexp.prompts import PromptTokenizer, build_prompt
 
 GEOMETRIES = {"molmo": MOLMO, "molmo2": MOLMO2}
@@ -52,6 +61,34 @@ class PlannedRun:
     warnings: tuple[str, ...]
     run_id: str
     folder: Path
+
+    def resolved_config(self, config: Config) -> str:
+        """YAML of the whole config with the one value of this run, and its id."""
+        plain = to_plain(config)
+        plain["run"] = {"run_id": self.run_id, **asdict(self.value)}
+        return yaml.safe_dump(plain, sort_keys=False)
+
+    def columns(self, config: Config) -> dict[str, Any]:
+        """What was asked and what arithmetic says of it: the first columns of a comparison."""
+        return {
+            "run_id": self.run_id,
+            "run": self.folder.name,
+            "sweep": config.sweep.name,
+            "knob": self.value.name,
+            "knob_value": self.value.value,
+            "tiling": tiling_summary(self.tilings),
+            "num_crops": self.num_crops,
+            "target_vision_tokens": self.target_vision_tokens,
+            "theoretical_num_crops": self.theoretical_num_crops,
+            "theoretical_vision_tokens": self.theoretical_vision_tokens,
+            "force_full_tokens": self.setting.force_full_tokens,
+            "fit": self.setting.fit,
+            "model": config.model.name,
+            "dataset": config.dataset.name,
+            "split": config.dataset.split,
+            "hardware": config.hardware.name,
+            "metric": config.dataset.metric,
+        }
 
     @property
     def label(self) -> str:
@@ -110,6 +147,7 @@ class Plan:
     samples: tuple[Sample, ...]
     samples_fingerprint: str
     checkpoint: Path
+    weights: str  # fingerprint of the checkpoint
     geometry: Geometry
     runs: tuple[PlannedRun, ...]
 
@@ -122,7 +160,7 @@ class Plan:
                 )
 
 
-def tiling_summary(tilings: Sequence[Tiling]) -> str:
+def tiling_summary(tilings: Sequence[Tiling | str]) -> str:
     """`2x1` where all images have one tiling, else `mixed, mostly 2x1`."""
     counts = Counter(str(tiling) for tiling in tilings).most_common()
     return counts[0][0] if len(counts) == 1 else f"mixed, mostly {counts[0][0]}"
@@ -152,6 +190,8 @@ def make_plan(config: Config) -> Plan:
     )
     settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
     checkpoint = checkpoint_folder(config.model.path)
+    _check_model(config, read_model_config(checkpoint))
+    weights = checkpoint_fingerprint(checkpoint)
     samples = load_samples(config.dataset)
     if not samples:
         raise ConfigError(f"dataset={config.dataset.name}: no samples")
@@ -161,10 +201,33 @@ def make_plan(config: Config) -> Plan:
         len(tokenizer.encode(build_prompt(s.question, config.dataset.style))) for s in samples
     ]
     runs = [
-        _plan_run(config, geometry, value, setting, sizes, text_lengths)
+        _plan_run(config, geometry, value, setting, sizes, text_lengths, weights)
         for value, setting in settings
     ]
-    return Plan(config, tuple(samples), fingerprint(samples), checkpoint, geometry, tuple(runs))
+    return Plan(
+        config=config,
+        samples=tuple(samples),
+        samples_fingerprint=fingerprint(samples),
+        checkpoint=checkpoint,
+        weights=weights,
+        geometry=geometry,
+        runs=tuple(runs),
+    )
+
+
+def _check_model(config: Config, model: dict[str, Any]) -> None:
+    """Raises ConfigError where the config claims what the checkpoint is not."""
+    if config.model.geometry != GeometryName.molmo:
+        raise ConfigError(
+            f"model.geometry={config.model.geometry.value}: {config.model.path} is a Molmo v1; "
+            "take model.geometry=molmo"
+        )
+    context = model.get("max_position_embeddings", MOLMO.max_sequence_length)
+    if config.model.max_sequence_length > context:
+        raise ConfigError(
+            f"model.max_sequence_length={config.model.max_sequence_length}: the checkpoint's "
+            f"config.json says {context}"
+        )
 
 
 def _image_sizes(samples: Sequence[Sample]) -> list[Size]:
@@ -183,6 +246,7 @@ def _plan_run(
     setting: CropSetting,
     sizes: list[Size],
     text_lengths: list[int],
+    weights: str,
 ) -> PlannedRun:
     per_size = {size: setting.tiling(size, geometry) for size in set(sizes)}
     tilings = tuple(per_size[size] for size in sizes)
@@ -200,7 +264,7 @@ def _plan_run(
         answer, context = config.dataset.max_new_tokens, geometry.max_sequence_length
         reason = f"the longest prompt and its answer need {longest} + {answer} tokens"
         verdict = Verdict("refused", f"{reason} of a context of {context}; take fewer crops")
-    run_id = config.run_id(value)
+    run_id = config.run_id(value, weights)
     return PlannedRun(
         value=value,
         setting=setting,
@@ -208,14 +272,14 @@ def _plan_run(
         tilings=tilings,
         longest_prompt=longest,
         verdict=verdict,
-        warnings=tuple(_warnings(value, setting, geometry, set(sizes))),
+        warnings=tuple(_warnings(value, setting, geometry, sizes)),
         run_id=run_id,
         folder=sweep_folder(config) / _folder_name(config, value, run_id),
     )
 
 
 def _warnings(
-    value: KnobValue, setting: CropSetting, geometry: Geometry, sizes: set[Size]
+    value: KnobValue, setting: CropSetting, geometry: Geometry, sizes: list[Size]
 ) -> list[str]:
     found = []
     if setting.image_size is not None:
@@ -228,11 +292,26 @@ def _warnings(
         if warning:
             found.append(warning)
     else:
-        flat = sorted({w for s in sizes if (w := aspect_ratio_warning(s))})
+        flat = sorted({w for s in set(sizes) if (w := aspect_ratio_warning(s))})
         if flat:
             more = f" (and {len(flat) - 1} more image sizes)" if len(flat) > 1 else ""
             found.append(f"{flat[0]}{more}")
+    if setting.fit == "letterbox":
+        covered = {size: _image_share(size, setting, geometry) for size in set(sizes)}
+        padded = sum(covered[size] < 0.5 for size in sizes)
+        if padded:
+            found.append(
+                f"for {padded / len(sizes):.0%} of the images more than half of the crops' area "
+                f"is padding (the image takes as little as {min(covered.values()):.0%} of it)"
+            )
     return found
+
+
+def _image_share(size: Size, setting: CropSetting, geometry: Geometry) -> float:
+    """Share of the canvas that a letterboxed image of `size` covers."""
+    canvas = tiling_to_resolution(setting.tiling(size, geometry), geometry)
+    scaled = letterbox(size, canvas).scaled
+    return (scaled.height * scaled.width) / (canvas.height * canvas.width)
 
 
 def _folder_name(config: Config, value: KnobValue, run_id: str) -> str:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 
 from vtexp.errors import DataError
 from vtexp.geometry import Geometry, Placement, Size, Tiling, letterbox, tiling_to_resolution
@@ -53,11 +52,6 @@ class ProcessedImage:
     image_tokens: torch.Tensor
     image_input_idx: torch.Tensor
     tiling: Tiling
-
-
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """uint8 (H, W, 3) array of an image of any mode."""
-    return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
 def _resize(pixels: torch.Tensor, size: Size) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,10 @@ from rich.progress import (
 )
 
 #: The one console: bars, tables and messages share it, so that none breaks another.
-console = Console(highlight=False, soft_wrap=True)
+#: Without a terminal the width is that of a wide log, so that no column of a table is cut.
+console = Console(
+    highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160
+)
 
 _LINE_EVERY_S = 30.0
 
@@ -27,7 +31,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show work of `total` steps; gives a function that adds finished steps."""
     if console.is_terminal:
         with Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -43,10 +43,13 @@ class PromptTokenizer:
         for needed in (path, config_path):
             if not needed.is_file():
                 raise CheckpointError(f"{needed}: no such file; a checkpoint needs it")
-        tokenizer = Tokenizer.from_file(str(path))
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+            config = json.loads(config_path.read_text())
+        except Exception as error:  # the library raises nothing narrower
+            raise CheckpointError(f"{path}: the tokenizer cannot be read ({error})") from error
         # Special tokens written in a question stay text: they must never become image tokens.
         tokenizer.encode_special_tokens = True
-        config = json.loads(config_path.read_text())
 
         def token_id(token: str | dict | None) -> int:
             text = token["content"] if isinstance(token, dict) else token

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
@@ -16,8 +16,7 @@ from rich.table import Table
 
 from vtexp import records
 from vtexp.config import Config, from_hydra, values_key
-from vtexp.errors import RunFailedError, VtexpError
-from vtexp.geometry import Geometry
+from vtexp.errors import ConfigError, RunFailedError, VtexpError
 from vtexp.planning import Plan, PlannedRun, make_plan, same_inputs, sweep_folder, tiling_summary
 from vtexp.progress import console
 
@@ -65,6 +64,12 @@ def prepare_jobs(
         for plan in plans:
             show_plan(plan)
         return []
+    folders = [run.folder for job in jobs for run in job.runs]
+    if len(set(folders)) < len(folders):
+        twice = next(folder for folder in folders if folders.count(folder) > 1)
+        raise ConfigError(f"two jobs would make the same run ({twice.name}): sweep other settings")
+    for folder in folders:
+        (folder / records.FAILURE).unlink(missing_ok=True)  # of an earlier try
     console.print(f"{len(jobs)} jobs, results in {jobs[0].sweep}")
     return jobs
 
@@ -81,9 +86,14 @@ def finish_sweep(jobs: Sequence[Job], returns: Sequence[JobReturn]) -> None:
                 record_failure(
                     job.config, run, error or VtexpError("the job ended without a result")
                 )
+    show_sweeps(jobs)
+    raise_failures([run for job in jobs for run in job.runs])
+
+
+def show_sweeps(jobs: Sequence[Job]) -> None:
+    """The comparison of each sweep folder that jobs wrote to."""
     for sweep in dict.fromkeys(job.sweep for job in jobs):
         show_comparison(sweep)
-    raise_failures([run for job in jobs for run in job.runs])
 
 
 def show_plan(plan: Plan) -> None:
@@ -121,10 +131,10 @@ def show_plan(plan: Plan) -> None:
 
 
 def show_comparison(sweep: Path) -> None:
-    """Write and print the comparison of a sweep folder."""
+    """Write and print the comparison of a sweep folder, if it has runs."""
     from vtexp import compare
 
-    rows = compare.write_comparison(sweep)
+    rows = compare.write_comparison(sweep) if sweep.is_dir() else []
     if not rows:
         return
     console.print()
@@ -150,32 +160,59 @@ def run_job(config: Config, *, alone: bool) -> None:
         show_plan(plan)
         return
     plan.require_feasible()
+    if alone:
+        console.print(f"{len(plan.runs)} runs, results in {sweep_folder(config)}")
+    try:
+        _make_runs(plan)
+    finally:
+        if alone:
+            show_comparison(sweep_folder(config))
+    raise_failures(plan.runs)
+
+
+def _make_runs(plan: Plan) -> None:
+    """Make the runs of a plan that have no result yet."""
+    from vtexp import tracking
+
     waiting = [run for run in plan.runs if not _finished(run)]
     for run in plan.runs:
         if run not in waiting:
-            console.print(f"{run.label}: has a result already, kept")
+            console.print(f"{run.label}: has a result already, kept{_older_code(run)}")
+            tracking.mirror(plan.config, run.folder)
     if waiting:
         runner = load_runner(plan)
         for run in waiting:
             _run_one(plan, run, runner)
-    if alone:
-        show_comparison(sweep_folder(config))
-    raise_failures(plan.runs)
+
+
+def _older_code(run: PlannedRun) -> str:
+    """A remark where a kept result was made by another commit of vtexp."""
+    from vtexp.environment import git_state
+
+    made, now = records.read_json(run.folder / records.ENVIRONMENT)["git"], git_state()
+    if made == now:
+        return ""
+    commit = made["commit"][:12] if made else "an installed package"
+    return f" (made by other code: {commit})"
+
+
+#: The one model that this process holds, by what it was loaded from.
+_loaded: dict[tuple, MolmoRunner] = {}
 
 
 def load_runner(plan: Plan) -> MolmoRunner:
     """The model of a plan; a process loads it once for all jobs that want the same."""
-    config = plan.config
-    hardware = config.hardware
-    return _load(plan.checkpoint, plan.geometry, hardware.device.value, hardware.dtype.value)
+    hardware = plan.config.hardware
+    device, dtype = hardware.device.value, hardware.dtype.value
+    key = (plan.checkpoint, plan.weights, plan.geometry, device, dtype)
+    if key not in _loaded:
+        _loaded.clear()  # first make room: two large models do not fit
+        gc.collect()
+        console.print(f"loading {plan.checkpoint.name} on {device} ({dtype})")
+        from vtexp.models.runner import MolmoRunner
 
-
-@lru_cache(maxsize=1)
-def _load(folder: Path, geometry: Geometry, device: str, dtype: str) -> MolmoRunner:
-    console.print(f"loading {folder.name} on {device} ({dtype})")
-    from vtexp.models.runner import MolmoRunner
-
-    return MolmoRunner.load(folder, geometry, device, dtype)
+        _loaded[key] = MolmoRunner.load(plan.checkpoint, plan.geometry, device, dtype)
+    return _loaded[key]
 
 
 def _run_one(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> None:
@@ -202,27 +239,13 @@ def _finished(run: PlannedRun) -> bool:
 
 def record_failure(config: Config, run: PlannedRun, error: BaseException) -> None:
     """Write `failure.json`: the row of a failed run, its one-line error and its traceback."""
-    row: dict[str, Any] = {
+    row = {
         "status": "failed",
-        "run_id": run.run_id,
-        "run": run.folder.name,
-        "sweep": config.sweep.name,
-        "knob": run.value.name,
-        "knob_value": run.value.value,
-        "tiling": tiling_summary(run.tilings),
-        "num_crops": run.num_crops,
-        "target_vision_tokens": run.target_vision_tokens,
-        "theoretical_num_crops": run.theoretical_num_crops,
-        "theoretical_vision_tokens": run.theoretical_vision_tokens,
-        "force_full_tokens": run.setting.force_full_tokens,
-        "fit": run.setting.fit,
-        "model": config.model.name,
-        "dataset": config.dataset.name,
-        "split": config.dataset.split,
-        "hardware": config.hardware.name,
+        **run.columns(config),
         "error": _line(error),
         "traceback": traceback.format_exception(error),
     }
+    records.write_text(run.folder / records.CONFIG, run.resolved_config(config))
     records.write_json(run.folder / records.FAILURE, row)
 
 
@@ -231,10 +254,12 @@ def raise_failures(runs: Sequence[PlannedRun]) -> None:
     failed = [run for run in runs if not _finished(run)]
     if failed:
         names = ", ".join(run.label for run in failed)
+        first = failed[0].folder
+        path = first / records.FAILURE
+        error = records.read_json(path)["error"] if path.is_file() else "no result"
         raise RunFailedError(
-            f"{len(failed)} of {len(runs)} runs failed: {names}; see {records.FAILURE} in "
-            f"{failed[0].folder}; the same command with sweep.name={failed[0].folder.parent.name} "
-            "runs only these again"
+            f"{len(failed)} of {len(runs)} runs failed: {names} ({error}); see {path}; "
+            f"the same command with sweep.name={first.parent.name} runs only these again"
         )
 
 

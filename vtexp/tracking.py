@@ -17,8 +17,10 @@ from vtexp.progress import console
 if TYPE_CHECKING:
     import wandb
 
-#: Set once W&B could not be reached in this process: later runs go offline at once.
-_unreachable = False
+#: Set once W&B cannot be reached in this process: later runs go offline at once.
+_offline_because: str | None = None
+#: File of a run folder that says where the run was mirrored to.
+MIRRORED = "wandb.json"
 
 
 def mirror(config: Config, run: Path) -> None:
@@ -27,26 +29,36 @@ def mirror(config: Config, run: Path) -> None:
     Config, metrics, counts and the table of samples; group = sweep. Any failure is one printed
     line: the run's own files are the truth, and the mirror can be made again from them.
     """
-    global _unreachable
-    if config.tracking.name == "none":
+    if config.tracking.name == "none" or os.environ.get("WANDB_MODE") == "disabled":
+        return
+    if (run / MIRRORED).is_file():
         return
     result = records.read_json(run / records.RESULT)
     try:
-        online = wants_online(config.tracking.mode) and not _unreachable
-        if online:
+        if config.tracking.mode == WandbMode.online and not _has_key():
+            # Asked to go online without a key, W&B would ask on the terminal, and wait.
+            _go_offline("no API key: set WANDB_API_KEY or run wandb login")
+        elif wants_online(config.tracking.mode) and _offline_because is None:
             try:
                 _log(config, run, result, "online")
                 return
             except Exception as error:
-                _unreachable = True
                 _forget_the_attempt()
-                console.print(
-                    f"W&B cannot be reached ({_line(error)}); runs are logged offline: "
-                    "upload them later with wandb sync"
-                )
+                _go_offline(_line(error))
         _log(config, run, result, "offline")
     except Exception as error:  # a broken mirror must not cost the measurement
         console.print(f"W&B: {run.name} was not logged ({_line(error)}); its files are whole")
+
+
+def _go_offline(reason: str) -> None:
+    """Stay offline for the rest of this process, and say so once."""
+    global _offline_because
+    if _offline_because is None:
+        _offline_because = reason
+        console.print(
+            f"W&B cannot be reached ({reason}); runs are logged offline: upload them later "
+            "with wandb sync"
+        )
 
 
 def wants_online(mode: WandbMode) -> bool:
@@ -104,6 +116,7 @@ def _log(
         run.log({"samples": _table(wandb, folder)})
     finally:
         run.finish()
+    records.write_json(folder / MIRRORED, {"mode": mode, "id": run.id, "project": run.project})
 
 
 def _forget_the_attempt() -> None:

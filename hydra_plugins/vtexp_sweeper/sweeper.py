@@ -39,12 +39,16 @@ class VtexpSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all jobs. Raises VtexpError when runs failed, after the comparison is written."""
-        from vtexp.sweep import finish_sweep, prepare_jobs
+        from vtexp.sweep import finish_sweep, prepare_jobs, show_sweeps
 
         jobs = prepare_jobs(self._combinations(arguments), self._compose)
         if not jobs:
             return None  # plan=true: the plan has been shown
-        returns = self.job_launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
+        try:
+            returns = self.job_launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
+        except KeyboardInterrupt:
+            show_sweeps(jobs)
+            raise
         finish_sweep(jobs, returns)
         return returns
 
@@ -52,6 +56,10 @@ class VtexpSweeper(Sweeper):
         """Overrides of each combination of swept groups; at least one, maybe empty."""
         parser = OverridesParser.create(config_loader=self.config_loader)
         overrides = parser.parse_overrides(arguments)
+        if any(o.get_key_element() == "sweep.name" and o.is_sweep_override() for o in overrides):
+            from vtexp.errors import ConfigError
+
+            raise ConfigError("sweep.name: one sweep has one name; start two for two names")
         batches = basic_sweeper.BasicSweeper.split_arguments(overrides, max_batch_size=None)
         # One time stamp for all jobs, even when a launcher composes them again elsewhere.
         name = f"sweep.name='{self.sweep_config.sweep.name}'"

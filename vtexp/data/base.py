@@ -35,7 +35,7 @@ class Sample:
         """The image as uint8 (H, W, 3) RGB. Raises DataError if it cannot be read."""
         try:
             with self._open() as image:
-                return np.array(image.convert("RGB"))
+                return to_rgb(image)
         except OSError as error:
             raise DataError(f"{self.image_path}: the image cannot be decoded ({error})") from error
 
@@ -48,6 +48,11 @@ class Sample:
             ) from error
         except (UnidentifiedImageError, OSError) as error:
             raise DataError(f"{self.image_path}: not a readable image ({error})") from error
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """uint8 (H, W, 3) array of an image of any mode."""
+    return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
 def choose(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 from vtexp.errors import CheckpointError
 
@@ -32,3 +35,44 @@ def checkpoint_folder(path: str) -> Path:
             f"model.path={path}: the folder has no *.safetensors (pickled weights are not read)"
         )
     return folder
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """config.json of a Molmo v1 checkpoint (dense). Raises CheckpointError for any other model.
+
+    Checked before anything is built: another model's config would silently mean a 7B Molmo.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if found != "molmo":
+        raise CheckpointError(f"{path}: model_type is {found!r}; only Molmo v1 ('molmo') can run")
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    wrong = [key for key in (*sizes, "vocab_size") if not isinstance(config.get(key), int)]
+    if wrong or any(key.startswith("moe_") for key in config):
+        reason = f"{wrong[0]} is no whole number" if wrong else "it has experts (moe_*)"
+        raise CheckpointError(f"{path}: not a dense Molmo v1 (7B-D, 7B-O): {reason}")
+    if config.get("clip_qkv") is not None or config.get("layer_norm_type", "rms") != "rms":
+        raise CheckpointError(f"{path}: clip_qkv and norms other than rms are not supported")
+    return config
+
+
+def checkpoint_fingerprint(folder: Path) -> str:
+    """Short hash of a checkpoint: config, tokenizer, and size, head and tail of the weights.
+
+    Not the whole weights: reading 30 GB for each plan would take minutes.
+    """
+    digest = hashlib.sha256()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        digest.update((folder / name).read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(2**20))
+            file.seek(max(0, size - 2**20))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]

@@ -81,17 +81,23 @@ class MolmoRunner:
                 use_safetensors=True,
                 output_loading_info=True,
                 local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are reported below, by name
             )
+            model, loading = loaded
+            model.eval().requires_grad_(False).to(device)
+        except torch.OutOfMemoryError as error:
+            raise CheckpointError(
+                f"{folder}: the weights do not fit into the memory of {device} as {dtype}"
+            ) from error
         except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{folder}: cannot be loaded as Molmo v1: {reason}") from error
-        model, loading = loaded
-        for kind in ("missing_keys", "unexpected_keys"):
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if loading[kind]:
-                names = ", ".join(sorted(loading[kind])[:5])
+                keys = sorted(key if isinstance(key, str) else key[0] for key in loading[kind])
+                names = ", ".join(keys[:5])
                 problem = f"{len(loading[kind])} {kind.replace('_', ' ')}: {names}"
                 raise CheckpointError(f"{folder}: the weights have {problem}")
-        model.eval().requires_grad_(False).to(device)
         return cls(
             model, PromptTokenizer.from_folder(folder), geometry, torch.device(device), torch_dtype
         )

@@ -299,6 +299,7 @@ def save_checkpoint(model: MolmoForCausalLM, folder: Path) -> None:
     weights = {name: p.detach().to(torch.float16) for name, p in model.named_parameters()}
     partial = folder / "model.safetensors.partial"
     save_file(weights, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)  # safetensors makes it readable for its owner only
     partial.replace(folder / "model.safetensors")
 
 

@@ -1,0 +1,117 @@
+"""Hooks against closed forms, on images of different shapes in one batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vtexp.data.base import Sample
+from vtexp.errors import CountMismatchError, DataError
+from vtexp.geometry import MOLMO, Size, Tiling, image_tiling, theoretical_tokens
+from vtexp.knobs import CropSetting, KnobValue
+from vtexp.models.runner import MolmoRunner
+from vtexp.probe import ModelProbe
+
+SHAPES = [(300, 300), (300, 900), (700, 400), (1000, 1000)]
+
+
+@pytest.fixture(scope="module")
+def runner(small_checkpoint: Path) -> MolmoRunner:
+    return MolmoRunner.load(small_checkpoint, MOLMO, "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    found = []
+    for i, (height, width) in enumerate(SHAPES):
+        path = folder / f"{i}.png"
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
+        question = "is there a red shape?" * (1 + i % 2)
+        found.append(Sample(str(i), str(i), path, question, ("yes",), "yes/no"))
+    return found
+
+
+def measured(probe: ModelProbe, runner: MolmoRunner, batch: list[Sample], setting: CropSetting):
+    prepared = [runner.prepare(sample, setting, "easy_vqa") for sample in batch]
+    return runner.answer(prepared, 3), probe.take()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_mixed_tilings_in_one_batch(runner: MolmoRunner, samples: list[Sample], full: bool) -> None:
+    setting = KnobValue("max_crops", "12", force_full_tokens=full).crop_setting(MOLMO)
+    with ModelProbe(runner.model, runner.tokenizer, MOLMO) as probe:
+        together, counts = measured(probe, runner, samples, setting)
+        alone = [measured(probe, runner, [sample], setting) for sample in samples]
+    tilings = [image_tiling(Size(*shape), 12) for shape in SHAPES]
+    assert len(set(tilings)) == len(SHAPES)  # else the test shows less than it says
+    for count, tiling in zip(counts, tilings, strict=True):
+        rows, cols = 8 * tiling.rows + 4, 8 * tiling.cols + 4
+        tokens = theoretical_tokens(tiling.num_crops) if full else 144 + rows * cols
+        assert count == (tiling.num_crops, tokens, tiling)
+    assert counts == [count for _, (count,) in alone]
+    assert together == [answer for (answer,), _ in alone]
+
+
+def test_hooks_are_gone_afterwards(runner: MolmoRunner) -> None:
+    with ModelProbe(runner.model, runner.tokenizer, MOLMO):
+        pass
+    assert not any(module._forward_hooks for module in runner.model.modules())
+
+
+def test_encoding_more_crops_than_used_is_noticed(
+    runner: MolmoRunner, samples: list[Sample]
+) -> None:
+    setting = CropSetting(1)
+    with ModelProbe(runner.model, runner.tokenizer, MOLMO) as probe:
+        prepared = runner.prepare(samples[0], setting, "easy_vqa")
+        runner.model.encode_images(prepared.image.patches, prepared.image.padding_mask)
+        runner.answer([prepared], 1)
+        with pytest.raises(CountMismatchError, match="read 4 crops, but 2 gave vision tokens"):
+            probe.take()
+        with pytest.raises(CountMismatchError, match="no image at all"):
+            probe.take()
+
+
+def test_tiling_is_read_from_the_prompt(runner: MolmoRunner, samples: list[Sample]) -> None:
+    """2x3 and 3x2 have equally many crops and tokens: only rows and columns tell them apart."""
+    seen = []
+    for size in ("560x784", "784x560"):
+        setting = KnobValue("image_size", size, "stretch").crop_setting(MOLMO)
+        with ModelProbe(runner.model, runner.tokenizer, MOLMO) as probe:
+            seen.append(measured(probe, runner, samples[:1], setting)[1][0])
+    assert [count.tiling for count in seen] == [Tiling(2, 3), Tiling(3, 2)]
+    assert seen[0].vision_tokens == seen[1].vision_tokens
+
+
+def test_timed_prefill_gives_the_first_token_of_the_answer(
+    runner: MolmoRunner, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timed path computes what the answering path computes."""
+    setting = CropSetting(6)
+    logits: list[torch.Tensor] = []
+    handle = runner.model.register_forward_hook(lambda *args: logits.append(args[2].logits))
+    runner.timed_prefill(samples[1], setting, "easy_vqa")
+    handle.remove()
+    answer = runner.answer([runner.prepare(samples[1], setting, "easy_vqa")], 1)
+    assert len(logits) == 1
+    assert int(logits[0][0, -1].argmax()) == answer[0][0]
+
+
+def test_damaged_image_names_its_file(runner: MolmoRunner, tmp_path: Path) -> None:
+    path = tmp_path / "cut.png"
+    Image.fromarray(np.zeros((100, 100, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:60])
+    sample = Sample("s", "i", path, "q", ("a",), "t")
+    with pytest.raises(DataError, match=r"cut\.png: the image cannot be decoded"):
+        runner.prepare(sample, CropSetting(1), "easy_vqa")
+    with pytest.raises(DataError, match=r"gone\.png: no such image"):
+        Sample("s", "i", tmp_path / "gone.png", "q", ("a",), "t").image_size()
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(DataError, match=r"text\.png: not a readable image"):
+        Sample("s", "i", tmp_path / "text.png", "q", ("a",), "t").image_size()

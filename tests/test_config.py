@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,7 +48,8 @@ def test_older_name_of_vision_tokens(make_config: MakeConfig) -> None:
     for knob in ("vision_tokens", "vision_tokens_list"):
         old = make_config(f"knob={knob}", "knob.vision_tokens_list=[432,720]")
         assert old.knob_values == new.knob_values
-        assert [old.run_id(v) for v in old.knob_values] == [new.run_id(v) for v in new.knob_values]
+        for value in new.knob_values:
+            assert old.run_id(value, "w") == new.run_id(value, "w")
 
 
 @pytest.mark.parametrize("key", ["force_full_tokens", "knob.force_full_tokens"])
@@ -58,10 +60,29 @@ def test_full_tokens_at_the_top_and_at_the_knob(make_config: MakeConfig, key: st
 def test_run_id_follows_what_changes_the_numbers(make_config: MakeConfig) -> None:
     one = make_config("knob.sizes=[336x336]")
     value = one.knob_values[0]
+    first = one.run_id(value, "weights")
     same = make_config("knob.sizes=[784x784,336x336]", "sweep.name=b", "tracking.project=other")
-    assert same.run_id(value) == one.run_id(value)
-    for change in ("dataset.limit=7", "hardware.dtype=bfloat16", "measure.latency_repeats=3"):
-        assert make_config(change).run_id(value) != one.run_id(value)
+    assert same.run_id(value, "weights") == first
+    for change in (
+        "dataset.limit=7",
+        "dataset.split=train",
+        "hardware.dtype=bfloat16",
+        "measure.latency_repeats=3",
+        "model.path=/other",
+        "model.name=other",
+    ):
+        assert make_config(change).run_id(value, "weights") != first
+    assert one.run_id(value, "other weights") != first
+    for change in ("knob.fit=crop", "force_full_tokens=true", "knob.sizes=[560x336]"):
+        changed = make_config("knob.sizes=[336x336]", change)
+        assert changed.run_id(changed.knob_values[0], "weights") != first
+
+
+def test_one_way_of_writing_a_value(make_config: MakeConfig) -> None:
+    config = make_config("knob.sizes=[' 560 X 336']")
+    assert [value.value for value in config.knob_values] == ["560x336"]
+    with pytest.raises(ConfigError, match="560x336 is given twice"):
+        _ = make_config("knob.sizes=['560x336','560X336']").knob_values
 
 
 def test_plain_config_is_json_of_names(make_config: MakeConfig) -> None:
@@ -76,7 +97,10 @@ def test_plain_config_is_json_of_names(make_config: MakeConfig) -> None:
         ("knob.sizes=[336x336,336x336]", "336x336 is given twice"),
         ("hardware.batch_size=0", "at least 1"),
         ("dataset.seed=-1", "at least 0"),
-        ("sweep.name=a/b", "plain folder name"),
+        ("sweep.name=a/b", "part of a folder's name"),
+        ("model.name=../up", "part of a folder's name"),
+        ("+dataset.limti=2", "dataset.limti: no such key; allowed here: name, split"),
+        ("knob.name=max_crops", "choose another knob with knob=NAME"),
     ],
 )
 def test_impossible_settings(make_config: MakeConfig, override: str, says: str) -> None:
@@ -123,6 +147,7 @@ def test_missing_value_names_its_key(make_config: MakeConfig, tmp_path: Path) ->
         ("knob.sizes=[560x336]", "knob.sizes=[560x336]"),
         ("knob.max_crops=range(1,13,4)", "knob.max_crops=[1,5,9]"),
         ("knob.targets=432", "knob.targets=[432]"),
+        ("knob.sizes=560×336", "knob.sizes=[560x336]"),
         ("knob.vision_tokens_list=null", "knob.vision_tokens_list=null"),
         ("dataset=a,b", "dataset=a,b"),
         ("--help", "--help"),
@@ -130,6 +155,12 @@ def test_missing_value_names_its_key(make_config: MakeConfig, tmp_path: Path) ->
 )
 def test_lists_without_brackets(argument: str, expected: str) -> None:
     assert cli.with_brackets(argument) == expected
+
+
+@pytest.mark.parametrize("argument", ["=3", "knob.max_crops=range(1,13,0)"])
+def test_malformed_arguments_are_config_errors(argument: str) -> None:
+    with pytest.raises(ConfigError, match="^" + re.escape(argument)):
+        cli.with_brackets(argument)
 
 
 def test_flag_may_come_after_overrides() -> None:

@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vtexp.data.base import to_rgb
+from vtexp.data.base import Sample, to_rgb
 from vtexp.geometry import MOLMO
 from vtexp.knobs import CropSetting
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.models.runner import MolmoRunner
 from vtexp.preprocess import ImageTokenIds, preprocess_image
 
 pytestmark = pytest.mark.golden
@@ -136,3 +137,49 @@ def test_from_png_to_logits(reference: Reference) -> None:
     np.testing.assert_allclose(logits, reference.arrays["e2e/logits_last"], atol=2e-3, rtol=0)
     generated = reference.model.generate(**inputs, max_new_tokens=8, eos_token_id=NEVER)
     np.testing.assert_array_equal(generated, reference.arrays["e2e/generated_ids"])
+
+
+class StubTokenizer:
+    """The golden checkpoints have no tokenizer: ids as their reference call had them."""
+
+    def __init__(self, config: MolmoConfig, text_ids: list[int]) -> None:
+        special = config.special_token_ids
+        self.image_ids = tuple(special[key] for key in ("im_start", "im_end", "im_patch", "im_col"))
+        self.bos_id, self.eos_id, self.text_ids = config.bos_token_id, NEVER, text_ids
+
+    def encode(self, text: str) -> list[int]:
+        return self.text_ids
+
+
+def test_runner_from_file_to_answer(reference: Reference, tmp_path: Path) -> None:
+    """What a run does with a sample is what the reference does with its image."""
+    case = reference.index["e2e"]
+    path = tmp_path / "image.png"
+    path.write_bytes(reference.images[case["png_key"]].tobytes())
+    sample = Sample("s", "i", path, "unused", ("unused",), "unused")
+    runner = MolmoRunner(
+        reference.model,
+        StubTokenizer(reference.config, case["text_ids_after_image"]),
+        MOLMO,
+        torch.device("cpu"),
+        torch.float32,
+    )
+    setting = CropSetting(case["max_crops"])
+    prepared = runner.prepare(sample, setting, "unused")
+    expected = reference.arrays["e2e/generated_ids"].tolist()
+    assert runner.answer([prepared], 8) == expected
+    # In a batch with a shorter prompt and fewer crops beside it, too.
+    other = runner.prepare(sample, CropSetting(1), "unused")
+    assert runner.answer([other, prepared], 8)[1] == expected[0]
+
+    seen: list[torch.Tensor] = []
+    handle = reference.model.register_forward_hook(lambda *args: seen.append(args[2].logits))
+    times = runner.timed_prefill(sample, setting, "unused")
+    handle.remove()
+    last = reference.arrays["e2e/logits_last"]
+    np.testing.assert_allclose(seen[0][0, -1], last, atol=2e-3, rtol=0)
+    stages = (
+        times.preprocess_ms, times.transfer_ms, times.vision_ms,
+        times.llm_prefill_ms, times.first_token_ms,
+    )  # fmt: skip
+    assert times.ttft_ms == pytest.approx(sum(stages))

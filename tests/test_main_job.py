@@ -158,7 +158,9 @@ def test_a_failing_run_is_survived_and_named(
 
     monkeypatch.setattr(experiment, "check_counts", broken)
     config = make_config("knob.sizes=[336x336,560x560,560x336]")
-    with pytest.raises(RunFailedError, match=r"1 of 3 runs failed: image_size=560x560; see fail"):
+    with pytest.raises(
+        RunFailedError, match=r"1 of 3 runs failed: image_size=560x560 \(sample .*failure\.json"
+    ):
         run_job(config, alone=True)
     sweep = tmp_path / "sweep"
     assert set(results(sweep)) == {"336x336", "560x336"}
@@ -262,7 +264,8 @@ def test_multirun_survives_a_job_and_says_which(small_checkpoint: Path, tmp_path
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
-    assert "error: 1 of 2 runs failed: image_size=336x336" in done.stderr
+    assert done.stderr.startswith("error: 1 of 2 runs failed: image_size=336x336 (")
+    assert "cannot be loaded as Molmo v1" in done.stderr
     rows = collect(tmp_path / "outputs" / "c")
     assert sorted(row["status"] for row in rows) == ["done", "failed"]
     failed = next(row for row in rows if row["status"] == "failed")

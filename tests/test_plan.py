@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -48,10 +51,13 @@ def test_verdicts_come_from_the_knob_value(make_config: MakeConfig) -> None:
 
 
 def test_a_prompt_that_cannot_fit_is_refused(make_config: MakeConfig) -> None:
-    config = make_config("knob.sizes=[336x336,784x784]", "model.max_sequence_length=900")
+    config = make_config("knob.sizes=[336x336,784x784]", "model.max_sequence_length=1400",
+                         "force_full_tokens=true")  # fmt: skip
     plan = make_plan(config)
     assert [run.verdict.level for run in plan.runs] == ["recommended", "refused"]
-    with pytest.raises(ConfigError, match=r"knob.sizes=784x784: .*1440? of|need"):
+    needed = plan.runs[1].longest_prompt
+    message = f"knob.sizes=784x784: the longest prompt and its answer need {needed} \\+ 4 tokens"
+    with pytest.raises(ConfigError, match=message):
         plan.require_feasible()
 
 
@@ -100,3 +106,70 @@ def test_missing_package_says_what_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match="pip install easy-vqa"):
         make_plan(make_config())
+
+
+def rewrite_config(checkpoint: Path, folder: Path, **changes: object) -> Path:
+    """A copy of a checkpoint with other values in its config.json; None takes a key out."""
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text()) | changes
+    config = {key: value for key, value in config.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model_type": "llama"}, "only Molmo v1"),
+        ({"hidden_size": None}, "hidden_size is no whole number"),
+        ({"hidden_size": "abc"}, "hidden_size is no whole number"),
+        ({"moe_num_experts": 64}, "it has experts"),
+        ({"clip_qkv": 8.0}, "clip_qkv and norms"),
+    ],
+)
+def test_other_models_are_refused_before_loading(
+    make_config: MakeConfig,
+    small_checkpoint: Path,
+    tmp_path: Path,
+    changes: dict[str, object],
+    says: str,
+) -> None:
+    folder = rewrite_config(small_checkpoint, tmp_path / "other", **changes)
+    with pytest.raises(CheckpointError, match=says):
+        make_plan(make_config(f"model.path={folder}"))
+
+
+def test_claims_about_the_model_are_checked(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match=r"is a Molmo v1; take model\.geometry=molmo"):
+        make_plan(make_config("model.geometry=molmo2"))
+    with pytest.raises(ConfigError, match=r"config\.json says 4096"):
+        make_plan(make_config("model.max_sequence_length=100000"))
+
+
+def test_absurd_values_are_refused_at_once(make_config: MakeConfig) -> None:
+    for knob, key in (("vision_tokens", "targets"), ("max_crops", "max_crops")):
+        with pytest.raises(ConfigError, match="give at most 1000"):
+            make_plan(make_config(f"knob={knob}", f"knob.{key}=[99999999999]"))
+
+
+def test_padding_is_told(make_config: MakeConfig) -> None:
+    """Seven crops of a square image can only be a strip: most of it is padding."""
+    runs = make_plan(make_config("knob=vision_tokens", "knob.targets=[720,1152]")).runs
+    assert runs[0].warnings == ()
+    assert [str(t) for t in set(runs[1].tilings)] == ["7x1"]
+    # The square image is 336 px high and wide on a canvas of 1680 x 336.
+    assert any("as little as 20% of it" in warning for warning in runs[1].warnings)
+
+
+def test_new_weights_are_another_run(
+    make_config: MakeConfig, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(small_checkpoint, folder)
+    config = make_config(f"model.path={folder}")
+    before = make_plan(config).runs[0].run_id
+    assert make_plan(config).runs[0].run_id == before
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert make_plan(config).runs[0].run_id != before

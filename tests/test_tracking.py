@@ -23,6 +23,16 @@ def test_no_tracking_writes_nothing(make_config: MakeConfig, tmp_path: Path) -> 
     assert not list(tmp_path.rglob("*wandb*"))
 
 
+def find(tree: object, key: str) -> list[object]:
+    """Values of a key anywhere in nested JSON, or of {"key": ..., "value": ...} pairs."""
+    if isinstance(tree, list):
+        return [value for item in tree for value in find(item, key)]
+    if not isinstance(tree, dict):
+        return []
+    found = [tree[key]] if key in tree else []
+    return found + [value for item in tree.values() for value in find(item, key)]
+
+
 @pytest.mark.slow
 def test_offline_run_holds_config_counts_and_samples(
     make_config: MakeConfig, tmp_path: Path
@@ -34,17 +44,16 @@ def test_offline_run_holds_config_counts_and_samples(
     assert {p.name for p in tmp_path.iterdir()} <= {"sweep", "home"}
     assert not list((tmp_path / "home").rglob("*"))  # nothing staged in the home directory
 
-    command = [
-        str(Path(sys.executable).parent / "wandb"),
-        "leet",
-        "inspect",
-        "--json",
-        str(files[0]),
-    ]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert '"sweep"' in shown  # the group
-    assert "measured_vision_tokens" in shown and "384" in shown
-    assert "latency/prefill_ms/median" in shown or "prefill_ms" in shown
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--summary", "--json"]
+    shown = subprocess.run([*command, str(files[0])], capture_output=True, text=True, check=True)
+    record = json.loads(shown.stdout)
+    text = json.dumps(record)
+    for part in ('"sweep"', "mine", "560x336", "vtexp"):
+        assert part in text
+    summary = find(record, "measured_vision_tokens")
+    assert summary == [384.0]
+    result = json.loads(next((tmp_path / "sweep").glob("*560x336*/result.json")).read_text())
+    assert find(record, "latency/prefill_ms/median") == [result["latency"]["prefill_ms"]["median"]]
     tables = list(files[0].parent.rglob("*.table.json"))
     assert len(tables) == 1
     table = json.loads(tables[0].read_text())
@@ -72,7 +81,7 @@ def test_a_key_without_network_falls_back_in_time(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(tracking, "_unreachable", False)
+    monkeypatch.setattr(tracking, "_offline_because", None)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nothing listens there
@@ -94,3 +103,34 @@ def test_a_broken_mirror_does_not_fail_the_run(
     run_job(make_config("knob.sizes=[336x336]", "tracking=wandb"), alone=True)
     assert "was not logged" in capsys.readouterr().out
     assert len(list((tmp_path / "sweep").glob("*/result.json"))) == 1
+
+
+def test_online_without_a_key_does_not_ask(
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tracking, "_offline_because", None)
+    modes: list[str] = []
+    monkeypatch.setattr(tracking, "_log", lambda *args: modes.append(args[-1]))
+    config = make_config("knob.sizes=[336x336,560x336]", "tracking=wandb", "tracking.mode=online")
+    run_job(config, alone=True)
+    assert modes == ["offline", "offline"]
+    assert capsys.readouterr().out.count("no API key") == 1
+
+
+def test_disabled_by_wandbs_own_variable(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    run_job(make_config("knob.sizes=[336x336]", "tracking=wandb"), alone=True)
+    assert not list(tmp_path.rglob("*wandb*"))
+
+
+@pytest.mark.slow
+def test_a_kept_run_is_mirrored_once(make_config: MakeConfig, tmp_path: Path) -> None:
+    run_job(make_config("knob.sizes=[336x336]", "tracking=none"), alone=True)
+    for _ in range(2):
+        run_job(make_config("knob.sizes=[336x336]", "tracking=wandb"), alone=True)
+    assert len(list((tmp_path / "sweep" / "wandb").glob("offline-run-*"))) == 1

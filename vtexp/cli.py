@@ -51,7 +51,7 @@ def call(launch: Callable[[], None]) -> int:
         print(f"error: {one_line(error)}", file=sys.stderr)
         if isinstance(error, VtexpError):
             return error.exit_code
-        return 1 if isinstance(error, OSError) else 2
+        return 1 if _of_the_machine(error) else 2
     except KeyboardInterrupt:
         print("interrupted: finished runs are kept; the same sweep.name goes on", file=sys.stderr)
         return 130
@@ -73,8 +73,9 @@ def with_brackets(argument: str) -> str:
         raise ConfigError(f"{argument}: no key before the =; write key=value")
     if key not in VALUE_KEYS or not value or value.lstrip().startswith("[") or value == "null":
         return argument
+    argument, value = argument.replace("×", "x"), value.replace("×", "x")
     try:
-        override = OverridesParser.create().parse_override(argument.replace("×", "x"))
+        override = OverridesParser.create().parse_override(argument)
         values = override.sweep_string_iterator() if override.is_sweep_override() else [value]
         return f"{key}=[{','.join(values)}]"
     except ValueError as error:
@@ -83,7 +84,7 @@ def with_brackets(argument: str) -> str:
 
 def one_line(error: BaseException) -> str:
     """An error as one line that names the key, what is wrong and what is allowed."""
-    if isinstance(error, VtexpError | OSError):
+    if isinstance(error, VtexpError) or _of_the_machine(error):
         return " ".join(str(error).split())
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
@@ -97,6 +98,11 @@ def one_line(error: BaseException) -> str:
         options = ", ".join(rest.partition(" Config search path")[0].split())
         return f"{group}={option}: no such option; available: {options}"
     return text
+
+
+def _of_the_machine(error: BaseException) -> bool:
+    """Whether a file or folder is the trouble; some of Hydra's config errors are OSErrors too."""
+    return isinstance(error, OSError) and not isinstance(error, HydraException)
 
 
 def _omegaconf_line(error: OmegaConfBaseException) -> str:

@@ -1,0 +1,235 @@
+"""From answers and times that are known to result.json and comparison.csv.
+
+A stand-in for the model answers and takes time as it is told; everything around it is real.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vtexp import measuring, records, sweep
+from vtexp.compare import collect, notes
+from vtexp.config import Config
+from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
+from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.models.runner import MolmoRunner, PreparedSample, StageTimes
+from vtexp.planning import make_plan
+from vtexp.sweep import run_job
+
+MakeConfig = Callable[..., Config]
+
+
+class KnownRunner(MolmoRunner):
+    """Answers every third question wrongly; prefill i takes 10, 20, 30, ... ms."""
+
+    def answer(self, batch: Sequence[PreparedSample], max_new_tokens: int) -> list[list[int]]:
+        super().answer(batch, 1)  # the hooks see the real prompt
+        return [self.tokenizer.encode(" " + self._say(prepared)) for prepared in batch]
+
+    def _say(self, prepared: PreparedSample) -> str:
+        text = self.tokenizer.decode(
+            [i for i in prepared.input_ids.tolist() if i not in self.tokenizer.image_ids][1:]
+        )
+        return SCRIPT[text]
+
+    def timed_prefill(self, sample, setting, style):
+        super().timed_prefill(sample, setting, style)
+        CALLS.append(sample.sample_id)
+        ms = 10.0 * len(CALLS)
+        return StageTimes(1.0, 2.0, 0.25 * ms, 0.75 * ms, ms, 3.0, ms + 6.0)
+
+
+SCRIPT: dict[str, str] = {}
+CALLS: list[str] = []
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    SCRIPT.clear()
+    CALLS.clear()
+    real = MolmoRunner.load.__func__
+    monkeypatch.setattr(MolmoRunner, "load", lambda *args: real(KnownRunner, *args))
+    monkeypatch.setattr(sweep, "_loaded", {})
+
+
+def test_known_answers_and_times_reach_the_files(
+    make_config: MakeConfig, tmp_path: Path, known: None
+) -> None:
+    config = make_config("knob.sizes=[560x336]", "dataset.limit=40", "measure.latency_samples=32",
+                         "measure.latency_repeats=2", "measure.warmup_repeats=0")  # fmt: skip
+    plan = make_plan(config)
+    scores = {}
+    for i, sample in enumerate(plan.samples):
+        text = f"User: easy_vqa: {sample.question} Assistant:"
+        SCRIPT.setdefault(text, "nothing" if i % 3 == 0 else sample.references[0])
+        scores[sample.sample_id] = float(SCRIPT[text] == sample.references[0])
+    assert 0 < sum(scores.values()) < 40
+    run_job(config, alone=True)
+
+    folder = next((tmp_path / "sweep").glob("*560x336*"))
+    rows = records.read_jsonl(folder / "samples.jsonl")
+    for row, sample in zip(rows, plan.samples, strict=True):
+        assert row["prediction"] == SCRIPT[f"User: easy_vqa: {sample.question} Assistant:"]
+        assert row["score"] == scores[sample.sample_id]
+    result = records.read_json(folder / "result.json")
+    assert result["accuracy"] == pytest.approx(np.mean(list(scores.values())))
+    for kind, found in result["accuracy_by_question_type"].items():
+        chosen = [scores[s.sample_id] for s in plan.samples if s.question_type == kind]
+        assert (found["n"], found["accuracy"]) == (len(chosen), pytest.approx(np.mean(chosen)))
+
+    # 32 counted prefills first, then two rounds of 32 that are timed: 330, 340, ... 960 ms.
+    ids = [sample.sample_id for sample in plan.samples[:32]]
+    assert ids * 3 == CALLS
+    times = 10.0 * np.arange(33, 97)
+    latency = result["latency"]
+    assert latency["prefill_ms"]["n"] == 64
+    for stage, share in (("prefill_ms", 1.0), ("vision_ms", 0.25), ("llm_prefill_ms", 0.75)):
+        found = latency[stage]
+        for name, percent in (("p25", 25), ("median", 50), ("p75", 75), ("p90", 90)):
+            assert found[name] == pytest.approx(share * np.percentile(times, percent))
+    assert latency["ttft_ms"]["median"] == pytest.approx(np.median(times) + 6)
+    with (tmp_path / "sweep" / "comparison.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["accuracy"]) == pytest.approx(result["accuracy"])
+    assert float(row["prefill_ms_median"]) == pytest.approx(np.median(times))
+    assert float(row["vision_ms_median"]) == pytest.approx(0.25 * np.median(times))
+    assert (row["measured_vision_tokens"], row["prefill_vision_tokens"]) == ("384.0", "384.0")
+
+
+def test_warm_up_is_once_per_shape(make_config: MakeConfig, known: None) -> None:
+    config = make_config("knob.sizes=[336x336]", "dataset.limit=8", "measure.latency_samples=8",
+                         "measure.latency_repeats=1", "measure.warmup_repeats=3")  # fmt: skip
+    plan = make_plan(config)
+    runner = sweep.load_runner(plan)
+    rows = list(
+        measuring.time_prefills(
+            runner, plan.samples, plan.runs[0].setting, "easy_vqa", config.measure
+        )
+    )
+    shapes = {(row["num_crops"], row["sequence_length"]) for row in rows}
+    assert len(rows) == 8 and len(shapes) < 8
+    assert len(CALLS) == 8 + 3 * len(shapes) + 8
+
+
+def test_the_model_that_lost_a_token_fails_the_run(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hooks count what the model does, not what preprocessing intended."""
+    real = MolmoForCausalLM._embed
+
+    def lossy(self, input_ids, images, image_masks, image_input_idx, image_features):
+        if image_input_idx is not None:
+            image_input_idx = image_input_idx.clone()
+            image_input_idx[:, 1, 5] = -1
+        return real(self, input_ids, images, image_masks, image_input_idx, image_features)
+
+    monkeypatch.setattr(MolmoForCausalLM, "_embed", lossy)
+    with pytest.raises(RunFailedError, match=r"384 vision tokens, but the model read .* 383"):
+        run_job(make_config("knob.sizes=[560x336]"), alone=True)
+    # Forced, the theoretical count is reported, and what was read is kept beside it.
+    run_job(make_config("knob.sizes=[560x336]", "force_full_tokens=true"), alone=True)
+    row = next(row for row in collect(tmp_path / "sweep") if row["status"] == "done")
+    assert (row["measured_vision_tokens"], row["actual_vision_tokens"]) == (431, 432)
+    assert row["actual_overridden"]
+    assert any("measured_* what was read" in warning for warning in row["warnings"])
+
+
+def test_timed_and_all_questions_that_differ_are_told() -> None:
+    rows = [
+        {"sample_id": str(i), "prefill_ms": 10.0 + repeat, "vision_tokens": 288}
+        for repeat in range(4)
+        for i in range(2)
+    ]
+    assert measuring.doubts(rows, 288.0, 0.0) == []
+    (doubt,) = measuring.doubts(rows, 821.0, None)
+    assert "288 vision tokens on average, all questions 821" in doubt
+
+
+def test_spread_is_within_a_question_not_between() -> None:
+    def rows(noise: float) -> list[dict]:
+        return [
+            {"sample_id": str(i), "prefill_ms": 10.0 ** (i + 1) * (1 + noise * repeat),
+             "vision_tokens": 1}
+            for repeat in range(4) for i in range(3)
+        ]  # fmt: skip
+
+    assert measuring.doubts(rows(0.01), 1.0, 0.0) == []
+    (doubt,) = measuring.doubts(rows(0.5), 1.0, 0.0)
+    assert "spreads over" in doubt
+
+
+def test_other_processes_are_noticed() -> None:
+    import subprocess
+    import sys
+    import time
+
+    code = "while True: pass"
+    busy = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        load = measuring.OtherLoad()
+        time.sleep(1.0)
+        cores = load.cores()
+    finally:
+        busy.kill()
+        busy.wait()
+    if cores is None:
+        pytest.skip("only some of this machine's cores may be used: the load cannot be told")
+    assert cores > 0.4
+    rows = [{"sample_id": "a", "prefill_ms": 1.0, "vision_tokens": 1}]
+    assert any("other processes kept" in doubt for doubt in measuring.doubts(rows, 1.0, 1e9))
+
+
+def test_settings_that_differ_are_in_the_comparison(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    for change in ("hardware.dtype=float32", "hardware.dtype=bfloat16", "knob.fit=letterbox"):
+        run_job(make_config("knob.sizes=[336x336]", change), alone=True)
+    rows = collect(tmp_path / "sweep")
+    assert sorted(row["settings"] for row in rows) == [
+        "hardware.dtype=bfloat16, knob.fit=stretch",
+        "hardware.dtype=float32, knob.fit=letterbox",
+        "hardware.dtype=float32, knob.fit=stretch",
+    ]
+    assert not any(row.get("same_inputs_as") for row in rows)
+    run_job(make_config("knob.sizes=[336x336]", "dataset.limit=5"), alone=True)
+    assert any("answered different questions" in n for n in notes(collect(tmp_path / "sweep")))
+
+
+def test_dtype_is_that_of_the_weights(make_config: MakeConfig) -> None:
+    plan = make_plan(make_config("hardware.dtype=bfloat16"))
+    runner = sweep.load_runner(plan)
+    assert {p.dtype for p in runner.model.parameters()} == {torch.bfloat16}
+
+
+def test_damaged_result_is_one_line(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config("knob.sizes=[336x336]")
+    run_job(config, alone=True)
+    path = next((tmp_path / "sweep").glob("*/result.json"))
+    for text in ("{}", "{", "[]"):
+        path.write_text(text)
+        with pytest.raises(DataError, match="delete its folder to run it again"):
+            run_job(config, alone=True)
+
+
+def test_two_jobs_may_not_make_one_run(make_config: MakeConfig) -> None:
+    from omegaconf import OmegaConf
+
+    from vtexp.config import to_plain
+
+    config = make_config("knob.sizes=[336x336]")
+    raw = OmegaConf.structured(config)
+    assert to_plain(config)
+    with pytest.raises(ConfigError, match="two jobs would make the same run"):
+        sweep.prepare_jobs([["tracking=none"], ["tracking=wandb"]], lambda _: raw)
+
+
+def test_a_disk_that_takes_nothing_is_one_line(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(VtexpError, match=r"file/sweep/.* cannot be written"):
+        run_job(make_config(f"sweep.folder={tmp_path}/file"), alone=True)

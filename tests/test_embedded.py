@@ -1,0 +1,55 @@
+"""The embedded default: what ships is small, in the published format, and has learned its task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from vtexp import records
+from vtexp.config import Config
+from vtexp.data import easy_vqa
+from vtexp.models.checkpoints import checkpoint_folder, read_model_config
+from vtexp.sweep import run_job
+
+MakeConfig = Callable[..., Config]
+
+
+def test_data_set_is_the_published_one() -> None:
+    samples = {split: easy_vqa.load(split) for split in easy_vqa.SPLITS}
+    assert {split: len(found) for split, found in samples.items()} == {"train": 38575, "test": 9673}
+    images = {split: {s.image_path for s in found} for split, found in samples.items()}
+    assert {split: len(found) for split, found in images.items()} == {"train": 4000, "test": 1000}
+    assert not images["train"] & images["test"]
+    assert {s.image_size() for s in samples["test"][:50]} == {(64, 64)}
+
+
+def test_checkpoint_is_small_and_in_the_published_layout() -> None:
+    folder = checkpoint_folder("embedded:molmo_tiny")
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 10e6
+    config = read_model_config(folder)
+    assert config["qkv_bias"] and not config["norm_after"]  # the flags of 7B-D
+    with safe_open(folder / "model.safetensors", framework="pt") as weights:
+        shapes = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+        types = {weights.get_slice(name).get_dtype() for name in shapes}
+    assert types == {"F16"}
+    parameters = sum(math.prod(shape) for shape in shapes.values())
+    assert 1e6 < parameters < 5e6
+    assert "model.transformer.blocks.0.att_proj.weight" in shapes
+    assert "model.vision_backbone.image_vit.transformer.resblocks.0.attention.wq.weight" in shapes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["336x336", "784x784"])
+def test_held_out_accuracy(make_config: MakeConfig, tmp_path: Path, size: str) -> None:
+    """Measured by the framework; the full 9 673 questions are in the model card."""
+    run_job(
+        make_config("model.path=embedded:molmo_tiny", f"knob.sizes=[{size}]", "dataset.limit=150"),
+        alone=True,
+    )
+    result = records.read_json(next((tmp_path / "sweep").glob("*/result.json")))
+    assert result["accuracy"] >= 0.95
+    assert set(result["accuracy_by_question_type"]) == {"color", "shape", "yes/no"}

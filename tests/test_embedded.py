@@ -21,7 +21,7 @@ MakeConfig = Callable[..., Config]
 def test_data_set_is_the_published_one() -> None:
     samples = {split: easy_vqa.load(split) for split in easy_vqa.SPLITS}
     assert {split: len(found) for split, found in samples.items()} == {"train": 38575, "test": 9673}
-    images = {split: {s.image_path for s in found} for split, found in samples.items()}
+    images = {split: {str(s.image) for s in found} for split, found in samples.items()}
     assert {split: len(found) for split, found in images.items()} == {"train": 4000, "test": 1000}
     assert not images["train"] & images["test"]
     assert {s.image_size() for s in samples["test"][:50]} == {(64, 64)}

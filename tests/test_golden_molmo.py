@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vtexp.data.base import Sample, to_rgb
+from vtexp.data.base import ImageFile, Sample, to_rgb
 from vtexp.geometry import MOLMO
 from vtexp.knobs import CropSetting
 from vtexp.models.molmo.configuration import MolmoConfig
@@ -156,7 +156,7 @@ def test_runner_from_file_to_answer(reference: Reference, tmp_path: Path) -> Non
     case = reference.index["e2e"]
     path = tmp_path / "image.png"
     path.write_bytes(reference.images[case["png_key"]].tobytes())
-    sample = Sample("s", "i", path, "unused", ("unused",), "unused")
+    sample = Sample("s", "i", ImageFile(path), "unused", ("unused",), "unused")
     runner = MolmoRunner(
         reference.model,
         StubTokenizer(reference.config, case["text_ids_after_image"]),

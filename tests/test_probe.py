@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vtexp.data.base import Sample
+from vtexp.data.base import ImageFile, Sample
 from vtexp.errors import CountMismatchError, DataError
 from vtexp.geometry import MOLMO, Size, Tiling, image_tiling, theoretical_tokens
 from vtexp.knobs import CropSetting, KnobValue
@@ -33,7 +33,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
         path = folder / f"{i}.png"
         Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
         question = "is there a red shape?" * (1 + i % 2)
-        found.append(Sample(str(i), str(i), path, question, ("yes",), "yes/no"))
+        found.append(Sample(str(i), str(i), ImageFile(path), question, ("yes",), "yes/no"))
     return found
 
 
@@ -107,11 +107,11 @@ def test_damaged_image_names_its_file(runner: MolmoRunner, tmp_path: Path) -> No
     path = tmp_path / "cut.png"
     Image.fromarray(np.zeros((100, 100, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:60])
-    sample = Sample("s", "i", path, "q", ("a",), "t")
+    sample = Sample("s", "i", ImageFile(path), "q", ("a",), "t")
     with pytest.raises(DataError, match=r"cut\.png: the image cannot be decoded"):
         runner.prepare(sample, CropSetting(1), "easy_vqa")
     with pytest.raises(DataError, match=r"gone\.png: no such image"):
-        Sample("s", "i", tmp_path / "gone.png", "q", ("a",), "t").image_size()
+        Sample("s", "i", ImageFile(tmp_path / "gone.png"), "q", ("a",), "t").image_size()
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(DataError, match=r"text\.png: not a readable image"):
-        Sample("s", "i", tmp_path / "text.png", "q", ("a",), "t").image_size()
+        Sample("s", "i", ImageFile(tmp_path / "text.png"), "q", ("a",), "t").image_size()

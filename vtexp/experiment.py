@@ -112,6 +112,7 @@ def _about(sample: Sample) -> dict[str, Any]:
         "sample_id": sample.sample_id,
         "image_id": sample.image_id,
         "question_type": sample.question_type,
+        **sample.attributes,
         "question": sample.question,
         "references": list(sample.references),
     }

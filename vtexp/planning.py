@@ -232,11 +232,11 @@ def _check_model(config: Config, model: dict[str, Any]) -> None:
 
 def _image_sizes(samples: Sequence[Sample]) -> list[Size]:
     """Size of each sample's image; each file is opened once."""
-    known: dict[Path, Size] = {}
+    known: dict[str, Size] = {}
     for sample in samples:
-        if sample.image_path not in known:
-            known[sample.image_path] = sample.image_size()
-    return [known[sample.image_path] for sample in samples]
+        if sample.image_id not in known:
+            known[sample.image_id] = sample.image_size()
+    return [known[sample.image_id] for sample in samples]
 
 
 def _plan_run(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,49 @@ from vtexp.geometry import Size
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image in a file of its own."""
+
+    path: Path
+
+    def open(self) -> Image.Image:
+        """The image, not decoded yet. Raises FileNotFoundError or OSError."""
+        return Image.open(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An encoded image that is a cell of a table, such as a Parquet file."""
+
+    name: str
+    data: bytes
+
+    def open(self) -> Image.Image:
+        """The image, not decoded yet. Raises OSError."""
+        return Image.open(io.BytesIO(self.data))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """One question about one image. Several questions can share an image (`image_id`)."""
+    """One question about one image. Several questions can share an image (`image_id`).
+
+    `attributes` are what a data set knows of a question besides (such as its print size); they go
+    into the records of each answer.
+    """
 
     sample_id: str
     image_id: str
-    image_path: Path
+    image: ImageFile | StoredImage
     question: str
     references: tuple[str, ...]
     question_type: str
+    attributes: Mapping[str, float | str] = field(default_factory=dict)
 
     def image_size(self) -> Size:
         """Size of the image, from its header only. Raises DataError if it cannot be read."""
@@ -37,17 +72,15 @@ class Sample:
             with self._open() as image:
                 return to_rgb(image)
         except OSError as error:
-            raise DataError(f"{self.image_path}: the image cannot be decoded ({error})") from error
+            raise DataError(f"{self.image}: the image cannot be decoded ({error})") from error
 
     def _open(self) -> Image.Image:
         try:
-            return Image.open(self.image_path)
+            return self.image.open()
         except FileNotFoundError as error:
-            raise DataError(
-                f"{self.image_path}: no such image (sample {self.sample_id})"
-            ) from error
+            raise DataError(f"{self.image}: no such image (sample {self.sample_id})") from error
         except (UnidentifiedImageError, OSError) as error:
-            raise DataError(f"{self.image_path}: not a readable image ({error})") from error
+            raise DataError(f"{self.image}: not a readable image ({error})") from error
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:

@@ -9,7 +9,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from vtexp.data.base import Sample
+from vtexp.data.base import ImageFile, Sample
 from vtexp.errors import DataError
 
 SPLITS = ("train", "test")
@@ -25,7 +25,7 @@ def load(split: str) -> list[Sample]:
         Sample(
             sample_id=f"{split}-{index}",
             image_id=f"{split}-{image}",
-            image_path=folder / "images" / f"{image}.png",
+            image=ImageFile(folder / "images" / f"{image}.png"),
             question=question,
             references=(answer,),
             question_type=_question_type(answer),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vtexp.config import DatasetConfig
-from vtexp.data import easy_vqa
+from vtexp.data import easy_vqa, small_print
 from vtexp.data.base import Sample, choose
 from vtexp.errors import ConfigError
 
 LOADERS: dict[str, tuple[Callable[[str], list[Sample]], tuple[str, ...]]] = {
     "easy_vqa": (easy_vqa.load, easy_vqa.SPLITS),
+    "small_print": (small_print.load, small_print.SPLITS),
 }
 
 

@@ -1,0 +1,121 @@
+"""small_print: drawn pages whose questions are answered by reading print of 12 to 48 px.
+
+Made once from its seeds and kept as Parquet in the cache folder (VTEXP_CACHE_DIR, by default
+~/.cache/vtexp). The splits use different seeds and share no page.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+
+from vtexp.data.base import Sample, StoredImage
+from vtexp.data.small_print_pages import draw_page
+from vtexp.errors import DataError
+from vtexp.progress import progress
+
+#: Raise it whenever a page would come out differently.
+VERSION = 1
+#: Pages of each split, and the first number of its seed.
+PAGES = {"train": 2000, "validation": 100, "test": 300}
+SEEDS = {"train": 1, "validation": 2, "test": 3}
+SPLITS = tuple(PAGES)
+#: Questions asked about one page, at most.
+QUESTIONS_PER_PAGE = 6
+
+
+def load(split: str) -> list[Sample]:
+    """All questions of a split, page by page; the first call draws them (45 ms a page).
+
+    Raises DataError where the cache cannot be written or read.
+    """
+    path = cache_path(split)
+    if not path.is_file():
+        _write(split, path)
+    return _read(split, path)
+
+
+def cache_path(split: str) -> Path:
+    """Parquet file of a split. Another version of Pillow may draw other pixels: another file."""
+    default = Path.home() / ".cache" / "vtexp"
+    folder = Path(os.environ.get("VTEXP_CACHE_DIR", default))
+    return folder / f"small_print-v{VERSION}-pillow{PIL.__version__}-{split}.parquet"
+
+
+def draw_rows(split: str) -> Iterator[dict[str, Any]]:
+    """One row per page: number, kind, JPEG bytes, and its questions as JSON."""
+    for number in range(PAGES[split]):
+        page = draw_page(np.random.default_rng((SEEDS[split], number)))
+        buffer = io.BytesIO()
+        page.image.save(buffer, "JPEG", quality=92)
+        fields = [asked._asdict() for asked in page.fields[:QUESTIONS_PER_PAGE]]
+        yield {
+            "page": number,
+            "kind": page.kind,
+            "image": {"bytes": buffer.getvalue(), "path": None},
+            "questions": json.dumps(fields),
+        }
+
+
+def _write(split: str, path: Path) -> None:
+    from datasets import Dataset, Features, Image, Value, disable_progress_bars
+
+    disable_progress_bars()  # one bar is enough
+    features = Features(
+        {
+            "page": Value("int32"),
+            "kind": Value("string"),
+            "image": Image(decode=False),
+            "questions": Value("string"),
+        }
+    )
+    rows = []
+    with progress(f"drawing small_print {split}", PAGES[split]) as advance:
+        for row in draw_rows(split):
+            rows.append(row)
+            advance(1)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Dataset.from_list(rows, features=features).to_parquet(partial)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise DataError(
+            f"{path}: cannot be written ({error}); set VTEXP_CACHE_DIR to a folder with room"
+        ) from error
+
+
+def _read(split: str, path: Path) -> list[Sample]:
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); delete it to draw it again") from error
+    samples = []
+    for row in rows:
+        image_id = f"{split}-{row['page']}"
+        image = StoredImage(f"{path}, page {row['page']}", row["image"]["bytes"])
+        for number, asked in enumerate(json.loads(row["questions"])):
+            samples.append(
+                Sample(
+                    sample_id=f"{image_id}-{number}",
+                    image_id=image_id,
+                    image=image,
+                    question=asked["question"],
+                    references=(asked["answer"],),
+                    question_type=row["kind"],
+                    attributes={"print_px": asked["print_px"]},
+                )
+            )
+    return samples

@@ -1,10 +1,9 @@
-"""The comparison of a sweep, built from its run folders alone: rows, CSV, table and picture."""
+"""The comparison of a sweep, built from its run folders alone: rows, CSV and table."""
 
 from __future__ import annotations
 
 import csv
 import io
-import logging
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -165,9 +164,11 @@ def write_comparison(sweep: Path) -> list[dict[str, Any]]:
     for row in rows:
         writer.writerow(row | {"warnings": "; ".join(row.get("warnings", []))})
     records.write_text(sweep / CSV_NAME, buffer.getvalue())
-    done = [row for row in rows if row["status"] == "done"]
-    if done:
-        records.write_bytes(sweep / PICTURE_NAME, picture(done))
+    lines = _lines(rows)
+    if lines:
+        from vtexp.picture import picture
+
+        records.write_bytes(sweep / PICTURE_NAME, picture(lines))
     return rows
 
 
@@ -251,75 +252,14 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def picture(rows: list[dict[str, Any]]) -> bytes:
-    """PNG: accuracy (95 % interval) above, prefill (quartiles) below, over measured tokens."""
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its font cache
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 6.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    top, bottom = figure.subplots(2, 1, sharex=True)
-    lines: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
+def _lines(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Finished rows by the line of the picture they belong to, under its label."""
+    by_series: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        lines[_series(row)].append(row)
-    labels = _line_labels(list(lines))
-    for key, points in lines.items():
-        tokens = [p["measured_vision_tokens"] for p in points]
-        style: dict[str, Any] = {"marker": "o", "capsize": 3, "label": labels[key]}
-        accuracy = [100 * p["accuracy"] for p in points]
-        lows = [
-            a - 100 * _or(p["accuracy_low"], p["accuracy"])
-            for a, p in zip(accuracy, points, strict=True)
-        ]
-        highs = [
-            100 * _or(p["accuracy_high"], p["accuracy"]) - a
-            for a, p in zip(accuracy, points, strict=True)
-        ]
-        # Rounding may leave a distance a hair below zero, which matplotlib refuses.
-        spread = [[max(0.0, x) for x in side] for side in (lows, highs)]
-        top.errorbar(tokens, accuracy, yerr=spread, **style)
-        medians = [p["prefill_ms_median"] for p in points]
-        below = [p["prefill_ms_median"] - p["prefill_ms_p25"] for p in points]
-        above = [p["prefill_ms_p75"] - p["prefill_ms_median"] for p in points]
-        timed_tokens = [p["prefill_vision_tokens"] for p in points]
-        bottom.errorbar(timed_tokens, medians, yerr=[below, above], **style)
-        for token, median, point in zip(timed_tokens, medians, points, strict=True):
-            bottom.annotate(
-                point["knob_value"],
-                (token, median),
-                textcoords="offset points",
-                xytext=(0, 8),
-                ha="center",
-                fontsize=8,
-            )
-    first = rows[0]
-    where = " · ".join(
-        values.pop()
-        for key in ("model", "dataset", "device")
-        if len(values := {row[key] for row in rows}) == 1
-    )
-    questions = {row["num_samples"] for row in rows}
-    many = f"{questions.pop()} questions" if len(questions) == 1 else "unequal questions"
-    top.set_title(f"{where} · {many}", fontsize=9)
-    top.set_ylabel(f"accuracy, % ({first['metric']})\n95 % interval by image")
-    top.set_ylim(-2, 102)
-    bottom.set_ylabel("prefill at batch 1, ms\nmedian and quartiles")
-    bottom.set_ylim(bottom=0)
-    bottom.margins(y=0.15)
-    bottom.set_xlabel("vision tokens per image, measured in the model (mean)")
-    for axis in (top, bottom):
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    if len(lines) > 1:
-        top.legend(fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
+        if row["status"] == "done":
+            by_series[_series(row)].append(row)
+    labels = _line_labels(list(by_series))
+    return {labels[series]: points for series, points in by_series.items()}
 
 
 def _line_labels(series: list[tuple]) -> dict[tuple, str]:

@@ -35,6 +35,11 @@ def test_every_item_once_whatever_fits(count: int, limit: int, capacity: int) ->
     assert batches.out_of_memory_count <= 6  # each halves: never back to a size that failed
 
 
+def test_a_process_may_return_nothing() -> None:
+    done = list(BatchSize(4, adjust=True).run([1, 2, 3], lambda batch: None))
+    assert done == [([1, 2, 3], None)]
+
+
 def test_grows_to_the_limit() -> None:
     batches = BatchSize(16, adjust=True)
     walk(batches, 100, 1000)

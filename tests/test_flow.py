@@ -109,7 +109,12 @@ def test_warm_up_is_once_per_shape(make_config: MakeConfig, known: None) -> None
     runner = sweep.load_runner(plan)
     rows = list(
         measuring.time_prefills(
-            runner, plan.samples, plan.runs[0].setting, "easy_vqa", config.measure
+            runner,
+            plan.samples,
+            plan.runs[0].setting,
+            "easy_vqa",
+            config.measure,
+            lambda index, counts: None,
         )
     )
     shapes = {(row["num_crops"], row["sequence_length"]) for row in rows}
@@ -138,6 +143,23 @@ def test_the_model_that_lost_a_token_fails_the_run(
     assert (row["measured_vision_tokens"], row["actual_vision_tokens"]) == (431, 432)
     assert row["actual_overridden"]
     assert any("measured_* what was read" in warning for warning in row["warnings"])
+
+
+def test_the_timed_path_is_counted_by_itself(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token lost only where prefill is timed (features given) fails the run as well."""
+    real = MolmoForCausalLM._embed
+
+    def lossy(self, input_ids, images, image_masks, image_input_idx, image_features):
+        if image_input_idx is not None and image_features is not None:
+            image_input_idx = image_input_idx.clone()
+            image_input_idx[:, 1, 5] = -1
+        return real(self, input_ids, images, image_masks, image_input_idx, image_features)
+
+    monkeypatch.setattr(MolmoForCausalLM, "_embed", lossy)
+    with pytest.raises(RunFailedError, match=r"384 vision tokens, but the model read .* 383"):
+        run_job(make_config("knob.sizes=[560x336]"), alone=True)
 
 
 def test_timed_and_all_questions_that_differ_are_told() -> None:

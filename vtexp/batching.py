@@ -44,14 +44,15 @@ class BatchSize:
         start = 0
         while start < len(items):
             batch = items[start : start + self.size]
+            fits = True
             try:
                 result = process(batch)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
                 self._shrink(len(batch), error)
-                result = None
-            if result is None:
+                fits = False
+            if not fits:
                 # Only now is the error gone, and with its traceback the tensors that it held.
                 gc.collect()
                 if torch.cuda.is_available():

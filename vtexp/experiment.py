@@ -59,7 +59,11 @@ def execute(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> dict[str, Any]:
 
 def _time(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> list[dict[str, Any]]:
     measure, style = plan.config.measure, plan.config.dataset.style
-    timed = measuring.time_prefills(runner, plan.samples, run.setting, style, measure)
+
+    def check(index: int, counts: Counts) -> None:
+        check_counts(run, plan.samples[index], run.tilings[index], counts)
+
+    timed = measuring.time_prefills(runner, plan.samples, run.setting, style, measure, check)
     rows = []
     count = min(measure.latency_samples, len(plan.samples)) * measure.latency_repeats
     with progress(f"{run.label} prefill", count) as advance:

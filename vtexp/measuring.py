@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +17,7 @@ from vtexp.config import MeasureConfig
 from vtexp.data.base import Sample
 from vtexp.knobs import CropSetting
 from vtexp.models.runner import MolmoRunner
-from vtexp.probe import ModelProbe
+from vtexp.probe import Counts, ModelProbe
 
 #: Fewest timings for a 90th percentile: below, it is one of the handful of slowest timings.
 LEAST_FOR_P90 = 64
@@ -38,19 +38,22 @@ def time_prefills(
     setting: CropSetting,
     style: str,
     measure: MeasureConfig,
+    check: Callable[[int, Counts], None],
 ) -> Iterator[dict[str, Any]]:
     """Yield one row of counts and stage times per timed prefill, each sample once per round.
 
     Rounds over all samples, not repeats of one: a slow spell of the machine then touches every
     sample. Before the first, each sample makes an untimed prefill in which hooks count what it
-    reads, and each shape (crops, prompt length) `warmup_repeats` more without hooks.
+    reads, given to `check` with the sample's index, and each shape (crops, prompt length)
+    `warmup_repeats` more without hooks.
     """
     chosen = samples[: measure.latency_samples]
     counted: list[dict[str, Any]] = []
     with ModelProbe(runner.model, runner.tokenizer, runner.geometry) as probe:
-        for sample in chosen:
+        for index, sample in enumerate(chosen):
             runner.timed_prefill(sample, setting, style)
             (counts,) = probe.take()
+            check(index, counts)
             counted.append(
                 {
                     "tiling": str(counts.tiling),

@@ -33,7 +33,7 @@ QUESTIONS_PER_PAGE = 6
 
 
 def load(split: str) -> list[Sample]:
-    """All questions of a split, page by page; the first call draws them (45 ms a page).
+    """All questions of a split, page by page; the first call draws them.
 
     Raises DataError where the cache cannot be written or read.
     """

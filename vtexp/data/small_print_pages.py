@@ -27,8 +27,8 @@ FONTS = (
     "STIXGeneralBol.ttf",
 )
 #: Print sizes in px (the font's em), drawn log-uniformly. At a page of 950 px, the global crop
-#: alone shows print of 32 px as 11 px high; 3x3 crops show print of 13 px so.
-PRINT_PX = (12, 48)
+#: alone shows print of 31 px as 11 px high; 3x3 crops show print of 13 px so.
+PRINT_PX = (13, 42)
 AREA_PX = (600_000, 1_200_000)
 ASPECT_RATIO = (0.5, 2.0)
 FIELDS_PER_PAGE = 12
@@ -43,32 +43,36 @@ LABELS = (
     "model", "size", "weight", "age", "score", "order", "case", "unit",
 )  # fmt: skip
 LETTERS = tuple("ABCDEFGHJKLMNPRSTUVWXYZ")
+HEADINGS = ("stock", "sold", "left", "due", "new", "old")
 
 
 class Glyph(NamedTuple):
-    """One drawn character: its centre and the print size, in px of the page."""
+    """One drawn character: its centre and the print size, in px of the page, and its word."""
 
     character: str
     x: float
     y: float
     print_px: int
+    word: int
 
 
 class Field(NamedTuple):
-    """A question that is answered by reading one printed value."""
+    """A question that is answered by reading one printed word, given by its number."""
 
     question: str
     answer: str
     print_px: int
+    word: int
 
 
 @dataclass
 class Page:
-    """A drawn page: its kind, RGB image, questions, and where each character is."""
+    """A drawn page: its kind, RGB image, questions, words, and where each character is."""
 
     kind: str
     image: Image.Image
     fields: list[Field] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
     glyphs: list[Glyph] = field(default_factory=list)
 
 
@@ -76,16 +80,22 @@ def draw_page(rng: np.random.Generator) -> Page:
     """One page of a random kind. Raises DataError where matplotlib's fonts are missing."""
     kind = str(rng.choice(list(KINDS)))
     area = rng.uniform(*AREA_PX)
-    aspect = np.exp(rng.uniform(*np.log(ASPECT_RATIO)))
-    width, height = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
-    paper, ink = _colors(rng)
-    page = Page(kind, Image.new("RGB", (width, height), paper))
-    pen = Pen(page, ImageDraw.Draw(page.image), rng, ink)
+    low, high = np.log(ASPECT_RATIO)
+    aspect = np.exp(rng.triangular(low, 0, high))
+    pen = new_page(kind, round((area * aspect) ** 0.5), round((area / aspect) ** 0.5), rng)
+    page = pen.page
     KINDS[kind](pen)
     order = rng.permutation(len(page.fields))
     page.fields = [page.fields[i] for i in order]
-    page.image = _add_noise(page.image, rng)
+    page.image = add_noise(page.image, rng)
     return page
+
+
+def new_page(kind: str, width: int, height: int, rng: np.random.Generator) -> Pen:
+    """An empty page in random colours, and what draws on it."""
+    paper, ink = _colors(rng)
+    page = Page(kind, Image.new("RGB", (width, height), paper))
+    return Pen(page, ImageDraw.Draw(page.image), rng, ink)
 
 
 @dataclass
@@ -121,19 +131,25 @@ class Pen:
         """Write with the left end at x and the middle of lower-case letters near y."""
         font = _font(self.font_name, print_px)
         self.draw.text((x, y), text, fill=self.ink, font=font, anchor="lm")
-        for i, character in enumerate(text):
-            if character != " ":
-                left, right = font.getlength(text[:i]), font.getlength(text[: i + 1])
-                glyph = Glyph(character, x + (left + right) / 2, y, print_px)
+        words = text.split(" ")
+        ends = [x + font.getlength(text[:i]) for i in range(len(text) + 1)]
+        start = 0
+        for word in words:
+            for i, character in enumerate(word, start):
+                centre = (ends[i] + ends[i + 1]) / 2
+                glyph = Glyph(character, centre, y, print_px, len(self.page.words))
                 self.page.glyphs.append(glyph)
+            self.page.words.append(word)
+            start += len(word) + 1
 
     def line(self, *points: float) -> None:
         """A thin line of the ink."""
         self.draw.line(points, fill=self.ink, width=1)
 
     def ask(self, question: str, answer: str, print_px: int) -> None:
-        """Record a question about what was just written."""
-        self.page.fields.append(Field(question, answer, print_px))
+        """Record a question about the word that was written last."""
+        word = len(self.page.words) - 1
+        self.page.fields.append(Field(question, answer, print_px, word))
 
     def pick(self, words: tuple[str, ...], count: int) -> list[str]:
         """Different words in random order, at most as many as there are."""
@@ -198,7 +214,7 @@ def _form(pen: Pen) -> None:
 def _table(pen: Pen) -> None:
     """Rows of goods with two columns of numbers, ruled."""
     width, height = pen.size
-    headings = pen.pick(("stock", "sold", "left", "due", "new", "old"), 2)
+    headings = pen.pick(HEADINGS, 2)
     columns = (0.05 * width, 0.45 * width, 0.75 * width)
     y = 0.04 * height
     heading_px = int(pen.rng.integers(22, 34))
@@ -283,11 +299,12 @@ def _colors(rng: np.random.Generator) -> tuple[tuple[int, int, int], tuple[int, 
     return (dark, light) if rng.random() < 0.15 else (light, dark)  # type: ignore[return-value]
 
 
-def _add_noise(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def add_noise(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Light grain, the same in all channels."""
-    pixels = np.asarray(image, dtype=np.float32)
-    grain = rng.normal(0, rng.uniform(0, 6), pixels.shape[:2]).astype(np.float32)
-    return Image.fromarray(np.clip(pixels + grain[..., None], 0, 255).astype(np.uint8))
+    pixels = np.asarray(image).astype(np.int16)
+    grain = rng.standard_normal(pixels.shape[:2], dtype=np.float32) * rng.uniform(0, 6)
+    pixels += np.rint(grain).astype(np.int16)[..., None]
+    return Image.fromarray(np.clip(pixels, 0, 255, out=pixels).astype(np.uint8))
 
 
 @lru_cache(maxsize=1024)

@@ -17,16 +17,22 @@ from vtexp.models.molmo.vision import VisionTransformer
 from vtexp.prompts import IMAGE_TOKENS
 
 END_OF_TEXT = "<|endoftext|>"
-MAX_VOCABULARY = 512
+MAX_VOCABULARY = 640
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
     """Byte-level BPE over the texts (any text can be written in it), saved in the hub's layout.
 
+    Digits are tokens of their own, so that a number is read digit by digit.
     The image tokens follow the vocabulary, as in the published checkpoints.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=MAX_VOCABULARY,
@@ -50,16 +56,16 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
 
 
 def tiny_config(vocab_size: int, eos_id: int) -> MolmoConfig:
-    """Molmo v1's geometry and architecture (7B-D flags) with about 2 M parameters."""
+    """Molmo v1's geometry and architecture (7B-D flags) with about 3 M parameters."""
     return MolmoConfig(
         architectures=["MolmoForCausalLM"],
         vocab_size=vocab_size,
         additional_vocab_size=len(IMAGE_TOKENS),
-        hidden_size=128,
+        hidden_size=192,
         intermediate_size=768,
         num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
         rope_theta=10_000.0,
         bos_token_id=eos_id,
         eos_token_id=eos_id,
@@ -100,7 +106,7 @@ def look_nearby(encoder: VisionTransformer) -> None:
     positions = encoder.positional_embedding
     patches, width = len(positions) - 1, positions.shape[1]
     side = math.isqrt(patches)
-    wavelengths = torch.logspace(math.log10(4), math.log10(4 * side), width // 4)
+    wavelengths = torch.logspace(math.log10(2), math.log10(4 * side), width // 4)
     angles = 2 * math.pi * torch.arange(side)[:, None] / wavelengths
     waves = math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
     rows, cols = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)

@@ -1,0 +1,162 @@
+"""Accuracy by budget and by print size, of a finished sweep on small_print.
+
+    python benchmarks/by_print_size.py outputs/NAME --out benchmarks/results/FOLDER
+
+Prints and writes table.md (accuracy of each knob value, its difference from the value before on
+the same questions, and accuracy by print size), and print_size.png. Nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vtexp import compare, records
+from vtexp.metrics import Z_95, clustered_mean
+
+#: Borders of the groups of print, in px of the page.
+BORDERS_PX = (13, 15, 18, 22, 27, 34, 43)
+
+
+class Run(NamedTuple):
+    """A finished run: its row of the comparison and its questions by id."""
+
+    row: dict[str, Any]
+    samples: dict[str, dict[str, Any]]
+
+
+def read_runs(sweep: Path) -> list[Run]:
+    """Finished runs of a sweep, in the order of its comparison."""
+    runs = []
+    for row in compare.collect(sweep):
+        if row["status"] == "done":
+            samples = records.read_jsonl(sweep / row["run"] / records.SAMPLES)
+            runs.append(Run(row, {sample["sample_id"]: sample for sample in samples}))
+    return runs
+
+
+def in_percent(scores: list[float], images: list[str], *, signed: bool = False) -> str:
+    """Mean with its 95 % interval clustered by page; of differences the interval is not cut."""
+    mean = clustered_mean(scores, images)
+    sign = "+" if signed else ""
+    if signed and mean.standard_error is not None:
+        half = Z_95 * mean.standard_error
+        low, high = mean.mean - half, mean.mean + half
+    else:
+        low, high = mean.interval or (float("nan"), float("nan"))
+    return f"{100 * mean.mean:{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
+
+
+def step(before: Run | None, run: Run) -> str:
+    """Difference of a run from the one before, question by question."""
+    if before is None:
+        return ""
+    if before.samples.keys() != run.samples.keys():
+        raise SystemExit("the runs answered different questions")
+    pairs = [(before.samples[i]["score"], row) for i, row in run.samples.items()]
+    differences = [row["score"] - score for score, row in pairs]
+    return in_percent(differences, [row["image_id"] for _, row in pairs], signed=True)
+
+
+def by_size(run: Run) -> list[tuple[list[float], list[str]]]:
+    """Scores and pages of the questions of each group of print."""
+    groups: list[tuple[list[float], list[str]]] = [([], []) for _ in BORDERS_PX[1:]]
+    for row in run.samples.values():
+        scores, images = groups[int(np.digitize(row["print_px"], BORDERS_PX)) - 1]
+        scores.append(row["score"])
+        images.append(row["image_id"])
+    return groups
+
+
+def names_of_sizes() -> list[str]:
+    """The groups of print in words."""
+    return [f"{low}-{high - 1}" for low, high in pairwise(BORDERS_PX)]
+
+
+def table(runs: list[Run]) -> str:
+    """Both tables as Markdown."""
+    first = runs[0]
+    pages = len({row["image_id"] for row in first.samples.values()})
+    lines = [
+        f"{first.row['model']} on {first.row['dataset']}, {len(first.samples)} questions on "
+        f"{pages} pages, exact match in % with 95 % intervals by page.",
+        "",
+        f"| {first.row['knob']} | measured tokens | accuracy | change from the row above, paired |",
+        "|---|---|---|---|",
+    ]
+    for before, run in zip([None, *runs], runs, strict=False):
+        scores = [row["score"] for row in run.samples.values()]
+        accuracy = in_percent(scores, [row["image_id"] for row in run.samples.values()])
+        tokens = f"{run.row['measured_vision_tokens']:.5g}"
+        lines.append(f"| {run.row['knob_value']} | {tokens} | {accuracy} | {step(before, run)} |")
+    values = " | ".join(str(run.row["knob_value"]) for run in runs)
+    lines += [
+        "",
+        f"| print, px of the page | questions | {values} |",
+        "|---" * (len(runs) + 2) + "|",
+    ]
+    groups = [by_size(run) for run in runs]
+    for i, name in enumerate(names_of_sizes()):
+        cells = " | ".join(f"{100 * np.mean(group[i][0]):.1f}" for group in groups)
+        lines.append(f"| {name} | {len(groups[0][i][0])} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def picture(runs: list[Run]) -> bytes:
+    """PNG: accuracy over print size, one line per knob value."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    centres = np.sqrt(np.array(BORDERS_PX[:-1]) * (np.array(BORDERS_PX[1:]) - 1))
+    for number, run in enumerate(runs):
+        means = [clustered_mean(*group) for group in by_size(run)]
+        low, high = np.array([m.interval or (m.mean, m.mean) for m in means]).T
+        middle = np.array([m.mean for m in means])
+        axis.errorbar(
+            centres * (1 + 0.012 * (number - (len(runs) - 1) / 2)),  # or the bars would coincide
+            100 * middle,
+            yerr=100 * np.clip([middle - low, high - middle], 0, None),
+            marker="o",
+            capsize=3,
+            label=f"{run.row['knob']}={run.row['knob_value']} "
+            f"({run.row['measured_vision_tokens']:.0f} tokens)",
+        )
+    axis.set_xscale("log")
+    axis.set_xticks(centres, names_of_sizes(), minor=False)
+    axis.set_xticks([], minor=True)
+    axis.set_xlabel("print size on the page, px")
+    axis.set_ylabel("accuracy, % (exact match)\n95 % interval by page")
+    axis.set_ylim(-2, 102)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def main() -> None:
+    """Read a sweep folder, write the table and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sweep", type=Path, help="folder of the sweep, such as outputs/NAME")
+    parser.add_argument("--out", type=Path, required=True, help="folder of table.md and picture")
+    args = parser.parse_args()
+    runs = read_runs(args.sweep)
+    if not runs:
+        raise SystemExit(f"{args.sweep}: no finished run")
+    text = table(runs)
+    print(text)
+    records.write_text(args.out / "table.md", text)
+    records.write_bytes(args.out / "print_size.png", picture(runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Stages `read` and `see`: vision encoder and connector learn what single vision tokens show.
+
+First characters and words, from text-filled crops and crops of a page as a tiling cuts it; then
+colours and shapes too, from crops of easy-VQA images. Shapes from the start kept it from reading.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vtexp.data import easy_vqa
+from vtexp.data.base import Sample
+from vtexp.data.small_print_pages import draw_page
+from vtexp.geometry import MOLMO
+from vtexp.knobs import CropSetting, KnobValue
+from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.preprocess import ImageTokenIds, ProcessedImage, preprocess_image
+from vtexp.train.reading import ReadingHead, ReadingLabels, draw_text, label_views
+
+READ_CROPS, SHAPE_CROPS = 8, 4
+SIGHT_WEIGHT = 0.3
+#: Budgets that pages and shapes are shown under, and how often each.
+BUDGETS = {
+    ("max_crops", "1", "letterbox"): 2,
+    ("max_crops", "2", "letterbox"): 1,
+    ("max_crops", "4", "letterbox"): 2,
+    ("max_crops", "6", "letterbox"): 1,
+    ("max_crops", "9", "letterbox"): 2,
+    ("max_crops", "12", "letterbox"): 2,
+    ("image_size", "336x336", "stretch"): 2,
+    ("image_size", "560x336", "stretch"): 1,
+    ("image_size", "560x560", "stretch"): 2,
+    ("image_size", "784x784", "stretch"): 2,
+}
+
+
+class ReadingCrops(NamedTuple):
+    """Crops to be read."""
+
+    patches: torch.Tensor  # float16 (N, 576, 588)
+    padding_mask: torch.Tensor  # float32 (N, 576)
+    labels: ReadingLabels
+
+
+class ShapeCrops(NamedTuple):
+    """Crops of easy-VQA images."""
+
+    patches: torch.Tensor  # float16 (N, 576, 588)
+    padding_mask: torch.Tensor  # float32 (N, 576)
+    shown: torch.Tensor  # bool (N, 144), tokens that show a part of the shape
+    sights: torch.Tensor  # int64 (N, 2), class of the colour and of the shape, -100 where unknown
+
+
+class SightHead(nn.Module):
+    """Colour and shape from each single vision token that shows a part of the shape."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.colors = nn.Linear(width, len(easy_vqa.COLORS))
+        self.shapes = nn.Linear(width, len(easy_vqa.SHAPES))
+
+    def forward(
+        self, tokens: torch.Tensor, shown: torch.Tensor, sights: torch.Tensor
+    ) -> torch.Tensor:
+        """Loss (scalar) of tokens (S, T, width), those `shown` (S, T), and sights (S, 2)."""
+        wanted = sights[:, None].expand(*shown.shape, 2)[shown]
+        tokens = tokens[shown]
+        losses = [
+            F.cross_entropy(head(tokens), wanted[:, column], ignore_index=-100, reduction="sum")
+            for column, head in enumerate((self.colors, self.shapes))
+        ]
+        return torch.stack(losses).sum() / (wanted >= 0).sum().clamp(min=1)
+
+
+class SeeHead(nn.Module):
+    """What reads the encoder while it learns; not kept."""
+
+    def __init__(self, model: MolmoForCausalLM) -> None:
+        super().__init__()
+        width = model.config.vision_backbone["image_emb_dim"] * 2
+        self.reading = ReadingHead(width, model.config.hidden_size)
+        self.sight = SightHead(model.config.hidden_size)
+
+
+def draw_budget(rng: np.random.Generator) -> KnobValue:
+    """One of BUDGETS, as often as it says."""
+    weights = np.array(list(BUDGETS.values()), dtype=float)
+    name, value, fit = list(BUDGETS)[rng.choice(len(BUDGETS), p=weights / weights.sum())]
+    return KnobValue(name, value, fit)
+
+
+def draw_reading(rng: np.random.Generator, ids: ImageTokenIds) -> ReadingCrops:
+    """A crop filled with text, or one time in eight up to four crops of a page."""
+    if rng.random() < 0.125:
+        page, setting = draw_page(rng), draw_budget(rng).crop_setting(MOLMO)
+    else:
+        page = draw_text(rng)
+        setting = KnobValue("image_size", "336x336", "stretch").crop_setting(MOLMO)
+    image = preprocess_image(np.array(page.image), setting, MOLMO, ids)
+    labels = label_views(page, image.tiling, setting.fit)
+    crops = np.array([0]) if page.kind == "text" else rng.permutation(len(image.patches))[:4]
+    return ReadingCrops(
+        image.patches[crops].to(torch.float16),
+        image.padding_mask[crops],
+        ReadingLabels(*(values[crops] for values in labels)),
+    )
+
+
+def draw_shape(
+    rng: np.random.Generator, groups: list[list[Sample]], ids: ImageTokenIds
+) -> ShapeCrops:
+    """One crop of an easy-VQA image; `groups` are the data set's questions by image."""
+    group = groups[rng.integers(len(groups))]
+    image = read_shape(group, draw_budget(rng).crop_setting(MOLMO), rng, ids)
+    crop = [int(rng.integers(len(image.patches)))]
+    return ShapeCrops(
+        image.patches[crop].to(torch.float16),
+        image.padding_mask[crop],
+        shown_in_tokens(image.patches)[crop],
+        torch.tensor([sights_of(group)]),
+    )
+
+
+def read_shape(
+    group: list[Sample], setting: CropSetting, rng: np.random.Generator, ids: ImageTokenIds
+) -> ProcessedImage:
+    """The easy-VQA image of a group of questions, every second time mirrored; squares need no
+    padding."""
+    pixels = group[0].pixels()
+    if rng.random() < 0.5:
+        pixels = pixels[:, ::-1]  # no question depends on left or right
+    return preprocess_image(np.ascontiguousarray(pixels), setting, MOLMO, ids)
+
+
+def shown_in_tokens(patches: torch.Tensor) -> torch.Tensor:
+    """Which vision tokens (C, T) of an unpadded image (C, P, 588) show a part of the shape.
+
+    Those with a pixel that differs from the background, the median of the global crop.
+    """
+    pixels = patches.unflatten(-1, (-1, 3))
+    background = pixels[0].flatten(0, 1).median(dim=0).values
+    differs = (pixels - background).abs().amax(dim=-1) > 0.5
+    side, pool = MOLMO.tokens_per_side, MOLMO.pool
+    blocks = differs.any(dim=-1).unflatten(-1, (side, pool, side, pool))
+    return blocks.any(dim=-1).any(dim=-2).flatten(-2)
+
+
+def sights_of(questions: list[Sample]) -> list[int]:
+    """Colour and shape that the answers to an image's open questions name, -100 if none does."""
+    found = {s.question_type: s.references[0] for s in questions}
+    return [
+        names.index(found[kind]) if kind in found else -100
+        for kind, names in (("color", easy_vqa.COLORS), ("shape", easy_vqa.SHAPES))
+    ]
+
+
+def read(
+    model: MolmoForCausalLM, head: SeeHead, crops: ReadingCrops
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Loss of the encoder alone on some crops, and the share of characters read rightly."""
+    patches = model.model.vision_backbone.image_vit(crops.patches.float())
+    loss, found = head.reading(patches, None, crops.labels)
+    return loss, found | {"reading_loss": loss.item()}
+
+
+def see(
+    model: MolmoForCausalLM, head: SeeHead, crops: ReadingCrops, shapes: ShapeCrops
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Loss of encoder and connector, and what was told rightly."""
+    backbone = model.model.vision_backbone
+    features: list[torch.Tensor] = []
+    hook = backbone.image_vit.register_forward_hook(lambda *call: features.append(call[2]))
+    tokens = backbone(
+        torch.cat([crops.patches, shapes.patches]).float(),
+        torch.cat([crops.padding_mask, shapes.padding_mask]),
+    )
+    hook.remove()
+    count = len(crops.patches)
+    reading, found = head.reading(features[0][:count], tokens[:count], crops.labels)
+    sight = head.sight(tokens[count:], shapes.shown, shapes.sights)
+    found |= {"reading_loss": reading.item(), "sight_loss": sight.item()}
+    return reading + SIGHT_WEIGHT * sight, found

@@ -15,12 +15,19 @@ from vtexp.config import Config, from_hydra, register_schemas
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="session")
+def drawn_pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cache folder of the whole session: small_print is drawn once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drawn_pages: Path) -> None:
     """No test may reach an account or write into the home directory."""
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("VTEXP_CACHE_DIR", str(drawn_pages))
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
         monkeypatch.setenv(name, "unset by the test")
 
@@ -37,6 +44,7 @@ def make_config(tmp_path: Path, small_checkpoint: Path) -> Callable[..., Config]
     register_schemas()
     small = [
         f"model.path={small_checkpoint}",
+        "dataset=easy_vqa",
         "dataset.limit=6",
         "measure.latency_samples=2",
         "measure.latency_repeats=2",
@@ -68,6 +76,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = PromptTokenizer.from_folder(folder)
     config = tiny_config(min(tokenizer.image_ids), tokenizer.eos_id)
     config.hidden_size, config.intermediate_size, config.num_hidden_layers = 32, 64, 2
+    config.num_attention_heads = config.num_key_value_heads = 4
     config.vision_backbone |= {
         "image_emb_dim": 32,
         "image_num_heads": 2,

@@ -120,7 +120,7 @@ def test_a_run_on_pages_of_many_shapes(
     folder = next((tmp_path / "sweep").glob("max_crops-4_*"))
     rows = records.read_jsonl(folder / "samples.jsonl")
     assert len({row["measured_tiling"] for row in rows}) > 1
-    assert all(12 <= row["print_px"] <= 48 for row in rows)
+    assert all(PRINT_PX[0] <= row["print_px"] <= PRINT_PX[1] for row in rows)
     result = records.read_json(folder / "result.json")
     assert result["tiling"].startswith("mixed")
     tokens = [row["measured_vision_tokens"] for row in rows]

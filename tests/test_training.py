@@ -1,4 +1,4 @@
-"""The committed training script: seeded, resumable, writes a checkpoint that loads."""
+"""The committed training script: true labels, seeded, resumable, writes a checkpoint that loads."""
 
 from __future__ import annotations
 
@@ -7,50 +7,171 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from vtexp.geometry import MOLMO
+from vtexp.data.small_print_pages import Page, draw_page
+from vtexp.geometry import MOLMO, Size, Tiling
+from vtexp.knobs import KnobValue
 from vtexp.models.runner import MolmoRunner
-from vtexp.train.__main__ import STAGES, stage_at
+from vtexp.preprocess import IMAGE_MEAN, IMAGE_STD, ImageTokenIds, ProcessedImage, preprocess_image
+from vtexp.prompts import PromptTokenizer
+from vtexp.train.answer import Question, collate, label_fields, pack_questions
+from vtexp.train.reading import CHARACTERS, KEYS, NONE, draw_text, label_views
+
+IDS = ImageTokenIds(1, 2, 3, 4)
+BUDGETS = [
+    KnobValue("max_crops", "1"),
+    KnobValue("max_crops", "12"),
+    KnobValue("image_size", "560x336", "stretch"),
+]
 
 
-def train(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vtexp.train", "--out", str(out), "--steps", "4", *arguments]
+def views_of(page: Page, budget: KnobValue) -> tuple[ProcessedImage, np.ndarray]:
+    """A page under a budget, and its crops as pixels (C, 336, 336) of luminance, 0 to 1."""
+    image = preprocess_image(np.array(page.image), budget.crop_setting(MOLMO), MOLMO, IDS)
+    side, patch = MOLMO.patches_per_side, MOLMO.patch_px
+    pixels = image.patches.reshape(-1, side, side, patch, patch, 3)
+    pixels = pixels * torch.tensor(IMAGE_STD) + torch.tensor(IMAGE_MEAN)
+    crops = pixels.permute(0, 1, 3, 2, 4, 5).reshape(-1, MOLMO.crop_px, MOLMO.crop_px, 3)
+    return image, crops.mean(dim=-1).numpy()
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: budget.label)
+def test_labelled_cells_hold_ink_and_empty_ones_do_not(budget: KnobValue) -> None:
+    """Seen in the pixels: labels that are shifted, or of another crop, would not pass."""
+    for seed in range(4):
+        page = draw_page(np.random.default_rng((5, seed)))
+        image, crops = views_of(page, budget)
+        labels = label_views(page, image.tiling, budget.fit).patch_characters
+        assert len(labels) == len(crops)
+        paper = np.median(np.asarray(page.image, dtype=np.float32).mean(axis=-1)) / 255
+        contrast = np.abs(crops - paper)
+        half, patch = MOLMO.patch_px // 2, MOLMO.patch_px
+        found = {True: [], False: []}
+        for crop, place, slot in (labels >= NONE).nonzero().tolist():
+            row, col = divmod(place, MOLMO.patches_per_side)
+            y, x = row * patch, col * patch + slot * half
+            # A character's ink reaches beyond the cell that its centre lies in.
+            around = contrast[crop, y : y + patch, max(0, x - half) : x + 2 * half]
+            character = int(labels[crop, place, slot])
+            if character == NONE or CHARACTERS[character - 1] not in ".:":
+                found[character != NONE].append(around.max() > 0.15)
+        assert np.mean(found[True]) > 0.97
+        assert np.mean(found[False]) < 0.5
+
+
+def test_labels_spell_the_page() -> None:
+    """Left to right and top to bottom, the cells of an undivided view hold the printed text."""
+    page = draw_text(np.random.default_rng(3))
+    labels = label_views(page, Tiling(1, 1), "stretch")
+    assert torch.equal(labels.patch_characters[0], labels.patch_characters[1])
+    cells = labels.patch_characters[1].reshape(24, 24, 2).reshape(24, 48)
+    size = Size(page.image.height, page.image.width)
+    lines: dict[float, list] = {}
+    for glyph in page.glyphs:
+        lines.setdefault(glyph.y, []).append(glyph)
+    known = 0
+    for y, glyphs in lines.items():
+        row = cells[int(y * 336 / size.height / 14)]
+        spelled = [CHARACTERS[i - 1] for i in row.tolist() if i > NONE]
+        printed = [glyph.character for glyph in glyphs]
+        iterator = iter(printed)
+        if not set(spelled) - set(printed) and all(c in iterator for c in spelled):
+            known += len(spelled)
+    assert known > 0.6 * len(page.glyphs)
+
+
+def test_keys_and_values_are_labelled_by_their_words() -> None:
+    page = draw_page(np.random.default_rng((5, 1)))
+    image, _ = views_of(page, BUDGETS[1])
+    labels = label_views(page, image.tiling, "letterbox")
+    printed = {word.strip(":") for word in page.words}
+    named = {KEYS[i - 1] for i in labels.token_keys[labels.token_keys > NONE].tolist()}
+    assert named and named <= printed
+    digits = labels.token_digits.reshape(-1, 2)
+    pairs = {tuple((d - 1).tolist()) for d in digits[(digits > NONE).all(dim=-1)]}
+    answers = {tuple(map(int, asked.answer.replace(".", "")[:2])) for asked in page.fields}
+    assert pairs and pairs <= answers
+
+
+def test_each_value_is_labelled_with_what_its_question_names() -> None:
+    for seed in range(8):
+        page = draw_page(np.random.default_rng((5, seed)))
+        tiling = (
+            BUDGETS[1].crop_setting(MOLMO).tiling(Size(page.image.height, page.image.width), MOLMO)
+        )
+        fields = label_fields(page, tiling, "letterbox").unflatten(-1, (2, 2))
+        digits = label_views(page, tiling, "letterbox").token_digits.unflatten(-1, (2, 2))
+        values = {(asked.question, int(asked.answer.replace(".", "")[:2])) for asked in page.fields}
+        seen = (fields[..., 0] > NONE) & (digits > NONE).all(dim=-1)
+        assert seen.any()
+        for field, (first, second) in zip(
+            fields[seen].tolist(), digits[seen].tolist(), strict=True
+        ):
+            value = 10 * (first - 1) + second - 1
+            names = [KEYS[i - 1] for i in field if i > NONE]
+            assert any(v == value and all(n in q for n in names) for q, v in values)
+
+
+def test_a_question_sees_the_image_and_itself(small_checkpoint: Path) -> None:
+    tokenizer = PromptTokenizer.from_folder(small_checkpoint)
+    ids = ImageTokenIds(*tokenizer.image_ids)
+    pixels = np.zeros((300, 300, 3), dtype=np.uint8)
+    image = preprocess_image(pixels, BUDGETS[0].crop_setting(MOLMO), MOLMO, ids)
+    questions = [Question("s", "what is a?", "1"), Question("s", "what is b?", "22")]
+    rows = pack_questions(image, questions, tokenizer)
+    fields = torch.zeros(*image.image_input_idx.shape, 4, dtype=torch.int64)
+    batch = collate([image], [questions], [fields], tokenizer)
+    prefix = 1 + len(image.image_tokens)
+    blocks = np.array(rows[3])
+    mask = batch.mask[0, 0].numpy()
+    for number in (1, 2):
+        first = np.flatnonzero(blocks == number)[0]
+        assert batch.position_ids[0, first] == prefix  # as if it were the only question
+        last = np.flatnonzero(blocks == number)[-1]
+        assert set(blocks[mask[last]]) == {0, number}
+    assert not mask[0, 1:].any()
+    # The label of a place is the token after it.
+    labelled = (batch.labels[0] != -100).nonzero().flatten()
+    ids_row = torch.tensor(rows[0])
+    assert torch.equal(batch.labels[0, labelled], ids_row[labelled + 1])
+
+
+def train(out: Path, *arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
+    code = f"import sys, vtexp.train.__main__ as t\n{code}\nt.main()"
+    arguments = ("--out", str(out), "--most-steps", "2", *arguments)
     # One thread: sums in another order would make equal runs differ.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment
+    )
 
 
 @pytest.mark.slow
 def test_resumed_training_is_the_same_training(tmp_path: Path) -> None:
-    assert train(tmp_path / "whole").returncode == 0
-    # Saved after step 3 and killed before the end: the state is on disk, the weights are not.
-    code = (
-        "import sys; sys.argv[1:] = sys.argv[1:]\n"
-        "import vtexp.train.__main__ as t\n"
-        "t.save_checkpoint = lambda *a: sys.exit(9)\n"
-        "t.main()"
+    whole = train(tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    # Killed at the second step of the third stage: the state of its first step is on disk.
+    kill = (
+        "calls, answer = [], t.answer\n"
+        "def killed(*a):\n"
+        "    calls.append(a)\n"
+        "    return answer(*a) if len(calls) < 2 else sys.exit(9)\n"
+        "t.answer = killed"
     )
     out = tmp_path / "resumed"
-    arguments = ["--out", str(out), "--steps", "4", "--save-every", "3"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-c", code, *arguments], env=environment)
-    assert killed.returncode == 9
+    assert train(out, "--save-every", "1", code=kill).returncode == 9
     assert not (out / "model.safetensors").exists()
+    state = torch.load(out / "training_state.pt", weights_only=True)
+    assert (state["stage"], state["step"]) == (2, 1)
     assert train(out).returncode == 0
 
-    whole, resumed = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "resumed"))
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    first, second = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "resumed"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
     assert not (out / "training_state.pt").exists()
     runner = MolmoRunner.load(out, MOLMO, "cpu", "float32")
     assert 1e6 < sum(p.numel() for p in runner.model.parameters()) < 5e6
-
-
-def test_stages_cover_all_steps() -> None:
-    names = [stage_at(step, 100)[0].name for step in range(100)]
-    assert list(dict.fromkeys(names)) == [stage.name for stage in STAGES]
-    assert names.count("see") == 30
-    assert all(0 < stage_at(step, 100)[1] <= 1 for step in range(100))

@@ -1,12 +1,13 @@
 """Train molmo_tiny to read small_print and to know easy-VQA: `python -m vtexp.train --out FOLDER`.
 
-Seeded, resumable (run the same command again), with a progress bar. Four stages:
+Seeded, resumable (run the same command again), with a progress bar. Five stages:
 
 - read (`see.py`): the vision encoder alone. A head asks each patch for the characters it shows.
   From answers alone, nothing was learned.
-- see: encoder and connector. Heads ask each vision token for characters, words, colours, shapes.
-- answer (`answer.py`): the language model alone, on what the encoder sees. Trained together from
-  the start, its first, random gradients undid what the encoder had learned.
+- connect: the connector alone. Heads ask each vision token for characters, words, colours, shapes.
+  Trained together from the start, its first, random gradients undid what the encoder had learned.
+- see: encoder and connector together.
+- answer (`answer.py`): the language model alone, for the same reason.
 - all: everything, at a low rate.
 
 The heads are not kept.
@@ -73,14 +74,15 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage("read", 4000, 1e-2, 2e-3),
-    Stage("see", 1500, 5e-3, 1e-3),
-    Stage("answer", 1500, 4e-3, 2e-3),
-    Stage("all", 300, 1e-3, 5e-4),
+    Stage("connect", 800, 4e-3, 1e-2),
+    Stage("see", 700, 2.5e-3, 4e-3),
+    Stage("answer", 1000, 4e-3, 4e-3),
+    Stage("all", 150, 1e-3, 1e-3),
 )
 #: Loss of a step, and what was found in it, for the log.
 Step = tuple[torch.Tensor, dict[str, float]]
 #: Drawn crops that `read` and `see` go through some five times.
-READING_DRAWS, SHAPE_DRAWS = 5000, 2000
+READING_DRAWS, SHAPE_DRAWS = 5000, 1500
 
 
 class Materials(NamedTuple):
@@ -105,7 +107,9 @@ class Draws(Dataset):
         groups, tokenizer, ids = self.materials
         rng = rng_of(self.seed, self.name, number)
         if self.name == "reading":
-            return draw_reading(rng, ids)
+            return draw_reading(rng, ids, page_share=0.125, evenly=False)
+        if self.name == "even reading":
+            return draw_reading(rng, ids, page_share=0.3, evenly=True)
         if self.name == "shape":
             return draw_shape(rng, groups, ids)
         return draw_answer_batch(rng, groups, tokenizer)
@@ -196,6 +200,7 @@ class Training:
         self.out, self.seed, self.materials = out, seed, materials
         self.stage, self.step, self.seconds = 0, 0, 0.0
         self.log: list[dict[str, Any]] = []
+        self.drawn: dict[str, Any] = {}
         self.state_path = out / "training_state.pt"
         if self.state_path.is_file():
             self._load()
@@ -230,11 +235,8 @@ class Training:
         """The steps of a stage that are still to be done, then on to the next."""
         began = time.monotonic() - self.seconds
         steps = min(stage.steps, most_steps or stage.steps)
-        losses = (
-            self.looks(stage, steps)
-            if stage.name in ("read", "see")
-            else self.answers(stage, steps)
-        )
+        looking = stage.name not in ("answer", "all")
+        losses = self.looks(stage, steps) if looking else self.answers(stage, steps)
         recent: list[dict[str, float]] = []
         name = TextColumn(stage.name)
         columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -262,7 +264,8 @@ class Training:
     def looks(self, stage: Stage, steps: int) -> Iterator[Step]:
         """Losses of the stages on single crops, which are drawn once."""
         few = steps < stage.steps
-        crops: ReadingCrops = self.draw_all("reading", 50 if few else READING_DRAWS)
+        name = "reading" if stage.name == "read" else "even reading"
+        crops: ReadingCrops = self.draw_all(name, 50 if few else READING_DRAWS)
         shapes: ShapeCrops = self.draw_all("shape", 50 if few else SHAPE_DRAWS)
         for step in range(self.step, steps):
             rng = rng_of(self.seed, stage.name, step)
@@ -271,14 +274,18 @@ class Training:
                 yield read(self.model, self.heads["see"], chosen)
             else:
                 some = pick(shapes, rng.choice(len(shapes.patches), SHAPE_CROPS, replace=False))
-                yield see(self.model, self.heads["see"], chosen, some)
+                frozen = stage.name == "connect"
+                yield see(self.model, self.heads["see"], chosen, some, frozen)
 
     def draw_all(self, name: str, count: int) -> Any:
-        """All draws of a name, joined, made by two processes."""
-        draws = Draws(name, count, self.seed, self.materials)
-        loader = DataLoader(draws, batch_size=None, num_workers=2)
-        # Joining a single draw copies it, which frees the memory shared with the process.
-        return join([join([draw]) for draw in track(loader, f"drawing {name}", total=count)])
+        """All draws of a name, joined, made by two processes; kept for the next stage."""
+        if name not in self.drawn:
+            draws = Draws(name, count, self.seed, self.materials)
+            loader = DataLoader(draws, batch_size=None, num_workers=2)
+            bar = track(loader, f"drawing {name}", total=count)
+            # Joining a single draw copies it, which frees the memory shared with the process.
+            self.drawn[name] = join([join([draw]) for draw in bar])
+        return self.drawn[name]
 
     def answers(self, stage: Stage, steps: int) -> Iterator[Step]:
         """Losses of the stages on whole images with their questions, drawn ahead of need."""

@@ -52,8 +52,12 @@ class ReadingLabels(NamedTuple):
     token_digits: torch.Tensor  # (C, T, 4), two digits each of the upper and the lower half, plus 1
 
 
-def draw_text(rng: np.random.Generator) -> Page:
-    """A page filled with words, numbers and loose letters, that one crop is to show whole."""
+def draw_text(rng: np.random.Generator, evenly: bool = False) -> Page:
+    """A page filled with words, numbers and loose letters, that one crop is to show whole.
+
+    Sizes of print are log-uniform, or uniform where they are to come `evenly`: small print fills
+    a page with more characters, and large print is learned last.
+    """
     scale = np.exp(rng.uniform(np.log(0.35), np.log(1.1)))
     stretch = np.exp(rng.normal(0, 0.2)) if rng.random() < 0.5 else 1.0
     side = MOLMO.crop_px / scale
@@ -61,7 +65,8 @@ def draw_text(rng: np.random.Generator) -> Page:
     width, height = pen.size
     y = float(rng.uniform(0, 10)) / scale
     while y < height:
-        size = max(5, round(np.exp(rng.uniform(*np.log(SEEN_PX))) / scale))
+        seen_px = rng.uniform(*SEEN_PX) if evenly else np.exp(rng.uniform(*np.log(SEEN_PX)))
+        size = max(5, round(seen_px / scale))
         half_line = size * rng.uniform(0.6, 1.2)
         y += half_line
         x = rng.uniform(0, 2) * size

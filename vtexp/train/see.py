@@ -94,12 +94,14 @@ def draw_budget(rng: np.random.Generator) -> KnobValue:
     return KnobValue(name, value, fit)
 
 
-def draw_reading(rng: np.random.Generator, ids: ImageTokenIds) -> ReadingCrops:
-    """A crop filled with text, or one time in eight up to four crops of a page."""
-    if rng.random() < 0.125:
+def draw_reading(
+    rng: np.random.Generator, ids: ImageTokenIds, page_share: float, evenly: bool
+) -> ReadingCrops:
+    """A crop filled with text, or up to four crops of a page."""
+    if rng.random() < page_share:
         page, setting = draw_page(rng), draw_budget(rng).crop_setting(MOLMO)
     else:
-        page = draw_text(rng)
+        page = draw_text(rng, evenly)
         setting = KnobValue("image_size", "336x336", "stretch").crop_setting(MOLMO)
     image = preprocess_image(np.array(page.image), setting, MOLMO, ids)
     labels = label_views(page, image.tiling, setting.fit)
@@ -163,16 +165,22 @@ def read(
     model: MolmoForCausalLM, head: SeeHead, crops: ReadingCrops
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Loss of the encoder alone on some crops, and the share of characters read rightly."""
-    patches = model.model.vision_backbone.image_vit(crops.patches.float())
-    loss, found = head.reading(patches, None, crops.labels)
+    features = model.model.vision_backbone.image_vit(crops.patches.float())
+    loss, found = head.reading(features, None, crops.labels)
     return loss, found | {"reading_loss": loss.item()}
 
 
 def see(
-    model: MolmoForCausalLM, head: SeeHead, crops: ReadingCrops, shapes: ShapeCrops
+    model: MolmoForCausalLM,
+    head: SeeHead,
+    crops: ReadingCrops,
+    shapes: ShapeCrops,
+    frozen: bool,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Loss of encoder and connector, and what was told rightly."""
+    """Loss of encoder and connector, or with a `frozen` encoder of the connector alone, and what
+    was told rightly."""
     backbone = model.model.vision_backbone
+    backbone.image_vit.requires_grad_(not frozen)
     features: list[torch.Tensor] = []
     hook = backbone.image_vit.register_forward_hook(lambda *call: features.append(call[2]))
     tokens = backbone(

@@ -75,8 +75,8 @@ class Stage(NamedTuple):
 STAGES = (
     Stage("read", 4000, 1e-2, 2e-3),
     Stage("connect", 800, 4e-3, 1e-2),
-    Stage("see", 700, 2.5e-3, 4e-3),
-    Stage("answer", 1000, 4e-3, 4e-3),
+    Stage("see", 3000, 1.5e-3, 2e-3),
+    Stage("answer", 1000, 4e-3, 6e-3),
     Stage("all", 150, 1e-3, 1e-3),
 )
 #: Loss of a step, and what was found in it, for the log.
@@ -128,7 +128,7 @@ def join(draws: Sequence[Any]) -> Any:
     return type(first)(*(join(column) for column in zip(*draws, strict=True)))
 
 
-def pick(draws: Any, rows: torch.Tensor) -> Any:
+def pick(draws: Any, rows: np.ndarray) -> Any:
     """Rows of a named tuple of tensors, nested or not."""
     if isinstance(draws, torch.Tensor):
         return draws[rows]
@@ -185,6 +185,15 @@ def write_log(path: Path, log: list[dict]) -> None:
     path.write_text("[\n" + ",\n".join(json.dumps(row) for row in log) + "\n]\n")
 
 
+class Heads(nn.Module):
+    """What reads the model from inside while it learns; not kept."""
+
+    def __init__(self, model: MolmoForCausalLM) -> None:
+        super().__init__()
+        self.see = SeeHead(model)
+        self.field = FieldHead(model.config.hidden_size)
+
+
 class Training:
     """Model, heads and progress of a training, kept on disk so that it can go on."""
 
@@ -193,9 +202,7 @@ class Training:
         torch.manual_seed(seed)
         self.model = MolmoForCausalLM(tiny_config(min(tokenizer.image_ids), tokenizer.eos_id))
         initialise(self.model)
-        self.heads = nn.ModuleDict(
-            {"see": SeeHead(self.model), "field": FieldHead(self.model.config.hidden_size)}
-        )
+        self.heads = Heads(self.model)
         self.optimizers = build_optimizers(self.model, self.heads)
         self.out, self.seed, self.materials = out, seed, materials
         self.stage, self.step, self.seconds = 0, 0, 0.0
@@ -271,11 +278,11 @@ class Training:
             rng = rng_of(self.seed, stage.name, step)
             chosen = pick(crops, rng.choice(len(crops.patches), READ_CROPS, replace=False))
             if stage.name == "read":
-                yield read(self.model, self.heads["see"], chosen)
+                yield read(self.model, self.heads.see, chosen)
             else:
                 some = pick(shapes, rng.choice(len(shapes.patches), SHAPE_CROPS, replace=False))
                 frozen = stage.name == "connect"
-                yield see(self.model, self.heads["see"], chosen, some, frozen)
+                yield see(self.model, self.heads.see, chosen, some, frozen)
 
     def draw_all(self, name: str, count: int) -> Any:
         """All draws of a name, joined, made by two processes; kept for the next stage."""
@@ -293,7 +300,7 @@ class Training:
         order = range(self.step, steps)
         loader = DataLoader(draws, batch_size=None, sampler=order, num_workers=1, prefetch_factor=8)
         for batch in loader:
-            yield answer(self.model, self.heads["field"], batch, stage.name == "all")
+            yield answer(self.model, self.heads.field, batch, stage.name == "all")
 
     def _note(self, stage: Stage, recent: list[dict[str, float]]) -> None:
         means = {

@@ -22,8 +22,8 @@ from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.preprocess import ImageTokenIds, ProcessedImage, preprocess_image
 from vtexp.train.reading import ReadingHead, ReadingLabels, draw_text, label_views
 
-READ_CROPS, SHAPE_CROPS = 8, 4
-SIGHT_WEIGHT = 0.3
+READ_CROPS, SHAPE_CROPS = 8, 2
+SIGHT_WEIGHT = 0.1
 #: Budgets that pages and shapes are shown under, and how often each.
 BUDGETS = {
     ("max_crops", "1", "letterbox"): 2,

@@ -20,7 +20,7 @@ from vtexp import compare, records
 from vtexp.metrics import Z_95, clustered_mean
 
 #: Borders of the groups of print, in px of the page.
-BORDERS_PX = (13, 15, 18, 22, 27, 34, 43)
+BORDERS_PX = (10, 12, 15, 18, 22, 27, 33)
 
 
 class Run(NamedTuple):

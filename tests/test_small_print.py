@@ -53,8 +53,8 @@ def test_pages_are_what_the_card_says(pages) -> None:
 
 def test_print_sizes_are_spread(pages) -> None:
     sizes = [asked.print_px for page in pages for asked in page.fields]
-    assert np.mean(np.array(sizes) < 20) > 0.25
-    assert np.mean(np.array(sizes) >= 32) > 0.2
+    assert np.mean(np.array(sizes) < 15) > 0.25
+    assert np.mean(np.array(sizes) >= 24) > 0.15
 
 
 def test_every_glyph_is_inked_where_it_is_said_to_be(pages) -> None:

@@ -20,7 +20,15 @@ from vtexp.preprocess import IMAGE_MEAN, IMAGE_STD, ImageTokenIds, ProcessedImag
 from vtexp.prompts import PromptTokenizer
 from vtexp.train.__main__ import STAGES
 from vtexp.train.answer import Question, collate, label_fields, pack_questions
-from vtexp.train.reading import CHARACTERS, KEYS, NONE, draw_text, label_views
+from vtexp.train.reading import (
+    CHARACTERS,
+    KEYS,
+    NONE,
+    cut_text,
+    draw_text,
+    draw_text_page,
+    label_views,
+)
 
 IDS = ImageTokenIds(1, 2, 3, 4)
 BUDGETS = [
@@ -85,12 +93,27 @@ def test_labels_spell_the_page() -> None:
     assert known > 0.6 * len(page.glyphs)
 
 
+def test_crops_of_text_pages_are_labelled_at_any_offset() -> None:
+    page = draw_text_page(np.random.default_rng(1))
+    for seed in range(5):
+        patches, labels = cut_text(page, np.random.default_rng(seed))
+        pixels = patches.reshape(576, 14, 2, 7, 3) * torch.tensor(IMAGE_STD)
+        pixels = (pixels + torch.tensor(IMAGE_MEAN)).mean(dim=-1)
+        contrast = (pixels - pixels.median()).abs().amax(dim=(1, 3))
+        characters = labels.patch_characters
+        marked = (characters > NONE) & ~torch.isin(
+            characters, torch.tensor([CHARACTERS.index(c) + 1 for c in ".:"])
+        )
+        assert (contrast[marked] > 0.15).float().mean() > 0.95
+        assert (contrast[characters == NONE] > 0.15).float().mean() < 0.65
+
+
 def test_keys_and_values_are_labelled_by_their_words() -> None:
     page = draw_page(np.random.default_rng((5, 1)))
     image, _ = views_of(page, BUDGETS[1])
     labels = label_views(page, image.tiling, "letterbox")
     printed = {word.strip(":") for word in page.words}
-    named = {KEYS[i - 1] for i in labels.token_keys[labels.token_keys > NONE].tolist()}
+    named = {KEYS[i - 1].upper() for i in labels.token_keys[labels.token_keys > NONE].tolist()}
     assert named and named <= printed
     digits = labels.token_digits.reshape(-1, 2)
     pairs = {tuple((d - 1).tolist()) for d in digits[(digits > NONE).all(dim=-1)]}

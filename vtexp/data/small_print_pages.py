@@ -1,7 +1,7 @@
 """Drawing the pages of small_print: receipts, forms, tables, labels and charts to be read.
 
-Everything follows from one random generator, so a page is its seed. Fonts are DejaVu and STIX,
-which come with matplotlib (free licences, LICENSE_DEJAVU and LICENSE_STIX there).
+Everything follows from one random generator, so a page is its seed. Print is in capitals. Fonts are
+DejaVu, which come with matplotlib (a free licence, LICENSE_DEJAVU there).
 """
 
 from __future__ import annotations
@@ -18,17 +18,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vtexp.errors import DataError
 
-FONTS = (
-    "DejaVuSans.ttf",
-    "DejaVuSans-Bold.ttf",
-    "DejaVuSerif.ttf",
-    "DejaVuSerif-Bold.ttf",
-    "DejaVuSansMono.ttf",
-    "STIXGeneralBol.ttf",
-)
+FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf")
 #: Print sizes in px (the font's em), drawn log-uniformly. At a page of 950 px, the global crop
-#: alone shows print of 31 px as 11 px high; 3x3 crops show print of 13 px so.
-PRINT_PX = (13, 42)
+#: alone shows print of 25 px as 9 px high; 3x3 crops show print of 11 px so.
+PRINT_PX = (10, 32)
 AREA_PX = (600_000, 1_200_000)
 ASPECT_RATIO = (0.5, 2.0)
 FIELDS_PER_PAGE = 12
@@ -125,10 +118,11 @@ class Pen:
 
     def width_of(self, text: str, print_px: int) -> float:
         """Width of a text in px."""
-        return _font(self.font_name, print_px).getlength(text)
+        return _font(self.font_name, print_px).getlength(text.upper())
 
     def write(self, x: float, y: float, text: str, print_px: int) -> None:
-        """Write with the left end at x and the middle of lower-case letters near y."""
+        """Write in capitals, with the left end at x and the middle of the line near y."""
+        text = text.upper()
         font = _font(self.font_name, print_px)
         self.draw.text((x, y), text, fill=self.ink, font=font, anchor="lm")
         words = text.split(" ")
@@ -217,7 +211,7 @@ def _table(pen: Pen) -> None:
     headings = pen.pick(HEADINGS, 2)
     columns = (0.05 * width, 0.45 * width, 0.75 * width)
     y = 0.04 * height
-    heading_px = int(pen.rng.integers(22, 34))
+    heading_px = int(pen.rng.integers(18, 28))
     y += heading_px
     for x, heading in zip(columns[1:], headings, strict=True):
         pen.write(x, y, heading, heading_px)

@@ -16,6 +16,7 @@ The heads are not kept.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
@@ -46,13 +47,16 @@ from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.preprocess import ImageTokenIds
 from vtexp.prompts import PromptTokenizer, build_prompt
 from vtexp.train.answer import FieldHead, answer, draw_answer_batch
+from vtexp.train.reading import TextPage, draw_text_page
 from vtexp.train.see import (
-    READ_CROPS,
+    PAGE_CROPS,
     SHAPE_CROPS,
+    TEXT_CROPS,
     ReadingCrops,
     SeeHead,
     ShapeCrops,
-    draw_reading,
+    cut_texts,
+    draw_page_crops,
     draw_shape,
     read,
     see,
@@ -73,7 +77,7 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("read", 4000, 1e-2, 2e-3),
+    Stage("read", 4500, 1e-2, 4e-3),
     Stage("connect", 800, 4e-3, 1e-2),
     Stage("see", 3000, 1.5e-3, 2e-3),
     Stage("answer", 1000, 4e-3, 6e-3),
@@ -81,8 +85,8 @@ STAGES = (
 )
 #: Loss of a step, and what was found in it, for the log.
 Step = tuple[torch.Tensor, dict[str, float]]
-#: Drawn crops that `read` and `see` go through some five times.
-READING_DRAWS, SHAPE_DRAWS = 5000, 1500
+#: What is drawn once for the stages that look at single crops.
+TEXT_DRAWS, PAGE_DRAWS, SHAPE_DRAWS = 4000, 800, 1500
 
 
 class Materials(NamedTuple):
@@ -106,13 +110,18 @@ class Draws(Dataset):
         """The draw of this number."""
         groups, tokenizer, ids = self.materials
         rng = rng_of(self.seed, self.name, number)
-        if self.name == "reading":
-            return draw_reading(rng, ids, page_share=0.125, evenly=False)
-        if self.name == "even reading":
-            return draw_reading(rng, ids, page_share=0.3, evenly=True)
-        if self.name == "shape":
+        if self.name == "texts":
+            return draw_text_page(rng)
+        if self.name == "pages":
+            return draw_page_crops(rng, ids)
+        if self.name == "shapes":
             return draw_shape(rng, groups, ids)
         return draw_answer_batch(rng, groups, tokenizer)
+
+
+def as_it_is(draw: Any) -> Any:
+    """No batching and no conversion to tensors."""
+    return draw
 
 
 def rng_of(seed: int, name: str, number: int) -> np.random.Generator:
@@ -207,7 +216,7 @@ class Training:
         self.out, self.seed, self.materials = out, seed, materials
         self.stage, self.step, self.seconds = 0, 0, 0.0
         self.log: list[dict[str, Any]] = []
-        self.drawn: dict[str, Any] = {}
+        self.drawn: dict[str, list[Any]] = {}
         self.state_path = out / "training_state.pt"
         if self.state_path.is_file():
             self._load()
@@ -270,28 +279,33 @@ class Training:
 
     def looks(self, stage: Stage, steps: int) -> Iterator[Step]:
         """Losses of the stages on single crops, which are drawn once."""
-        few = steps < stage.steps
-        name = "reading" if stage.name == "read" else "even reading"
-        crops: ReadingCrops = self.draw_all(name, 50 if few else READING_DRAWS)
-        shapes: ShapeCrops = self.draw_all("shape", 50 if few else SHAPE_DRAWS)
+        texts: list[TextPage] = self.draw_all("texts", TEXT_DRAWS, stage, steps)
+        if stage.name == "read":
+            for step in range(self.step, steps):
+                rng = rng_of(self.seed, stage.name, step)
+                yield read(self.model, self.heads.see, cut_texts(texts, TEXT_CROPS, rng))
+            return
+        pages: ReadingCrops = join(self.draw_all("pages", PAGE_DRAWS, stage, steps))
+        shapes: ShapeCrops = join(self.draw_all("shapes", SHAPE_DRAWS, stage, steps))
         for step in range(self.step, steps):
             rng = rng_of(self.seed, stage.name, step)
-            chosen = pick(crops, rng.choice(len(crops.patches), READ_CROPS, replace=False))
-            if stage.name == "read":
-                yield read(self.model, self.heads.see, chosen)
-            else:
-                some = pick(shapes, rng.choice(len(shapes.patches), SHAPE_CROPS, replace=False))
-                frozen = stage.name == "connect"
-                yield see(self.model, self.heads.see, chosen, some, frozen)
+            of_pages = pick(pages, rng.choice(len(pages.patches), PAGE_CROPS, replace=False))
+            crops = join([cut_texts(texts, TEXT_CROPS, rng), of_pages])
+            some = pick(shapes, rng.choice(len(shapes.patches), SHAPE_CROPS, replace=False))
+            yield see(self.model, self.heads.see, crops, some, stage.name == "connect")
 
-    def draw_all(self, name: str, count: int) -> Any:
-        """All draws of a name, joined, made by two processes; kept for the next stage."""
+    def draw_all(self, name: str, count: int, stage: Stage, steps: int) -> list[Any]:
+        """All draws of a name, made by two processes; kept for the next stage.
+
+        Few are drawn where the stage is cut short.
+        """
         if name not in self.drawn:
+            count = count if steps == stage.steps else 20
             draws = Draws(name, count, self.seed, self.materials)
-            loader = DataLoader(draws, batch_size=None, num_workers=2)
+            loader = DataLoader(draws, batch_size=None, num_workers=2, collate_fn=as_it_is)
             bar = track(loader, f"drawing {name}", total=count)
-            # Joining a single draw copies it, which frees the memory shared with the process.
-            self.drawn[name] = join([join([draw]) for draw in bar])
+            # A copy frees the memory shared with the process.
+            self.drawn[name] = [copy.deepcopy(draw) for draw in bar]
         return self.drawn[name]
 
     def answers(self, stage: Stage, steps: int) -> Iterator[Step]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,19 +28,24 @@ from vtexp.data.small_print_pages import (
     new_page,
 )
 from vtexp.geometry import MOLMO, Size, Tiling, letterbox, tiling_to_resolution
+from vtexp.preprocess import IMAGE_MEAN, IMAGE_STD
 
-CHARACTERS = string.digits + ".:" + string.ascii_letters
+CHARACTERS = string.digits + ".:" + string.ascii_uppercase
 #: Words that questions ask by; the table's headings last.
 KEYS = (*GOODS, *LABELS, *LETTERS, *HEADINGS)
+#: A key as printed, and its place in KEYS, plus 1.
+PRINTED_KEYS = {key.upper(): place for place, key in enumerate(KEYS, start=1)}
 NONE = 0
 IGNORE = -100
 #: Numbers and prices; a price's last digit is always 0, so two digits say each.
 VALUE = r"\d\d|\d\.\d0"
 CELL_PX = MOLMO.patch_px // 2
 #: Sizes of print, in px of the crop, that text pages are filled with.
-SEEN_PX = (8.5, 42.0)
+SEEN_PX = (7.0, 34.0)
 #: Print smaller than this in a view is not asked for.
-LEAST_SEEN_PX = 8.0
+LEAST_SEEN_PX = 7.0
+#: Size of the view of a text page; crops are cut from it at any offset.
+TEXT_VIEW = Size(448, 448)
 
 
 class ReadingLabels(NamedTuple):
@@ -52,20 +57,17 @@ class ReadingLabels(NamedTuple):
     token_digits: torch.Tensor  # (C, T, 4), two digits each of the upper and the lower half, plus 1
 
 
-def draw_text(rng: np.random.Generator, evenly: bool = False) -> Page:
-    """A page filled with words, numbers and loose letters, that one crop is to show whole.
-
-    Sizes of print are log-uniform, or uniform where they are to come `evenly`: small print fills
-    a page with more characters, and large print is learned last.
-    """
+def draw_text(rng: np.random.Generator) -> Page:
+    """A page filled with words, numbers and loose letters, to be seen at TEXT_VIEW."""
     scale = np.exp(rng.uniform(np.log(0.35), np.log(1.1)))
     stretch = np.exp(rng.normal(0, 0.2)) if rng.random() < 0.5 else 1.0
-    side = MOLMO.crop_px / scale
+    side = TEXT_VIEW.height / scale
     pen = new_page("text", round(side * stretch**0.5), round(side / stretch**0.5), rng)
     width, height = pen.size
     y = float(rng.uniform(0, 10)) / scale
     while y < height:
-        seen_px = rng.uniform(*SEEN_PX) if evenly else np.exp(rng.uniform(*np.log(SEEN_PX)))
+        # Between log-uniform and uniform: a line of small print has more characters.
+        seen_px = rng.uniform(*np.sqrt(SEEN_PX)) ** 2
         size = max(5, round(seen_px / scale))
         half_line = size * rng.uniform(0.6, 1.2)
         y += half_line
@@ -112,16 +114,31 @@ def _gap(pen: Pen, x: float, y: float, size: int) -> float:
     return gap
 
 
+def word_labels(page: Page) -> np.ndarray:
+    """Int (3, words): key, first and second digit of each word of a page."""
+    digits = [w.replace(".", "")[:2] if re.fullmatch(VALUE, w) else "" for w in page.words]
+    keys = [PRINTED_KEYS.get(word.strip(":"), NONE) for word in page.words]
+    first, second = ([int(d[i]) + 1 if d else NONE for d in digits] for i in (0, 1))
+    return np.array([keys, first, second], dtype=int).reshape(3, -1)
+
+
 def label_views(page: Page, tiling: Tiling, fit: str) -> ReadingLabels:
     """Labels of a page's crops, the global crop first, as `preprocess_image` makes them."""
-    views = [_label_characters(glyphs) for glyphs in crop_glyphs(page, tiling, fit)]
-    patches, tokens = (torch.from_numpy(np.stack(column)) for column in zip(*views, strict=True))
-    bare = [word.strip(":") for word in page.words]
-    digits = [re.sub(r"\.", "", w)[:2] if re.fullmatch(VALUE, w) else "" for w in page.words]
-    keys = [KEYS.index(word) + 1 if word in KEYS else NONE for word in bare]
-    first, second = ([int(d[i]) + 1 if d else NONE for d in digits] for i in (0, 1))
-    labelled = label_words(page, tiling, fit, np.array([keys, first, second]).reshape(3, -1))
-    return ReadingLabels(patches, tokens, labelled[..., 0], labelled[..., 1:].flatten(-2))
+    labels = word_labels(page)
+    return join_labels([label_crop(g, labels) for g in crop_glyphs(page, tiling, fit)])
+
+
+def label_crop(glyphs: CropGlyphs, labels: np.ndarray) -> ReadingLabels:
+    """Labels of one crop (without the axis C), given its words' labels (3, words)."""
+    patches, tokens = _label_characters(glyphs)
+    slots = _label_slots(glyphs, labels)
+    columns = (patches, tokens, slots[..., 0], slots[..., 1:].reshape(len(slots), -1))
+    return ReadingLabels(*(torch.from_numpy(column) for column in columns))
+
+
+def join_labels(crops: Sequence[ReadingLabels]) -> ReadingLabels:
+    """Labels of single crops as those of C crops."""
+    return ReadingLabels(*(torch.stack(column) for column in zip(*crops, strict=True)))
 
 
 def label_words(page: Page, tiling: Tiling, fit: str, labels: np.ndarray) -> torch.Tensor:
@@ -144,35 +161,86 @@ class CropGlyphs(NamedTuple):
     whole: np.ndarray  # whether the word is in the crop as a whole, and large enough
 
 
+class ViewGlyphs(NamedTuple):
+    """The characters of a page as arrays of the same length, in px of a view of it."""
+
+    characters: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    words: np.ndarray
+    large_enough: np.ndarray
+
+    def cut(self, left: float, top: float) -> CropGlyphs:
+        """Those in the crop whose upper left corner is at (left, top)."""
+        x, y, size = self.x - left, self.y - top, MOLMO.crop_px
+        inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
+        whole = ~np.isin(self.words, self.words[~inside]) & self.large_enough
+        columns = (self.characters, x, y, self.words, whole)
+        return CropGlyphs(*(column[inside] for column in columns))
+
+
+def view_glyphs(page: Page, target: Size, fit: str) -> ViewGlyphs:
+    """The characters of a page in a view of it."""
+    size = Size(page.image.height, page.image.width)
+    scale_x, scale_y, left, top = view_scale(size, target, fit)
+    seen_px = np.array([g.print_px for g in page.glyphs]) * min(scale_x, scale_y)
+    large_enough = seen_px >= LEAST_SEEN_PX
+    characters = np.array([CHARACTERS.index(g.character) + 1 for g in page.glyphs], dtype=int)
+    return ViewGlyphs(
+        np.where(large_enough, characters, IGNORE),
+        np.array([g.x for g in page.glyphs]) * scale_x + left,
+        np.array([g.y for g in page.glyphs]) * scale_y + top,
+        np.array([g.word for g in page.glyphs], dtype=int),
+        large_enough,
+    )
+
+
 def crop_glyphs(page: Page, tiling: Tiling, fit: str) -> Iterator[CropGlyphs]:
     """The characters in each crop of a page, the global crop first."""
-    crop_px, step = MOLMO.crop_px, MOLMO.window_px
-    size = Size(page.image.height, page.image.width)
-    canvas = tiling_to_resolution(tiling, MOLMO)
-    corners = [(col * step, row * step) for row in range(tiling.rows) for col in range(tiling.cols)]
-    global_fit = "stretch" if fit == "stretch" else "letterbox"
-    for target, how, lefts_and_tops in (
-        (Size(crop_px, crop_px), global_fit, [(0, 0)]),
-        (canvas, fit, corners),
-    ):
-        scale_x, scale_y, left, top = view_scale(size, target, how)
-        x = np.array([g.x for g in page.glyphs]) * scale_x + left
-        y = np.array([g.y for g in page.glyphs]) * scale_y + top
-        seen_px = np.array([g.print_px for g in page.glyphs]) * min(scale_x, scale_y)
-        words = np.array([g.word for g in page.glyphs], dtype=int)
-        characters = np.array([CHARACTERS.index(g.character) + 1 for g in page.glyphs], dtype=int)
-        shown = np.where(seen_px >= LEAST_SEEN_PX, characters, IGNORE)
-        for crop_left, crop_top in lefts_and_tops:
-            crop_x, crop_y = x - crop_left, y - crop_top
-            inside = (crop_x >= 0) & (crop_x < crop_px) & (crop_y >= 0) & (crop_y < crop_px)
-            whole = ~np.isin(words, words[~inside]) & (seen_px >= LEAST_SEEN_PX)
-            yield CropGlyphs(*(values[inside] for values in (shown, crop_x, crop_y, words, whole)))
+    whole = Size(MOLMO.crop_px, MOLMO.crop_px)
+    yield view_glyphs(page, whole, "stretch" if fit == "stretch" else "letterbox").cut(0, 0)
+    canvas = view_glyphs(page, tiling_to_resolution(tiling, MOLMO), fit)
+    for row in range(tiling.rows):
+        for col in range(tiling.cols):
+            yield canvas.cut(col * MOLMO.window_px, row * MOLMO.window_px)
 
 
 def view_scale(size: Size, target: Size, fit: str) -> tuple[float, float, int, int]:
     """How an image is brought to a view: horizontal and vertical scale, left and top pad in px."""
     scaled, top, left = letterbox(size, target) if fit == "letterbox" else (target, 0, 0)
     return scaled.width / size.width, scaled.height / size.height, left, top
+
+
+class TextPage(NamedTuple):
+    """A text page as it is seen, from which crops are cut."""
+
+    pixels: np.ndarray  # uint8 (448, 448, 3)
+    glyphs: ViewGlyphs
+    labels: np.ndarray  # int (3, words), see `word_labels`
+
+
+def draw_text_page(rng: np.random.Generator) -> TextPage:
+    """A new text page, brought to its view as `preprocess_image` brings pages to theirs."""
+    page = draw_text(rng)
+    pixels = torch.from_numpy(np.array(page.image)).permute(2, 0, 1)[None].float()
+    pixels = F.interpolate(pixels, TEXT_VIEW, mode="bilinear", antialias=True, align_corners=False)
+    seen = pixels[0].clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+    return TextPage(seen.numpy(), view_glyphs(page, TEXT_VIEW, "stretch"), word_labels(page))
+
+
+def cut_text(page: TextPage, rng: np.random.Generator) -> tuple[torch.Tensor, ReadingLabels]:
+    """A crop of a text page at any offset: patches float32 (P, 588), and its labels."""
+    left, top = (int(rng.integers(side - MOLMO.crop_px + 1)) for side in reversed(TEXT_VIEW))
+    pixels = page.pixels[top : top + MOLMO.crop_px, left : left + MOLMO.crop_px]
+    return to_patches(pixels), label_crop(page.glyphs.cut(left, top), page.labels)
+
+
+def to_patches(pixels: np.ndarray) -> torch.Tensor:
+    """Normalised patches float32 (P, 588) of one crop, uint8 (336, 336, 3)."""
+    side, patch = MOLMO.patches_per_side, MOLMO.patch_px
+    crop = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255
+    crop = (crop - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD)
+    return crop.reshape(side, patch, side, patch, 3).transpose(1, 2).reshape(side * side, -1)
 
 
 def _label_characters(glyphs: CropGlyphs) -> tuple[np.ndarray, np.ndarray]:

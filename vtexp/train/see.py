@@ -6,6 +6,7 @@ colours and shapes too, from crops of easy-VQA images. Shapes from the start kep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +21,17 @@ from vtexp.geometry import MOLMO
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.preprocess import ImageTokenIds, ProcessedImage, preprocess_image
-from vtexp.train.reading import ReadingHead, ReadingLabels, draw_text, label_views
+from vtexp.train.reading import (
+    ReadingHead,
+    ReadingLabels,
+    TextPage,
+    cut_text,
+    join_labels,
+    label_views,
+)
 
-READ_CROPS, SHAPE_CROPS = 8, 2
+#: Crops per step: of text pages, of pages and of shapes. Stage `read` has text alone.
+TEXT_CROPS, PAGE_CROPS, SHAPE_CROPS = 8, 3, 2
 SIGHT_WEIGHT = 0.1
 #: Budgets that pages and shapes are shown under, and how often each.
 BUDGETS = {
@@ -42,7 +51,7 @@ BUDGETS = {
 class ReadingCrops(NamedTuple):
     """Crops to be read."""
 
-    patches: torch.Tensor  # float16 (N, 576, 588)
+    patches: torch.Tensor  # float16 or float32 (N, 576, 588)
     padding_mask: torch.Tensor  # float32 (N, 576)
     labels: ReadingLabels
 
@@ -94,22 +103,24 @@ def draw_budget(rng: np.random.Generator) -> KnobValue:
     return KnobValue(name, value, fit)
 
 
-def draw_reading(
-    rng: np.random.Generator, ids: ImageTokenIds, page_share: float, evenly: bool
-) -> ReadingCrops:
-    """A crop filled with text, or up to four crops of a page."""
-    if rng.random() < page_share:
-        page, setting = draw_page(rng), draw_budget(rng).crop_setting(MOLMO)
-    else:
-        page = draw_text(rng, evenly)
-        setting = KnobValue("image_size", "336x336", "stretch").crop_setting(MOLMO)
+def draw_page_crops(rng: np.random.Generator, ids: ImageTokenIds) -> ReadingCrops:
+    """Up to four crops of a page."""
+    page, setting = draw_page(rng), draw_budget(rng).crop_setting(MOLMO)
     image = preprocess_image(np.array(page.image), setting, MOLMO, ids)
-    labels = label_views(page, image.tiling, setting.fit)
-    crops = np.array([0]) if page.kind == "text" else rng.permutation(len(image.patches))[:4]
+    crops = rng.permutation(len(image.patches))[:4]
     return ReadingCrops(
         image.patches[crops].to(torch.float16),
         image.padding_mask[crops],
-        ReadingLabels(*(values[crops] for values in labels)),
+        ReadingLabels(*(v[crops] for v in label_views(page, image.tiling, setting.fit))),
+    )
+
+
+def cut_texts(pages: Sequence[TextPage], count: int, rng: np.random.Generator) -> ReadingCrops:
+    """Crops cut from different text pages at any offset."""
+    chosen = rng.choice(len(pages), count, replace=False)
+    patches, labels = zip(*(cut_text(pages[i], rng) for i in chosen), strict=True)
+    return ReadingCrops(
+        torch.stack(patches), torch.ones(count, MOLMO.patches_per_crop), join_labels(labels)
     )
 
 

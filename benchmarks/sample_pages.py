@@ -1,4 +1,4 @@
-"""A picture of small_print: the first test page of each kind, with its first question below.
+"""A picture of small_print: the first test page of each kind, with its first question above.
 
 python benchmarks/sample_pages.py docs/images/small_print_pages.png
 """

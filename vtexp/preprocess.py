@@ -115,6 +115,13 @@ def _to_patches(crops: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     return crops.permute(0, 2, 4, 3, 5, 1).reshape(crops.shape[0], geometry.patches_per_crop, -1)
 
 
+def normalised_patches(crops: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """Patches float32 (C, P, D) of RGB crops (C, 3, px, px) in [0, 1], by CLIP's mean and std."""
+    mean = torch.tensor(IMAGE_MEAN)[:, None, None]
+    std = torch.tensor(IMAGE_STD)[:, None, None]
+    return _to_patches((crops - mean) / std, geometry)
+
+
 def _kept(index: int, count: int, geometry: Geometry) -> slice:
     """Pooled rows (or columns) that crop `index` of `count` keeps: its margins go to neighbours."""
     left, right = geometry.left_margin // geometry.pool, geometry.right_margin // geometry.pool
@@ -184,9 +191,7 @@ def preprocess_image(
     global_view, _ = _fit(pixels, Size(geometry.crop_px, geometry.crop_px), global_fit)
 
     crops = torch.cat([global_view[None], _to_crops(canvas, tiling, geometry)])
-    mean = torch.tensor(IMAGE_MEAN)[:, None, None]
-    std = torch.tensor(IMAGE_STD)[:, None, None]
-    patches = _to_patches((crops - mean) / std, geometry)
+    patches = normalised_patches(crops, geometry)
 
     mask = _to_patches(_to_crops(canvas_mask[None], tiling, geometry), geometry).mean(dim=-1)
     padding_mask = torch.cat([mask, torch.full((1, geometry.patches_per_crop), -1.0)])

@@ -270,7 +270,7 @@ def _chart(pen: Pen) -> None:
         pen.write(left, y, letter, size)
         start = left + 1.3 * size
         length = int(value) / 100 * max(20.0, min(6.0 * size, 0.7 * width - start))
-        shade = tuple(int(c) for c in pen.rng.integers(60, 190, 3))
+        shade = color_between(60, 190, pen.rng)
         pen.draw.rectangle((start, y - 0.4 * size, start + length, y + 0.4 * size), fill=shade)
         pen.write(start + length + 0.5 * size, y, value, size)
         pen.ask(f"What is the value of {letter}?", value, size)
@@ -288,9 +288,14 @@ KINDS: dict[str, Callable[[Pen], None]] = {
 
 def _colors(rng: np.random.Generator) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Paper and ink: light and dark, sometimes the other way round."""
-    light = tuple(int(c) for c in rng.integers(205, 256, 3))
-    dark = tuple(int(c) for c in rng.integers(0, 80, 3))
-    return (dark, light) if rng.random() < 0.15 else (light, dark)  # type: ignore[return-value]
+    light, dark = color_between(205, 256, rng), color_between(0, 80, rng)
+    return (dark, light) if rng.random() < 0.15 else (light, dark)
+
+
+def color_between(low: int, high: int, rng: np.random.Generator) -> tuple[int, int, int]:
+    """A color whose channels are drawn from low to below high."""
+    red, green, blue = (int(c) for c in rng.integers(low, high, 3))
+    return red, green, blue
 
 
 def add_noise(image: Image.Image, rng: np.random.Generator) -> Image.Image:

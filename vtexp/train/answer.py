@@ -130,7 +130,7 @@ def draw_answer_batch(
     value = KnobValue(budget.name, budget.value, budget.fit, force_full_tokens=full)
     setting = value.crop_setting(MOLMO)
     drawn: list[tuple[ProcessedImage, list[Question], torch.Tensor]] = []
-    # Few crops would mean many questions: the second limit keeps steps alike.
+    # One more per image, for its questions.
     while sum(len(image.patches) + 1 for image, _, _ in drawn) < CROPS_PER_STEP:
         if shapes:
             drawn.append(draw_shape_questions(rng, groups, setting, ids))

@@ -25,10 +25,11 @@ from vtexp.data.small_print_pages import (
     Page,
     Pen,
     add_noise,
+    color_between,
     new_page,
 )
 from vtexp.geometry import MOLMO, Size, Tiling, letterbox, tiling_to_resolution
-from vtexp.preprocess import IMAGE_MEAN, IMAGE_STD
+from vtexp.preprocess import normalised_patches
 
 CHARACTERS = string.digits + ".:" + string.ascii_uppercase
 #: Words that questions ask by; the table's headings last.
@@ -108,7 +109,7 @@ def _gap(pen: Pen, x: float, y: float, size: int) -> float:
         for dot in np.arange(x + 0.4 * size, x + (gap - 0.3) * size, 0.6 * size):
             pen.draw.point((dot, y + 0.25 * size), fill=pen.ink)
     elif kind > 0.9 and gap > 1.2:
-        shade = tuple(int(c) for c in rng.integers(60, 190, 3))
+        shade = color_between(60, 190, rng)
         box = (x + 0.3 * size, y - 0.4 * size, x + (gap - 0.3) * size, y + 0.4 * size)
         pen.draw.rectangle(box, fill=shade)
     return gap
@@ -232,15 +233,9 @@ def cut_text(page: TextPage, rng: np.random.Generator) -> tuple[torch.Tensor, Re
     """A crop of a text page at any offset: patches float32 (P, 588), and its labels."""
     left, top = (int(rng.integers(side - MOLMO.crop_px + 1)) for side in reversed(TEXT_VIEW))
     pixels = page.pixels[top : top + MOLMO.crop_px, left : left + MOLMO.crop_px]
-    return to_patches(pixels), label_crop(page.glyphs.cut(left, top), page.labels)
-
-
-def to_patches(pixels: np.ndarray) -> torch.Tensor:
-    """Normalised patches float32 (P, 588) of one crop, uint8 (336, 336, 3)."""
-    side, patch = MOLMO.patches_per_side, MOLMO.patch_px
-    crop = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255
-    crop = (crop - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD)
-    return crop.reshape(side, patch, side, patch, 3).transpose(1, 2).reshape(side * side, -1)
+    crop = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
+    labels = label_crop(page.glyphs.cut(left, top), page.labels)
+    return normalised_patches(crop[None], MOLMO)[0], labels
 
 
 def _label_characters(glyphs: CropGlyphs) -> tuple[np.ndarray, np.ndarray]:

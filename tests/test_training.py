@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from vtexp.data.small_print_pages import Page, draw_page
 from vtexp.geometry import MOLMO, Size, Tiling
 from vtexp.knobs import KnobValue
+from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.models.molmo.vision import VisionAttention
 from vtexp.models.runner import MolmoRunner
 from vtexp.preprocess import IMAGE_MEAN, IMAGE_STD, ImageTokenIds, ProcessedImage, preprocess_image
 from vtexp.prompts import PromptTokenizer
@@ -29,6 +31,8 @@ from vtexp.train.reading import (
     draw_text_page,
     label_views,
 )
+from vtexp.train.see import PlaceHead
+from vtexp.train.tiny import pool_by_place, tiny_config
 
 IDS = ImageTokenIds(1, 2, 3, 4)
 BUDGETS = [
@@ -199,3 +203,32 @@ def test_resumed_training_is_the_same_training(tmp_path: Path) -> None:
     assert not (out / "training_state.pt").exists()
     runner = MolmoRunner.load(out, MOLMO, "cpu", "float32")
     assert 1e6 < sum(p.numel() for p in runner.model.parameters()) < 5e6
+
+
+def test_pooling_starts_with_one_patch_for_each_head() -> None:
+    pooling = VisionAttention(8, 8, num_heads=4, head_dim=2)
+    places = torch.eye(4, 8)  # the first four values of a patch tell its place
+    pool_by_place(pooling, places)
+    with torch.no_grad():
+        pooling.wv.weight.zero_()
+        pooling.wv.weight[:, 4:6] = torch.eye(2).repeat(4, 1)  # each head reads values 4 and 5
+        pooling.wo.weight.copy_(torch.eye(8))
+        for bias in (pooling.wk.bias, pooling.wv.bias, pooling.wo.bias):
+            bias.zero_()
+        patches = torch.cat([10 * torch.eye(4), torch.randn(4, 4)], dim=1)[None]
+        pooled = pooling(patches.mean(dim=1, keepdim=True), patches)
+    torch.testing.assert_close(pooled.view(4, 2), patches[0, :, 4:6])
+
+
+def test_places_are_those_that_the_connector_pools() -> None:
+    """Patches numbered by place come out of the backbone's grouping as 0, 1, 2, 3."""
+    model = MolmoForCausalLM(tiny_config(400, 0))
+    places = PlaceHead(4).wanted
+    seen: list[torch.Tensor] = []
+    backbone = model.model.vision_backbone
+    backbone.image_vit.forward = lambda patches: places[None, :, None].float()
+    backbone.image_pooling_2d.forward = lambda query, context: seen.append(context) or query
+    backbone.image_projector.forward = lambda pooled: pooled
+    backbone.pad_embed = torch.nn.Parameter(torch.zeros(2, 1))
+    backbone(torch.zeros(1, 576, 588), torch.ones(1, 576))
+    assert (seen[0].squeeze(-1) == torch.arange(4)).all()

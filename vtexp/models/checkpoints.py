@@ -10,6 +10,15 @@ from typing import Any
 from vtexp.errors import CheckpointError
 
 EMBEDDED = "embedded:"
+#: What the config.json of a dense Molmo v1 and of MolmoE must say.
+DENSE_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+)
+MOLMOE_SIZES = ("d_model", "n_layers", "n_heads", "vocab_size", "moe_num_experts", "moe_top_k")
 _ASSETS = Path(__file__).parent.parent / "assets"
 
 
@@ -38,7 +47,7 @@ def checkpoint_folder(path: str) -> Path:
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """config.json of a Molmo v1 checkpoint (dense). Raises CheckpointError for any other model.
+    """config.json of a Molmo v1 checkpoint. Raises CheckpointError for any other model.
 
     Checked before anything is built: another model's config would silently mean a 7B Molmo.
     """
@@ -50,11 +59,10 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     found = config.get("model_type") if isinstance(config, dict) else None
     if found != "molmo":
         raise CheckpointError(f"{path}: model_type is {found!r}; only Molmo v1 ('molmo') can run")
-    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    wrong = [key for key in (*sizes, "vocab_size") if not isinstance(config.get(key), int)]
-    if wrong or any(key.startswith("moe_") for key in config):
-        reason = f"{wrong[0]} is no whole number" if wrong else "it has experts (moe_*)"
-        raise CheckpointError(f"{path}: not a dense Molmo v1 (7B-D, 7B-O): {reason}")
+    sizes = DENSE_SIZES if config.get("moe_num_experts") is None else MOLMOE_SIZES
+    wrong = [key for key in sizes if not isinstance(config.get(key), int)]
+    if wrong:
+        raise CheckpointError(f"{path}: not a Molmo v1: {wrong[0]} is no whole number")
     if config.get("clip_qkv") is not None or config.get("layer_norm_type", "rms") != "rms":
         raise CheckpointError(f"{path}: clip_qkv and norms other than rms are not supported")
     return config

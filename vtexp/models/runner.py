@@ -19,6 +19,7 @@ from vtexp.geometry import Geometry
 from vtexp.knobs import CropSetting
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.preprocess import DROPPED, ImageTokenIds, ProcessedImage, preprocess_image
 from vtexp.prompts import PromptTokenizer, build_prompt
 
@@ -74,9 +75,11 @@ class MolmoRunner:
         torch_dtype: torch.dtype = getattr(torch, dtype)
         try:
             # With output_loading_info two values come back, which the library's types leave out.
-            loaded: Any = MolmoForCausalLM.from_pretrained(
+            config = MolmoConfig.from_pretrained(folder)
+            model_class = MolmoEForCausalLM if config.moe_num_experts else MolmoForCausalLM
+            loaded: Any = model_class.from_pretrained(
                 folder,
-                config=MolmoConfig.from_pretrained(folder),
+                config=config,
                 dtype=torch_dtype,
                 use_safetensors=True,
                 output_loading_info=True,

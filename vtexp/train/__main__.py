@@ -1,9 +1,11 @@
 """Train molmo_tiny to read small_print and to know easy-VQA: `python -m vtexp.train --out FOLDER`.
 
-Seeded, resumable (run the same command again), with a progress bar. Five stages:
+Seeded, resumable (run the same command again), with a progress bar. Six stages:
 
 - read (`see.py`): the vision encoder alone. A head asks each patch for the characters it shows.
   From answers alone, nothing was learned.
+- place: the same, and each patch learns which of the four patches of its vision token it is.
+  Without, the connector cannot tell "47" from "74".
 - connect: the connector alone. Heads ask each vision token for characters, words, colours, shapes.
   Trained together from the start, its first, random gradients undid what the encoder had learned.
 - see: encoder and connector together.
@@ -52,6 +54,7 @@ from vtexp.train.see import (
     PAGE_CROPS,
     SHAPE_CROPS,
     TEXT_CROPS,
+    PlaceHead,
     ReadingCrops,
     SeeHead,
     ShapeCrops,
@@ -61,7 +64,13 @@ from vtexp.train.see import (
     read,
     see,
 )
-from vtexp.train.tiny import initialise, tiny_config, train_tokenizer
+from vtexp.train.tiny import (
+    initialise,
+    mark_places,
+    pool_by_place,
+    tiny_config,
+    train_tokenizer,
+)
 
 TOKENIZER_PAGES = 300
 WARM_UP_STEPS = 30
@@ -78,9 +87,10 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage("read", 4500, 1e-2, 4e-3),
+    Stage("place", 300, 4e-3, 3e-3),
     Stage("connect", 800, 4e-3, 1e-2),
-    Stage("see", 3000, 1.5e-3, 2e-3),
-    Stage("answer", 1000, 4e-3, 6e-3),
+    Stage("see", 2400, 1.5e-3, 2e-3),
+    Stage("answer", 1200, 4e-3, 6e-3),
     Stage("all", 150, 1e-3, 1e-3),
 )
 #: Loss of a step, and what was found in it, for the log.
@@ -201,6 +211,7 @@ class Heads(nn.Module):
         super().__init__()
         self.see = SeeHead(model)
         self.field = FieldHead(model.config.hidden_size)
+        self.place = PlaceHead(self.see.reading.patch_characters.in_features)
 
 
 class Training:
@@ -251,6 +262,8 @@ class Training:
         """The steps of a stage that are still to be done, then on to the next."""
         began = time.monotonic() - self.seconds
         steps = min(stage.steps, most_steps or stage.steps)
+        if self.step == 0:
+            self._prepare(stage)
         looking = stage.name not in ("answer", "all")
         losses = self.looks(stage, steps) if looking else self.answers(stage, steps)
         recent: list[dict[str, float]] = []
@@ -277,13 +290,22 @@ class Training:
         self.optimizers = build_optimizers(self.model, self.heads)
         self.save()
 
+    def _prepare(self, stage: Stage) -> None:
+        """What a stage starts with besides the weights of the one before."""
+        backbone = self.model.model.vision_backbone
+        if stage.name == "place":
+            mark_places(backbone.image_vit)
+        if stage.name == "connect":
+            pool_by_place(backbone.image_pooling_2d, self.heads.place.places.weight)
+
     def looks(self, stage: Stage, steps: int) -> Iterator[Step]:
         """Losses of the stages on single crops, which are drawn once."""
         texts: list[TextPage] = self.draw_all("texts", TEXT_DRAWS, stage, steps)
-        if stage.name == "read":
+        if stage.name in ("read", "place"):
+            places = self.heads.place if stage.name == "place" else None
             for step in range(self.step, steps):
                 rng = rng_of(self.seed, stage.name, step)
-                yield read(self.model, self.heads.see, cut_texts(texts, TEXT_CROPS, rng))
+                yield read(self.model, self.heads.see, places, cut_texts(texts, TEXT_CROPS, rng))
             return
         pages: ReadingCrops = join(self.draw_all("pages", PAGE_DRAWS, stage, steps))
         shapes: ShapeCrops = join(self.draw_all("shapes", SHAPE_DRAWS, stage, steps))

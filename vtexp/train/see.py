@@ -1,4 +1,4 @@
-"""Stages `read` and `see`: vision encoder and connector learn what single vision tokens show.
+"""Stages `read` to `see`: vision encoder and connector learn what single vision tokens show.
 
 First characters and words, from text-filled crops and crops of a page as a tiling cuts it; then
 colours and shapes too, from crops of easy-VQA images. Shapes from the start kept it from reading.
@@ -84,6 +84,22 @@ class SightHead(nn.Module):
             for column, head in enumerate((self.colors, self.shapes))
         ]
         return torch.stack(losses).sum() / (wanted >= 0).sum().clamp(min=1)
+
+
+class PlaceHead(nn.Module):
+    """Which of the four patches of its vision token each patch is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.places = nn.Linear(width, MOLMO.pool**2)
+        rows, cols = np.divmod(np.arange(MOLMO.patches_per_crop), MOLMO.patches_per_side)
+        self.wanted = torch.from_numpy(rows % MOLMO.pool * MOLMO.pool + cols % MOLMO.pool)
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Loss of patch features (N, P, width), and the share of patches placed rightly."""
+        logits = self.places(features)
+        loss = F.cross_entropy(logits.flatten(0, 1), self.wanted.repeat(len(features)))
+        return loss, (logits.argmax(dim=-1) == self.wanted).float().mean().item()
 
 
 class SeeHead(nn.Module):
@@ -173,12 +189,17 @@ def sights_of(questions: list[Sample]) -> list[int]:
 
 
 def read(
-    model: MolmoForCausalLM, head: SeeHead, crops: ReadingCrops
+    model: MolmoForCausalLM, head: SeeHead, places: PlaceHead | None, crops: ReadingCrops
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Loss of the encoder alone on some crops, and the share of characters read rightly."""
+    """Loss of the encoder alone on some crops, and the shares of characters and, where asked for,
+    of places told rightly."""
     features = model.model.vision_backbone.image_vit(crops.patches.float())
     loss, found = head.reading(features, None, crops.labels)
-    return loss, found | {"reading_loss": loss.item()}
+    found["reading_loss"] = loss.item()
+    if places is not None:
+        place_loss, found["places"] = places(features)
+        loss = loss + place_loss
+    return loss, found
 
 
 def see(

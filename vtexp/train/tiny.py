@@ -13,7 +13,7 @@ from torch import nn
 
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
-from vtexp.models.molmo.vision import VisionTransformer
+from vtexp.models.molmo.vision import VisionAttention, VisionTransformer
 from vtexp.prompts import IMAGE_TOKENS
 
 END_OF_TEXT = "<|endoftext|>"
@@ -114,3 +114,33 @@ def look_nearby(encoder: VisionTransformer) -> None:
     for block in encoder.transformer.resblocks:
         block.attention.wq.weight *= 1.7
         block.attention.wk.weight.copy_(block.attention.wq.weight)
+
+
+@torch.no_grad()
+def mark_places(encoder: VisionTransformer) -> None:
+    """Let positions tell even from odd rows and columns sixteen times as strongly.
+
+    In stage `read` the patch embeddings grow far larger than the positions, and places are lost: a
+    linear reader of the features can hardly find them (the first rows of the stage's log).
+    """
+    patches, width = encoder.positional_embedding[1:].shape
+    side = math.isqrt(patches)
+    grid = encoder.positional_embedding[1:].view(side, side, width)
+    signs = 1.0 - 2 * (torch.arange(side) % 2)
+    by_row = (signs[:, None, None] * grid).mean(dim=(0, 1))
+    by_col = (signs[None, :, None] * grid).mean(dim=(0, 1))
+    grid += 15 * (signs[:, None, None] * by_row + signs[None, :, None] * by_col)
+
+
+@torch.no_grad()
+def pool_by_place(pooling: VisionAttention, places: torch.Tensor) -> None:
+    """Let each head of the pooling start with one patch of each token.
+
+    `places` (4, width): what tells a patch's place, as a linear reader of the features learned it.
+    """
+    head_dim = len(pooling.wq.weight) // pooling.num_heads
+    pooling.wq.weight.zero_()
+    pooling.wq.bias.zero_()
+    for head, place in enumerate(places):
+        pooling.wq.bias[head * head_dim] = math.sqrt(head_dim)
+        pooling.wk.weight[head * head_dim] = 3 * place

@@ -23,12 +23,22 @@ DEFAULT_VISION_BACKBONE = {
 DEFAULT_CONNECTOR = {"vit_layers": [-2, -9], "image_pooling_h": 2, "image_pooling_w": 2}
 
 
-class MolmoConfig(PreTrainedConfig):
-    """Molmo v1 (dense): language model fields at the top, `vision_backbone` and `connector` inside.
+#: Fields of MolmoE's config.json, which keeps the names of the training code.
+MOLMOE_NAMES = {
+    "d_model": "hidden_size",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "n_layers": "num_hidden_layers",
+}
 
-    `intermediate_size` counts both halves of the SwiGLU; `embedding_size` is the padded vocabulary
-    and the width of the logits; ids from there on are the `additional_vocab_size` new ones.
-    Source: config.json of allenai/Molmo-7B-D-0924 and Molmo-7B-O-0924.
+
+class MolmoConfig(PreTrainedConfig):
+    """Molmo v1: language model fields at the top, `vision_backbone` and `connector` inside.
+
+    `intermediate_size` counts both halves of the SwiGLU (of each expert, where there are
+    `moe_num_experts`); `embedding_size` is the padded vocabulary and the width of the logits; ids
+    from there on are the `additional_vocab_size` new ones.
+    Source: config.json of allenai/Molmo-7B-D-0924, Molmo-7B-O-0924 and MolmoE-1B-0924.
     """
 
     model_type = "molmo"
@@ -38,7 +48,9 @@ class MolmoConfig(PreTrainedConfig):
     embedding_size: int | None = None
     additional_vocab_size: int = 128
     hidden_size: int = 3584
-    intermediate_size: int = 37888
+    intermediate_size: int | None = None
+    mlp_hidden_size: int | None = None
+    mlp_ratio: int = 4
     num_hidden_layers: int = 28
     num_attention_heads: int = 28
     num_key_value_heads: int | None = 4
@@ -49,6 +61,8 @@ class MolmoConfig(PreTrainedConfig):
     qkv_bias: bool = True
     attention_layer_norm: bool = False
     norm_after: bool = False
+    moe_num_experts: int | None = None
+    moe_top_k: int = 8
     clip_qkv: float | None = None
     weight_tying: bool = False
     use_position_ids: bool = True
@@ -56,12 +70,22 @@ class MolmoConfig(PreTrainedConfig):
     use_cache: bool = True
     vision_backbone: dict[str, Any] | None = None
     connector: dict[str, Any] | None = None
+    vit_layers: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        for name, field in MOLMOE_NAMES.items():
+            if name in kwargs:
+                setattr(self, field, kwargs.pop(name))
+        kwargs.pop("head_dim", None)
+        # The training code's rule, for configs that leave the size out (MolmoE's).
+        self.intermediate_size = (
+            self.intermediate_size or self.mlp_hidden_size or self.mlp_ratio * self.hidden_size
+        )
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         self.embedding_size = self.embedding_size or self.vocab_size
         self.vision_backbone = DEFAULT_VISION_BACKBONE | (self.vision_backbone or {})
-        self.connector = DEFAULT_CONNECTOR | (self.connector or {})
+        read = {"vit_layers": self.vit_layers} if self.vit_layers else {}
+        self.connector = DEFAULT_CONNECTOR | read | (self.connector or {})
         super().__post_init__(**kwargs)
 
     @property

@@ -71,12 +71,15 @@ class MolmoBlock(nn.Module):
 
         self.att_proj = nn.Linear(config.hidden_size, sum(self.widths), bias=config.qkv_bias)
         self.attn_out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.ff_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.ff_out = nn.Linear(config.intermediate_size // 2, config.hidden_size, bias=False)
         self.attn_norm = norm(config.hidden_size)
         self.ff_norm = norm(config.hidden_size)
         self.q_norm = norm(config.hidden_size) if config.attention_layer_norm else nn.Identity()
         self.k_norm = norm(kv_width) if config.attention_layer_norm else nn.Identity()
+        self._add_feed_forward(config)
+
+    def _add_feed_forward(self, config: MolmoConfig) -> None:
+        self.ff_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.ff_out = nn.Linear(config.intermediate_size // 2, config.hidden_size, bias=False)
 
     def _attention(
         self,
@@ -140,12 +143,12 @@ def _rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch
 class MolmoModel(nn.Module):
     """The parameters under the published prefix `model.`."""
 
-    def __init__(self, config: MolmoConfig) -> None:
+    def __init__(self, config: MolmoConfig, block_class: type[MolmoBlock]) -> None:
         super().__init__()
         self.transformer = nn.Module()
         self.transformer.wte = MolmoEmbedding(config)
         self.transformer.blocks = nn.ModuleList(
-            MolmoBlock(config, index) for index in range(config.num_hidden_layers)
+            block_class(config, index) for index in range(config.num_hidden_layers)
         )
         self.transformer.ln_f = nn.RMSNorm(config.hidden_size, eps=config.layer_norm_eps)
         if not config.weight_tying:
@@ -165,12 +168,13 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = MolmoConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    _no_split_modules = ("MolmoBlock", "VisionBlock")
+    block_class: type[MolmoBlock] = MolmoBlock
+    _no_split_modules = ("MolmoBlock", "MolmoEBlock", "VisionBlock")
     _supports_sdpa = True
 
     def __init__(self, config: MolmoConfig) -> None:
         super().__init__(config)
-        self.model = MolmoModel(config)
+        self.model = MolmoModel(config, self.block_class)
         self.post_init()
 
     @torch.no_grad()

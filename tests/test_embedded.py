@@ -12,7 +12,7 @@ from safetensors import safe_open
 from vtexp import records
 from vtexp.config import Config
 from vtexp.data import easy_vqa
-from vtexp.models.checkpoints import checkpoint_folder, read_model_config
+from vtexp.models.checkpoints import ASSETS, read_model_config
 from vtexp.sweep import run_job
 
 MakeConfig = Callable[..., Config]
@@ -28,9 +28,9 @@ def test_data_set_is_the_published_one() -> None:
 
 
 def test_checkpoint_is_small_and_in_the_published_layout() -> None:
-    folder = checkpoint_folder("embedded:molmo_tiny")
+    folder = ASSETS / "molmo_tiny"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 10e6
-    config = read_model_config(folder)
+    config = read_model_config(folder / "config.json")
     assert config["qkv_bias"] and not config["norm_after"]  # the flags of 7B-D
     with safe_open(folder / "model.safetensors", framework="pt") as weights:
         shapes = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118

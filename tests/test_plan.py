@@ -14,7 +14,7 @@ from vtexp.config import Config
 from vtexp.errors import CheckpointError, ConfigError, DataError
 from vtexp.geometry import token_layout
 from vtexp.planning import make_plan, same_inputs
-from vtexp.prompts import PromptTokenizer, build_prompt
+from vtexp.prompts import build_prompt
 from vtexp.sweep import run_job
 
 MakeConfig = Callable[..., Config]
@@ -38,7 +38,7 @@ def test_same_samples_for_every_value(make_config: MakeConfig) -> None:
 
 def test_longest_prompt_counts_bos_image_and_text(make_config: MakeConfig) -> None:
     plan = make_plan(make_config("knob.sizes=[784x784]"))
-    tokenizer = PromptTokenizer.from_folder(plan.checkpoint)
+    tokenizer = plan.checkpoint.tokenizer
     longest = max(len(tokenizer.encode(build_prompt(s.question, "easy_vqa"))) for s in plan.samples)
     run = plan.runs[0]
     assert run.longest_prompt == 1 + token_layout(run.tilings[0]).sequence_length + longest

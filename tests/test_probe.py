@@ -9,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from vtexp.config import HardwareConfig
 from vtexp.data.base import ImageFile, Sample
 from vtexp.errors import CountMismatchError, DataError
 from vtexp.geometry import MOLMO, Size, Tiling, image_tiling, theoretical_tokens
 from vtexp.knobs import CropSetting, KnobValue
+from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.runner import MolmoRunner
 from vtexp.probe import ModelProbe
 
@@ -21,7 +23,7 @@ SHAPES = [(300, 300), (300, 900), (700, 400), (1000, 1000)]
 
 @pytest.fixture(scope="module")
 def runner(small_checkpoint: Path) -> MolmoRunner:
-    return MolmoRunner.load(small_checkpoint, MOLMO, "cpu", "float32")
+    return MolmoRunner.load(find_checkpoint(str(small_checkpoint)), MOLMO, HardwareConfig())
 
 
 @pytest.fixture(scope="module")

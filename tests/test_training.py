@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vtexp.config import HardwareConfig
 from vtexp.data.small_print_pages import Page, draw_page
 from vtexp.geometry import MOLMO, Size, Tiling
 from vtexp.knobs import KnobValue
+from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.vision import VisionAttention
 from vtexp.models.runner import MolmoRunner
@@ -201,7 +203,7 @@ def test_resumed_training_is_the_same_training(tmp_path: Path) -> None:
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not (out / "training_state.pt").exists()
-    runner = MolmoRunner.load(out, MOLMO, "cpu", "float32")
+    runner = MolmoRunner.load(find_checkpoint(str(out)), MOLMO, HardwareConfig())
     assert 1e6 < sum(p.numel() for p in runner.model.parameters()) < 5e6
 
 

@@ -38,6 +38,7 @@ COLUMNS = (
     "force_full_tokens",
     "fit",
     "model",
+    "weights",
     "dataset",
     "split",
     "hardware",
@@ -224,6 +225,8 @@ def table(rows: list[dict[str, Any]]) -> Table:
 def _title(rows: list[dict[str, Any]]) -> str:
     """What all rows have in common, and how many questions each answered."""
     parts = [_common(rows, key) for key in ("model", "dataset", "hardware")]
+    if any(row["weights"] == "random" for row in rows):
+        parts.insert(1, "random weights")
     counts = sorted({row["num_samples"] for row in rows if row["status"] == "done"})
     questions = " or ".join(map(str, counts)) or "no"
     return f"{' · '.join(parts)} · {questions} questions"
@@ -244,7 +247,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['measured_num_crops']:.4g}",
         f"{row['theoretical_vision_tokens']:.5g}",
         f"{row['measured_vision_tokens']:.5g}",
-        f"{100 * row['accuracy']:.1f}",
+        "none" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f}",
         "" if low is None else f"{100 * low:.1f}-{100 * high:.1f}",
         f"{row['prefill_ms_median']:.1f}",
         f"{row['vision_ms_median']:.1f}",

@@ -50,6 +50,13 @@ class Dtype(Enum):
     float16 = "float16"
 
 
+class Weights(Enum):
+    """Where a model's weights come from; random ones have a latency but no accuracy."""
+
+    pretrained = "pretrained"
+    random = "random"
+
+
 class WandbMode(Enum):
     """auto: online where there is a key and a network, else offline."""
 
@@ -64,6 +71,8 @@ class ModelConfig:
 
     name: str = MISSING
     path: str = MISSING
+    revision: str | None = None
+    weights: Weights = Weights.pretrained
     geometry: Geometry = Geometry.molmo
     max_sequence_length: int = 4096
 
@@ -119,6 +128,7 @@ class HardwareConfig:
     name: str = MISSING
     device: Device = Device.cpu
     dtype: Dtype = Dtype.float32
+    sharded: bool = False
     batch_size: int = 16
     auto_adjust_batch_size: bool = True
 

@@ -34,12 +34,15 @@ def execute(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> dict[str, Any]:
     records.write_json(folder / records.ENVIRONMENT, surroundings)
 
     load = measuring.OtherLoad()
-    latency_rows = _time(plan, run, runner)
+    latency_rows, timed_samples = _time(plan, run, runner)
     other_cores = load.cores()
     batches = BatchSize(
         plan.config.hardware.batch_size, plan.config.hardware.auto_adjust_batch_size
     )
-    sample_rows = _answer(plan, run, runner, batches)
+    if plan.checkpoint.folder is None:  # random weights: their answers mean nothing
+        sample_rows = timed_samples
+    else:
+        sample_rows = _answer(plan, run, runner, batches)
 
     records.write_jsonl(folder / records.LATENCY, latency_rows)
     records.write_jsonl(folder / records.SAMPLES, sample_rows)
@@ -57,11 +60,19 @@ def execute(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> dict[str, Any]:
     return result
 
 
-def _time(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> list[dict[str, Any]]:
+def _time(
+    plan: Plan, run: PlannedRun, runner: MolmoRunner
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of the timed prefills, and one row per timed sample, without an answer."""
     measure, style = plan.config.measure, plan.config.dataset.style
+    timed_samples: list[dict[str, Any]] = []
 
     def check(index: int, counts: Counts) -> None:
-        check_counts(run, plan.samples[index], run.tilings[index], counts)
+        sample = plan.samples[index]
+        counted = check_counts(run, sample, run.tilings[index], counts)
+        length = len(runner.prepare(sample, run.setting, style).input_ids)
+        row = _about(sample) | {"prediction": None, "score": None} | counted
+        timed_samples.append(row | {"sequence_length": length, "answer_tokens": 0})
 
     timed = measuring.time_prefills(runner, plan.samples, run.setting, style, measure, check)
     rows = []
@@ -70,7 +81,7 @@ def _time(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> list[dict[str, An
         for row in timed:
             rows.append(row)
             advance(1)
-    return rows
+    return rows, timed_samples
 
 
 def _answer(
@@ -181,6 +192,8 @@ def summarise(
     }
     overridden = any(row["actual_overridden"] for row in sample_rows)
     warnings = list(run.warnings)
+    if plan.checkpoint.folder is None:
+        warnings.append("random weights: counts and latency only, no accuracy")
     if overridden:
         warnings.append(
             "force_full_tokens: the model read other counts than the theoretical ones; actual_* "
@@ -204,7 +217,15 @@ def summarise(
 
 
 def _accuracy(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean score with error and interval clustered by image, and the mean per question type."""
+    """Mean score with error and interval clustered by image, and the mean per question type.
+
+    All None where nothing was answered.
+    """
+    if rows[0]["score"] is None:
+        images = len({row["image_id"] for row in rows})
+        names = ("accuracy", "accuracy_standard_error", "accuracy_low", "accuracy_high")
+        nothing = dict.fromkeys(names) | {"accuracy_by_question_type": {}}
+        return nothing | {"num_samples": len(rows), "num_images": images}
     overall = clustered_mean([r["score"] for r in rows], [r["image_id"] for r in rows])
     low, high = overall.interval or (None, None)
     by_type: dict[str, list[float]] = defaultdict(list)

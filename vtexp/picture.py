@@ -60,6 +60,8 @@ def picture(lines: Mapping[str, Sequence[dict[str, Any]]]) -> bytes:
     top.set_title(_title(rows), fontsize=9)
     top.set_ylabel(f"accuracy, % ({rows[0]['metric']})\n95 % interval by image")
     top.set_ylim(-2, 102)
+    if all(row["accuracy"] is None for row in rows):
+        top.text(0.5, 0.5, "random weights: no accuracy", transform=top.transAxes, ha="center")
     bottom.set_ylabel("prefill at batch 1, ms\nmedian and quartiles")
     bottom.margins(y=0.15)
     bottom.set_ylim(bottom=0)
@@ -75,8 +77,9 @@ def picture(lines: Mapping[str, Sequence[dict[str, Any]]]) -> bytes:
 
 
 def _column(points: Sequence[dict[str, Any]], key: str, instead: str = "") -> np.ndarray:
-    """One value per point; that of another key where there is none."""
-    return np.array([p[key] if p[key] is not None else p[instead] for p in points], dtype=float)
+    """One value per point; that of another key where there is none, not a number without one."""
+    values = [p[key] if p[key] is not None or not instead else p[instead] for p in points]
+    return np.array(values, dtype=float)
 
 
 def _title(rows: Sequence[dict[str, Any]]) -> str:
@@ -86,5 +89,7 @@ def _title(rows: Sequence[dict[str, Any]]) -> str:
         values = {row[key] for row in rows}
         if len(values) == 1:
             parts.append(values.pop())
+    if any(row["weights"] == "random" for row in rows):
+        parts.insert(1, "random weights")
     counts = sorted({row["num_samples"] for row in rows})
     return " · ".join([*parts, f"{' or '.join(map(str, counts))} questions"])

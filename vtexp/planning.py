@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from vtexp.config import Config, to_plain, values_key
+from vtexp.config import Config, Weights, to_plain, values_key
 from vtexp.config import Geometry as GeometryName
 from vtexp.data.base import Sample, fingerprint
 from vtexp.data.registry import load_samples
@@ -38,12 +38,8 @@ from vtexp.geometry import (
 )
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.metrics import metric
-from vtexp.models.checkpoints import (
-    checkpoint_fingerprint,
-    checkpoint_folder,
-    read_model_config,
-)
-from vtexp.prompts import PromptTokenizer, build_prompt
+from vtexp.models.checkpoints import Checkpoint, find_checkpoint
+from vtexp.prompts import build_prompt
 
 GEOMETRIES = {"molmo": MOLMO, "molmo2": MOLMO2}
 
@@ -84,6 +80,7 @@ class PlannedRun:
             "force_full_tokens": self.setting.force_full_tokens,
             "fit": self.setting.fit,
             "model": config.model.name,
+            "weights": config.model.weights.value,
             "dataset": config.dataset.name,
             "split": config.dataset.split,
             "hardware": config.hardware.name,
@@ -146,8 +143,7 @@ class Plan:
     config: Config
     samples: tuple[Sample, ...]
     samples_fingerprint: str
-    checkpoint: Path
-    weights: str  # fingerprint of the checkpoint
+    checkpoint: Checkpoint
     geometry: Geometry
     runs: tuple[PlannedRun, ...]
 
@@ -189,19 +185,23 @@ def make_plan(config: Config) -> Plan:
         max_sequence_length=config.model.max_sequence_length,
     )
     settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
-    checkpoint = checkpoint_folder(config.model.path)
-    _check_model(config, read_model_config(checkpoint))
-    weights = checkpoint_fingerprint(checkpoint)
+    checkpoint = find_checkpoint(
+        config.model.path,
+        config.model.revision,
+        random=config.model.weights == Weights.random,
+        fetch=not config.plan,
+    )
+    _check_model(config, checkpoint.config)
     samples = load_samples(config.dataset)
     if not samples:
         raise ConfigError(f"dataset={config.dataset.name}: no samples")
-    tokenizer = PromptTokenizer.from_folder(checkpoint)
     sizes = _image_sizes(samples)
     text_lengths = [
-        len(tokenizer.encode(build_prompt(s.question, config.dataset.style))) for s in samples
+        len(checkpoint.tokenizer.encode(build_prompt(s.question, config.dataset.style)))
+        for s in samples
     ]
     runs = [
-        _plan_run(config, geometry, value, setting, sizes, text_lengths, weights)
+        _plan_run(config, geometry, value, setting, sizes, text_lengths, checkpoint.fingerprint)
         for value, setting in settings
     ]
     return Plan(
@@ -209,7 +209,6 @@ def make_plan(config: Config) -> Plan:
         samples=tuple(samples),
         samples_fingerprint=fingerprint(samples),
         checkpoint=checkpoint,
-        weights=weights,
         geometry=geometry,
         runs=tuple(runs),
     )

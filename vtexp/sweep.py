@@ -204,14 +204,16 @@ def load_runner(plan: Plan) -> MolmoRunner:
     """The model of a plan; a process loads it once for all jobs that want the same."""
     hardware = plan.config.hardware
     device, dtype = hardware.device.value, hardware.dtype.value
-    key = (plan.checkpoint, plan.weights, plan.geometry, device, dtype)
+    checkpoint = plan.checkpoint
+    key = (checkpoint.folder, checkpoint.fingerprint, plan.geometry, device, dtype)
     if key not in _loaded:
         _loaded.clear()  # first make room: two large models do not fit
         gc.collect()
-        console.print(f"loading {plan.checkpoint.name} on {device} ({dtype})")
+        what = "random weights of " if checkpoint.folder is None else ""
+        console.print(f"loading {what}{checkpoint.name} on {device} ({dtype})")
         from vtexp.models.runner import MolmoRunner
 
-        _loaded[key] = MolmoRunner.load(plan.checkpoint, plan.geometry, device, dtype)
+        _loaded[key] = MolmoRunner.load(checkpoint, plan.geometry, hardware)
     return _loaded[key]
 
 
@@ -226,9 +228,10 @@ def _run_one(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> None:
         console.print(f"{run.label}: FAILED: {_line(error)}")
         return
     prefill = result["latency"]["prefill_ms"]["median"]
+    accuracy = "none" if result["accuracy"] is None else f"{result['accuracy']:.1%}"
     console.print(
         f"{run.label}: {result['measured_vision_tokens']:.5g} vision tokens, "
-        f"accuracy {result['accuracy']:.1%}, prefill {prefill:.1f} ms"
+        f"accuracy {accuracy}, prefill {prefill:.1f} ms"
     )
     tracking.mirror(plan.config, run.folder)
 

@@ -1,15 +1,22 @@
-"""Where a checkpoint's files are. No torch here: plans read config and tokenizer only."""
+"""What a model is made of, found and read but not loaded. No torch here: plans read this only."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from vtexp.errors import CheckpointError
+from vtexp.prompts import PromptTokenizer
 
 EMBEDDED = "embedded:"
+ASSETS = Path(__file__).parent.parent / "assets"
 #: What the config.json of a dense Molmo v1 and of MolmoE must say.
 DENSE_SIZES = (
     "hidden_size",
@@ -19,41 +26,178 @@ DENSE_SIZES = (
     "vocab_size",
 )
 MOLMOE_SIZES = ("d_model", "n_layers", "n_heads", "vocab_size", "moe_num_experts", "moe_top_k")
-_ASSETS = Path(__file__).parent.parent / "assets"
+#: What of a repository is fetched: never code, never pickled weights.
+TEXT_FILES, WEIGHT_FILES = ("*.json", "*.txt"), ("*.safetensors",)
 
 
-def checkpoint_folder(path: str) -> Path:
-    """Folder of `model.path`: a local folder, or `embedded:NAME` inside the package.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's configuration and tokenizer, and where its weights are.
 
-    Raises CheckpointError, naming what is missing, if it is no checkpoint of safetensors.
+    `folder` is None where weights are random. `fingerprint` stands for all of it in a run's id.
     """
+
+    name: str
+    config: dict[str, Any]
+    tokenizer: PromptTokenizer
+    folder: Path | None
+    fingerprint: str
+
+
+def find_checkpoint(
+    path: str, revision: str | None = None, *, random: bool = False, fetch: bool = False
+) -> Checkpoint:
+    """The checkpoint at `model.path`: a local folder, `embedded:NAME`, or a hub repository.
+
+    With `random`, the weights are neither needed nor looked for, and neither is a download: the
+    sizes of published models come with the package. With `fetch`, what the hub's cache lacks is
+    downloaded. Raises CheckpointError, naming what is missing and how to get it.
+    """
+    folder = _folder(path, revision, fetch=fetch and not random, needed=not random)
+    if folder is None:
+        known = ASSETS / "architectures" / f"{path}.json"
+        if not known.is_file():
+            raise CheckpointError(
+                f"model.path={path}: its sizes are not known here; give a folder with config.json"
+            )
+    else:
+        known = folder / "config.json"
+        if not random:
+            _check_files(path, folder)
+    config = read_model_config(known)
+    if random or folder is None:
+        tokenizer = (
+            PromptTokenizer.from_folder(folder)
+            if folder is not None and (folder / "tokenizer.json").is_file()
+            else stand_in_tokenizer(config)
+        )
+        digest = hashlib.sha256(known.read_bytes()).hexdigest()
+        return Checkpoint(Path(path).name, config, tokenizer, None, digest[:16])
+    return Checkpoint(
+        folder.name,
+        config,
+        PromptTokenizer.from_folder(folder),
+        folder,
+        checkpoint_fingerprint(folder),
+    )
+
+
+def _folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -> Path | None:
+    """Folder of `model.path`; None where it is not `needed` and not on this machine."""
     if path.startswith(EMBEDDED):
-        folder = _ASSETS / path.removeprefix(EMBEDDED)
+        folder = ASSETS / path.removeprefix(EMBEDDED)
     else:
         folder = Path(path).expanduser()
-    if not folder.is_dir():
+    if folder.is_dir():
+        return folder
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.startswith("."):
+        return _hub_folder(path, revision, fetch=fetch, needed=needed)
+    if not needed and (ASSETS / "architectures" / f"{path}.json").is_file():
+        return None
+    raise CheckpointError(
+        f"model.path={path}: no such folder; download a checkpoint first "
+        "(hf download REPOSITORY --local-dir FOLDER) and give its folder"
+    )
+
+
+def _hub_folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -> Path | None:
+    """Folder of a hub repository in the cache; its missing files are downloaded with `fetch`."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    patterns = [*TEXT_FILES, *WEIGHT_FILES]
+    command = f"hf download {path}" + (f" --revision {revision}" if revision else "")
+    try:
+        folder = Path(snapshot_download(path, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        folder = None
+    if folder is not None and not missing_files(folder):
+        return folder
+    if not needed:
+        return None
+    what = (
+        "it is not in the cache" if folder is None else f"the cache lacks {missing_files(folder)}"
+    )
+    if not fetch:
+        raise CheckpointError(f"model.path={path}: {what}; get it with: {command}")
+    unreachable = _unreachable()
+    if unreachable:
         raise CheckpointError(
-            f"model.path={path}: no such folder; download a checkpoint first "
-            "(hf download REPOSITORY --local-dir FOLDER) and give its folder"
+            f"model.path={path}: {what}, and {unreachable}; with a network: {command}"
         )
+    enable_progress_bars()
+    try:
+        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # the library's errors have no common class
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"model.path={path}: the download failed ({reason}); try: {command}"
+        ) from error
+    finally:
+        disable_progress_bars()
+
+
+def _unreachable() -> str:
+    """Why the hub cannot be asked, found out at once; empty where it can."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+    address = urlparse(proxy or constants.ENDPOINT)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=3).close()
+    except OSError:
+        return f"{address.hostname} cannot be reached"
+    return ""
+
+
+def missing_files(folder: Path) -> str:
+    """What a checkpoint's folder lacks, in words; empty where it is whole."""
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
-            raise CheckpointError(f"model.path={path}: the folder has no {name}")
-    if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(
-            f"model.path={path}: the folder has no *.safetensors (pickled weights are not read)"
-        )
-    return folder
+            return name
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return f"a readable {index.name}"
+        return next((name for name in shards if not (folder / name).is_file()), "")
+    return "" if any(folder.glob("*.safetensors")) else "*.safetensors"
 
 
-def read_model_config(folder: Path) -> dict[str, Any]:
+def _check_files(path: str, folder: Path) -> None:
+    missing = missing_files(folder)
+    if missing:
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
+        remark = " (pickled weights are not read)" if pickled or "*" in missing else ""
+        raise CheckpointError(f"model.path={path}: the folder has no {missing}{remark}")
+
+
+def stand_in_tokenizer(config: dict[str, Any]) -> PromptTokenizer:
+    """molmo_tiny's tokenizer with image ids after the model's own vocabulary.
+
+    For random weights without a download: prompts then have about as many tokens as with the
+    published tokenizer.
+    """
+    own = PromptTokenizer.from_folder(ASSETS / "molmo_tiny")
+    first = config.get("embedding_size") or config["vocab_size"]
+    ids = (first, first + 1, first + 2, first + 3)
+    return PromptTokenizer(own.tokenizer, own.bos_id, own.eos_id, ids)
+
+
+def read_model_config(path: Path) -> dict[str, Any]:
     """config.json of a Molmo v1 checkpoint. Raises CheckpointError for any other model.
 
     Checked before anything is built: another model's config would silently mean a 7B Molmo.
     """
-    path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"model.path={path.parent}: the folder has no {path.name}") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     found = config.get("model_type") if isinstance(config, dict) else None

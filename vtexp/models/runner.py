@@ -6,20 +6,16 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers.utils import logging as transformers_logging
 
+from vtexp.config import HardwareConfig
 from vtexp.data.base import Sample
-from vtexp.errors import CheckpointError, ConfigError
 from vtexp.geometry import Geometry
 from vtexp.knobs import CropSetting
-from vtexp.models.molmo.configuration import MolmoConfig
+from vtexp.models.checkpoints import Checkpoint
+from vtexp.models.loading import load_model
 from vtexp.models.molmo.modeling import MolmoForCausalLM
-from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.preprocess import DROPPED, ImageTokenIds, ProcessedImage, preprocess_image
 from vtexp.prompts import PromptTokenizer, build_prompt
 
@@ -63,47 +59,14 @@ class MolmoRunner:
     dtype: torch.dtype
 
     @classmethod
-    def load(cls, folder: Path, geometry: Geometry, device: str, dtype: str) -> MolmoRunner:
-        """Load a checkpoint folder. Raises CheckpointError for files that do not fit together,
-        ConfigError for a device that is not there."""
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                "hardware.device=cuda: this machine has no usable CUDA GPU; take hardware=cpu"
-            )
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()  # what does not fit is reported here
+    def load(
+        cls, checkpoint: Checkpoint, geometry: Geometry, hardware: HardwareConfig
+    ) -> MolmoRunner:
+        """Load a checkpoint. Raises CheckpointError or ConfigError as `load_model` does."""
+        device, dtype = hardware.device.value, hardware.dtype.value
+        model = load_model(checkpoint, device, dtype, sharded=hardware.sharded)
         torch_dtype: torch.dtype = getattr(torch, dtype)
-        try:
-            # With output_loading_info two values come back, which the library's types leave out.
-            config = MolmoConfig.from_pretrained(folder)
-            model_class = MolmoEForCausalLM if config.moe_num_experts else MolmoForCausalLM
-            loaded: Any = model_class.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch_dtype,
-                use_safetensors=True,
-                output_loading_info=True,
-                local_files_only=True,
-                ignore_mismatched_sizes=True,  # they are reported below, by name
-            )
-            model, loading = loaded
-            model.eval().requires_grad_(False).to(device)
-        except torch.OutOfMemoryError as error:
-            raise CheckpointError(
-                f"{folder}: the weights do not fit into the memory of {device} as {dtype}"
-            ) from error
-        except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(f"{folder}: cannot be loaded as Molmo v1: {reason}") from error
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if loading[kind]:
-                keys = sorted(key if isinstance(key, str) else key[0] for key in loading[kind])
-                names = ", ".join(keys[:5])
-                problem = f"{len(loading[kind])} {kind.replace('_', ' ')}: {names}"
-                raise CheckpointError(f"{folder}: the weights have {problem}")
-        return cls(
-            model, PromptTokenizer.from_folder(folder), geometry, torch.device(device), torch_dtype
-        )
+        return cls(model, checkpoint.tokenizer, geometry, torch.device(device), torch_dtype)
 
     def prepare(self, sample: Sample, setting: CropSetting, style: str) -> PreparedSample:
         """Decode, crop and tokenise one sample on the host."""

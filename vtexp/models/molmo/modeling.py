@@ -50,8 +50,8 @@ class ImageInsertion(nn.Module):
         """Add row `source` (n,) of image_features (N, T, hidden), flattened to N * T rows, to row
         `places` (n,) of embeddings (B, L, hidden), flattened to B * L rows."""
         flat = embeddings.flatten(0, 1)
-        tokens = image_features.flatten(0, 1)[source].to(flat.dtype)
-        return flat.index_add(0, places, tokens).view_as(embeddings)
+        tokens = image_features.flatten(0, 1)[source.to(image_features.device)]
+        return flat.index_add(0, places, tokens.to(flat)).view_as(embeddings)
 
 
 class MolmoBlock(nn.Module):

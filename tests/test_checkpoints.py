@@ -1,0 +1,121 @@
+"""Where weights come from: folders, the hub's cache, or nowhere (random); and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from vtexp import records
+from vtexp.config import Config
+from vtexp.errors import CheckpointError
+from vtexp.models.checkpoints import find_checkpoint
+from vtexp.models.loading import load_model
+from vtexp.sweep import run_job
+
+MakeConfig = Callable[..., Config]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty hub cache, and no hub: the address answers no one."""
+    folder = tmp_path / "hub"
+    for module in ("huggingface_hub.constants", "huggingface_hub._snapshot_download.constants"):
+        monkeypatch.setattr(f"{module}.HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def fill(cache: Path, checkpoint: Path) -> Path:
+    """Put a checkpoint into the cache as the hub's library lays it out."""
+    repository = cache / "models--someone--small"
+    snapshot = repository / "snapshots" / COMMIT
+    shutil.copytree(checkpoint, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    return snapshot
+
+
+@pytest.mark.parametrize("revision", [None, COMMIT])
+def test_cached_repository_needs_no_network(
+    cache: Path, small_checkpoint: Path, revision: str | None
+) -> None:
+    snapshot = fill(cache, small_checkpoint)
+    assert find_checkpoint("someone/small", revision, fetch=True).folder == snapshot
+
+
+@pytest.mark.parametrize("fetch", [True, False])
+def test_missing_repository_says_at_once_how_to_get_it(cache: Path, fetch: bool) -> None:
+    began = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"not in the cache.*hf download someone/small"):
+        find_checkpoint("someone/small", "v2", fetch=fetch)
+    assert time.monotonic() - began < 4
+
+
+def test_half_cached_repository_names_the_missing_shard(
+    cache: Path, small_checkpoint: Path
+) -> None:
+    snapshot = fill(cache, small_checkpoint)
+    (snapshot / "model.safetensors").rename(snapshot / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(CheckpointError, match="lacks model-00002-of-00002"):
+        find_checkpoint("someone/small", fetch=True)
+
+
+def test_pickled_weights_are_refused(small_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(small_checkpoint, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="pickled weights are not read"):
+        find_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("path", ["allenai/Molmo-7B-D-0924", "allenai/MolmoE-1B-0924"])
+def test_sizes_of_published_models_need_no_download(cache: Path, path: str) -> None:
+    checkpoint = find_checkpoint(path, "a commit", random=True)
+    assert checkpoint.folder is None
+    first = checkpoint.config["embedding_size"]
+    assert checkpoint.tokenizer.image_ids == (first, first + 1, first + 2, first + 3)
+
+
+def test_random_weights_are_those_of_the_seed_and_size(small_checkpoint: Path) -> None:
+    checkpoint = find_checkpoint(str(small_checkpoint), random=True)
+    first, second = (load_model(checkpoint, "cpu", "bfloat16") for _ in range(2))
+    pretrained = load_model(find_checkpoint(str(small_checkpoint)), "cpu", "bfloat16")
+    shapes = [{n: p.shape for n, p in m.named_parameters()} for m in (first, pretrained)]
+    assert shapes[0] == shapes[1]
+    for name, parameter in first.named_parameters():
+        assert parameter.dtype == torch.bfloat16
+        assert torch.equal(parameter, second.get_parameter(name))
+        assert parameter.isfinite().all()
+
+
+def test_random_weights_have_latency_but_no_accuracy(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_job(make_config("model.weights=random", "knob.sizes=[336x336,560x560]"), alone=True)
+    sweep = tmp_path / "sweep"
+    results = [records.read_json(path) for path in sorted(sweep.glob("*/result.json"))]
+    assert [r["accuracy"] for r in results] == [None, None]
+    assert all(r["latency"]["prefill_ms"]["median"] > 0 for r in results)
+    assert [r["measured_vision_tokens"] for r in results] == [288, 544]
+    rows = list(csv.DictReader((sweep / "comparison.csv").open()))
+    assert [(row["weights"], row["accuracy"]) for row in rows] == [("random", "")] * 2
+    assert all("random weights: counts and latency only" in row["warnings"] for row in rows)
+    samples = records.read_jsonl(next(sweep.glob("*560x560*")) / "samples.jsonl")
+    assert all(row["prediction"] is None and row["score"] is None for row in samples)
+    shown = capsys.readouterr().out
+    assert "random weights" in shown and "accuracy none" in shown
+    assert (sweep / "comparison.png").stat().st_size > 10_000

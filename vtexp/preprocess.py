@@ -101,14 +101,14 @@ def _letterbox(
     return view, mask
 
 
-def _to_crops(view: torch.Tensor, tiling: Tiling, geometry: Geometry) -> torch.Tensor:
+def to_crops(view: torch.Tensor, tiling: Tiling, geometry: Geometry) -> torch.Tensor:
     """Overlapping crops (rows * cols, channels, px, px) of a canvas (channels, H, W)."""
     size, step = geometry.crop_px, geometry.window_px
     crops = view.unfold(1, size, step).unfold(2, size, step)
     return crops.permute(1, 2, 0, 3, 4).reshape(tiling.num_crops, -1, size, size)
 
 
-def _to_patches(crops: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+def to_patches(crops: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """Patches (C, P, patch_px * patch_px * channels), channel fastest, of (C, channels, px, px)."""
     side, patch = geometry.patches_per_side, geometry.patch_px
     crops = crops.reshape(crops.shape[0], -1, side, patch, side, patch)
@@ -119,7 +119,7 @@ def normalised_patches(crops: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """Patches float32 (C, P, D) of RGB crops (C, 3, px, px) in [0, 1], by CLIP's mean and std."""
     mean = torch.tensor(IMAGE_MEAN)[:, None, None]
     std = torch.tensor(IMAGE_STD)[:, None, None]
-    return _to_patches((crops - mean) / std, geometry)
+    return to_patches((crops - mean) / std, geometry)
 
 
 def _kept(index: int, count: int, geometry: Geometry) -> slice:
@@ -190,10 +190,10 @@ def preprocess_image(
     global_fit = "stretch" if setting.fit == "stretch" else "letterbox"
     global_view, _ = _fit(pixels, Size(geometry.crop_px, geometry.crop_px), global_fit)
 
-    crops = torch.cat([global_view[None], _to_crops(canvas, tiling, geometry)])
+    crops = torch.cat([global_view[None], to_crops(canvas, tiling, geometry)])
     patches = normalised_patches(crops, geometry)
 
-    mask = _to_patches(_to_crops(canvas_mask[None], tiling, geometry), geometry).mean(dim=-1)
+    mask = to_patches(to_crops(canvas_mask[None], tiling, geometry), geometry).mean(dim=-1)
     padding_mask = torch.cat([mask, torch.full((1, geometry.patches_per_crop), -1.0)])
     tokens, index = image_token_sequence(
         tiling, geometry, ids, force_full_tokens=setting.force_full_tokens

@@ -6,24 +6,33 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from vtexp.config import HardwareConfig
 from vtexp.data.small_print_pages import Page, draw_page
 from vtexp.geometry import MOLMO, Size, Tiling
 from vtexp.knobs import KnobValue
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.models.molmo.modeling import MolmoBlock, MolmoForCausalLM
 from vtexp.models.molmo.vision import VisionAttention
 from vtexp.models.runner import MolmoRunner
 from vtexp.preprocess import IMAGE_MEAN, IMAGE_STD, ImageTokenIds, ProcessedImage, preprocess_image
 from vtexp.prompts import PromptTokenizer
 from vtexp.train.__main__ import STAGES
-from vtexp.train.answer import Question, collate, label_fields, pack_questions
+from vtexp.train.answer import (
+    POINTING_HEADS,
+    Question,
+    collate,
+    label_fields,
+    pack_questions,
+    pointing,
+)
 from vtexp.train.reading import (
     CHARACTERS,
     KEYS,
@@ -133,8 +142,8 @@ def test_each_value_is_labelled_with_what_its_question_names() -> None:
         tiling = (
             BUDGETS[1].crop_setting(MOLMO).tiling(Size(page.image.height, page.image.width), MOLMO)
         )
-        fields = label_fields(page, tiling, "letterbox").unflatten(-1, (2, 2))
-        digits = label_views(page, tiling, "letterbox").token_digits.unflatten(-1, (2, 2))
+        labels = label_fields(page, tiling, "letterbox").unflatten(-1, (2, 2, 2))
+        fields, digits = labels.unbind(-3)
         values = {(asked.question, int(asked.answer.replace(".", "")[:2])) for asked in page.fields}
         seen = (fields[..., 0] > NONE) & (digits > NONE).all(dim=-1)
         assert seen.any()
@@ -151,9 +160,9 @@ def test_a_question_sees_the_image_and_itself(small_checkpoint: Path) -> None:
     ids = ImageTokenIds(*tokenizer.image_ids)
     pixels = np.zeros((300, 300, 3), dtype=np.uint8)
     image = preprocess_image(pixels, BUDGETS[0].crop_setting(MOLMO), MOLMO, ids)
-    questions = [Question("s", "what is a?", "1"), Question("s", "what is b?", "22")]
+    questions = [Question("s", "what is a?", "1", (3, 0)), Question("s", "what is b?", "22")]
     rows = pack_questions(image, questions, tokenizer)
-    fields = torch.zeros(*image.image_input_idx.shape, 4, dtype=torch.int64)
+    fields = torch.zeros(*image.image_input_idx.shape, 8, dtype=torch.int64)
     batch = collate([image], [questions], [fields], tokenizer)
     prefix = 1 + len(image.image_tokens)
     blocks = np.array(rows[3])
@@ -168,6 +177,40 @@ def test_a_question_sees_the_image_and_itself(small_checkpoint: Path) -> None:
     labelled = (batch.labels[0] != -100).nonzero().flatten()
     ids_row = torch.tensor(rows[0])
     assert torch.equal(batch.labels[0, labelled], ids_row[labelled + 1])
+    # What is asked for is known wherever an answer is told.
+    told = (batch.asked[0] != -100).all(dim=-1)
+    assert torch.equal(told, batch.labels[0] != -100)
+    assert {tuple(pair) for pair in batch.asked[0, told].tolist()} == {(3, 0), (0, 0)}
+
+
+def test_pointing_is_the_attention_on_the_value_asked_for() -> None:
+    """Against attention over one-hot values, which tell where it looks.
+
+    Two tokens are of the key asked for (in their upper and lower slot), others are not.
+    """
+    torch.manual_seed(0)
+    config = tiny_config(400, 0)
+    length = 12
+    block = MolmoBlock(config, 0)
+    x = torch.randn(1, length, config.hidden_size)
+    rotary = (torch.ones(1, 1, length, config.head_dim), torch.zeros(1))
+    index = torch.full((1, 1, 144), -100, dtype=torch.int32)
+    index[0, 0, :5] = torch.arange(1, 6)
+    fields = torch.zeros(1, 1, 144, 8, dtype=torch.int64)
+    fields[0, 0, 1, :2], fields[0, 0, 3, 2:4] = torch.tensor([7, 2]), torch.tensor([7, 2])
+    fields[0, 0, 4, :2] = torch.tensor([7, 0])
+    asked = torch.full((1, length, 2), -100)
+    asked[0, 9] = torch.tensor([7, 2])
+    batch = SimpleNamespace(asked=asked, fields=fields, image_input_idx=index)
+    mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+    loss, share = pointing(block, (x, rotary, mask, None), batch)
+    query, key, _ = block.attention_inputs(x, rotary)
+    seen = F.scaled_dot_product_attention(
+        query, key, torch.eye(length).expand(*key.shape[:2], -1, -1), attn_mask=mask
+    )
+    expected = seen[0, :POINTING_HEADS, 9, [2, 4]].sum(dim=-1)
+    torch.testing.assert_close(loss, -expected.log().mean())
+    assert share == pytest.approx(expected.mean().item())
 
 
 def train(out: Path, *arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:

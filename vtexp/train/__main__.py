@@ -48,7 +48,7 @@ from vtexp.data.small_print_pages import draw_page
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.preprocess import ImageTokenIds
 from vtexp.prompts import PromptTokenizer, build_prompt
-from vtexp.train.answer import FieldHead, answer, draw_answer_batch
+from vtexp.train.answer import FieldHeads, answer, draw_answer_batch
 from vtexp.train.reading import TextPage, draw_text_page
 from vtexp.train.see import (
     PAGE_CROPS,
@@ -210,8 +210,8 @@ class Heads(nn.Module):
     def __init__(self, model: MolmoForCausalLM) -> None:
         super().__init__()
         self.see = SeeHead(model)
-        self.field = FieldHead(model.config.hidden_size)
         self.place = PlaceHead(self.see.reading.patch_characters.in_features)
+        self.fields = FieldHeads(model.config.hidden_size)
 
 
 class Training:
@@ -336,7 +336,7 @@ class Training:
         order = range(self.step, steps)
         loader = DataLoader(draws, batch_size=None, sampler=order, num_workers=1, prefetch_factor=8)
         for batch in loader:
-            yield answer(self.model, self.heads.field, batch, stage.name == "all")
+            yield answer(self.model, self.heads.fields, batch, stage.name == "all")
 
     def _note(self, stage: Stage, recent: list[dict[str, float]]) -> None:
         means = {

@@ -1,14 +1,17 @@
 """Stages `answer` and `all`: the language model learns to look up and to say what is printed.
 
 All questions of an image share one sequence: each question sees the image and itself, not the
-others. Besides the answers, `FieldHead` asks each printed value, at its vision tokens inside the
-language model, what it is the value of: that is what a question looks for.
+others. Besides the answers, `FieldHeads` asks inside the language model: each printed value, at
+its vision tokens, what it is the value of and what it says; each question, what it looks for.
+And `pointing` asks two heads to look from the question at the value. Without, the look-up was not
+found: among a thousand tokens, the one that matters gives hardly any gradient.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +22,7 @@ from vtexp.data.base import Sample
 from vtexp.data.small_print_pages import Page, draw_page
 from vtexp.geometry import MOLMO, Size, Tiling, tiling_to_resolution
 from vtexp.knobs import CropSetting, KnobValue
-from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.models.molmo.modeling import MolmoBlock, MolmoForCausalLM
 from vtexp.preprocess import ImageTokenIds, ProcessedImage, preprocess_image
 from vtexp.prompts import PromptTokenizer, build_prompt
 from vtexp.train.reading import (
@@ -30,6 +33,7 @@ from vtexp.train.reading import (
     label_words,
     mostly_none_loss,
     view_scale,
+    word_labels,
 )
 from vtexp.train.see import draw_budget, read_shape
 
@@ -38,8 +42,9 @@ CROPS_PER_STEP = 24
 MOST_QUESTIONS = 12
 #: Share of steps on easy-VQA, and of images whose crops give all their tokens.
 SHAPE_SHARE, FULL_SHARE = 0.25, 0.1
-#: The block of the language model after which `FieldHead` reads, and its weight in the loss.
-FIELD_BLOCK, FIELD_WEIGHT = 1, 0.5
+#: The block of the language model that looks values up: `FieldHeads` read what it is given, and
+#: `pointing` asks some of its heads. Weight of both in the loss.
+LOOKING_BLOCK, POINTING_HEADS, AUXILIARY_WEIGHT = 2, 2, 0.5
 
 
 class Question(NamedTuple):
@@ -48,6 +53,7 @@ class Question(NamedTuple):
     style: str
     question: str
     answer: str
+    asked: tuple[int, int] = (NONE, NONE)  # key and heading that it names, places in KEYS plus 1
 
 
 class AnswerBatch(NamedTuple):
@@ -60,32 +66,101 @@ class AnswerBatch(NamedTuple):
     patches: torch.Tensor  # float32 (N, 576, 588)
     padding_mask: torch.Tensor  # float32 (N, 576)
     image_input_idx: torch.Tensor  # int32 (B, C, 144), negative where dropped or no such crop
-    fields: torch.Tensor  # int64 (B, C, 144, 4), key and heading of the value in either slot
+    fields: torch.Tensor  # int64 (B, C, 144, 8), see `label_fields`
+    asked: torch.Tensor  # int64 (B, L, 2), key and heading where answers are told, else -100
 
 
-class FieldHead(nn.Module):
-    """Key and heading of the printed value at a vision token; not kept after training."""
+class SlotHead(nn.Module):
+    """Four labels of `classes` and none at each place; not kept after training."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.labels = nn.Linear(width, 4 * (classes + 1))
+
+    def forward(self, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Loss of hidden (n, width) and labels (n, 4), and the share of labels told rightly."""
+        logits = self.labels(hidden).unflatten(-1, (4, -1))
+        some = labels > NONE
+        right = (logits.argmax(dim=-1) == labels)[some].float().mean().item()
+        return mostly_none_loss(logits, labels), right
+
+
+class FieldHeads(nn.Module):
+    """What printed values belong to and say, and what questions ask for.
+
+    The same reader (`keys`) for values and questions: what is to be matched then looks alike.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.keys = nn.Linear(width, 4 * (len(KEYS) + 1))
+        self.keys = SlotHead(width, len(KEYS))
+        self.digits = SlotHead(width, 10)
 
-    def forward(self, hidden: torch.Tensor, fields: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Loss of hidden (n, width) and fields (n, 4), and the share of fields told rightly."""
-        logits = self.keys(hidden).unflatten(-1, (4, -1))
-        some = fields > NONE
-        right = (logits.argmax(dim=-1) == fields)[some].float().mean().item()
-        return mostly_none_loss(logits, fields), right
+    def forward(
+        self, hidden: torch.Tensor, batch: AnswerBatch
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss of hidden (B, L, width) of a batch, and the shares told rightly."""
+        found: dict[str, float] = {}
+        row, crop, token = (batch.image_input_idx >= 0).nonzero(as_tuple=True)
+        values = hidden[row, batch.image_input_idx[row, crop, token].long()]
+        keys, digits = batch.fields[row, crop, token].split(4, dim=-1)
+        key_loss, found["fields"] = self.keys(values, keys)
+        digit_loss, found["digits"] = self.digits(values, digits)
+        telling = (batch.asked != IGNORE).all(dim=-1)
+        # A value's slots tell key and heading twice, for its upper and its lower half.
+        asked = batch.asked[telling].repeat(1, 2)
+        asked_loss, found["asked"] = self.keys(hidden[telling], asked)
+        return key_loss + digit_loss + asked_loss, found
+
+
+def pointing(
+    block: MolmoBlock, inputs: tuple[Any, ...], batch: AnswerBatch
+) -> tuple[torch.Tensor, float]:
+    """Loss of where POINTING_HEADS of a block look when an answer is told, and the share of their
+    attention that lies on the value asked for. `inputs`: of the block's forward."""
+    x, rotary, mask, _ = inputs
+    query, key = block.attention_inputs(x, rotary)[:2]
+    losses, shares = [], []
+    for row in range(len(x)):
+        telling = (batch.asked[row] != IGNORE).all(dim=-1).nonzero().squeeze(-1)
+        kept = batch.image_input_idx[row] >= 0
+        places = batch.image_input_idx[row][kept].long()
+        slots = batch.fields[row][kept][:, :4].unflatten(-1, (2, 2))
+        asked = batch.asked[row, telling]
+        wanted = torch.zeros(len(telling), x.shape[1], dtype=torch.bool)
+        wanted[:, places] = (slots[None] == asked[:, None, None]).all(dim=-1).any(dim=-1)
+        some = wanted.any(dim=-1)
+        if not some.any():
+            continue
+        heads = slice(0, POINTING_HEADS)
+        scores = query[row, heads][:, telling[some]] @ key[row, heads].transpose(-1, -2)
+        scores = scores * key.shape[-1] ** -0.5
+        scores = scores.masked_fill(~mask[row, :, telling[some]], -math.inf)
+        found = scores.log_softmax(dim=-1).masked_fill(~wanted[some], -math.inf).logsumexp(dim=-1)
+        losses.append(-found.flatten())
+        shares.append(found.detach().exp().flatten())
+    if not losses:
+        return batch.fields.new_zeros((), dtype=torch.float32), math.nan
+    return torch.cat(losses).mean(), torch.cat(shares).mean().item()
+
+
+def named_keys(question: str) -> tuple[int, int]:
+    """Key and heading that a question names: places in KEYS plus 1, 0 where there is none."""
+    named = [KEYS.index(word) + 1 for word in re.findall(r"\w+", question) if word in KEYS]
+    first, second = (*named, NONE, NONE)[:2]
+    return first, second
 
 
 def label_fields(page: Page, tiling: Tiling, fit: str) -> torch.Tensor:
-    """int64 (C, T, 4): of the value in either slot of each token, its key and its heading."""
-    labels = np.zeros((2, len(page.words)), dtype=int)
+    """int64 (C, T, 8): key and heading of the value in the upper and in the lower slot of each
+    token, then both digits of each, all plus 1."""
+    keys, digits = np.zeros((2, 2, len(page.words)), dtype=int)
+    all_digits = word_labels(page)[1:]
     for asked in page.fields:
-        named = [word for word in re.findall(r"\w+", asked.question) if word in KEYS]
-        for row, word in enumerate(named[:2]):
-            labels[row, asked.word] = KEYS.index(word) + 1
-    return label_words(page, tiling, fit, labels).flatten(-2)
+        keys[:, asked.word] = named_keys(asked.question)
+        digits[:, asked.word] = all_digits[:, asked.word]
+    labels = [label_words(page, tiling, fit, rows).flatten(-2) for rows in (keys, digits)]
+    return torch.cat(labels, dim=-1)
 
 
 def least_scale(image_size: Size, tiling: Tiling, fit: str) -> float:
@@ -103,7 +178,7 @@ def draw_page_questions(
     size = Size(page.image.height, page.image.width)
     scale = least_scale(size, image.tiling, setting.fit)
     questions = [
-        Question("small_print", asked.question, asked.answer)
+        Question("small_print", asked.question, asked.answer, named_keys(asked.question))
         for asked in page.fields
         if asked.print_px * scale >= LEAST_SEEN_PX
     ]
@@ -117,7 +192,7 @@ def draw_shape_questions(
     group = groups[rng.integers(len(groups))]
     image = read_shape(group, setting, rng, ids)
     questions = [Question("easy_vqa", s.question, s.references[0]) for s in group]
-    return image, questions, torch.zeros(*image.image_input_idx.shape, 4, dtype=torch.int64)
+    return image, questions, torch.zeros(*image.image_input_idx.shape, 8, dtype=torch.int64)
 
 
 def draw_answer_batch(
@@ -142,20 +217,25 @@ def draw_answer_batch(
 
 def pack_questions(
     image: ProcessedImage, questions: list[Question], tokenizer: PromptTokenizer
-) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Ids, labels, positions and block numbers of an image with its questions (block 0: image)."""
+) -> tuple[list[int], list[int], list[int], list[int], list[int], list[int]]:
+    """An image with its questions: ids, labels, positions, block numbers (block 0: image), and
+    the key and the heading that each question names, wherever its answer is told."""
     ids = [tokenizer.bos_id, *image.image_tokens.tolist()]
     prefix = len(ids)
     labels, positions, blocks = [IGNORE] * prefix, list(range(prefix)), [0] * prefix
+    keys, headings = [IGNORE] * prefix, [IGNORE] * prefix
     for number, asked in enumerate(questions, start=1):
         prompt = tokenizer.encode(build_prompt(asked.question, asked.style))
         answer = [*tokenizer.encode(" " + asked.answer), tokenizer.eos_id]
         ids += prompt + answer
         # The label of a place is the token that follows it.
-        labels += [IGNORE] * (len(prompt) - 1) + answer + [IGNORE]
+        before = [IGNORE] * (len(prompt) - 1)
+        labels += before + answer + [IGNORE]
+        keys += [*before, *[asked.asked[0]] * len(answer), IGNORE]
+        headings += [*before, *[asked.asked[1]] * len(answer), IGNORE]
         positions += range(prefix, prefix + len(prompt) + len(answer))
         blocks += [number] * (len(prompt) + len(answer))
-    return ids, labels, positions, blocks
+    return ids, labels, positions, blocks, keys, headings
 
 
 def collate(
@@ -177,7 +257,7 @@ def collate(
     mask = same & torch.ones(length, length, dtype=torch.bool).tril()
     crops = max(len(image.patches) for image in images)
     index = torch.full((len(images), crops, MOLMO.tokens_per_crop), IGNORE, dtype=torch.int32)
-    all_fields = torch.zeros(*index.shape, 4, dtype=torch.int64)
+    all_fields = torch.zeros(*index.shape, 8, dtype=torch.int64)
     for row, (image, found) in enumerate(zip(images, fields, strict=True)):
         places = image.image_input_idx
         index[row, : len(places)] = torch.where(places < 0, places, places + 1)
@@ -191,19 +271,20 @@ def collate(
         padding_mask=torch.cat([image.padding_mask for image in images]),
         image_input_idx=index,
         fields=all_fields,
+        asked=torch.stack([stack(4, IGNORE), stack(5, IGNORE)], dim=-1),
     )
 
 
 def answer(
-    model: MolmoForCausalLM, head: FieldHead, batch: AnswerBatch, learn_to_see: bool
+    model: MolmoForCausalLM, heads: FieldHeads, batch: AnswerBatch, learn_to_see: bool
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Loss of one step, and the shares of answer words and fields told rightly."""
+    """Loss of one step, and the shares of answer words and of what `heads` ask told rightly."""
     with torch.set_grad_enabled(learn_to_see):
         features = model.encode_images(batch.patches, batch.padding_mask)
     answered = (batch.labels != IGNORE).any(dim=0)
-    hidden: list[torch.Tensor] = []
-    block = model.model.transformer.blocks[FIELD_BLOCK]
-    hook = block.register_forward_hook(lambda *call: hidden.append(call[2]))
+    seen: list[tuple[Any, ...]] = []
+    block = model.model.transformer.blocks[LOOKING_BLOCK]
+    hook = block.register_forward_pre_hook(lambda *call: seen.append(call[1]))
     logits = model(
         batch.input_ids,
         attention_mask=batch.mask,
@@ -221,7 +302,6 @@ def answer(
     if not batch.fields.any():  # shapes
         return loss, {"shape_loss": loss.item(), "shape_words": right}
     found = {"answer_loss": loss.item(), "answer_words": right}
-    row, crop, token = (batch.image_input_idx >= 0).nonzero(as_tuple=True)
-    places = batch.image_input_idx[row, crop, token].long()
-    field_loss, found["fields"] = head(hidden[0][row, places], batch.fields[row, crop, token])
-    return loss + FIELD_WEIGHT * field_loss, found
+    field_loss, told = heads(seen[0][0], batch)
+    pointing_loss, found["pointed"] = pointing(block, seen[0], batch)
+    return loss + AUXILIARY_WEIGHT * (field_loss + pointing_loss), found | told

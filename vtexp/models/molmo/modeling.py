@@ -81,6 +81,17 @@ class MolmoBlock(nn.Module):
         self.ff_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.ff_out = nn.Linear(config.intermediate_size // 2, config.hidden_size, bias=False)
 
+    def _heads(
+        self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key and value of x (B, L, hidden): (B, heads, L, head_dim), positions rotated."""
+        query, key, value = self.att_proj(x).split(self.widths, dim=-1)
+        query, key = self.q_norm(query), self.k_norm(key)
+        query, key, value = (
+            t.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for t in (query, key, value)
+        )
+        return _rotate(query, rotary), _rotate(key, rotary), value
+
     def _attention(
         self,
         x: torch.Tensor,
@@ -88,12 +99,7 @@ class MolmoBlock(nn.Module):
         mask: torch.Tensor | None,
         cache: Cache | None,
     ) -> torch.Tensor:
-        query, key, value = self.att_proj(x).split(self.widths, dim=-1)
-        query, key = self.q_norm(query), self.k_norm(key)
-        query, key, value = (
-            t.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for t in (query, key, value)
-        )
-        query, key = _rotate(query, rotary), _rotate(key, rotary)
+        query, key, value = self._heads(x, rotary)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         out = F.scaled_dot_product_attention(
@@ -105,6 +111,12 @@ class MolmoBlock(nn.Module):
             enable_gqa=self.grouped,
         )
         return self.attn_out(out.transpose(1, 2).flatten(2))
+
+    def attention_inputs(
+        self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key and value with which this block attends, given its input (norms before)."""
+        return self._heads(self.attn_norm(x), rotary)
 
     def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
         first, gate = self.ff_proj(x).chunk(2, dim=-1)

@@ -18,8 +18,8 @@ from vtexp.geometry import MOLMO, Size, Tiling
 from vtexp.knobs import KnobValue
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.models.molmo.vision import VisionAttention
-from vtexp.models.runner import MolmoRunner
 from vtexp.preprocess import IMAGE_MEAN, IMAGE_STD, ImageTokenIds, ProcessedImage, preprocess_image
 from vtexp.prompts import PromptTokenizer
 from vtexp.train.__main__ import STAGES

@@ -62,7 +62,8 @@ def _kept_patches(crops: int, geometry: Geometry) -> tuple[np.ndarray, np.ndarra
     The overlap of two crops is split at the margins.
     """
     size = geometry.patches_per_side
-    owners, places = [], []
+    owners: list[int] = []
+    places: list[int] = []
     for crop in range(crops):
         first = 0 if crop == 0 else geometry.left_margin
         last = size if crop == crops - 1 else size - geometry.right_margin
@@ -132,15 +133,15 @@ def preprocess_molmo2(
     tiled_view = pooled_patches(tiling, geometry, force_full_tokens=setting.force_full_tokens)
     tiled_view = np.where(tiled_view < 0, -1, tiled_view + geometry.patches_per_crop)
     views = [view.reshape(-1, view.shape[-1]) for view in (whole_view, tiled_view)]
-    grid = (*whole_view.shape[:2], *tiled_view.shape[:2])
+    (low_rows, low_cols), (rows, cols) = whole_view.shape[:2], tiled_view.shape[:2]
     tokens = [
-        _view_tokens(ids.global_start, *grid[:2], ids),
-        _view_tokens(ids.start, *grid[2:], ids),
+        _view_tokens(ids.global_start, low_rows, low_cols, ids),
+        _view_tokens(ids.start, rows, cols, ids),
     ]
     return Molmo2Image(
         patches,
         torch.from_numpy(np.concatenate(views)),
         torch.from_numpy(np.concatenate(tokens)),
-        grid,
+        (low_rows, low_cols, rows, cols),
         tiling,
     )

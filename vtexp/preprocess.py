@@ -101,6 +101,25 @@ def _letterbox(
     return view, mask
 
 
+def shaped(image: np.ndarray, target: Size, fit: str) -> np.ndarray:
+    """A uint8 image (H, W, 3) in the shape of a target, for models that stretch to their canvas.
+
+    stretch: left as it is. letterbox: black borders added. crop: cut, the centre kept.
+    """
+    if fit == "stretch":
+        return image
+    height, width = image.shape[:2]
+    pick = max if fit == "letterbox" else min
+    rows = max(1, pick(height, round(width / target.aspect_ratio)))
+    cols = max(1, pick(width, round(height * target.aspect_ratio)))
+    top, left = abs(rows - height) // 2, abs(cols - width) // 2
+    if fit == "crop":
+        return image[top : top + rows, left : left + cols]
+    padded = np.zeros((rows, cols, 3), np.uint8)
+    padded[top : top + height, left : left + width] = image
+    return padded
+
+
 def to_crops(view: torch.Tensor, tiling: Tiling, geometry: Geometry) -> torch.Tensor:
     """Overlapping crops (rows * cols, channels, px, px) of a canvas (channels, H, W)."""
     size, step = geometry.crop_px, geometry.window_px

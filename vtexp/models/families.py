@@ -7,11 +7,11 @@ loaded.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vtexp.geometry import MOLMO, Geometry
-from vtexp.prompts import MOLMO_FORM, PromptForm
+from vtexp.geometry import MOLMO, MOLMO2, Geometry
+from vtexp.prompts import IMAGE_TOKENS, MOLMO_FORM, PromptForm
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,58 @@ class _Molmo(Family):
         return tuple(first + i for i in range(len(self.form.image_tokens)))
 
 
+class _Molmo2(Family):
+    """Molmo2, whose published config.json has older names than transformers writes."""
+
+    def problem(self, config: dict[str, Any]) -> str:
+        """As for any family; and the tiled view must have column tokens."""
+        if not config.get("image_use_col_tokens", True):
+            return "image_use_col_tokens=false in processor_config.json is not supported"
+        if "vit_config" in config:
+            old = config["vit_config"]
+            names = {"image_size": "image_default_input_size", "patch_size": "image_patch_size"}
+            vision = {new: old[name] for new, name in names.items() if name in old}
+            config = config | {"vision_config": vision}
+        return super().problem(config)
+
+    def geometry_of(self, config: dict[str, Any]) -> Geometry:
+        """Whether the global view has column tokens is said by processor_config.json."""
+        columns = config.get("use_single_crop_col_tokens")
+        return replace(self.geometry, global_columns=columns is None or columns)
+
+    def stand_in_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
+        """As config.json names them; transformers leaves the column token out: it is the next."""
+        patch = config["image_patch_id"]
+        start, end, global_start = (
+            config[f"{name}_token_id"]
+            for name in ("image_start", "image_end", "low_res_image_start")
+        )
+        return start, end, patch, config.get("image_col_id", patch + 1), global_start
+
+
+#: Molmo2's published chat template, with the image before the question. It names the style of a
+#: task before its question, but not these (of those about single images).
+MOLMO2_FORM = PromptForm(
+    "{bos}{image}<|im_start|>user\n{style}: {question}<|im_end|>\n<|im_start|>assistant\n",
+    (*IMAGE_TOKENS, "<low_res_im_start>"),
+    frozenset(
+        [
+            "a_okvqa_mc",
+            "ai2_diagram",
+            "ai2_diagram_no_letter",
+            "science_qa",
+            "user_qa",
+            "correction_qa",
+            "demo",
+            "point_count",
+            "pointing",
+            "cosyn_point",
+            "long_caption",
+            "short_caption",
+        ]
+    ),
+)
+
 #: What the config.json of a dense Molmo v1, of MolmoE, and of transformers' own classes must say.
 TEXT_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 DENSE_SIZES = (*TEXT_SIZES, "intermediate_size")
@@ -77,6 +129,14 @@ MOLMOE_SIZES = ("d_model", "n_layers", "n_heads", "vocab_size", "moe_num_experts
 
 FAMILIES: dict[str, Family] = {
     "molmo": _Molmo("Molmo v1", MOLMO, MOLMO_FORM, "vtexp.models.molmo.runner:MolmoRunner"),
+    "molmo2": _Molmo2(
+        "Molmo2",
+        MOLMO2,
+        MOLMO2_FORM,
+        "vtexp.models.molmo2:Molmo2Runner",
+        vision={"image_size": 378, "patch_size": 14},
+        processor_keys=("image_use_col_tokens", "use_single_crop_col_tokens"),
+    ),
 }
 
 

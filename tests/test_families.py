@@ -1,0 +1,244 @@
+"""Every family from a checkpoint's folder to counted, timed and answered questions.
+
+Checkpoints are transformers' own classes at tiny sizes with random weights and a tokenizer trained
+here; counts are compared with closed forms written here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import Molmo2Config, Molmo2ForConditionalGeneration, PreTrainedModel
+
+from vtexp import records
+from vtexp.config import Config, HardwareConfig
+from vtexp.data.base import ImageFile, Sample
+from vtexp.errors import CountMismatchError, RunFailedError
+from vtexp.knobs import CropSetting, KnobValue
+from vtexp.models.checkpoints import find_checkpoint
+from vtexp.models.families import FAMILIES
+from vtexp.models.runner import Runner, runner_class
+from vtexp.sweep import run_job
+
+MakeConfig = Callable[..., Config]
+NATIVE = [name for name in FAMILIES if name != "molmo"]
+#: Starting weights as large as those of real widths make outputs: at this width, vision tokens
+#: would else be lost in the rounding of the embeddings that they are added to.
+WIDE = 0.2
+SHAPES = [(300, 300), (300, 900), (900, 400), (1000, 1000)]
+
+
+def save_tokenizer(name: str, folder: Path) -> dict[str, int]:
+    """A byte-level tokenizer with all special tokens of a family; their ids."""
+    form = FAMILIES[name].form
+    special = list(dict.fromkeys((*form.special_tokens, *form.image_tokens)))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["user assistant is there a red circle?"], trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    ids = {token: tokenizer.token_to_id(token) for token in special}
+    return ids | {"size": tokenizer.get_vocab_size()}
+
+
+def small_molmo2(ids: dict[str, int]) -> PreTrainedModel:
+    attention = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+    narrow = {"hidden_size": 32, "intermediate_size": 64, "initializer_range": WIDE, **attention}
+    config = Molmo2Config(
+        vision_config={**narrow, "num_hidden_layers": 3},
+        adapter_config={**narrow, "text_hidden_size": 32, "vision_feature_layer": [2, 0]},
+        text_config={
+            **narrow,
+            "num_hidden_layers": 2,
+            "vocab_size": ids["size"],
+            "additional_vocab_size": 8,
+            "max_position_embeddings": 8192,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+        },
+        image_start_token_id=ids["<im_start>"],
+        image_end_token_id=ids["<im_end>"],
+        image_patch_id=ids["<im_patch>"],
+        low_res_image_start_token_id=ids["<low_res_im_start>"],
+        initializer_range=WIDE,
+    )
+    return Molmo2ForConditionalGeneration(config)
+
+
+SMALL: dict[str, Callable[[dict[str, int]], PreTrainedModel]] = {"molmo2": small_molmo2}
+
+
+@pytest.fixture(scope="module", params=NATIVE)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint of each family, in a folder of the family's name."""
+    folder = tmp_path_factory.mktemp("checkpoints") / request.param
+    folder.mkdir()
+    ids = save_tokenizer(request.param, folder)
+    torch.manual_seed(0)
+    SMALL[request.param](ids).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runner(folder: Path) -> Runner:
+    checkpoint = find_checkpoint(str(folder))
+    geometry = checkpoint.family.geometry_of(checkpoint.config)
+    return runner_class(checkpoint.family).load(checkpoint, geometry, HardwareConfig())
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    found = []
+    for i, (height, width) in enumerate(SHAPES):
+        path = folder / f"{i}.png"
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
+        question = "is there a red shape?" * (1 + i % 2)
+        found.append(Sample(str(i), str(i), ImageFile(path), question, ("yes",), "yes/no"))
+    return found
+
+
+def expected_tokens(name: str, rows: int, cols: int, full: bool) -> int:
+    """Vision tokens of a tiling, by each family's own closed form."""
+    if full:
+        return (rows * cols + 1) * 196
+    return 196 + -(-(19 * rows + 8) // 2) * -(-(19 * cols + 8) // 2)
+
+
+#: Per family a knob with its value, and the one tiling that it gives to easy-VQA's square images.
+CASES: dict[str, list[tuple[str, str, tuple[int, int]]]] = {
+    "molmo2": [
+        ("image_size", "sizes=[644x378]", (2, 1)),
+        ("vision_tokens", "targets=[1000]", (2, 2)),
+        ("max_crops", "max_crops=[4]", (1, 1)),
+    ],
+}
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("case", range(3))
+def test_knobs_run_and_are_counted(
+    make_config: MakeConfig, folder: Path, tmp_path: Path, case: int, full: bool
+) -> None:
+    knob, values, (rows, cols) = CASES[folder.name][case]
+    config = make_config(
+        f"model.path={folder}",
+        f"knob={knob}",
+        f"knob.{values}",
+        f"force_full_tokens={full}",
+        "dataset.limit=3",
+    )
+    run_job(config, alone=True)
+    result = records.read_json(next((tmp_path / "sweep").glob("*/result.json")))
+    assert result["measured_num_crops"] == rows * cols
+    assert result["measured_vision_tokens"] == expected_tokens(folder.name, rows, cols, full)
+    assert result["measured_tiling"] == f"{rows}x{cols}"
+    assert not result["actual_overridden"]
+    if full:
+        assert result["measured_vision_tokens"] == result["theoretical_vision_tokens"]
+    assert 0 <= result["accuracy"] <= 1
+    assert result["latency"]["vision_ms"]["median"] > 0
+
+
+def settings(runner: Runner) -> CropSetting:
+    """A cap under which the samples' tilings differ."""
+    return KnobValue("max_crops", "8").crop_setting(runner.geometry)
+
+
+def test_mixed_tilings_in_one_batch(runner: Runner, samples: list[Sample]) -> None:
+    setting = settings(runner)
+    tilings = [setting.tiling(sample.image_size(), runner.geometry) for sample in samples]
+    assert len(set(tilings)) == len(SHAPES)  # else the test shows less than it says
+    prepared = [runner.prepare(sample, setting, "easy_vqa") for sample in samples]
+    with runner.probe() as probe:
+        together, counts = runner.answer(prepared, 3), probe.take()
+        alone = [(runner.answer([one], 3)[0], probe.take()[0]) for one in prepared]
+    assert [(together[i], counts[i]) for i in range(len(samples))] == alone
+    assert [count.num_crops for count in counts] == [tiling.num_crops for tiling in tilings]
+    assert [count.tiling for count in counts] == tilings
+
+
+def test_timed_prefill_gives_the_first_token_of_the_answer(
+    runner: Runner, samples: list[Sample]
+) -> None:
+    logits: list[torch.Tensor] = []
+    handle = runner.model.register_forward_hook(lambda *args: logits.append(args[2].logits))
+    runner.timed_prefill(samples[1], settings(runner), "easy_vqa")
+    handle.remove()
+    answer = runner.answer([runner.prepare(samples[1], settings(runner), "easy_vqa")], 1)
+    assert [tuple(found.shape[:2]) for found in logits] == [(1, 1)]
+    assert int(logits[0].argmax()) == answer[0][0]
+
+
+def test_encoding_more_crops_than_used_is_noticed(runner: Runner, samples: list[Sample]) -> None:
+    def hooks() -> int:
+        modules = runner.model.modules()
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+
+    prepared = runner.prepare(samples[0], settings(runner), "easy_vqa")
+    runner.answer([prepared], 1)  # transformers adds hooks of its own at the first call
+    before = hooks()
+    with torch.inference_mode(), runner.probe() as probe:
+        runner.encode(runner.inputs([prepared]))
+        runner.answer([prepared], 1)
+        with pytest.raises(CountMismatchError, match=r"read \d+ crops, but \d+ gave vision tokens"):
+            probe.take()
+        with pytest.raises(CountMismatchError, match="no image at all"):
+            probe.take()
+    assert hooks() == before
+
+
+def test_a_vision_token_that_is_lost_fails_the_run(
+    make_config: MakeConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hooks count what enters the language model, not what preprocessing intended."""
+    runner = runner_class(FAMILIES[folder.name])
+    real: Any = runner.model_class({}).forward
+
+    def lossy(self: Any, **kwargs: Any) -> Any:
+        def drop(module: Any, args: tuple, inputs: dict[str, Any]) -> tuple[tuple, dict]:
+            if "looked_up" in kept:
+                embeddings = inputs["inputs_embeds"].clone()
+                changed = (embeddings != kept["looked_up"]).any(-1).nonzero()
+                if len(changed):
+                    row, place = changed[3].tolist()
+                    embeddings[row, place] = kept["looked_up"][row, place]
+                inputs = inputs | {"inputs_embeds": embeddings}
+            return args, inputs
+
+        kept: dict[str, torch.Tensor] = {}
+        handles = [
+            self.get_input_embeddings().register_forward_hook(
+                lambda module, args, output: kept.update(looked_up=output)
+            ),
+            self.model.language_model.register_forward_pre_hook(
+                drop, with_kwargs=True, prepend=True
+            ),
+        ]
+        try:
+            return real(self, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    monkeypatch.setattr(runner.model_class({}), "forward", lossy)
+    knob, values, _ = CASES[folder.name][0]
+    config = make_config(f"model.path={folder}", f"knob={knob}", f"knob.{values}")
+    with pytest.raises(RunFailedError, match=r"made \d+ vision tokens, but \d+ entered"):
+        run_job(config, alone=True)

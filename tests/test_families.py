@@ -16,7 +16,13 @@ import pytest
 import torch
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import Molmo2Config, Molmo2ForConditionalGeneration, PreTrainedModel
+from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    Molmo2Config,
+    Molmo2ForConditionalGeneration,
+    PreTrainedModel,
+)
 
 from vtexp import records
 from vtexp.config import Config, HardwareConfig
@@ -80,7 +86,33 @@ def small_molmo2(ids: dict[str, int]) -> PreTrainedModel:
     return Molmo2ForConditionalGeneration(config)
 
 
-SMALL: dict[str, Callable[[dict[str, int]], PreTrainedModel]] = {"molmo2": small_molmo2}
+def small_internvl(ids: dict[str, int]) -> PreTrainedModel:
+    config = InternVLConfig(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        },
+        text_config={
+            "model_type": "qwen2",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "vocab_size": ids["size"],
+            "max_position_embeddings": 8192,
+        },
+        image_token_id=ids["<IMG_CONTEXT>"],
+    )
+    return InternVLForConditionalGeneration(config)
+
+
+SMALL: dict[str, Callable[[dict[str, int]], PreTrainedModel]] = {
+    "molmo2": small_molmo2,
+    "internvl": small_internvl,
+}
 
 
 @pytest.fixture(scope="module", params=NATIVE)
@@ -116,6 +148,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 def expected_tokens(name: str, rows: int, cols: int, full: bool) -> int:
     """Vision tokens of a tiling, by each family's own closed form."""
+    if name == "internvl":
+        return 256 * (rows * cols + (1 if rows * cols > 1 else 0))
     if full:
         return (rows * cols + 1) * 196
     return 196 + -(-(19 * rows + 8) // 2) * -(-(19 * cols + 8) // 2)
@@ -128,7 +162,14 @@ CASES: dict[str, list[tuple[str, str, tuple[int, int]]]] = {
         ("vision_tokens", "targets=[1000]", (2, 2)),
         ("max_crops", "max_crops=[4]", (1, 1)),
     ],
+    "internvl": [
+        ("image_size", "sizes=[896x448]", (2, 1)),
+        ("vision_tokens", "targets=[1300]", (2, 2)),
+        ("max_crops", "max_crops=[4]", (1, 1)),
+    ],
 }
+#: Families whose inputs do not show how crops lie.
+HIDDEN_TILINGS = ("internvl",)
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -148,7 +189,8 @@ def test_knobs_run_and_are_counted(
     result = records.read_json(next((tmp_path / "sweep").glob("*/result.json")))
     assert result["measured_num_crops"] == rows * cols
     assert result["measured_vision_tokens"] == expected_tokens(folder.name, rows, cols, full)
-    assert result["measured_tiling"] == f"{rows}x{cols}"
+    shown = None if folder.name in HIDDEN_TILINGS else f"{rows}x{cols}"
+    assert result["measured_tiling"] == shown
     assert not result["actual_overridden"]
     if full:
         assert result["measured_vision_tokens"] == result["theoretical_vision_tokens"]
@@ -171,7 +213,10 @@ def test_mixed_tilings_in_one_batch(runner: Runner, samples: list[Sample]) -> No
         alone = [(runner.answer([one], 3)[0], probe.take()[0]) for one in prepared]
     assert [(together[i], counts[i]) for i in range(len(samples))] == alone
     assert [count.num_crops for count in counts] == [tiling.num_crops for tiling in tilings]
-    assert [count.tiling for count in counts] == tilings
+    if runner.model.config.model_type in HIDDEN_TILINGS:
+        assert [count.tiling for count in counts] == [None] * len(samples)
+    else:
+        assert [count.tiling for count in counts] == tilings
 
 
 def test_timed_prefill_gives_the_first_token_of_the_answer(

@@ -144,6 +144,17 @@ class Geometry:
 MOLMO = Geometry(crop_px=336)
 #: allenai/Molmo2-* (SigLIP2 so400m/14 at 378 px).
 MOLMO2 = Geometry(crop_px=378, max_sequence_length=36_864, fit="stretch")
+#: OpenGVLab/InternVL3-*-hf: tiles side by side, a thumbnail beside more than one.
+INTERNVL = Geometry(
+    crop_px=448,
+    left_margin=0,
+    right_margin=0,
+    max_sequence_length=32_768,
+    global_crop="tiled",
+    tiling_rule="aspect",
+    fit="stretch",
+    view_markers=False,
+)
 
 
 # --- crops and tilings -------------------------------------------------------------------------

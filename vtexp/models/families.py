@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vtexp.geometry import MOLMO, MOLMO2, Geometry
+from vtexp.geometry import INTERNVL, MOLMO, MOLMO2, Geometry
 from vtexp.prompts import IMAGE_TOKENS, MOLMO_FORM, PromptForm
 
 
@@ -122,6 +122,17 @@ MOLMO2_FORM = PromptForm(
     ),
 )
 
+#: Added to the question for models that were not trained on short answers by the name of a task:
+#: InternVL's own evaluation on VQA asks so.
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+
+#: The chat template of InternVL3's -hf checkpoints.
+INTERNVL_FORM = PromptForm(
+    "<|im_start|>user\n<img>{image}</img>\n{question}" + SHORT_ANSWER + "<|im_end|>\n"
+    "<|im_start|>assistant\n",
+    ("<IMG_CONTEXT>",),
+)
+
 #: What the config.json of a dense Molmo v1, of MolmoE, and of transformers' own classes must say.
 TEXT_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 DENSE_SIZES = (*TEXT_SIZES, "intermediate_size")
@@ -136,6 +147,13 @@ FAMILIES: dict[str, Family] = {
         "vtexp.models.molmo2:Molmo2Runner",
         vision={"image_size": 378, "patch_size": 14},
         processor_keys=("image_use_col_tokens", "use_single_crop_col_tokens"),
+    ),
+    "internvl": Family(
+        "InternVL",
+        INTERNVL,
+        INTERNVL_FORM,
+        "vtexp.models.internvl:InternVLRunner",
+        vision={"image_size": 448, "patch_size": 14},
     ),
 }
 

@@ -7,6 +7,7 @@ here; counts are compared with closed forms written here.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     InternVLConfig,
@@ -22,16 +24,19 @@ from transformers import (
     Molmo2Config,
     Molmo2ForConditionalGeneration,
     PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
 )
 
 from vtexp import records
 from vtexp.config import Config, HardwareConfig
 from vtexp.data.base import ImageFile, Sample
-from vtexp.errors import CountMismatchError, RunFailedError
+from vtexp.errors import CheckpointError, CountMismatchError, RunFailedError
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.families import FAMILIES
 from vtexp.models.runner import Runner, runner_class
+from vtexp.prompts import PromptTokenizer
 from vtexp.sweep import run_job
 
 MakeConfig = Callable[..., Config]
@@ -109,9 +114,37 @@ def small_internvl(ids: dict[str, int]) -> PreTrainedModel:
     return InternVLForConditionalGeneration(config)
 
 
+def small_qwen2_5_vl(ids: dict[str, int]) -> PreTrainedModel:
+    config = Qwen2_5_VLConfig(
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "fullatt_block_indexes": [1],
+        },
+        text_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "vocab_size": ids["size"],
+            "max_position_embeddings": 32768,
+            "rope_parameters": {"rope_theta": 10_000.0, "mrope_section": [2, 3, 3]},
+        },
+        image_token_id=ids["<|image_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
 SMALL: dict[str, Callable[[dict[str, int]], PreTrainedModel]] = {
     "molmo2": small_molmo2,
     "internvl": small_internvl,
+    "qwen2_5_vl": small_qwen2_5_vl,
 }
 
 
@@ -148,6 +181,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 def expected_tokens(name: str, rows: int, cols: int, full: bool) -> int:
     """Vision tokens of a tiling, by each family's own closed form."""
+    if name == "qwen2_5_vl":
+        return rows * cols
     if name == "internvl":
         return 256 * (rows * cols + (1 if rows * cols > 1 else 0))
     if full:
@@ -166,6 +201,11 @@ CASES: dict[str, list[tuple[str, str, tuple[int, int]]]] = {
         ("image_size", "sizes=[896x448]", (2, 1)),
         ("vision_tokens", "targets=[1300]", (2, 2)),
         ("max_crops", "max_crops=[4]", (1, 1)),
+    ],
+    "qwen2_5_vl": [
+        ("image_size", "sizes=[560x336]", (20, 12)),
+        ("vision_tokens", "targets=[300]", (17, 17)),
+        ("max_crops", "max_crops=[100]", (2, 2)),
     ],
 }
 #: Families whose inputs do not show how crops lie.
@@ -200,7 +240,8 @@ def test_knobs_run_and_are_counted(
 
 def settings(runner: Runner) -> CropSetting:
     """A cap under which the samples' tilings differ."""
-    return KnobValue("max_crops", "8").crop_setting(runner.geometry)
+    cap = "200" if runner.model.config.model_type == "qwen2_5_vl" else "8"
+    return KnobValue("max_crops", cap).crop_setting(runner.geometry)
 
 
 def test_mixed_tilings_in_one_batch(runner: Runner, samples: list[Sample]) -> None:
@@ -217,6 +258,102 @@ def test_mixed_tilings_in_one_batch(runner: Runner, samples: list[Sample]) -> No
         assert [count.tiling for count in counts] == [None] * len(samples)
     else:
         assert [count.tiling for count in counts] == tilings
+
+
+#: Around the image, as the published chat templates write a question of style vqa2 (their special
+#: tokens included), and the end of text that Molmo2's processor puts first.
+PROMPTS = {
+    "molmo2": (
+        "<|endoftext|>",
+        "<|im_start|>user\nvqa2: is it {red}?<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "internvl": (
+        "<|im_start|>user\n<img>",
+        "</img>\nis it {red}?\nAnswer the question using a single word or phrase.<|im_end|>\n"
+        "<|im_start|>assistant\n",
+    ),
+    "qwen2_5_vl": (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|>",
+        "<|vision_end|>is it {red}?\nAnswer the question using a single word or phrase."
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ),
+}
+
+
+def test_prompt_is_that_of_the_published_template(folder: Path) -> None:
+    tokenizer = find_checkpoint(str(folder)).tokenizer
+    prompt = tokenizer.prompt("is it {red}?", "vqa2")
+    found = tuple(tokenizer.tokenizer.decode(ids, skip_special_tokens=False) for ids in prompt)
+    assert found == PROMPTS[folder.name]
+
+
+def test_molmo2_names_only_some_styles(tmp_path: Path) -> None:
+    save_tokenizer("molmo2", tmp_path)
+    tokenizer = PromptTokenizer.from_folder(tmp_path, FAMILIES["molmo2"].form)
+    for style, text in (("science_qa", "user\nwhich?"), ("chart_qa", "user\nchart_qa: which?")):
+        assert text in tokenizer.tokenizer.decode(tokenizer.prompt("which?", style).after)
+
+
+def test_special_tokens_written_in_a_question_stay_text(folder: Path) -> None:
+    tokenizer = find_checkpoint(str(folder)).tokenizer
+    special = {*tokenizer.special_ids, *tokenizer.image_ids, tokenizer.eos_id}
+    form = tokenizer.form
+    spoilt = "".join((*form.special_tokens, *form.image_tokens, "<|endoftext|>"))
+    plain, written = (tokenizer.prompt(text, "vqa2").after for text in ("red?", spoilt))
+    assert [i for i in written if i in special] == [i for i in plain if i in special]
+
+
+@torch.inference_mode()
+def test_stages_compute_what_one_pass_computes(runner: Runner, samples: list[Sample]) -> None:
+    for sample in samples:
+        inputs = runner.inputs([runner.prepare(sample, settings(runner), "easy_vqa")])
+        staged = runner.prefill(inputs, runner.encode(inputs))
+        whole = runner.model(**inputs).logits[:, -1:]
+        torch.testing.assert_close(staged, whole, atol=1e-5, rtol=0)
+
+
+def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    gone = next(name for name in weights if "vision" in name or "visual" in name)
+    save_file({k: v for k, v in weights.items() if k != gone}, copy / "model.safetensors")
+    checkpoint = find_checkpoint(str(copy))
+    family = checkpoint.family
+    with pytest.raises(CheckpointError, match="the weights have 1 missing keys: model"):
+        runner_class(family).load(checkpoint, family.geometry, HardwareConfig())
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "says"),
+    [
+        ("vision_config", {"patch_size": 16}, r"patch_size is 16; only 14 is supported"),
+        ("text_config", {"hidden_size": None}, "hidden_size is no whole number"),
+    ],
+)
+def test_other_shapes_are_refused_before_loading(
+    folder: Path, tmp_path: Path, part: str, change: dict[str, Any], says: str
+) -> None:
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config[part] |= change
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=says):
+        find_checkpoint(str(copy))
+
+
+def test_random_weights_have_counts_and_latency(
+    make_config: MakeConfig, folder: Path, tmp_path: Path
+) -> None:
+    knob, values, (rows, cols) = CASES[folder.name][0]
+    model = (f"model.path={folder}", "model.weights=random")
+    run_job(make_config(*model, f"knob={knob}", f"knob.{values}", "sweep.name=r"), alone=True)
+    result = records.read_json(next((tmp_path / "r").glob("*/result.json")))
+    assert result["accuracy"] is None
+    assert result["measured_vision_tokens"] == expected_tokens(folder.name, rows, cols, False)
+    assert result["latency"]["prefill_ms"]["median"] > 0
 
 
 def test_timed_prefill_gives_the_first_token_of_the_answer(

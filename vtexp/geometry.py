@@ -149,9 +149,21 @@ INTERNVL = Geometry(
     crop_px=448,
     left_margin=0,
     right_margin=0,
-    max_sequence_length=32_768,
+    max_sequence_length=8192,
     global_crop="tiled",
     tiling_rule="aspect",
+    fit="stretch",
+    view_markers=False,
+)
+#: Qwen/Qwen2.5-VL-*: the whole image in its own size; a crop is the 28 x 28 px of one vision token.
+QWEN2_5_VL = Geometry(
+    crop_px=28,
+    left_margin=0,
+    right_margin=0,
+    max_sequence_length=32_768,
+    global_crop="never",
+    tiling_rule="pixels",
+    min_crops=4,
     fit="stretch",
     view_markers=False,
 )

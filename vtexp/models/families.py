@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vtexp.geometry import INTERNVL, MOLMO, MOLMO2, Geometry
+from vtexp.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
 from vtexp.prompts import IMAGE_TOKENS, MOLMO_FORM, PromptForm
 
 
@@ -133,6 +133,14 @@ INTERNVL_FORM = PromptForm(
     ("<IMG_CONTEXT>",),
 )
 
+#: Qwen2.5-VL's published chat template with its default system message.
+QWEN2_5_VL_FORM = PromptForm(
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    "<|vision_start|>{image}<|vision_end|>{question}" + SHORT_ANSWER + "<|im_end|>\n"
+    "<|im_start|>assistant\n",
+    ("<|image_pad|>",),
+)
+
 #: What the config.json of a dense Molmo v1, of MolmoE, and of transformers' own classes must say.
 TEXT_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 DENSE_SIZES = (*TEXT_SIZES, "intermediate_size")
@@ -154,6 +162,13 @@ FAMILIES: dict[str, Family] = {
         INTERNVL_FORM,
         "vtexp.models.internvl:InternVLRunner",
         vision={"image_size": 448, "patch_size": 14},
+    ),
+    "qwen2_5_vl": Family(
+        "Qwen2.5-VL",
+        QWEN2_5_VL,
+        QWEN2_5_VL_FORM,
+        "vtexp.models.qwen2_5_vl:Qwen2_5_VLRunner",
+        vision={"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2},
     ),
 }
 

@@ -36,6 +36,7 @@ from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.families import FAMILIES
 from vtexp.models.runner import Runner, runner_class
+from vtexp.planning import make_plan
 from vtexp.prompts import PromptTokenizer
 from vtexp.sweep import run_job
 
@@ -210,6 +211,19 @@ CASES: dict[str, list[tuple[str, str, tuple[int, int]]]] = {
 }
 #: Families whose inputs do not show how crops lie.
 HIDDEN_TILINGS = ("internvl",)
+
+
+def test_stretched_images_are_told(make_config: MakeConfig, folder: Path) -> None:
+    """Seven crops of a square image can only be a strip; seven cells can be a square."""
+    seven = {"molmo2": 8 * 196, "internvl": 8 * 256, "qwen2_5_vl": 7}[folder.name]
+    knob = ("knob=vision_tokens", f"knob.targets=[{seven}]")
+    (run,) = make_plan(make_config(f"model.path={folder}", *knob)).runs
+    told = [warning for warning in run.warnings if "one side is stretched" in warning]
+    if folder.name == "qwen2_5_vl":
+        assert told == [] and {str(t) for t in run.tilings} == {"2x2"}
+    else:
+        times = {"molmo2": 1974 / 378, "internvl": 7.0}[folder.name]
+        assert told and f"up to {times:.3g} times" in told[0]
 
 
 @pytest.mark.parametrize("full", [False, True])

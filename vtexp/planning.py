@@ -288,6 +288,14 @@ def _warnings(
                 f"for {padded / len(sizes):.0%} of the images more than half of the crops' area "
                 f"is padding (the image takes as little as {min(covered.values()):.0%} of it)"
             )
+    elif setting.fit == "stretch" and setting.image_size is None:
+        stretched = {size: _distortion(size, setting, geometry) for size in set(sizes)}
+        bent = sum(stretched[size] > 2 for size in sizes)
+        if bent:
+            found.append(
+                f"for {bent / len(sizes):.0%} of the images one side is stretched over twice as "
+                f"much as the other (up to {max(stretched.values()):.3g} times)"
+            )
     return found
 
 
@@ -296,6 +304,13 @@ def _image_share(size: Size, setting: CropSetting, geometry: Geometry) -> float:
     canvas = tiling_to_resolution(setting.tiling(size, geometry), geometry)
     scaled = letterbox(size, canvas).scaled
     return (scaled.height * scaled.width) / (canvas.height * canvas.width)
+
+
+def _distortion(size: Size, setting: CropSetting, geometry: Geometry) -> float:
+    """How many times more one side of a stretched image grows than the other."""
+    canvas = tiling_to_resolution(setting.tiling(size, geometry), geometry)
+    ratio = canvas.aspect_ratio / size.aspect_ratio
+    return max(ratio, 1 / ratio)
 
 
 def _folder_name(config: Config, value: KnobValue, run_id: str) -> str:

@@ -358,6 +358,30 @@ def test_other_shapes_are_refused_before_loading(
         find_checkpoint(str(copy))
 
 
+def test_a_tokenizer_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config[FAMILIES[folder.name].id_keys[0]] += 1
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config\.json and tokenizer\.json are not of one"):
+        find_checkpoint(str(copy))
+
+
+@pytest.mark.parametrize("name", ["Molmo2-4B", "Molmo2-8B", "Molmo2-O-7B"])
+def test_published_molmo2_needs_no_download_for_random_weights(
+    make_config: MakeConfig, name: str
+) -> None:
+    """Ids are those in transformers' tests of the published checkpoints (column and end token)."""
+    model = (f"model.path=allenai/{name}", "model.weights=random")
+    plan = make_plan(make_config(*model, "knob.sizes=[644x910]"))
+    (run,) = plan.runs
+    assert (str(run.tilings[0]), run.predicted_vision_tokens) == ("2x3", 955)
+    assert not plan.geometry.global_columns
+    first = 100278 if "O-7B" in name else 151936
+    assert plan.checkpoint.tokenizer.image_ids == tuple(first + i for i in range(5))
+
+
 def test_random_weights_have_counts_and_latency(
     make_config: MakeConfig, folder: Path, tmp_path: Path
 ) -> None:

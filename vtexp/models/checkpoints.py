@@ -61,13 +61,13 @@ def find_checkpoint(
     family = FAMILIES[config["model_type"]]
     if random or folder is None:
         tokenizer = (
-            PromptTokenizer.from_folder(folder, family.form)
+            _tokenizer(folder, family, config)
             if folder is not None and (folder / "tokenizer.json").is_file()
             else stand_in_tokenizer(family, config)
         )
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         return Checkpoint(Path(path).name, family, config, tokenizer, None, digest[:16])
-    tokenizer = PromptTokenizer.from_folder(folder, family.form)
+    tokenizer = _tokenizer(folder, family, config)
     fingerprint = checkpoint_fingerprint(folder)
     return Checkpoint(folder.name, family, config, tokenizer, folder, fingerprint)
 
@@ -167,6 +167,18 @@ def _check_files(path: str, folder: Path) -> None:
         raise CheckpointError(f"model.path={path}: the folder has no {missing}{remark}")
 
 
+def _tokenizer(folder: Path, family: Family, config: dict[str, Any]) -> PromptTokenizer:
+    """The folder's tokenizer. Raises CheckpointError if its image tokens are not config.json's."""
+    tokenizer = PromptTokenizer.from_folder(folder, family.form)
+    said = family.image_ids(config)
+    if family.id_keys and tokenizer.image_ids != said:
+        raise CheckpointError(
+            f"{folder}: config.json and tokenizer.json are not of one model: image tokens are "
+            f"{said} in the one, {tokenizer.image_ids} in the other"
+        )
+    return tokenizer
+
+
 def stand_in_tokenizer(family: Family, config: dict[str, Any]) -> PromptTokenizer:
     """molmo_tiny's tokenizer with the image ids of another model.
 
@@ -178,7 +190,7 @@ def stand_in_tokenizer(family: Family, config: dict[str, Any]) -> PromptTokenize
         own.tokenizer,
         own.bos_id,
         own.eos_id,
-        family.stand_in_ids(config),
+        family.image_ids(config),
         family.form,
         (own.eos_id,) * len(family.form.special_tokens),
     )

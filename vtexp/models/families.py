@@ -20,7 +20,8 @@ class Family:
 
     `name` is for messages; `runner` is the import path of its runner class, MODULE:CLASS. `vision`
     are the values of config.json's `vision_config` from which the geometry follows (for sides, one
-    number); `processor_keys` the values of processor_config.json that are read too.
+    number); `id_keys` say where config.json has the ids of image tokens, empty where it has none;
+    `processor_keys` are the values of processor_config.json that are read too.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Family:
     form: PromptForm
     runner: str
     vision: Mapping[str, int] = field(default_factory=dict)
+    id_keys: tuple[str, ...] = ("image_token_id",)
     processor_keys: tuple[str, ...] = ()
 
     def problem(self, config: dict[str, Any]) -> str:
@@ -35,21 +37,21 @@ class Family:
 
         Checked before anything is built: what a config leaves out would be some other model's.
         """
-        missing = _no_whole_number(text_config(config), TEXT_SIZES)
         vision = config.get("vision_config") or {}
         for key, expected in self.vision.items():
             found = vision.get(key, expected)
             if found not in (expected, [expected, expected]):
                 return f"vision_config.{key} is {found}; only {expected} is supported"
-        return missing
+        missing = _no_whole_number(text_config(config), TEXT_SIZES)
+        return missing or _no_whole_number(config, self.id_keys)
 
     def geometry_of(self, config: dict[str, Any]) -> Geometry:
         """Geometry of a config.json's model."""
         return self.geometry
 
-    def stand_in_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
-        """Ids of the image tokens where there is no tokenizer."""
-        return (config["image_token_id"],)
+    def image_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
+        """Ids of the form's image tokens as a config.json has them."""
+        return tuple(config[key] for key in self.id_keys)
 
 
 class _Molmo(Family):
@@ -64,8 +66,8 @@ class _Molmo(Family):
             return "clip_qkv and norms other than rms are not supported"
         return ""
 
-    def stand_in_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
-        """The first ids after the model's own vocabulary."""
+    def image_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
+        """The first ids after the model's own vocabulary: no config.json says them."""
         first = config.get("embedding_size") or config["vocab_size"]
         return tuple(first + i for i in range(len(self.form.image_tokens)))
 
@@ -89,13 +91,9 @@ class _Molmo2(Family):
         columns = config.get("use_single_crop_col_tokens")
         return replace(self.geometry, global_columns=columns is None or columns)
 
-    def stand_in_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
-        """As config.json names them; transformers leaves the column token out: it is the next."""
-        patch = config["image_patch_id"]
-        start, end, global_start = (
-            config[f"{name}_token_id"]
-            for name in ("image_start", "image_end", "low_res_image_start")
-        )
+    def image_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
+        """transformers writes no id of the column token: it is the one after the patch token's."""
+        start, end, patch, global_start = super().image_ids(config)
         return start, end, patch, config.get("image_col_id", patch + 1), global_start
 
 
@@ -147,13 +145,21 @@ DENSE_SIZES = (*TEXT_SIZES, "intermediate_size")
 MOLMOE_SIZES = ("d_model", "n_layers", "n_heads", "vocab_size", "moe_num_experts", "moe_top_k")
 
 FAMILIES: dict[str, Family] = {
-    "molmo": _Molmo("Molmo v1", MOLMO, MOLMO_FORM, "vtexp.models.molmo.runner:MolmoRunner"),
+    "molmo": _Molmo(
+        "Molmo v1", MOLMO, MOLMO_FORM, "vtexp.models.molmo.runner:MolmoRunner", id_keys=()
+    ),
     "molmo2": _Molmo2(
         "Molmo2",
         MOLMO2,
         MOLMO2_FORM,
         "vtexp.models.molmo2:Molmo2Runner",
         vision={"image_size": 378, "patch_size": 14},
+        id_keys=(
+            "image_start_token_id",
+            "image_end_token_id",
+            "image_patch_id",
+            "low_res_image_start_token_id",
+        ),
         processor_keys=("image_use_col_tokens", "use_single_crop_col_tokens"),
     ),
     "internvl": Family(

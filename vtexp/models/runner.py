@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -86,7 +87,7 @@ class Runner(ABC):
         """The class that a config.json's model is built of."""
 
     @abstractmethod
-    def read_image(self, pixels: Any, setting: CropSetting) -> Any:
+    def read_image(self, pixels: np.ndarray, setting: CropSetting) -> Any:
         """One uint8 (H, W, 3) image as the model reads it; `image_tokens` (S,) are its ids."""
 
     @abstractmethod

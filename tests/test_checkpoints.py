@@ -18,6 +18,7 @@ from vtexp.config import Config
 from vtexp.errors import CheckpointError
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.loading import load_model
+from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.sweep import run_job
 
 MakeConfig = Callable[..., Config]
@@ -92,8 +93,9 @@ def test_sizes_of_published_models_need_no_download(cache: Path, path: str) -> N
 
 def test_random_weights_are_those_of_the_seed_and_size(small_checkpoint: Path) -> None:
     checkpoint = find_checkpoint(str(small_checkpoint), random=True)
-    first, second = (load_model(checkpoint, "cpu", "bfloat16") for _ in range(2))
-    pretrained = load_model(find_checkpoint(str(small_checkpoint)), "cpu", "bfloat16")
+    first, second = (load_model(checkpoint, MolmoForCausalLM, "cpu", "bfloat16") for _ in range(2))
+    trained = find_checkpoint(str(small_checkpoint))
+    pretrained = load_model(trained, MolmoForCausalLM, "cpu", "bfloat16")
     shapes = [{n: p.shape for n, p in m.named_parameters()} for m in (first, pretrained)]
     assert shapes[0] == shapes[1]
     for name, parameter in first.named_parameters():

@@ -18,7 +18,8 @@ from vtexp.compare import collect, notes
 from vtexp.config import Config
 from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
 from vtexp.models.molmo.modeling import MolmoForCausalLM
-from vtexp.models.runner import MolmoRunner, PreparedSample, StageTimes
+from vtexp.models.molmo.runner import MolmoRunner
+from vtexp.models.runner import PreparedSample, StageTimes
 from vtexp.planning import make_plan
 from vtexp.sweep import run_job
 

@@ -17,8 +17,9 @@ from vtexp.geometry import MOLMO
 from vtexp.knobs import CropSetting
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
-from vtexp.models.runner import MolmoRunner
+from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.preprocess import ImageTokenIds, preprocess_image
+from vtexp.prompts import Prompt
 
 pytestmark = pytest.mark.golden
 
@@ -147,8 +148,8 @@ class StubTokenizer:
         self.image_ids = tuple(special[key] for key in ("im_start", "im_end", "im_patch", "im_col"))
         self.bos_id, self.eos_id, self.text_ids = config.bos_token_id, NEVER, text_ids
 
-    def encode(self, text: str) -> list[int]:
-        return self.text_ids
+    def prompt(self, question: str, style: str) -> Prompt:
+        return Prompt([self.bos_id], self.text_ids)
 
 
 def test_runner_from_file_to_answer(reference: Reference, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from vtexp.errors import CountMismatchError, DataError
 from vtexp.geometry import MOLMO, Size, Tiling, image_tiling, theoretical_tokens
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.models.runner import MolmoRunner
-from vtexp.probe import ModelProbe
+from vtexp.models.molmo.runner import MolmoRunner
+from vtexp.probe import Probe
 
 SHAPES = [(300, 300), (300, 900), (700, 400), (1000, 1000)]
 
@@ -39,7 +39,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return found
 
 
-def measured(probe: ModelProbe, runner: MolmoRunner, batch: list[Sample], setting: CropSetting):
+def measured(probe: Probe, runner: MolmoRunner, batch: list[Sample], setting: CropSetting):
     prepared = [runner.prepare(sample, setting, "easy_vqa") for sample in batch]
     return runner.answer(prepared, 3), probe.take()
 
@@ -47,7 +47,7 @@ def measured(probe: ModelProbe, runner: MolmoRunner, batch: list[Sample], settin
 @pytest.mark.parametrize("full", [False, True])
 def test_mixed_tilings_in_one_batch(runner: MolmoRunner, samples: list[Sample], full: bool) -> None:
     setting = KnobValue("max_crops", "12", force_full_tokens=full).crop_setting(MOLMO)
-    with ModelProbe(runner.model, runner.tokenizer, MOLMO) as probe:
+    with runner.probe() as probe:
         together, counts = measured(probe, runner, samples, setting)
         alone = [measured(probe, runner, [sample], setting) for sample in samples]
     tilings = [image_tiling(Size(*shape), 12) for shape in SHAPES]
@@ -61,7 +61,7 @@ def test_mixed_tilings_in_one_batch(runner: MolmoRunner, samples: list[Sample], 
 
 
 def test_hooks_are_gone_afterwards(runner: MolmoRunner) -> None:
-    with ModelProbe(runner.model, runner.tokenizer, MOLMO):
+    with runner.probe():
         pass
     assert not any(module._forward_hooks for module in runner.model.modules())
 
@@ -70,7 +70,7 @@ def test_encoding_more_crops_than_used_is_noticed(
     runner: MolmoRunner, samples: list[Sample]
 ) -> None:
     setting = CropSetting(1)
-    with ModelProbe(runner.model, runner.tokenizer, MOLMO) as probe:
+    with runner.probe() as probe:
         prepared = runner.prepare(samples[0], setting, "easy_vqa")
         runner.model.encode_images(prepared.image.patches, prepared.image.padding_mask)
         runner.answer([prepared], 1)
@@ -85,7 +85,7 @@ def test_tiling_is_read_from_the_prompt(runner: MolmoRunner, samples: list[Sampl
     seen = []
     for size in ("560x784", "784x560"):
         setting = KnobValue("image_size", size, "stretch").crop_setting(MOLMO)
-        with ModelProbe(runner.model, runner.tokenizer, MOLMO) as probe:
+        with runner.probe() as probe:
             seen.append(measured(probe, runner, samples[:1], setting)[1][0])
     assert [count.tiling for count in seen] == [Tiling(2, 3), Tiling(3, 2)]
     assert seen[0].vision_tokens == seen[1].vision_tokens

@@ -20,8 +20,8 @@ from vtexp.geometry import MOLMO, Size, Tiling
 from vtexp.knobs import KnobValue
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.molmo.modeling import MolmoBlock, MolmoForCausalLM
+from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.models.molmo.vision import VisionAttention
-from vtexp.models.runner import MolmoRunner
 from vtexp.preprocess import IMAGE_MEAN, IMAGE_STD, ImageTokenIds, ProcessedImage, preprocess_image
 from vtexp.prompts import PromptTokenizer
 from vtexp.train.__main__ import STAGES
@@ -69,7 +69,8 @@ def test_labelled_cells_hold_ink_and_empty_ones_do_not(budget: KnobValue) -> Non
     for seed in range(4):
         page = draw_page(np.random.default_rng((5, seed)))
         image, crops = views_of(page, budget)
-        labels = label_views(page, image.tiling, budget.fit).patch_characters
+        fit = budget.crop_setting(MOLMO).fit
+        labels = label_views(page, image.tiling, fit).patch_characters
         assert len(labels) == len(crops)
         paper = np.median(np.asarray(page.image, dtype=np.float32).mean(axis=-1)) / 255
         contrast = np.abs(crops - paper)

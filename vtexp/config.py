@@ -28,13 +28,6 @@ class Fit(Enum):
     crop = "crop"
 
 
-class Geometry(Enum):
-    """Which published crop geometry a model has."""
-
-    molmo = "molmo"
-    molmo2 = "molmo2"
-
-
 class Device(Enum):
     """Where the model runs."""
 
@@ -67,13 +60,12 @@ class WandbMode(Enum):
 
 @dataclass
 class ModelConfig:
-    """A checkpoint and the geometry of its crops."""
+    """A checkpoint; what kind of model it is says its config.json."""
 
     name: str = MISSING
     path: str = MISSING
     revision: str | None = None
     weights: Weights = Weights.pretrained
-    geometry: Geometry = Geometry.molmo
     max_sequence_length: int = 4096
 
 
@@ -188,7 +180,7 @@ class Config:
         doubled = sorted({v for v in values if values.count(v) > 1})
         if doubled:
             raise ConfigError(f"{values_key(self.knob)}: {', '.join(doubled)} is given twice")
-        fit = self.knob.fit.value if isinstance(self.knob, ImageSizeKnob) else "letterbox"
+        fit = self.knob.fit.value if isinstance(self.knob, ImageSizeKnob) else None
         return [
             KnobValue(self.knob.name, value, fit, self.knob.force_full_tokens) for value in values
         ]

@@ -14,13 +14,13 @@ from vtexp.data.base import Sample
 from vtexp.errors import CountMismatchError
 from vtexp.geometry import Tiling, theoretical_tokens, token_layout
 from vtexp.metrics import clustered_mean, metric
-from vtexp.models.runner import MolmoRunner, PreparedSample
+from vtexp.models.runner import PreparedSample, Runner
 from vtexp.planning import Plan, PlannedRun, tiling_summary
-from vtexp.probe import Counts, ModelProbe
+from vtexp.probe import Counts
 from vtexp.progress import progress
 
 
-def execute(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> dict[str, Any]:
+def execute(plan: Plan, run: PlannedRun, runner: Runner) -> dict[str, Any]:
     """Measure one run and write its folder; `result.json` comes last and says that it is whole.
 
     Raises VtexpError for what a user can mend; nothing is left under a final name then but
@@ -61,7 +61,7 @@ def execute(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> dict[str, Any]:
 
 
 def _time(
-    plan: Plan, run: PlannedRun, runner: MolmoRunner
+    plan: Plan, run: PlannedRun, runner: Runner
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of the timed prefills, and one row per timed sample, without an answer."""
     measure, style = plan.config.measure, plan.config.dataset.style
@@ -85,7 +85,7 @@ def _time(
 
 
 def _answer(
-    plan: Plan, run: PlannedRun, runner: MolmoRunner, batches: BatchSize
+    plan: Plan, run: PlannedRun, runner: Runner, batches: BatchSize
 ) -> list[dict[str, Any]]:
     """Answer every sample; rows in the order of the samples."""
     dataset = plan.config.dataset
@@ -95,7 +95,7 @@ def _answer(
     rows: dict[int, dict[str, Any]] = {}
 
     with (
-        ModelProbe(runner.model, runner.tokenizer, runner.geometry) as probe,
+        runner.probe() as probe,
         progress(f"{run.label} answers", len(order)) as advance,
     ):
 
@@ -141,12 +141,13 @@ def check_counts(
     Raises CountMismatchError where the hooks counted something else than the layout predicts;
     with force_full_tokens, actual is the theoretical count then, and `actual_overridden` is true.
     """
+    shown = None if measured.tiling is None else tiling  # some models do not show theirs
     theoretical = Counts(
-        tiling.num_crops, theoretical_tokens(tiling.num_crops, run.geometry), tiling
+        tiling.num_crops, theoretical_tokens(tiling.num_crops, run.geometry), shown
     )
     full = run.setting.force_full_tokens
     layout = token_layout(tiling, run.geometry, force_full_tokens=full)
-    predicted = Counts(tiling.num_crops, layout.vision_tokens, tiling)
+    predicted = Counts(tiling.num_crops, layout.vision_tokens, shown)
     if measured != predicted and not full:
         raise CountMismatchError(
             f"sample {sample.sample_id}: the layout predicts {_text(predicted)}, but the model "
@@ -187,7 +188,7 @@ def summarise(
         for count in ("num_crops", "vision_tokens")
     }
     tilings = {
-        f"{kind}_tiling": tiling_summary([str(row[f"{kind}_tiling"]) for row in sample_rows])
+        f"{kind}_tiling": _tilings([row[f"{kind}_tiling"] for row in sample_rows])
         for kind in ("measured", "actual")
     }
     overridden = any(row["actual_overridden"] for row in sample_rows)
@@ -214,6 +215,12 @@ def summarise(
         "verdict": run.verdict.level,
         "warnings": warnings,
     }
+
+
+def _tilings(found: Sequence[str | None]) -> str | None:
+    """Summary of the tilings that the model showed, None where it shows none."""
+    shown = [tiling for tiling in found if tiling is not None]
+    return tiling_summary(shown) if shown else None
 
 
 def _accuracy(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

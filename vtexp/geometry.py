@@ -1,17 +1,20 @@
-"""Crops, tilings and vision tokens of Molmo-type models: pure arithmetic, no I/O, no torch.
+"""Crops, tilings and vision tokens of vision-language models: pure arithmetic, no I/O, no torch.
 
 Sources: `select_tiling` and the overlap layout are those of the public Molmo code
 (github.com/allenai/molmo, crop mode "overlap-and-resize-c2"); `tokens_to_crops`,
-`crops_to_tiling` and `tiling_to_resolution` are the formulas of the project's seed documents.
+`crops_to_tiling` and `tiling_to_resolution` are the formulas of the project's seed documents;
+`nearest_aspect_tiling` and `pixel_tiling` are the rules of transformers' image processors for
+InternVL and Qwen2.5-VL.
 Sizes are (height, width) in pixels and tilings (rows, cols), always in that order.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -60,10 +63,15 @@ class Tiling(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The numbers of a multi-crop vision encoder from which every count follows.
+    """The numbers and rules of a vision encoder from which every count follows.
 
     `crop_px` and `patch_px` in pixels; margins in patches, the same for rows and columns
     (left/top, right/bottom); `pool` is the side of the block of patches behind one vision token.
+    `global_crop`: with every image, only beside more than one crop, or never. `tiling_rule`: how a
+    cap picks a tiling: `select_tiling`, `nearest_aspect_tiling` or `pixel_tiling`; `min_crops` is
+    the least that the last one takes. `fit`: how images are brought to a canvas where the knob does
+    not say. `view_markers`: whether a start and an end token stand around each view and a column
+    token after each of its rows; `global_columns`: after those of the global view too.
     """
 
     crop_px: int
@@ -72,6 +80,12 @@ class Geometry:
     left_margin: int = 4
     right_margin: int = 4
     max_sequence_length: int = 4096
+    global_crop: Literal["always", "tiled", "never"] = "always"
+    tiling_rule: Literal["scale", "aspect", "pixels"] = "scale"
+    min_crops: int = 1
+    fit: str = "letterbox"
+    view_markers: bool = True
+    global_columns: bool = True
 
     @property
     def patches_per_side(self) -> int:
@@ -113,11 +127,46 @@ class Geometry:
         """Pixels by which one crop advances over the one before."""
         return self.window_patches * self.patch_px
 
+    def global_crops(self, num_crops: int) -> int:
+        """Global crops, 0 or 1, beside `num_crops` high-resolution ones."""
+        if self.global_crop == "tiled":
+            return int(num_crops > 1)
+        return int(self.global_crop == "always")
+
+    def num_crops(self, encoded: int) -> int:
+        """High-resolution crops among all that the encoder read for an image."""
+        if self.global_crop == "tiled":
+            return max(1, encoded - 1)
+        return encoded - int(self.global_crop == "always")
+
 
 #: allenai/Molmo-*-0924 (CLIP ViT-L/14 at 336 px).
 MOLMO = Geometry(crop_px=336)
 #: allenai/Molmo2-* (SigLIP2 so400m/14 at 378 px).
-MOLMO2 = Geometry(crop_px=378, max_sequence_length=36_864)
+MOLMO2 = Geometry(crop_px=378, max_sequence_length=36_864, fit="stretch")
+#: OpenGVLab/InternVL3-*-hf: tiles side by side, a thumbnail beside more than one.
+INTERNVL = Geometry(
+    crop_px=448,
+    left_margin=0,
+    right_margin=0,
+    max_sequence_length=8192,
+    global_crop="tiled",
+    tiling_rule="aspect",
+    fit="stretch",
+    view_markers=False,
+)
+#: Qwen/Qwen2.5-VL-*: the whole image in its own size; a crop is the 28 x 28 px of one vision token.
+QWEN2_5_VL = Geometry(
+    crop_px=28,
+    left_margin=0,
+    right_margin=0,
+    max_sequence_length=32_768,
+    global_crop="never",
+    tiling_rule="pixels",
+    min_crops=4,
+    fit="stretch",
+    view_markers=False,
+)
 
 
 # --- crops and tilings -------------------------------------------------------------------------
@@ -125,12 +174,13 @@ MOLMO2 = Geometry(crop_px=378, max_sequence_length=36_864)
 
 def theoretical_tokens(num_crops: int, geometry: Geometry = MOLMO) -> int:
     """Vision tokens before overlap is dropped: every crop and the global crop in full."""
-    return (num_crops + 1) * geometry.tokens_per_crop
+    return (num_crops + geometry.global_crops(num_crops)) * geometry.tokens_per_crop
 
 
 def tokens_to_crops(target_tokens: int, geometry: Geometry = MOLMO) -> int:
     """Largest number of crops whose theoretical tokens stay within the target, at least 1."""
-    return max(1, target_tokens // geometry.tokens_per_crop - 1)
+    crops = target_tokens // geometry.tokens_per_crop
+    return max(1, crops - int(geometry.global_crop != "never"))
 
 
 def tiling_to_resolution(tiling: Tiling, geometry: Geometry = MOLMO) -> Size:
@@ -213,6 +263,48 @@ def select_tiling(
     return Tiling(int(candidates[best, 0]), int(candidates[best, 1]))
 
 
+def nearest_aspect_tiling(size: Size, max_crops: int, geometry: Geometry) -> Tiling:
+    """Tiling whose W/H is nearest to the image's (absolute difference): InternVL's rule.
+
+    Among equally near ones the largest whose area is below twice the image's; candidates are tried
+    by number of crops, then columns.
+    """
+    candidates = (Tiling(int(rows), int(cols)) for rows, cols in _candidate_tilings(max_crops))
+    best, least = Tiling(1, 1), math.inf
+    for tiling in sorted(candidates, key=lambda t: (t.num_crops, t.cols)):
+        distance = abs(size.aspect_ratio - tiling.cols / tiling.rows)
+        roomy = 2 * size.height * size.width > tiling.num_crops * geometry.crop_px**2
+        if distance < least or (distance == least and roomy):
+            best, least = tiling, distance
+    return best
+
+
+def largest_tiling(size: Size, max_crops: int, geometry: Geometry) -> Tiling:
+    """Largest tiling of at most `max_crops` crops with the image's aspect, sides rounded down."""
+    window = geometry.window_px
+    scale = math.sqrt(size.height * size.width / (max_crops * window**2))
+    rows = max(1, math.floor(size.height / scale / window))
+    cols = max(1, math.floor(size.width / scale / window))
+    # A side below one crop takes one; the other may then take all of them, but no more.
+    return Tiling(min(rows, max_crops), min(cols, max_crops))
+
+
+def pixel_tiling(size: Size, max_crops: int, geometry: Geometry) -> Tiling:
+    """Tiling nearest to the image's own size, within the cap: Qwen2.5-VL's rule.
+
+    Its `smart_resize` with one crop per 28 x 28 px cell: sides rounded to whole cells; shrunk with
+    the aspect kept above the cap, enlarged below `min_crops`. Unlike it, never above the cap.
+    """
+    window, least = geometry.window_px, min(geometry.min_crops, max_crops)
+    tiling = Tiling(round(size.height / window), round(size.width / window))
+    if tiling.num_crops < least:
+        scale = math.sqrt(least * window**2 / (size.height * size.width))
+        tiling = Tiling(
+            math.ceil(size.height * scale / window), math.ceil(size.width * scale / window)
+        )
+    return tiling if tiling.num_crops <= max_crops else largest_tiling(size, max_crops, geometry)
+
+
 def image_tiling(
     size: Size,
     max_crops: int,
@@ -220,7 +312,19 @@ def image_tiling(
     *,
     exact_num_crops: int | None = None,
 ) -> Tiling:
-    """Tiling for an image of `size`, margin included: `select_tiling` as preprocessing calls it."""
+    """Tiling that preprocessing gives an image of `size` under a cap, by the geometry's rule.
+
+    With `exact_num_crops`, that many crops in the factor pair nearest to the image's aspect; under
+    the pixel rule as many as its aspect allows (factor pairs would make prime numbers strips).
+    """
+    if geometry.tiling_rule == "pixels":
+        if exact_num_crops is not None:
+            return largest_tiling(size, exact_num_crops, geometry)
+        return pixel_tiling(size, max_crops, geometry)
+    if geometry.tiling_rule == "aspect":
+        if exact_num_crops is not None:
+            return crops_to_tiling(exact_num_crops, size.aspect_ratio, geometry)
+        return nearest_aspect_tiling(size, max_crops, geometry)
     return select_tiling(
         size.height - geometry.margin_px,
         size.width - geometry.margin_px,
@@ -262,12 +366,17 @@ def letterbox(size: Size, target: Size) -> Placement:
 
 @dataclass(frozen=True, slots=True)
 class TokenLayout:
-    """Tokens that an image occupies in the prompt, global view first, then the tiled view."""
+    """Tokens that an image occupies in the prompt: of the global view and of the tiled view.
+
+    `column_tokens` close the rows of views, `border_tokens` start and end views.
+    """
 
     tiling: Tiling
     global_side: int
     grid_rows: int
     grid_cols: int
+    column_tokens: int
+    border_tokens: int
 
     @property
     def vision_tokens(self) -> int:
@@ -275,14 +384,9 @@ class TokenLayout:
         return self.global_side**2 + self.grid_rows * self.grid_cols
 
     @property
-    def column_tokens(self) -> int:
-        """One after each row of either view."""
-        return self.global_side + self.grid_rows
-
-    @property
     def sequence_length(self) -> int:
-        """All image tokens: vision, column, and a start and an end token per view. No BOS."""
-        return self.vision_tokens + self.column_tokens + 4
+        """All image tokens: vision, column, start and end. No BOS."""
+        return self.vision_tokens + self.column_tokens + self.border_tokens
 
 
 def token_layout(
@@ -296,7 +400,14 @@ def token_layout(
         patches = num_crops * geometry.window_patches + geometry.margin_patches
         return -(-patches // geometry.pool)
 
-    return TokenLayout(tiling, geometry.tokens_per_side, side(tiling.rows), side(tiling.cols))
+    has_global = geometry.global_crops(tiling.num_crops)
+    global_side = geometry.tokens_per_side * has_global
+    rows, cols = side(tiling.rows), side(tiling.cols)
+    columns = borders = 0
+    if geometry.view_markers:
+        columns = rows + (global_side if geometry.global_columns else 0)
+        borders = 2 * (1 + has_global)
+    return TokenLayout(tiling, global_side, rows, cols, columns, borders)
 
 
 # --- limits ------------------------------------------------------------------------------------

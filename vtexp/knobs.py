@@ -11,11 +11,12 @@ from vtexp.geometry import (
     Tiling,
     image_size_to_tiling,
     image_tiling,
+    theoretical_tokens,
     tokens_to_crops,
 )
 
-#: More crops than any model reads; a plan would only get slow beyond.
-MOST_CROPS = 1000
+#: More tokens of crops than any model reads (1000 crops of Molmo v1); plans get slow beyond.
+MOST_TOKENS = 144_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,14 @@ class CropSetting:
 
 @dataclass(frozen=True, slots=True)
 class KnobValue:
-    """One setting of one knob: `name` is the knob, `value` as the user wrote it (560x336, 432)."""
+    """One setting of one knob: `name` is the knob, `value` as the user wrote it (560x336, 432).
+
+    `fit` None: as the model's own preprocessing does.
+    """
 
     name: str
     value: str
-    fit: str = "letterbox"
+    fit: str | None = None
     force_full_tokens: bool = False
 
     @property
@@ -57,33 +61,32 @@ class KnobValue:
 
     def crop_setting(self, geometry: Geometry) -> CropSetting:
         """What the preprocessor is told under this value. Raises ConfigError for a bad value."""
-        setting = self._setting(geometry)
-        if setting.max_crops > MOST_CROPS:
-            raise ConfigError(
-                f"{self.label} asks for {setting.max_crops} crops; give at most {MOST_CROPS}"
-            )
-        return setting
+        fit, full = self.fit or geometry.fit, self.force_full_tokens
+        num_crops = self._num_crops(geometry)
+        most = MOST_TOKENS // geometry.tokens_per_crop
+        if num_crops > most:
+            raise ConfigError(f"{self.label} asks for {num_crops} crops; give at most {most}")
+        if self.name == "max_crops":
+            return CropSetting(num_crops, fit=fit, force_full_tokens=full)
+        size = Size.parse(self.value) if self.name == "image_size" else None
+        return CropSetting(num_crops, num_crops, size, fit, full)
 
-    def _setting(self, geometry: Geometry) -> CropSetting:
+    def _num_crops(self, geometry: Geometry) -> int:
         if self.name == "image_size":
-            size = Size.parse(self.value)
-            num_crops = image_size_to_tiling(size, geometry).num_crops
-            return CropSetting(num_crops, num_crops, size, self.fit, self.force_full_tokens)
+            return image_size_to_tiling(Size.parse(self.value), geometry).num_crops
         number = _whole_number(self.name, self.value)
         if self.name == "vision_tokens":
-            least = 2 * geometry.tokens_per_crop
+            least = theoretical_tokens(1, geometry)
             if number < least:
+                and_global = " and the global crop" if geometry.global_crops(1) else ""
                 raise ConfigError(
                     f"a target of {number} vision tokens is below the least possible, {least} "
-                    f"(one crop and the global crop at {geometry.tokens_per_crop} tokens each)"
+                    f"(one crop{and_global}, {geometry.tokens_per_crop} tokens each)"
                 )
-            num_crops = tokens_to_crops(number, geometry)
-            return CropSetting(
-                num_crops, num_crops, fit=self.fit, force_full_tokens=self.force_full_tokens
-            )
+            return tokens_to_crops(number, geometry)
         if number < 1:
             raise ConfigError(f"knob.max_crops: {number} is below the least possible cap, 1")
-        return CropSetting(number, fit=self.fit, force_full_tokens=self.force_full_tokens)
+        return number
 
 
 def _whole_number(name: str, value: str) -> int:

@@ -16,8 +16,8 @@ import numpy as np
 from vtexp.config import MeasureConfig
 from vtexp.data.base import Sample
 from vtexp.knobs import CropSetting
-from vtexp.models.runner import MolmoRunner
-from vtexp.probe import Counts, ModelProbe
+from vtexp.models.runner import Runner
+from vtexp.probe import Counts
 
 #: Fewest timings for a 90th percentile: below, it is one of the handful of slowest timings.
 LEAST_FOR_P90 = 64
@@ -33,7 +33,7 @@ STAGES = (
 
 
 def time_prefills(
-    runner: MolmoRunner,
+    runner: Runner,
     samples: Sequence[Sample],
     setting: CropSetting,
     style: str,
@@ -49,14 +49,14 @@ def time_prefills(
     """
     chosen = samples[: measure.latency_samples]
     counted: list[dict[str, Any]] = []
-    with ModelProbe(runner.model, runner.tokenizer, runner.geometry) as probe:
+    with runner.probe() as probe:
         for index, sample in enumerate(chosen):
             runner.timed_prefill(sample, setting, style)
             (counts,) = probe.take()
             check(index, counts)
             counted.append(
                 {
-                    "tiling": str(counts.tiling),
+                    "tiling": None if counts.tiling is None else str(counts.tiling),
                     "num_crops": counts.num_crops,
                     "vision_tokens": counts.vision_tokens,
                     "sequence_length": len(runner.prepare(sample, setting, style).input_ids),

@@ -18,13 +18,10 @@ from typing import Any
 import yaml
 
 from vtexp.config import Config, Weights, to_plain, values_key
-from vtexp.config import Geometry as GeometryName
 from vtexp.data.base import Sample, fingerprint
 from vtexp.data.registry import load_samples
 from vtexp.errors import ConfigError
 from vtexp.geometry import (
-    MOLMO,
-    MOLMO2,
     Geometry,
     Size,
     Tiling,
@@ -39,9 +36,7 @@ from vtexp.geometry import (
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.metrics import metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
-from vtexp.prompts import build_prompt
-
-GEOMETRIES = {"molmo": MOLMO, "molmo2": MOLMO2}
+from vtexp.models.families import text_config
 
 
 @dataclass(frozen=True)
@@ -180,26 +175,20 @@ def sweep_folder(config: Config) -> Path:
 def make_plan(config: Config) -> Plan:
     """Work out all runs of a config. Raises ConfigError, DataError or CheckpointError."""
     metric(config.dataset.metric)
-    geometry = replace(
-        GEOMETRIES[config.model.geometry.value],
-        max_sequence_length=config.model.max_sequence_length,
-    )
-    settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
     checkpoint = find_checkpoint(
         config.model.path,
         config.model.revision,
         random=config.model.weights == Weights.random,
         fetch=not config.plan,
     )
-    _check_model(config, checkpoint.config)
+    geometry = _geometry(config, checkpoint)
+    settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
     samples = load_samples(config.dataset)
     if not samples:
         raise ConfigError(f"dataset={config.dataset.name}: no samples")
     sizes = _image_sizes(samples)
-    text_lengths = [
-        len(checkpoint.tokenizer.encode(build_prompt(s.question, config.dataset.style)))
-        for s in samples
-    ]
+    prompts = [checkpoint.tokenizer.prompt(s.question, config.dataset.style) for s in samples]
+    text_lengths = [len(prompt.before) + len(prompt.after) for prompt in prompts]
     runs = [
         _plan_run(config, geometry, value, setting, sizes, text_lengths, checkpoint.fingerprint)
         for value, setting in settings
@@ -214,19 +203,16 @@ def make_plan(config: Config) -> Plan:
     )
 
 
-def _check_model(config: Config, model: dict[str, Any]) -> None:
-    """Raises ConfigError where the config claims what the checkpoint is not."""
-    if config.model.geometry != GeometryName.molmo:
+def _geometry(config: Config, checkpoint: Checkpoint) -> Geometry:
+    """The checkpoint's geometry at the config's context. Raises ConfigError if it is too long."""
+    geometry = checkpoint.family.geometry_of(checkpoint.config)
+    length, model = config.model.max_sequence_length, text_config(checkpoint.config)
+    context = model.get("max_position_embeddings", geometry.max_sequence_length)
+    if length > context:
         raise ConfigError(
-            f"model.geometry={config.model.geometry.value}: {config.model.path} is a Molmo v1; "
-            "take model.geometry=molmo"
+            f"model.max_sequence_length={length}: the checkpoint's config.json says {context}"
         )
-    context = model.get("max_position_embeddings", MOLMO.max_sequence_length)
-    if config.model.max_sequence_length > context:
-        raise ConfigError(
-            f"model.max_sequence_length={config.model.max_sequence_length}: the checkpoint's "
-            f"config.json says {context}"
-        )
+    return replace(geometry, max_sequence_length=length)
 
 
 def _image_sizes(samples: Sequence[Sample]) -> list[Size]:
@@ -254,8 +240,7 @@ def _plan_run(
         t: token_layout(t, geometry, force_full_tokens=full).sequence_length for t in set(tilings)
     }
     longest = max(
-        1 + image_tokens[tiling] + text  # BOS, image, text
-        for tiling, text in zip(tilings, text_lengths, strict=True)
+        image_tokens[tiling] + text for tiling, text in zip(tilings, text_lengths, strict=True)
     )
     verdict = crop_limit(setting.max_crops, geometry)
     needed = longest + config.dataset.max_new_tokens
@@ -303,6 +288,14 @@ def _warnings(
                 f"for {padded / len(sizes):.0%} of the images more than half of the crops' area "
                 f"is padding (the image takes as little as {min(covered.values()):.0%} of it)"
             )
+    elif setting.fit == "stretch" and setting.image_size is None:
+        stretched = {size: _distortion(size, setting, geometry) for size in set(sizes)}
+        bent = sum(stretched[size] > 2 for size in sizes)
+        if bent:
+            found.append(
+                f"for {bent / len(sizes):.0%} of the images one side is stretched over twice as "
+                f"much as the other (up to {max(stretched.values()):.3g} times)"
+            )
     return found
 
 
@@ -311,6 +304,13 @@ def _image_share(size: Size, setting: CropSetting, geometry: Geometry) -> float:
     canvas = tiling_to_resolution(setting.tiling(size, geometry), geometry)
     scaled = letterbox(size, canvas).scaled
     return (scaled.height * scaled.width) / (canvas.height * canvas.width)
+
+
+def _distortion(size: Size, setting: CropSetting, geometry: Geometry) -> float:
+    """How many times more one side of a stretched image grows than the other."""
+    canvas = tiling_to_resolution(setting.tiling(size, geometry), geometry)
+    ratio = canvas.aspect_ratio / size.aspect_ratio
+    return max(ratio, 1 / ratio)
 
 
 def _folder_name(config: Config, value: KnobValue, run_id: str) -> str:

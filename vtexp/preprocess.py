@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 
 from vtexp.errors import DataError
 from vtexp.geometry import Geometry, Placement, Size, Tiling, letterbox, tiling_to_resolution
@@ -101,6 +102,34 @@ def _letterbox(
     return view, mask
 
 
+def shaped(image: np.ndarray, target: Size, fit: str) -> np.ndarray:
+    """A uint8 image (H, W, 3) in the shape of a target, for models that stretch to their canvas.
+
+    stretch: left as it is. letterbox: black borders added. crop: cut, the centre kept.
+    """
+    if fit == "stretch":
+        return image
+    height, width = image.shape[:2]
+    pick = max if fit == "letterbox" else min
+    rows = max(1, pick(height, round(width / target.aspect_ratio)))
+    cols = max(1, pick(width, round(height * target.aspect_ratio)))
+    top, left = abs(rows - height) // 2, abs(cols - width) // 2
+    if fit == "crop":
+        return image[top : top + rows, left : left + cols]
+    padded = np.zeros((rows, cols, 3), np.uint8)
+    padded[top : top + height, left : left + width] = image
+    return padded
+
+
+def resize_bicubic(image: np.ndarray, size: Size) -> torch.Tensor:
+    """Pillow's bicubic resize of a uint8 image (H, W, 3), as float32 (3, height, width) in [0, 1].
+
+    For models whose published preprocessing is Pillow's; rounded to uint8 as there.
+    """
+    resized = Image.fromarray(image).resize((size.width, size.height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(torch.float32) / 255
+
+
 def to_crops(view: torch.Tensor, tiling: Tiling, geometry: Geometry) -> torch.Tensor:
     """Overlapping crops (rows * cols, channels, px, px) of a canvas (channels, H, W)."""
     size, step = geometry.crop_px, geometry.window_px
@@ -117,9 +146,14 @@ def to_patches(crops: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 
 def normalised_patches(crops: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """Patches float32 (C, P, D) of RGB crops (C, 3, px, px) in [0, 1], by CLIP's mean and std."""
-    mean = torch.tensor(IMAGE_MEAN)[:, None, None]
-    std = torch.tensor(IMAGE_STD)[:, None, None]
-    return to_patches((crops - mean) / std, geometry)
+    return to_patches(normalised(crops, IMAGE_MEAN, IMAGE_STD), geometry)
+
+
+def normalised(
+    images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+) -> torch.Tensor:
+    """Images (..., 3, H, W) in [0, 1] less the mean and over the deviation of each channel."""
+    return (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
 def _kept(index: int, count: int, geometry: Geometry) -> slice:

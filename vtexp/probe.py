@@ -1,61 +1,66 @@
-"""Counting what a model really reads: hooks on its encoder, its embedding and its insertion.
+"""Counting what a model really reads, with hooks on its encoder, embedding and insertion.
 
-Nothing here is derived from the image or the knob: crops are those whose tokens entered the
-language model, vision tokens are the rows added to its embeddings, and the tiling is the one whose
-layout is the rows and columns of patch tokens that the embedding looked up.
+Nothing here is derived from the image or the knob. Each family's probe has its own hooks; what
+they saw is checked and counted the same way for all.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple, Self
 
-import torch
+from torch.utils.hooks import RemovableHandle
 
 from vtexp.errors import CountMismatchError
 from vtexp.geometry import Geometry, Tiling, token_layout
-from vtexp.models.molmo.modeling import MolmoForCausalLM
-from vtexp.prompts import PromptTokenizer
+
+#: Tiling of image tokens whose rows and columns are those of no layout.
+NO_TILING = Tiling(0, 0)
 
 
 class Counts(NamedTuple):
-    """Crops (without the global one), vision tokens and tiling of one sample."""
+    """Crops (without the global one), vision tokens and tiling of one sample.
+
+    `tiling` is None where a model's inputs do not show it.
+    """
 
     num_crops: int
     vision_tokens: int
     tiling: Tiling | None
 
 
-@dataclass
-class _Insertion:
-    """What the hooks saw in one prompt: per sample, tokens and crops; and crops encoded in all."""
+class Seen(NamedTuple):
+    """What hooks saw of one sample: vision tokens inserted, crops behind them, and tiling.
 
-    input_ids: torch.Tensor
-    tokens: list[int]
-    crops: list[int]
+    `crops` counts the global crop too, where there is one.
+    """
+
+    tokens: int
+    crops: int
+    tiling: Tiling | None
 
 
-class ModelProbe:
-    """Context manager around prefills; `take()` gives the counts of the last batch."""
+class Probe(ABC):
+    """Context manager around prefills; `take()` gives the counts of the last batch.
 
-    def __init__(
-        self, model: MolmoForCausalLM, tokenizer: PromptTokenizer, geometry: Geometry
-    ) -> None:
-        self._parts = model.model
-        self._tokenizer, self._geometry = tokenizer, geometry
-        self._handles: list[Any] = []
-        self._encoded_crops = 0
-        self._input_ids: torch.Tensor | None = None
-        self._insertion: _Insertion | None = None
+    A family's hooks add the crops that the encoder read to `_encoded`, and write to `_seen` what
+    entered the language model, per sample.
+    """
 
-    def __enter__(self) -> ModelProbe:
-        parts = self._parts
-        self._handles = [
-            parts.vision_backbone.image_vit.register_forward_hook(self._on_encode),
-            parts.transformer.wte.register_forward_hook(self._on_embed),
-            parts.image_insertion.register_forward_hook(self._on_insert),
-        ]
+    def __init__(self, geometry: Geometry) -> None:
+        self._geometry = geometry
+        self._handles: list[RemovableHandle] = []
+        self._encoded = 0
+        self._seen: list[Seen] | None = None
+
+    @abstractmethod
+    def _hooks(self) -> list[RemovableHandle]:
+        """Register the hooks."""
+
+    def __enter__(self) -> Self:
+        self._handles = self._hooks()
         return self
 
     def __exit__(
@@ -67,58 +72,47 @@ class ModelProbe:
         for handle in self._handles:
             handle.remove()
 
-    def _on_encode(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
-        self._encoded_crops += len(inputs[0])
-
-    def _on_embed(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
-        self._input_ids = inputs[0]
-
-    def _on_insert(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
-        embeddings, features, source, places = inputs
-        batch, length = embeddings.shape[:2]
-        rows, crops = (places // length).cpu(), (source // features.shape[1]).cpu()
-        assert self._input_ids is not None
-        self._insertion = _Insertion(
-            input_ids=self._input_ids.cpu(),
-            tokens=torch.bincount(rows, minlength=batch).tolist(),
-            crops=[len(crops[rows == row].unique()) for row in range(batch)],
-        )
-
     def reset(self) -> None:
         """Forget what was counted so far."""
-        self._insertion, self._encoded_crops = None, 0
+        self._seen, self._encoded = None, 0
 
     def take(self) -> list[Counts]:
         """Counts of each sample since the last call, which must have been one batch.
 
         Raises CountMismatchError if the encoder read other crops than those that gave tokens.
         """
-        seen, encoded = self._insertion, self._encoded_crops
+        seen, encoded = self._seen, self._encoded
         self.reset()
         if seen is None:
             raise CountMismatchError("the model read no image at all")
-        if sum(seen.crops) != encoded:
+        used = sum(sample.crops for sample in seen)
+        if used != encoded:
             raise CountMismatchError(
-                f"the vision encoder read {encoded} crops, but {sum(seen.crops)} gave vision tokens"
+                f"the vision encoder read {encoded} crops, but {used} gave vision tokens"
             )
-        return [
-            Counts(crops - 1, tokens, self._tiling(ids.tolist(), crops - 1))
-            for ids, tokens, crops in zip(seen.input_ids, seen.tokens, seen.crops, strict=True)
-        ]
+        return [Counts(self._geometry.num_crops(s.crops), s.tokens, s.tiling) for s in seen]
 
-    def _tiling(self, ids: list[int], num_crops: int) -> Tiling | None:
-        """Tiling of `num_crops` whose layout has the rows and columns of the second image view."""
-        start, end, patch, column = self._tokenizer.image_ids
-        first = ids.index(start, ids.index(start) + 1)
-        view = ids[first + 1 : ids.index(end, first)]
-        rows = view.count(column)
-        cols = view.count(patch) // max(1, rows)
-        for count in range(1, num_crops + 1):
-            if num_crops % count:
-                continue
-            tiling = Tiling(count, num_crops // count)
-            for full in (False, True):
-                layout = token_layout(tiling, self._geometry, force_full_tokens=full)
-                if (layout.grid_rows, layout.grid_cols) == (rows, cols):
-                    return tiling
-        return None
+
+def tiling_of_views(
+    ids: Sequence[int], crops: int, image_ids: Sequence[int], geometry: Geometry
+) -> Tiling:
+    """Tiling whose layout has the rows and columns of the last image view in a prompt.
+
+    For Molmos: `ids` of the prompt, `image_ids` start, end, patch and column first; `crops` with
+    the global one. NO_TILING where none fits.
+    """
+    start, end, patch, column = image_ids[:4]
+    first = len(ids) - list(reversed(ids)).index(start)
+    view = ids[first : ids.index(end, first)]
+    rows = view.count(column)
+    cols = view.count(patch) // max(1, rows)
+    num_crops = geometry.num_crops(crops)
+    for count in range(1, num_crops + 1):
+        if num_crops % count:
+            continue
+        tiling = Tiling(count, num_crops // count)
+        for full in (False, True):
+            layout = token_layout(tiling, geometry, force_full_tokens=full)
+            if (layout.grid_rows, layout.grid_cols) == (rows, cols):
+                return tiling
+    return NO_TILING

@@ -1,4 +1,4 @@
-"""Text in and out of a checkpoint's tokenizer, and the prompt around a question.
+"""Text in and out of a checkpoint's tokenizer, and the prompt around an image and a question.
 
 Only the `tokenizers` library is needed, so that prompt lengths can be checked before torch or
 transformers are imported.
@@ -7,15 +7,20 @@ transformers are imported.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
 from vtexp.errors import CheckpointError
 
 IMAGE_TOKENS = ("<im_start>", "<im_end>", "<im_patch>", "<im_col>")
+#: What stands for one id in a template: a special token, or {bos}.
+_SINGLE = re.compile(r"(<[^<>\s]+>|\{bos\})")
 
 
 def build_prompt(question: str, style: str) -> str:
@@ -24,20 +29,54 @@ def build_prompt(question: str, style: str) -> str:
 
 
 @dataclass(frozen=True)
+class PromptForm:
+    """How a family writes its prompts.
+
+    `template`: text with {image}, {question}, and where wanted {style} and {bos}; anything in <>
+    is a special token. `image_tokens`: names of the tokens that an image becomes, which the
+    tokenizer must have. `plain_styles`: styles whose name the prompt leaves out.
+    """
+
+    template: str
+    image_tokens: tuple[str, ...]
+    plain_styles: frozenset[str] = frozenset()
+
+    @cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Special tokens of the template."""
+        found = _SINGLE.findall(self.template)
+        return tuple(dict.fromkeys(token for token in found if token != "{bos}"))
+
+
+#: Molmo v1, as at its evaluation.
+MOLMO_FORM = PromptForm("{bos}{image}" + build_prompt("{question}", "{style}"), IMAGE_TOKENS)
+
+
+class Prompt(NamedTuple):
+    """Ids before and after those of the image."""
+
+    before: list[int]
+    after: list[int]
+
+
+@dataclass(frozen=True)
 class PromptTokenizer:
     """A checkpoint's tokenizer with the ids that the prompt needs, all read from its files.
 
-    `bos_id` stands before the image tokens (the end-of-text id where a tokenizer has no BOS, as
-    in the published checkpoints); `image_ids` are start, end, patch and column.
+    `bos_id` is the end-of-text id where a tokenizer has no BOS, as in the published Molmos;
+    `image_ids` are those of the form's image tokens, in its order; `special_ids` those of its
+    special tokens.
     """
 
     tokenizer: Tokenizer
     bos_id: int
     eos_id: int
-    image_ids: tuple[int, int, int, int]
+    image_ids: tuple[int, ...]
+    form: PromptForm = MOLMO_FORM
+    special_ids: tuple[int, ...] = ()
 
     @classmethod
-    def from_folder(cls, folder: Path) -> PromptTokenizer:
+    def from_folder(cls, folder: Path, form: PromptForm = MOLMO_FORM) -> PromptTokenizer:
         """Read tokenizer.json and tokenizer_config.json. Raises CheckpointError if they lack."""
         path, config_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
         for needed in (path, config_path):
@@ -63,8 +102,29 @@ class PromptTokenizer:
             tokenizer,
             bos_id=token_id(config.get("bos_token") or eos),
             eos_id=token_id(eos),
-            image_ids=tuple(token_id(t) for t in IMAGE_TOKENS),  # type: ignore[arg-type]
+            image_ids=tuple(token_id(t) for t in form.image_tokens),
+            form=form,
+            special_ids=tuple(token_id(t) for t in form.special_tokens),
         )
+
+    def prompt(self, question: str, style: str) -> Prompt:
+        """The ids around those of the image, by the family's form."""
+        template = self.form.template
+        if style in self.form.plain_styles:
+            template = template.replace("{style}: ", "")
+        before, after = template.split("{image}")
+        return Prompt(self._ids(before, question, style), self._ids(after, question, style))
+
+    def _ids(self, part: str, question: str, style: str) -> list[int]:
+        single = {"{bos}": self.bos_id}
+        single |= dict(zip(self.form.special_tokens, self.special_ids, strict=True))
+        ids: list[int] = []
+        for piece in _SINGLE.split(part):
+            if piece in single:
+                ids.append(single[piece])
+            else:
+                ids += self.encode(piece.format(question=question, style=style))
+        return ids
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; no special tokens are added or recognised."""

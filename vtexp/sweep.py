@@ -21,7 +21,7 @@ from vtexp.planning import Plan, PlannedRun, make_plan, same_inputs, sweep_folde
 from vtexp.progress import console
 
 if TYPE_CHECKING:
-    from vtexp.models.runner import MolmoRunner
+    from vtexp.models.runner import Runner
 
 
 @dataclass(frozen=True)
@@ -197,10 +197,10 @@ def _older_code(run: PlannedRun) -> str:
 
 
 #: The one model that this process holds, by what it was loaded from.
-_loaded: dict[tuple, MolmoRunner] = {}
+_loaded: dict[tuple, Runner] = {}
 
 
-def load_runner(plan: Plan) -> MolmoRunner:
+def load_runner(plan: Plan) -> Runner:
     """The model of a plan; a process loads it once for all jobs that want the same."""
     hardware = plan.config.hardware
     device, dtype = hardware.device.value, hardware.dtype.value
@@ -211,13 +211,13 @@ def load_runner(plan: Plan) -> MolmoRunner:
         gc.collect()
         what = "random weights of " if checkpoint.folder is None else ""
         console.print(f"loading {what}{checkpoint.name} on {device} ({dtype})")
-        from vtexp.models.runner import MolmoRunner
+        from vtexp.models.runner import runner_class
 
-        _loaded[key] = MolmoRunner.load(checkpoint, plan.geometry, hardware)
+        _loaded[key] = runner_class(checkpoint.family).load(checkpoint, plan.geometry, hardware)
     return _loaded[key]
 
 
-def _run_one(plan: Plan, run: PlannedRun, runner: MolmoRunner) -> None:
+def _run_one(plan: Plan, run: PlannedRun, runner: Runner) -> None:
     from vtexp import tracking
     from vtexp.experiment import execute
 

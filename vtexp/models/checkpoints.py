@@ -13,31 +13,24 @@ from typing import Any
 from urllib.parse import urlparse
 
 from vtexp.errors import CheckpointError
+from vtexp.models.families import FAMILIES, Family
 from vtexp.prompts import PromptTokenizer
 
 EMBEDDED = "embedded:"
 ASSETS = Path(__file__).parent.parent / "assets"
-#: What the config.json of a dense Molmo v1 and of MolmoE must say.
-DENSE_SIZES = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "vocab_size",
-)
-MOLMOE_SIZES = ("d_model", "n_layers", "n_heads", "vocab_size", "moe_num_experts", "moe_top_k")
 #: What of a repository is fetched: never code, never pickled weights.
 TEXT_FILES, WEIGHT_FILES = ("*.json", "*.txt"), ("*.safetensors",)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's configuration and tokenizer, and where its weights are.
+    """A model's family, configuration and tokenizer, and where its weights are.
 
     `folder` is None where weights are random. `fingerprint` stands for all of it in a run's id.
     """
 
     name: str
+    family: Family
     config: dict[str, Any]
     tokenizer: PromptTokenizer
     folder: Path | None
@@ -65,21 +58,18 @@ def find_checkpoint(
         if not random:
             _check_files(path, folder)
     config = read_model_config(known)
+    family = FAMILIES[config["model_type"]]
     if random or folder is None:
         tokenizer = (
-            PromptTokenizer.from_folder(folder)
+            _tokenizer(folder, family, config)
             if folder is not None and (folder / "tokenizer.json").is_file()
-            else stand_in_tokenizer(config)
+            else stand_in_tokenizer(family, config)
         )
-        digest = hashlib.sha256(known.read_bytes()).hexdigest()
-        return Checkpoint(Path(path).name, config, tokenizer, None, digest[:16])
-    return Checkpoint(
-        folder.name,
-        config,
-        PromptTokenizer.from_folder(folder),
-        folder,
-        checkpoint_fingerprint(folder),
-    )
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+        return Checkpoint(Path(path).name, family, config, tokenizer, None, digest[:16])
+    tokenizer = _tokenizer(folder, family, config)
+    fingerprint = checkpoint_fingerprint(folder)
+    return Checkpoint(folder.name, family, config, tokenizer, folder, fingerprint)
 
 
 def _folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -> Path | None:
@@ -177,38 +167,64 @@ def _check_files(path: str, folder: Path) -> None:
         raise CheckpointError(f"model.path={path}: the folder has no {missing}{remark}")
 
 
-def stand_in_tokenizer(config: dict[str, Any]) -> PromptTokenizer:
-    """molmo_tiny's tokenizer with image ids after the model's own vocabulary.
+def _tokenizer(folder: Path, family: Family, config: dict[str, Any]) -> PromptTokenizer:
+    """The folder's tokenizer. Raises CheckpointError if its image tokens are not config.json's."""
+    tokenizer = PromptTokenizer.from_folder(folder, family.form)
+    said = family.image_ids(config)
+    if family.id_keys and tokenizer.image_ids != said:
+        raise CheckpointError(
+            f"{folder}: config.json and tokenizer.json are not of one model: image tokens are "
+            f"{said} in the one, {tokenizer.image_ids} in the other"
+        )
+    return tokenizer
+
+
+def stand_in_tokenizer(family: Family, config: dict[str, Any]) -> PromptTokenizer:
+    """molmo_tiny's tokenizer with the image ids of another model.
 
     For random weights without a download: prompts then have about as many tokens as with the
-    published tokenizer.
+    published tokenizer. Special tokens of the family's prompt become the end of text.
     """
     own = PromptTokenizer.from_folder(ASSETS / "molmo_tiny")
-    first = config.get("embedding_size") or config["vocab_size"]
-    ids = (first, first + 1, first + 2, first + 3)
-    return PromptTokenizer(own.tokenizer, own.bos_id, own.eos_id, ids)
+    return PromptTokenizer(
+        own.tokenizer,
+        own.bos_id,
+        own.eos_id,
+        family.image_ids(config),
+        family.form,
+        (own.eos_id,) * len(family.form.special_tokens),
+    )
 
 
 def read_model_config(path: Path) -> dict[str, Any]:
-    """config.json of a Molmo v1 checkpoint. Raises CheckpointError for any other model.
+    """config.json of a checkpoint, with what its family reads of processor_config.json.
 
-    Checked before anything is built: another model's config would silently mean a 7B Molmo.
+    Raises CheckpointError for a model that cannot run.
     """
+    config = _read_json(path)
+    family = FAMILIES.get(config.get("model_type", ""))
+    if family is None:
+        known = ", ".join(FAMILIES)
+        found = config.get("model_type")
+        raise CheckpointError(f"{path}: model_type is {found!r}; only these can run: {known}")
+    processor = path.with_name("processor_config.json")
+    if family.processor_keys and processor.is_file():
+        said = _read_json(processor)
+        config |= {key: said[key] for key in family.processor_keys if key in said}
+    if problem := family.problem(config):
+        raise CheckpointError(f"{path}: not a {family.name} that can run: {problem}")
+    return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
         raise CheckpointError(f"model.path={path.parent}: the folder has no {path.name}") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    found = config.get("model_type") if isinstance(config, dict) else None
-    if found != "molmo":
-        raise CheckpointError(f"{path}: model_type is {found!r}; only Molmo v1 ('molmo') can run")
-    sizes = DENSE_SIZES if config.get("moe_num_experts") is None else MOLMOE_SIZES
-    wrong = [key for key in sizes if not isinstance(config.get(key), int)]
-    if wrong:
-        raise CheckpointError(f"{path}: not a Molmo v1: {wrong[0]} is no whole number")
-    if config.get("clip_qkv") is not None or config.get("layer_norm_type", "rms") != "rms":
-        raise CheckpointError(f"{path}: clip_qkv and norms other than rms are not supported")
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: cannot be read (no JSON object)")
     return config
 
 
@@ -220,6 +236,9 @@ def checkpoint_fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         digest.update((folder / name).read_bytes())
+    processor = folder / "processor_config.json"
+    if processor.is_file():
+        digest.update(processor.read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())

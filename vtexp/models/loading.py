@@ -6,18 +6,21 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from vtexp.errors import CheckpointError, ConfigError
 from vtexp.models.checkpoints import Checkpoint
-from vtexp.models.molmo.configuration import MolmoConfig
-from vtexp.models.molmo.modeling import MolmoForCausalLM
-from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 
 
 def load_model(
-    checkpoint: Checkpoint, device: str, dtype: str, *, sharded: bool = False
-) -> MolmoForCausalLM:
+    checkpoint: Checkpoint,
+    model_class: type[PreTrainedModel],
+    device: str,
+    dtype: str,
+    *,
+    sharded: bool = False,
+) -> PreTrainedModel:
     """The model in evaluation mode, its weights read straight to the device and dtype.
 
     `sharded`: blocks are spread over all visible GPUs, by accelerate. Raises CheckpointError for
@@ -29,8 +32,8 @@ def load_model(
         )
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what does not fit is reported here
-    config = MolmoConfig(**checkpoint.config)
-    model_class = MolmoEForCausalLM if config.moe_num_experts else MolmoForCausalLM
+    config_class: Any = model_class.config_class
+    config = config_class.from_dict(checkpoint.config)
     torch_dtype: torch.dtype = getattr(torch, dtype)
     try:
         if checkpoint.folder is None:
@@ -46,8 +49,8 @@ def load_model(
 
 
 def _random(
-    model_class: type[MolmoForCausalLM], config: MolmoConfig, device: str, dtype: torch.dtype
-) -> MolmoForCausalLM:
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, device: str, dtype: torch.dtype
+) -> PreTrainedModel:
     torch.manual_seed(0)
     with torch.device(device):
         return model_class._from_config(config, dtype=dtype)
@@ -55,11 +58,11 @@ def _random(
 
 def _pretrained(
     checkpoint: Checkpoint,
-    model_class: type[MolmoForCausalLM],
-    config: MolmoConfig,
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
     device_map: str | dict[str, str],
     dtype: torch.dtype,
-) -> MolmoForCausalLM:
+) -> PreTrainedModel:
     folder = checkpoint.folder
     try:
         # With output_loading_info two values come back, which the library's types leave out.
@@ -77,7 +80,8 @@ def _pretrained(
         raise
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{folder}: cannot be loaded as Molmo v1: {reason}") from error
+        name = checkpoint.family.name
+        raise CheckpointError(f"{folder}: cannot be loaded as {name}: {reason}") from error
     model, loading = loaded
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if loading[kind]:

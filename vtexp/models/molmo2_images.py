@@ -1,9 +1,9 @@
 """Images to Molmo2's inputs: crops, which patches each vision token pools, and the image tokens.
 
 Matches transformers' Molmo2ImageProcessor (which knows only `max_crops`) and extends it with exact
-crops, fixed image sizes and full tokens. Unlike v1: images are stretched to the canvas, resized
-without antialiasing and rounded to uint8; the patches of all crops are put together to one grid,
-overlap counted once, before 2 x 2 of them are pooled.
+crops, fixed image sizes, other fits and full tokens. Unlike v1: images are stretched to the
+canvas, resized without antialiasing and rounded to uint8; the patches of all crops are put
+together to one grid, overlap counted once, before 2 x 2 of them are pooled.
 
 Shapes: C crops with the global crop first, P patches per crop (729), T vision tokens.
 """
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from vtexp.geometry import MOLMO2, Geometry, Size, Tiling, tiling_to_resolution
 from vtexp.knobs import CropSetting
-from vtexp.preprocess import to_crops, to_patches
+from vtexp.preprocess import shaped, to_crops, to_patches
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,10 @@ class Molmo2Image:
     tiling: Tiling
 
 
+def _pixels(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1).float()
+
+
 def _resize(image: torch.Tensor, size: Size) -> torch.Tensor:
     """Bilinear resize of uint8 values (3, H, W) as float32, without antialiasing, rounded."""
     resized = F.interpolate(
@@ -62,7 +66,8 @@ def _kept_patches(crops: int, geometry: Geometry) -> tuple[np.ndarray, np.ndarra
     The overlap of two crops is split at the margins.
     """
     size = geometry.patches_per_side
-    owners, places = [], []
+    owners: list[int] = []
+    places: list[int] = []
     for crop in range(crops):
         first = 0 if crop == 0 else geometry.left_margin
         last = size if crop == crops - 1 else size - geometry.right_margin
@@ -110,21 +115,27 @@ def pooled_patches(tiling: Tiling, geometry: Geometry, *, force_full_tokens: boo
     return np.concatenate([np.concatenate(row, axis=1) for row in view])
 
 
-def _view_tokens(start: int, rows: int, cols: int, ids: Molmo2TokenIds) -> np.ndarray:
-    """Start token, rows of patch tokens each closed by a column token, end token."""
-    grid = np.full((rows, cols + 1), ids.patch)
-    grid[:, -1] = ids.column
+def _view_tokens(
+    start: int, rows: int, cols: int, ids: Molmo2TokenIds, *, columns: bool = True
+) -> np.ndarray:
+    """Start token, rows of patch tokens each closed by a column token if any, end token."""
+    grid = np.full((rows, cols + int(columns)), ids.patch)
+    if columns:
+        grid[:, -1] = ids.column
     return np.concatenate([[start], grid.ravel(), [ids.end]])
 
 
 def preprocess_molmo2(
     image: np.ndarray, setting: CropSetting, ids: Molmo2TokenIds, geometry: Geometry = MOLMO2
 ) -> Molmo2Image:
-    """Crop, resize, normalise and lay out one uint8 (H, W, 3) image under a crop setting."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1).float()
+    """Crop, resize, normalise and lay out one uint8 (H, W, 3) image under a crop setting.
+
+    The global crop is the whole image, stretched whatever the fit.
+    """
     tiling = setting.tiling(Size(*image.shape[:2]), geometry)
-    canvas = _resize(pixels, tiling_to_resolution(tiling, geometry))
-    whole = _resize(pixels, Size(geometry.crop_px, geometry.crop_px))
+    size = tiling_to_resolution(tiling, geometry)
+    canvas = _resize(_pixels(shaped(image, size, setting.fit)), size)
+    whole = _resize(_pixels(image), Size(geometry.crop_px, geometry.crop_px))
     crops = torch.cat([whole[None], to_crops(canvas, tiling, geometry)])
     patches = to_patches(crops / 127.5 - 1, geometry)
 
@@ -132,15 +143,15 @@ def preprocess_molmo2(
     tiled_view = pooled_patches(tiling, geometry, force_full_tokens=setting.force_full_tokens)
     tiled_view = np.where(tiled_view < 0, -1, tiled_view + geometry.patches_per_crop)
     views = [view.reshape(-1, view.shape[-1]) for view in (whole_view, tiled_view)]
-    grid = (*whole_view.shape[:2], *tiled_view.shape[:2])
+    (low_rows, low_cols), (rows, cols) = whole_view.shape[:2], tiled_view.shape[:2]
     tokens = [
-        _view_tokens(ids.global_start, *grid[:2], ids),
-        _view_tokens(ids.start, *grid[2:], ids),
+        _view_tokens(ids.global_start, low_rows, low_cols, ids, columns=geometry.global_columns),
+        _view_tokens(ids.start, rows, cols, ids),
     ]
     return Molmo2Image(
         patches,
         torch.from_numpy(np.concatenate(views)),
         torch.from_numpy(np.concatenate(tokens)),
-        grid,
+        (low_rows, low_cols, rows, cols),
         tiling,
     )

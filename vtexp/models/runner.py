@@ -1,34 +1,46 @@
-"""A loaded Molmo v1 with its tokenizer: from samples to answers, and one timed prefill."""
+"""A loaded model with its tokenizer: from samples to answers, and one timed prefill.
+
+What the families have in common; each family's own runner reads its images and runs its model.
+"""
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
+import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from vtexp.config import HardwareConfig
 from vtexp.data.base import Sample
 from vtexp.geometry import Geometry
 from vtexp.knobs import CropSetting
 from vtexp.models.checkpoints import Checkpoint
+from vtexp.models.families import Family
 from vtexp.models.loading import load_model
-from vtexp.models.molmo.modeling import MolmoForCausalLM
-from vtexp.preprocess import DROPPED, ImageTokenIds, ProcessedImage, preprocess_image
-from vtexp.prompts import PromptTokenizer, build_prompt
+from vtexp.probe import Probe
+from vtexp.prompts import PromptTokenizer
+
+#: Model inputs by name, on the runner's device.
+Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedSample:
-    """One sample's inputs on the host: prompt ids (L,) with BOS and image tokens, and its crops.
+    """One sample's inputs on the host: ids (L,) of the whole prompt, and the image as read.
 
-    `image.image_input_idx` counts from the first image token; BOS comes before it.
+    `image` is what the runner's `read_image` gave; `image_at` the place of its first token.
     """
 
     input_ids: torch.Tensor
-    image: ProcessedImage
+    image: Any
+    image_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,70 +60,69 @@ class StageTimes:
     ttft_ms: float
 
 
-@dataclass(frozen=True, slots=True)
-class MolmoRunner:
+@dataclass(frozen=True)
+class Runner(ABC):
     """Model, tokenizer and geometry of one checkpoint on one device."""
 
-    model: MolmoForCausalLM
+    model: PreTrainedModel
     tokenizer: PromptTokenizer
     geometry: Geometry
     device: torch.device
     dtype: torch.dtype
 
     @classmethod
-    def load(
-        cls, checkpoint: Checkpoint, geometry: Geometry, hardware: HardwareConfig
-    ) -> MolmoRunner:
+    def load(cls, checkpoint: Checkpoint, geometry: Geometry, hardware: HardwareConfig) -> Self:
         """Load a checkpoint. Raises CheckpointError or ConfigError as `load_model` does."""
         device, dtype = hardware.device.value, hardware.dtype.value
-        model = load_model(checkpoint, device, dtype, sharded=hardware.sharded)
+        model_class = cls.model_class(checkpoint.config)
+        model = load_model(checkpoint, model_class, device, dtype, sharded=hardware.sharded)
         torch_dtype: torch.dtype = getattr(torch, dtype)
         return cls(model, checkpoint.tokenizer, geometry, torch.device(device), torch_dtype)
 
+    # --- of each family ------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def model_class(cls, config: dict[str, Any]) -> type[PreTrainedModel]:
+        """The class that a config.json's model is built of."""
+
+    @abstractmethod
+    def read_image(self, pixels: np.ndarray, setting: CropSetting) -> Any:
+        """One uint8 (H, W, 3) image as the model reads it; `image_tokens` (S,) are its ids."""
+
+    @abstractmethod
+    def inputs(self, batch: Sequence[PreparedSample]) -> Inputs:
+        """Model inputs of a batch, on the device."""
+
+    @abstractmethod
+    def encode(self, inputs: Inputs) -> Any:
+        """Vision stage at batch 1: encoder and connector, as `prefill` takes its result."""
+
+    @abstractmethod
+    def prefill(self, inputs: Inputs, features: Any) -> torch.Tensor:
+        """One pass over a prompt with the encoded image: logits (1, 1, vocabulary), with cache."""
+
+    @abstractmethod
+    def generate(self, inputs: Inputs, max_new_tokens: int) -> torch.Tensor:
+        """New token ids (B, n), greedy; finished rows are filled with the end of text."""
+
+    @abstractmethod
+    def probe(self) -> Probe:
+        """Hooks that count what this model reads, to be entered around passes."""
+
+    # --- of all --------------------------------------------------------------------------------
+
     def prepare(self, sample: Sample, setting: CropSetting, style: str) -> PreparedSample:
         """Decode, crop and tokenise one sample on the host."""
-        ids = ImageTokenIds(*self.tokenizer.image_ids)
-        image = preprocess_image(sample.pixels(), setting, self.geometry, ids)
-        text = self.tokenizer.encode(build_prompt(sample.question, style))
-        bos = torch.tensor([self.tokenizer.bos_id])
-        return PreparedSample(torch.cat([bos, image.image_tokens, torch.tensor(text)]), image)
-
-    def _inputs(self, batch: Sequence[PreparedSample]) -> dict[str, torch.Tensor | None]:
-        """Model inputs of a batch, right-padded with -1; crops padded with -1 up to the most."""
-        length = max(len(p.input_ids) for p in batch)
-        crops = max(len(p.image.patches) for p in batch)
-        first = batch[0].image
-        count = len(batch)
-        input_ids = torch.full((count, length), -1)
-        images = torch.full((count, crops, *first.patches.shape[1:]), -1.0)
-        masks = torch.full((count, crops, *first.padding_mask.shape[1:]), -1.0)
-        index = torch.full((count, crops, *first.image_input_idx.shape[1:]), DROPPED)
-        for row, prepared in enumerate(batch):
-            image, n = prepared.image, len(prepared.image.patches)
-            input_ids[row, : len(prepared.input_ids)] = prepared.input_ids
-            images[row, :n], masks[row, :n] = image.patches, image.padding_mask
-            # BOS stands before the image tokens: places move by one.
-            index[row, :n] = torch.where(
-                image.image_input_idx < 0, DROPPED, image.image_input_idx + 1
-            )
-        padded = any(len(p.input_ids) != length for p in batch)
-        mask = (input_ids >= 0).long() if padded else None
-        return {
-            "input_ids": input_ids.to(self.device),
-            "attention_mask": None if mask is None else mask.to(self.device),
-            "images": images.to(self.device, self.dtype),
-            "image_masks": masks.to(self.device, self.dtype),
-            "image_input_idx": index,  # stays on the host: no wait for the device
-        }
+        image = self.read_image(sample.pixels(), setting)
+        before, after = self.tokenizer.prompt(sample.question, style)
+        parts = (torch.tensor(before).long(), image.image_tokens, torch.tensor(after).long())
+        return PreparedSample(torch.cat(parts), image, len(before))
 
     @torch.inference_mode()
     def answer(self, batch: Sequence[PreparedSample], max_new_tokens: int) -> list[list[int]]:
         """Greedy answers as token ids, up to and with the end of text where it was reached."""
-        output = self.model.generate(
-            **self._inputs(batch),  # type: ignore[arg-type]
-            max_new_tokens=max_new_tokens,
-            eos_token_id=self.tokenizer.eos_id,
-        )
+        output = self.generate(self.inputs(batch), max_new_tokens)
         return [_until_end(row, self.tokenizer.eos_id) for row in output.tolist()]
 
     @torch.inference_mode()
@@ -120,14 +131,13 @@ class MolmoRunner:
         marks = [self._now()]
         prepared = self.prepare(sample, setting, style)
         marks.append(self._now())
-        inputs = self._inputs([prepared])
+        inputs = self.inputs([prepared])
         marks.append(self._now())
-        images, masks = inputs.pop("images"), inputs.pop("image_masks")
-        features = self.model.encode_images(images[0], masks[0])  # type: ignore[index]
+        features = self.encode(inputs)
         marks.append(self._now())
-        output = self.model(**inputs, image_features=features, use_cache=True, logits_to_keep=1)
+        logits = self.prefill(inputs, features)
         marks.append(self._now())
-        output.logits[0, -1].argmax().item()
+        logits[0, -1].argmax().item()
         marks.append(self._now())
         stages = [1000 * (after - before) for before, after in itertools.pairwise(marks)]
         preprocess, transfer, vision, llm, first_token = stages
@@ -146,6 +156,12 @@ class MolmoRunner:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def runner_class(family: Family) -> type[Runner]:
+    """The runner of a family, imported now."""
+    module, _, name = family.runner.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _until_end(ids: list[int], eos_id: int) -> list[int]:

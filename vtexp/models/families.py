@@ -1,0 +1,189 @@
+"""The kinds of models that can run: what a plan must know of each, by `model_type` of config.json.
+
+No torch here. What reads images and runs the model is the family's runner, imported when a model is
+loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vtexp.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
+from vtexp.prompts import IMAGE_TOKENS, MOLMO_FORM, PromptForm
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of model, as a plan sees it.
+
+    `name` is for messages; `runner` is the import path of its runner class, MODULE:CLASS. `vision`
+    are the values of config.json's `vision_config` from which the geometry follows (for sides, one
+    number); `id_keys` say where config.json has the ids of image tokens, empty where it has none;
+    `processor_keys` are the values of processor_config.json that are read too.
+    """
+
+    name: str
+    geometry: Geometry
+    form: PromptForm
+    runner: str
+    vision: Mapping[str, int] = field(default_factory=dict)
+    id_keys: tuple[str, ...] = ("image_token_id",)
+    processor_keys: tuple[str, ...] = ()
+
+    def problem(self, config: dict[str, Any]) -> str:
+        """Why this family's classes cannot be a config.json's model; empty where they can.
+
+        Checked before anything is built: what a config leaves out would be some other model's.
+        """
+        vision = config.get("vision_config") or {}
+        for key, expected in self.vision.items():
+            found = vision.get(key, expected)
+            if found not in (expected, [expected, expected]):
+                return f"vision_config.{key} is {found}; only {expected} is supported"
+        missing = _no_whole_number(text_config(config), TEXT_SIZES)
+        return missing or _no_whole_number(config, self.id_keys)
+
+    def geometry_of(self, config: dict[str, Any]) -> Geometry:
+        """Geometry of a config.json's model."""
+        return self.geometry
+
+    def image_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
+        """Ids of the form's image tokens as a config.json has them."""
+        return tuple(config[key] for key in self.id_keys)
+
+
+class _Molmo(Family):
+    """Molmo v1, whose config.json has the language model's fields at the top."""
+
+    def problem(self, config: dict[str, Any]) -> str:
+        """As for any family; MolmoE's fields have the names of the training code."""
+        dense = config.get("moe_num_experts") is None
+        if missing := _no_whole_number(config, DENSE_SIZES if dense else MOLMOE_SIZES):
+            return missing
+        if config.get("clip_qkv") is not None or config.get("layer_norm_type", "rms") != "rms":
+            return "clip_qkv and norms other than rms are not supported"
+        return ""
+
+    def image_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
+        """The first ids after the model's own vocabulary: no config.json says them."""
+        first = config.get("embedding_size") or config["vocab_size"]
+        return tuple(first + i for i in range(len(self.form.image_tokens)))
+
+
+class _Molmo2(Family):
+    """Molmo2, whose published config.json has older names than transformers writes."""
+
+    def problem(self, config: dict[str, Any]) -> str:
+        """As for any family; and the tiled view must have column tokens."""
+        if not config.get("image_use_col_tokens", True):
+            return "image_use_col_tokens=false in processor_config.json is not supported"
+        if "vit_config" in config:
+            old = config["vit_config"]
+            names = {"image_size": "image_default_input_size", "patch_size": "image_patch_size"}
+            vision = {new: old[name] for new, name in names.items() if name in old}
+            config = config | {"vision_config": vision}
+        return super().problem(config)
+
+    def geometry_of(self, config: dict[str, Any]) -> Geometry:
+        """Whether the global view has column tokens is said by processor_config.json."""
+        columns = config.get("use_single_crop_col_tokens")
+        return replace(self.geometry, global_columns=columns is None or columns)
+
+    def image_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
+        """transformers writes no id of the column token: it is the one after the patch token's."""
+        start, end, patch, global_start = super().image_ids(config)
+        return start, end, patch, config.get("image_col_id", patch + 1), global_start
+
+
+#: Molmo2's published chat template, with the image before the question. It names the style of a
+#: task before its question, but not these (of those about single images).
+MOLMO2_FORM = PromptForm(
+    "{bos}{image}<|im_start|>user\n{style}: {question}<|im_end|>\n<|im_start|>assistant\n",
+    (*IMAGE_TOKENS, "<low_res_im_start>"),
+    frozenset(
+        [
+            "a_okvqa_mc",
+            "ai2_diagram",
+            "ai2_diagram_no_letter",
+            "science_qa",
+            "user_qa",
+            "correction_qa",
+            "demo",
+            "point_count",
+            "pointing",
+            "cosyn_point",
+            "long_caption",
+            "short_caption",
+        ]
+    ),
+)
+
+#: Added to the question for models that were not trained on short answers by the name of a task:
+#: InternVL's own evaluation on VQA asks so.
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+
+#: The chat template of InternVL3's -hf checkpoints.
+INTERNVL_FORM = PromptForm(
+    "<|im_start|>user\n<img>{image}</img>\n{question}" + SHORT_ANSWER + "<|im_end|>\n"
+    "<|im_start|>assistant\n",
+    ("<IMG_CONTEXT>",),
+)
+
+#: Qwen2.5-VL's published chat template with its default system message.
+QWEN2_5_VL_FORM = PromptForm(
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    "<|vision_start|>{image}<|vision_end|>{question}" + SHORT_ANSWER + "<|im_end|>\n"
+    "<|im_start|>assistant\n",
+    ("<|image_pad|>",),
+)
+
+#: What the config.json of a dense Molmo v1, of MolmoE, and of transformers' own classes must say.
+TEXT_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+DENSE_SIZES = (*TEXT_SIZES, "intermediate_size")
+MOLMOE_SIZES = ("d_model", "n_layers", "n_heads", "vocab_size", "moe_num_experts", "moe_top_k")
+
+FAMILIES: dict[str, Family] = {
+    "molmo": _Molmo(
+        "Molmo v1", MOLMO, MOLMO_FORM, "vtexp.models.molmo.runner:MolmoRunner", id_keys=()
+    ),
+    "molmo2": _Molmo2(
+        "Molmo2",
+        MOLMO2,
+        MOLMO2_FORM,
+        "vtexp.models.molmo2:Molmo2Runner",
+        vision={"image_size": 378, "patch_size": 14},
+        id_keys=(
+            "image_start_token_id",
+            "image_end_token_id",
+            "image_patch_id",
+            "low_res_image_start_token_id",
+        ),
+        processor_keys=("image_use_col_tokens", "use_single_crop_col_tokens"),
+    ),
+    "internvl": Family(
+        "InternVL",
+        INTERNVL,
+        INTERNVL_FORM,
+        "vtexp.models.internvl:InternVLRunner",
+        vision={"image_size": 448, "patch_size": 14},
+    ),
+    "qwen2_5_vl": Family(
+        "Qwen2.5-VL",
+        QWEN2_5_VL,
+        QWEN2_5_VL_FORM,
+        "vtexp.models.qwen2_5_vl:Qwen2_5_VLRunner",
+        vision={"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2},
+    ),
+}
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The language model's part of a config.json, which older ones have at the top."""
+    return config.get("text_config") or config
+
+
+def _no_whole_number(config: dict[str, Any], keys: tuple[str, ...]) -> str:
+    wrong = [key for key in keys if not isinstance(config.get(key), int)]
+    return f"{wrong[0]} is no whole number" if wrong else ""

@@ -1,0 +1,44 @@
+"""InternVL, by transformers' own class: tiles side by side, then a thumbnail of the whole image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import InternVLForConditionalGeneration, PreTrainedModel
+
+from vtexp.geometry import Size, tiling_to_resolution
+from vtexp.knobs import CropSetting
+from vtexp.models.native import NativeImage, NativeRunner
+from vtexp.preprocess import normalised, resize_bicubic, shaped, to_crops
+
+#: ImageNet's (preprocessor_config.json of the published checkpoints).
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class InternVLRunner(NativeRunner):
+    """Every tile gives 256 tokens in a row: a prompt shows how many there are, not how they lie."""
+
+    vision_tower = "model.vision_tower"
+    connector = "model.multi_modal_projector"
+    vision_inputs = ("pixel_values",)
+    token_types = False
+
+    @classmethod
+    def model_class(cls, config: dict[str, Any]) -> type[PreTrainedModel]:
+        """One class for all sizes."""
+        return InternVLForConditionalGeneration
+
+    def read_image(self, pixels: np.ndarray, setting: CropSetting) -> NativeImage:
+        """pixel_values float32 (C, 3, 448, 448), the thumbnail last."""
+        geometry = self.geometry
+        tiling = setting.tiling(Size(*pixels.shape[:2]), geometry)
+        size = tiling_to_resolution(tiling, geometry)
+        canvas = resize_bicubic(shaped(pixels, size, setting.fit), size)
+        crops = to_crops(canvas, tiling, geometry)
+        if geometry.global_crops(tiling.num_crops):
+            whole = resize_bicubic(pixels, Size(geometry.crop_px, geometry.crop_px))
+            crops = torch.cat([crops, whole[None]])
+        tokens = torch.full((len(crops) * geometry.tokens_per_crop,), self.tokenizer.image_ids[0])
+        return NativeImage({"pixel_values": normalised(crops, MEAN, STD)}, tokens)

@@ -1,0 +1,125 @@
+"""Molmo v1 run: batches, the two stages of a prefill, and the hooks that count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from vtexp.knobs import CropSetting
+from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.models.molmo.molmoe import MolmoEForCausalLM
+from vtexp.models.runner import Inputs, PreparedSample, Runner
+from vtexp.preprocess import DROPPED, ImageTokenIds, ProcessedImage, preprocess_image
+from vtexp.probe import Probe, Seen, tiling_of_views
+
+
+@dataclass(frozen=True)
+class MolmoRunner(Runner):
+    """Molmo v1: dense variants and MolmoE."""
+
+    model: MolmoForCausalLM
+
+    @classmethod
+    def model_class(cls, config: dict[str, Any]) -> type[MolmoForCausalLM]:
+        """MolmoE where the config has experts."""
+        return MolmoEForCausalLM if config.get("moe_num_experts") else MolmoForCausalLM
+
+    def read_image(self, pixels: np.ndarray, setting: CropSetting) -> ProcessedImage:
+        """Crops, padding mask and image tokens; `image_input_idx` counts from the first token."""
+        start, end, patch, column = self.tokenizer.image_ids
+        return preprocess_image(
+            pixels, setting, self.geometry, ImageTokenIds(start, end, patch, column)
+        )
+
+    def inputs(self, batch: Sequence[PreparedSample]) -> Inputs:
+        """Model inputs of a batch, right-padded with -1; crops padded with -1 up to the most."""
+        length = max(len(p.input_ids) for p in batch)
+        crops = max(len(p.image.patches) for p in batch)
+        first = batch[0].image
+        count = len(batch)
+        input_ids = torch.full((count, length), -1)
+        images = torch.full((count, crops, *first.patches.shape[1:]), -1.0)
+        masks = torch.full((count, crops, *first.padding_mask.shape[1:]), -1.0)
+        index = torch.full((count, crops, *first.image_input_idx.shape[1:]), DROPPED)
+        for row, prepared in enumerate(batch):
+            image, n = prepared.image, len(prepared.image.patches)
+            input_ids[row, : len(prepared.input_ids)] = prepared.input_ids
+            images[row, :n], masks[row, :n] = image.patches, image.padding_mask
+            index[row, :n] = torch.where(
+                image.image_input_idx < 0, DROPPED, image.image_input_idx + prepared.image_at
+            )
+        padded = any(len(p.input_ids) != length for p in batch)
+        mask = (input_ids >= 0).long() if padded else None
+        return {
+            "input_ids": input_ids.to(self.device),
+            "attention_mask": None if mask is None else mask.to(self.device),
+            "images": images.to(self.device, self.dtype),
+            "image_masks": masks.to(self.device, self.dtype),
+            "image_input_idx": index,  # stays on the host: no wait for the device
+        }
+
+    def encode(self, inputs: Inputs) -> torch.Tensor:
+        """Vision tokens (C, T, hidden) of the one image, before any is dropped."""
+        return self.model.encode_images(inputs["images"][0], inputs["image_masks"][0])
+
+    def prefill(self, inputs: Inputs, features: torch.Tensor) -> torch.Tensor:
+        """Logits (1, 1, embedding_size) of the last position."""
+        output = self.model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            image_input_idx=inputs["image_input_idx"],
+            image_features=features,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits
+
+    def generate(self, inputs: Inputs, max_new_tokens: int) -> torch.Tensor:
+        """Ids after the prompts, which the model moves to the right."""
+        return self.model.generate(
+            **inputs, max_new_tokens=max_new_tokens, eos_token_id=self.tokenizer.eos_id
+        )
+
+    def probe(self) -> Probe:
+        """Hooks on the encoder, the embedding and the insertion of vision tokens."""
+        return MolmoProbe(self)
+
+
+class MolmoProbe(Probe):
+    """Crops are those whose tokens entered the language model, tokens the rows it added."""
+
+    def __init__(self, runner: MolmoRunner) -> None:
+        super().__init__(runner.geometry)
+        self._parts, self._image_ids = runner.model.model, runner.tokenizer.image_ids
+        self._input_ids: torch.Tensor | None = None
+
+    def _hooks(self) -> list[RemovableHandle]:
+        parts = self._parts
+        return [
+            parts.vision_backbone.image_vit.register_forward_hook(self._on_encode),
+            parts.transformer.wte.register_forward_hook(self._on_embed),
+            parts.image_insertion.register_forward_hook(self._on_insert),
+        ]
+
+    def _on_encode(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
+        self._encoded += len(inputs[0])
+
+    def _on_embed(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
+        self._input_ids = inputs[0]
+
+    def _on_insert(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
+        embeddings, features, source, places = inputs
+        batch, length = embeddings.shape[:2]
+        rows, crops = (places // length).cpu(), (source // features.shape[1]).cpu()
+        assert self._input_ids is not None
+        tokens = torch.bincount(rows, minlength=batch).tolist()
+        encoded = [len(crops[rows == row].unique()) for row in range(batch)]
+        self._seen = [
+            Seen(count, read, tiling_of_views(ids, read, self._image_ids, self._geometry))
+            for count, read, ids in zip(tokens, encoded, self._input_ids.tolist(), strict=True)
+        ]

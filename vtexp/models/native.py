@@ -1,0 +1,197 @@
+"""Models that transformers has itself: what their runners share.
+
+A family's own file says how an image becomes tensors and tokens, and where its modules are.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import GenerationConfig
+
+from vtexp.config import HardwareConfig
+from vtexp.errors import CountMismatchError
+from vtexp.geometry import Geometry, Tiling
+from vtexp.knobs import CropSetting
+from vtexp.models.checkpoints import Checkpoint
+from vtexp.models.runner import Inputs, PreparedSample, Runner
+from vtexp.probe import Probe, Seen
+
+
+@dataclass(frozen=True, slots=True)
+class NativeImage:
+    """One image as a model reads it.
+
+    tensors: arguments of the model by name, `pixel_values` among them; image_tokens: int64 (S,).
+    """
+
+    tensors: dict[str, torch.Tensor]
+    image_tokens: torch.Tensor
+
+
+@dataclass(frozen=True)
+class NativeRunner(Runner):
+    """A transformers model whose prompt takes encoded images as `mm_encoder_outputs`."""
+
+    model: Any  # transformers types its own classes' extra methods nowhere
+
+    #: Paths of the modules that read crops and that make vision tokens of them.
+    vision_tower: ClassVar[str]
+    connector: ClassVar[str]
+    #: Arguments of `get_image_features`.
+    vision_inputs: ClassVar[tuple[str, ...]]
+    #: Whether the model must be told which tokens are the image's (`mm_token_type_ids`).
+    token_types: ClassVar[bool]
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, geometry: Geometry, hardware: HardwareConfig) -> Self:
+        """Load a checkpoint. Raises CheckpointError or ConfigError as `load_model` does."""
+        runner = super().load(checkpoint, geometry, hardware)
+        runner.model.generation_config = GenerationConfig()  # greedy, without published penalties
+        return runner
+
+    # --- of each family ------------------------------------------------------------------------
+
+    @abstractmethod
+    def read_image(self, pixels: np.ndarray, setting: CropSetting) -> NativeImage:
+        """One uint8 (H, W, 3) image as the model reads it."""
+
+    def join(self, images: Sequence[NativeImage]) -> dict[str, torch.Tensor]:
+        """Tensors of a batch, one image after the other."""
+        names = images[0].tensors
+        return {name: torch.cat([image.tensors[name] for image in images]) for name in names}
+
+    def crops_read(self, tower: dict[str, Any]) -> int:
+        """Crops that the vision tower reads, from its arguments."""
+        return len(tower["pixel_values"])
+
+    def token_sources(self, connector: dict[str, Any], output: torch.Tensor) -> torch.Tensor:
+        """Crops behind each vision token, int64 (T, k), numbered through the batch; -1: none.
+
+        From the connector's arguments and its output (C, T per crop, hidden) or (T, hidden).
+        """
+        crops = torch.arange(len(output), device=output.device)
+        return crops.repeat_interleave(output[0].numel() // output.shape[-1])[:, None]
+
+    def tilings(
+        self, ids: list[list[int]], crops: list[int], tower: dict[str, Any]
+    ) -> Sequence[Tiling | None]:
+        """Tiling of each sample, from prompt ids, crops read and the vision tower's arguments.
+
+        None where they do not show it.
+        """
+        return [None] * len(ids)
+
+    # --- of all --------------------------------------------------------------------------------
+
+    def inputs(self, batch: Sequence[PreparedSample]) -> Inputs:
+        """Model inputs of a batch, padded on the left; `attention_mask` only where there is any."""
+        length = max(len(p.input_ids) for p in batch)
+        input_ids = torch.full((len(batch), length), self.tokenizer.eos_id)
+        mask, types = torch.zeros_like(input_ids), torch.zeros_like(input_ids)
+        for row, prepared in enumerate(batch):
+            first = length - len(prepared.input_ids)
+            input_ids[row, first:] = prepared.input_ids
+            mask[row, first:] = 1
+            at = first + prepared.image_at
+            types[row, at : at + len(prepared.image.image_tokens)] = 1
+        inputs = {"input_ids": input_ids} | self.join([p.image for p in batch])
+        if self.token_types:
+            inputs["mm_token_type_ids"] = types
+        if not mask.all():
+            inputs["attention_mask"] = mask
+        return {name: self._placed(tensor) for name, tensor in inputs.items()}
+
+    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
+
+    def encode(self, inputs: Inputs) -> Any:
+        """Encoded image, as transformers' own output."""
+        arguments = {name: inputs[name] for name in self.vision_inputs}
+        return self.model.get_image_features(**arguments, return_dict=True)
+
+    def prefill(self, inputs: Inputs, features: Any) -> torch.Tensor:
+        """Logits (1, 1, vocabulary) of the last position."""
+        prompt = {name: value for name, value in inputs.items() if name != "pixel_values"}
+        encoded = {"image": features}
+        output = self.model(**prompt, mm_encoder_outputs=encoded, use_cache=True, logits_to_keep=1)
+        return output.logits
+
+    def generate(self, inputs: Inputs, max_new_tokens: int) -> torch.Tensor:
+        """Ids after the prompts."""
+        eos = self.tokenizer.eos_id
+        output = self.model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=eos,
+            pad_token_id=eos,
+        )
+        return output[:, inputs["input_ids"].shape[1] :]
+
+    def probe(self) -> Probe:
+        """Hooks on the vision tower, the connector, the embedding and the language model."""
+        return NativeProbe(self)
+
+
+class NativeProbe(Probe):
+    """Vision tokens are the rows in which the language model's input is not the embedding."""
+
+    def __init__(self, runner: NativeRunner) -> None:
+        super().__init__(runner.geometry)
+        self._runner = runner
+        self._tower: dict[str, Any] = {}
+        self._sources: torch.Tensor | None = None
+        self._ids = self._embedded = torch.empty(0)
+
+    def _hooks(self) -> list[RemovableHandle]:
+        runner = self._runner
+        part = runner.model.get_submodule
+        language_model = part("model.language_model")
+        embedding = runner.model.get_input_embeddings()
+        return [
+            part(runner.vision_tower).register_forward_hook(self._on_encode, with_kwargs=True),
+            part(runner.connector).register_forward_hook(self._on_connect, with_kwargs=True),
+            embedding.register_forward_hook(self._on_embed),
+            language_model.register_forward_pre_hook(self._on_language_model, with_kwargs=True),
+        ]
+
+    def _on_encode(self, module: nn.Module, args: tuple, kwargs: dict, _: Any) -> None:
+        self._tower = _named(module, args, kwargs)
+        self._encoded += self._runner.crops_read(self._tower)
+
+    def _on_connect(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        tokens = output if isinstance(output, torch.Tensor) else output.last_hidden_state
+        self._sources = self._runner.token_sources(_named(module, args, kwargs), tokens)
+
+    def _on_embed(self, _: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        self._ids, self._embedded = inputs[0], output
+
+    def _on_language_model(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if self._sources is None:
+            return  # a pass over generated tokens
+        embeddings = _named(module, args, kwargs)["inputs_embeds"]
+        tokens = (embeddings != self._embedded).any(dim=-1).sum(dim=1).tolist()
+        if sum(tokens) != len(self._sources):
+            raise CountMismatchError(
+                f"the connector made {len(self._sources)} vision tokens, but {sum(tokens)} entered "
+                "the language model"
+            )
+        sources = [part[part >= 0] for part in self._sources.split(tokens)]
+        crops = [len(part.unique()) for part in sources]
+        tilings = self._runner.tilings(self._ids.tolist(), crops, self._tower)
+        self._seen = [Seen(*sample) for sample in zip(tokens, crops, tilings, strict=True)]
+        self._sources = None
+
+
+def _named(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a module's call by name."""
+    return inspect.signature(module.forward).bind(*args, **kwargs).arguments

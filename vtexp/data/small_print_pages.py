@@ -69,10 +69,13 @@ class Page:
     glyphs: list[Glyph] = field(default_factory=list)
 
 
-def draw_page(rng: np.random.Generator) -> Page:
-    """One page of a random kind. Raises DataError where matplotlib's fonts are missing."""
+def draw_page(rng: np.random.Generator, area_px: tuple[float, float] = AREA_PX) -> Page:
+    """One page of a random kind, its area within `area_px`.
+
+    Raises DataError where matplotlib's fonts are missing.
+    """
     kind = str(rng.choice(list(KINDS)))
-    area = rng.uniform(*AREA_PX)
+    area = rng.uniform(*area_px)
     low, high = np.log(ASPECT_RATIO)
     aspect = np.exp(rng.triangular(low, 0, high))
     pen = new_page(kind, round((area * aspect) ** 0.5), round((area / aspect) ** 0.5), rng)

@@ -53,10 +53,19 @@ def _pixels(image: np.ndarray) -> torch.Tensor:
 
 
 def _resize(image: torch.Tensor, size: Size) -> torch.Tensor:
-    """Bilinear resize of uint8 values (3, H, W) as float32, without antialiasing, rounded."""
-    resized = F.interpolate(
-        image[None], tuple(size), mode="bilinear", antialias=False, align_corners=False
-    )
+    """Bilinear resize of uint8 values (3, H, W) as float32, without antialiasing, rounded.
+
+    On one thread, as transformers' golden values were made: with more, torch sums in another order,
+    and where a value lies between two whole numbers the pixel would differ by 1 of 255.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        resized = F.interpolate(
+            image[None], tuple(size), mode="bilinear", antialias=False, align_corners=False
+        )
+    finally:
+        torch.set_num_threads(threads)
     return resized[0].round().clamp(0, 255)
 
 

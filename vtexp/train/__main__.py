@@ -1,6 +1,6 @@
 """Train molmo_tiny to read small_print and to know easy-VQA: `python -m vtexp.train --out FOLDER`.
 
-Seeded, resumable (run the same command again), with a progress bar. Six stages:
+Seeded, resumable (run the same command again), with a progress bar. Seven stages:
 
 - read (`see.py`): the vision encoder alone. A head asks each patch for the characters it shows.
   From answers alone, nothing was learned.
@@ -9,7 +9,9 @@ Seeded, resumable (run the same command again), with a progress bar. Six stages:
 - connect: the connector alone. Heads ask each vision token for characters, words, colours, shapes.
   Trained together from the start, its first, random gradients undid what the encoder had learned.
 - see: encoder and connector together.
-- answer (`answer.py`): the language model alone, for the same reason.
+- look (`answer.py`): the language model alone, for the same reason, on small pages in one crop:
+  few tokens to look among, most of them readable, and many questions a step.
+- answer: the same on pages of all sizes under all budgets.
 - all: everything, at a low rate.
 
 The heads are not kept.
@@ -90,7 +92,8 @@ STAGES = (
     Stage("place", 300, 4e-3, 3e-3),
     Stage("connect", 800, 4e-3, 1e-2),
     Stage("see", 2400, 1.5e-3, 2e-3),
-    Stage("answer", 1500, 4e-3, 6e-3),
+    Stage("look", 1000, 4e-3, 6e-3),
+    Stage("answer", 1000, 2e-3, 3e-3),
     Stage("all", 250, 1e-3, 1e-3),
 )
 #: Loss of a step, and what was found in it, for the log.
@@ -126,7 +129,7 @@ class Draws(Dataset):
             return draw_page_crops(rng, ids)
         if self.name == "shapes":
             return draw_shape(rng, groups, ids)
-        return draw_answer_batch(rng, groups, tokenizer)
+        return draw_answer_batch(rng, groups, tokenizer, small=self.name == "look")
 
 
 def as_it_is(draw: Any) -> Any:
@@ -264,8 +267,8 @@ class Training:
         steps = min(stage.steps, most_steps or stage.steps)
         if self.step == 0:
             self._prepare(stage)
-        looking = stage.name not in ("answer", "all")
-        losses = self.looks(stage, steps) if looking else self.answers(stage, steps)
+        answering = stage.name in ("look", "answer", "all")
+        losses = self.answers(stage, steps) if answering else self.looks(stage, steps)
         recent: list[dict[str, float]] = []
         name = TextColumn(stage.name)
         columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

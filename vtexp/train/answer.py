@@ -1,4 +1,4 @@
-"""Stages `answer` and `all`: the language model learns to look up and to say what is printed.
+"""Stages `look` to `all`: the language model learns to look up and to say what is printed.
 
 All questions of an image share one sequence: each question sees the image and itself, not the
 others. Besides the answers, `FieldHeads` asks inside the language model: each printed value, at
@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vtexp.data.base import Sample
-from vtexp.data.small_print_pages import Page, draw_page
+from vtexp.data.small_print_pages import AREA_PX, Page, draw_page
 from vtexp.geometry import MOLMO, Size, Tiling, tiling_to_resolution
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.molmo.modeling import MolmoBlock, MolmoForCausalLM
@@ -40,6 +40,8 @@ from vtexp.train.see import draw_budget, read_shape
 #: Crops encoded per step; larger tilings take fewer images, so that steps cost about the same.
 CROPS_PER_STEP = 24
 MOST_QUESTIONS = 12
+#: Areas of the pages of stage `look`: most of their print can be read in one crop.
+SMALL_PX = (150_000, 350_000)
 #: Share of steps on easy-VQA, and of images whose crops give all their tokens.
 SHAPE_SHARE, FULL_SHARE = 0.25, 0.1
 #: The block of the language model that looks values up: `FieldHeads` read what it is given, and
@@ -170,10 +172,13 @@ def least_scale(image_size: Size, tiling: Tiling, fit: str) -> float:
 
 
 def draw_page_questions(
-    rng: np.random.Generator, setting: CropSetting, ids: ImageTokenIds
+    rng: np.random.Generator,
+    setting: CropSetting,
+    ids: ImageTokenIds,
+    area_px: tuple[float, float],
 ) -> tuple[ProcessedImage, list[Question], torch.Tensor]:
     """A new page under a crop setting, questions about print that can be read, and its fields."""
-    page = draw_page(rng)
+    page = draw_page(rng, area_px)
     image = preprocess_image(np.array(page.image), setting, MOLMO, ids)
     size = Size(page.image.height, page.image.width)
     scale = least_scale(size, image.tiling, setting.fit)
@@ -196,12 +201,16 @@ def draw_shape_questions(
 
 
 def draw_answer_batch(
-    rng: np.random.Generator, groups: list[list[Sample]], tokenizer: PromptTokenizer
+    rng: np.random.Generator,
+    groups: list[list[Sample]],
+    tokenizer: PromptTokenizer,
+    *,
+    small: bool,
 ) -> AnswerBatch:
-    """Pages or shapes with their questions, all under one budget."""
+    """Pages or shapes with their questions, all under one budget; or `small` pages in one crop."""
     ids = ImageTokenIds(*tokenizer.image_ids)
     shapes, full = rng.random() < SHAPE_SHARE, bool(rng.random() < FULL_SHARE)
-    budget = draw_budget(rng)
+    budget = KnobValue("max_crops", "1", "letterbox") if small else draw_budget(rng)
     value = KnobValue(budget.name, budget.value, budget.fit, force_full_tokens=full)
     setting = value.crop_setting(MOLMO)
     drawn: list[tuple[ProcessedImage, list[Question], torch.Tensor]] = []
@@ -210,7 +219,7 @@ def draw_answer_batch(
         if shapes:
             drawn.append(draw_shape_questions(rng, groups, setting, ids))
         else:
-            drawn.append(draw_page_questions(rng, setting, ids))
+            drawn.append(draw_page_questions(rng, setting, ids, SMALL_PX if small else AREA_PX))
     images, questions, fields = zip(*drawn, strict=True)
     return collate(list(images), list(questions), list(fields), tokenizer)
 

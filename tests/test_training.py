@@ -240,7 +240,7 @@ def test_resumed_training_is_the_same_training(tmp_path: Path) -> None:
     assert train(out, "--save-every", "1", code=kill).returncode == 9
     assert not (out / "model.safetensors").exists()
     state = torch.load(out / "training_state.pt", weights_only=True)
-    assert (state["stage"], state["step"]) == ([s.name for s in STAGES].index("answer"), 1)
+    assert (state["stage"], state["step"]) == ([s.name for s in STAGES].index("look"), 1)
     assert train(out).returncode == 0
 
     first, second = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "resumed"))

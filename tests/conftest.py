@@ -6,11 +6,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
 
 from vtexp.config import Config, from_hydra, register_schemas
+from vtexp.data.base import ImageFile, Sample
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +39,26 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drawn_pages: Pat
 def golden_dir() -> Path:
     """Folder of the reference data: VTEXP_GOLDEN_DIR, or the project's own copy."""
     return Path(os.environ.get("VTEXP_GOLDEN_DIR", Path(__file__).parent / "golden"))
+
+
+@pytest.fixture(scope="session")
+def draw_noise(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[list[tuple[int, int]]], list[Sample]]:
+    """Samples with images of noise in given sizes (height, width), and prompts of two lengths."""
+
+    def draw(shapes: list[tuple[int, int]]) -> list[Sample]:
+        folder = tmp_path_factory.mktemp("images")
+        rng = np.random.default_rng(0)
+        found = []
+        for i, (height, width) in enumerate(shapes):
+            path = folder / f"{i}.png"
+            Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
+            question = "is there a red shape?" * (1 + i % 2)
+            found.append(Sample(str(i), str(i), ImageFile(path), question, ("yes",), "yes/no"))
+        return found
+
+    return draw
 
 
 @pytest.fixture

@@ -63,6 +63,11 @@ def test_missing_repository_says_at_once_how_to_get_it(cache: Path, fetch: bool)
     assert time.monotonic() - began < 4
 
 
+def test_no_name_of_a_repository_is_one_line(cache: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such folder, and no name of a hub"):
+        find_checkpoint("some--where/..", fetch=True)
+
+
 def test_half_cached_repository_names_the_missing_shard(
     cache: Path, small_checkpoint: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_plain_config_is_json_of_names(make_config: MakeConfig) -> None:
         ("model.name=../up", "part of a folder's name"),
         ("+dataset.limti=2", "dataset.limti: no such key; allowed here: name, split"),
         ("knob.name=max_crops", "choose another knob with knob=NAME"),
+        ("hardware.sharded=true", "only over GPUs"),
     ],
 )
 def test_impossible_settings(make_config: MakeConfig, override: str, says: str) -> None:

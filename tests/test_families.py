@@ -12,10 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -30,7 +28,7 @@ from transformers import (
 
 from vtexp import records
 from vtexp.config import Config, HardwareConfig
-from vtexp.data.base import ImageFile, Sample
+from vtexp.data.base import Sample
 from vtexp.errors import CheckpointError, CountMismatchError, RunFailedError
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.checkpoints import find_checkpoint
@@ -168,16 +166,8 @@ def runner(folder: Path) -> Runner:
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    found = []
-    for i, (height, width) in enumerate(SHAPES):
-        path = folder / f"{i}.png"
-        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
-        question = "is there a red shape?" * (1 + i % 2)
-        found.append(Sample(str(i), str(i), ImageFile(path), question, ("yes",), "yes/no"))
-    return found
+def samples(draw_noise: Callable[[list[tuple[int, int]]], list[Sample]]) -> list[Sample]:
+    return draw_noise(SHAPES)
 
 
 def expected_tokens(name: str, rows: int, cols: int, full: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +28,8 @@ def runner(small_checkpoint: Path) -> MolmoRunner:
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    found = []
-    for i, (height, width) in enumerate(SHAPES):
-        path = folder / f"{i}.png"
-        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
-        question = "is there a red shape?" * (1 + i % 2)
-        found.append(Sample(str(i), str(i), ImageFile(path), question, ("yes",), "yes/no"))
-    return found
+def samples(draw_noise: Callable[[list[tuple[int, int]]], list[Sample]]) -> list[Sample]:
+    return draw_noise(SHAPES)
 
 
 def measured(probe: Probe, runner: MolmoRunner, batch: list[Sample], setting: CropSetting):

@@ -112,6 +112,7 @@ def _read_row(path: Path) -> dict[str, Any]:
     needed = ("status", "run", "knob", "knob_value", "model", "dataset", "hardware")
     if not isinstance(row, dict) or any(key not in row for key in needed):
         raise DataError(f"{path}: not a result of vtexp; delete its folder to run it again")
+    row.setdefault("weights", "pretrained")  # before there were random ones, none said so
     for stage, summary in row.pop("latency", {}).items():
         row |= {f"{stage}_{name}": value for name, value in summary.items()}
     return row

@@ -304,6 +304,11 @@ def _check(config: Config) -> None:
                 f"{key}={name!r}: becomes part of a folder's name; at most 64 letters, digits "
                 "and . _ + - (a letter, digit or _ first)"
             )
+    if config.hardware.sharded:
+        if config.hardware.device != Device.cuda:
+            raise ConfigError("hardware.sharded=true: only over GPUs; take hardware.device=cuda")
+        if config.model.weights == Weights.random:
+            raise ConfigError("hardware.sharded=true: random weights are built on one GPU only")
     chosen = next(name for name, (schema, _) in KNOB_SCHEMAS.items() if type(config.knob) is schema)
     if config.knob.name != chosen:
         raise ConfigError(f"knob.name={config.knob.name}: choose another knob with knob=NAME")

@@ -67,10 +67,9 @@ def _time(
     measure, style = plan.config.measure, plan.config.dataset.style
     timed_samples: list[dict[str, Any]] = []
 
-    def check(index: int, counts: Counts) -> None:
+    def check(index: int, counts: Counts, length: int) -> None:
         sample = plan.samples[index]
         counted = check_counts(run, sample, run.tilings[index], counts)
-        length = len(runner.prepare(sample, run.setting, style).input_ids)
         row = _about(sample) | {"prediction": None, "score": None} | counted
         timed_samples.append(row | {"sequence_length": length, "answer_tokens": 0})
 

@@ -38,14 +38,14 @@ def time_prefills(
     setting: CropSetting,
     style: str,
     measure: MeasureConfig,
-    check: Callable[[int, Counts], None],
+    check: Callable[[int, Counts, int], None],
 ) -> Iterator[dict[str, Any]]:
     """Yield one row of counts and stage times per timed prefill, each sample once per round.
 
     Rounds over all samples, not repeats of one: a slow spell of the machine then touches every
     sample. Before the first, each sample makes an untimed prefill in which hooks count what it
-    reads, given to `check` with the sample's index, and each shape (crops, prompt length)
-    `warmup_repeats` more without hooks.
+    reads, given to `check` with the sample's index and prompt length, and each shape (crops, prompt
+    length) `warmup_repeats` more without hooks.
     """
     chosen = samples[: measure.latency_samples]
     counted: list[dict[str, Any]] = []
@@ -53,13 +53,14 @@ def time_prefills(
         for index, sample in enumerate(chosen):
             runner.timed_prefill(sample, setting, style)
             (counts,) = probe.take()
-            check(index, counts)
+            length = len(runner.prepare(sample, setting, style).input_ids)
+            check(index, counts, length)
             counted.append(
                 {
                     "tiling": None if counts.tiling is None else str(counts.tiling),
                     "num_crops": counts.num_crops,
                     "vision_tokens": counts.vision_tokens,
-                    "sequence_length": len(runner.prepare(sample, setting, style).input_ids),
+                    "sequence_length": length,
                 }
             )
     warm: set[tuple[int, int]] = set()

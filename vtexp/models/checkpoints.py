@@ -19,7 +19,7 @@ from vtexp.prompts import PromptTokenizer
 EMBEDDED = "embedded:"
 ASSETS = Path(__file__).parent.parent / "assets"
 #: What of a repository is fetched: never code, never pickled weights.
-TEXT_FILES, WEIGHT_FILES = ("*.json", "*.txt"), ("*.safetensors",)
+FETCHED = ["*.json", "*.txt", "*.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -93,22 +93,24 @@ def _folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -> Pa
 def _hub_folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -> Path | None:
     """Folder of a hub repository in the cache; its missing files are downloaded with `fetch`."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
-    patterns = [*TEXT_FILES, *WEIGHT_FILES]
     command = f"hf download {path}" + (f" --revision {revision}" if revision else "")
     try:
         folder = Path(snapshot_download(path, revision=revision, local_files_only=True))
+        missing = missing_files(folder)
+        if not missing:
+            return folder
+        what = f"the cache lacks {missing}"
+    except HFValidationError:
+        raise CheckpointError(
+            f"model.path={path}: no such folder, and no name of a hub repository"
+        ) from None
     except LocalEntryNotFoundError:
-        folder = None
-    if folder is not None and not missing_files(folder):
-        return folder
+        what = "no such folder, and not in the cache of the hub"
     if not needed:
         return None
-    what = (
-        "it is not in the cache" if folder is None else f"the cache lacks {missing_files(folder)}"
-    )
     if not fetch:
         raise CheckpointError(f"model.path={path}: {what}; get it with: {command}")
     unreachable = _unreachable()
@@ -118,9 +120,9 @@ def _hub_folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -
         )
     enable_progress_bars()
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(path, revision=revision, allow_patterns=FETCHED))
     except Exception as error:  # the library's errors have no common class
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
             f"model.path={path}: the download failed ({reason}); try: {command}"
         ) from error

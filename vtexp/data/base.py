@@ -49,6 +49,7 @@ class StoredImage:
 class Sample:
     """One question about one image. Several questions can share an image (`image_id`).
 
+    `options` are the choices of a multiple-choice question, in the order in which they are shown.
     `attributes` are what a data set knows of a question besides (such as its print size); they go
     into the records of each answer.
     """
@@ -59,6 +60,7 @@ class Sample:
     question: str
     references: tuple[str, ...]
     question_type: str
+    options: tuple[str, ...] = ()
     attributes: Mapping[str, float | str] = field(default_factory=dict)
 
     def image_size(self) -> Size:

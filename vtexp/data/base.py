@@ -3,103 +3,108 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from vtexp.data.images import AnyImage, image_pixels, image_size
+from vtexp.data.images import ImageFile as ImageFile
+from vtexp.data.images import StoredImage as StoredImage
+from vtexp.data.images import to_rgb as to_rgb
 from vtexp.errors import DataError
 from vtexp.geometry import Size
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """An image in a file of its own."""
-
-    path: Path
-
-    def open(self) -> Image.Image:
-        """The image, not decoded yet. Raises FileNotFoundError or OSError."""
-        return Image.open(self.path)
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredImage:
-    """An encoded image that is a cell of a table, such as a Parquet file."""
-
-    name: str
-    data: bytes
-
-    def open(self) -> Image.Image:
-        """The image, not decoded yet. Raises OSError."""
-        return Image.open(io.BytesIO(self.data))
-
-    def __str__(self) -> str:
-        return self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One question about one image. Several questions can share an image (`image_id`).
 
-    `options` are the choices of a multiple-choice question, in the order in which they are shown.
-    `attributes` are what a data set knows of a question besides (such as its print size); they go
-    into the records of each answer.
+    `options` are the choices of a multiple-choice question, in the order in which they are shown;
+    `references` then hold what the model should say: the letter of the right one, or its text where
+    the style shows no letters. `style` is the prompt style of this question where it is not the
+    data set's. `attributes` are what a data set knows of a question besides (such as its print
+    size); they go into the records of each answer.
     """
 
     sample_id: str
     image_id: str
-    image: ImageFile | StoredImage
+    image: AnyImage
     question: str
     references: tuple[str, ...]
     question_type: str
     options: tuple[str, ...] = ()
     attributes: Mapping[str, float | str] = field(default_factory=dict)
+    style: str | None = None
 
     def image_size(self) -> Size:
         """Size of the image, from its header only. Raises DataError if it cannot be read."""
-        with self._open() as image:
-            return Size(image.height, image.width)
+        return image_size(self.image)
 
     def pixels(self) -> np.ndarray:
         """The image as uint8 (H, W, 3) RGB. Raises DataError if it cannot be read."""
-        try:
-            with self._open() as image:
-                return to_rgb(image)
-        except OSError as error:
-            raise DataError(f"{self.image}: the image cannot be decoded ({error})") from error
-
-    def _open(self) -> Image.Image:
-        try:
-            return self.image.open()
-        except FileNotFoundError as error:
-            raise DataError(f"{self.image}: no such image (sample {self.sample_id})") from error
-        except (UnidentifiedImageError, OSError) as error:
-            raise DataError(f"{self.image}: not a readable image ({error})") from error
+        return image_pixels(self.image)
 
 
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """uint8 (H, W, 3) array of an image of any mode."""
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+class FailedSample(NamedTuple):
+    """A sample that cannot be asked, and why."""
+
+    sample_id: str
+    reason: str
 
 
-def choose(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample]:
-    """`limit` samples drawn without replacement, in a fixed random order; all of them if None.
+class LoadedSamples(NamedTuple):
+    """The samples of a run in order, and those that were drawn but cannot be asked."""
 
-    A smaller limit with the same seed gives a prefix of a larger one.
+    samples: list[Sample]
+    failed: list[FailedSample]
+
+
+def choose(
+    count: int, limit: int | None, seed: int, strata: Sequence[str] | None = None
+) -> list[int]:
+    """`limit` of `count` samples, drawn without replacement in a fixed random order; None: all.
+
+    A smaller limit with the same seed gives a prefix of a larger one. With `strata` (one name per
+    sample), each prefix holds of every stratum its share, give or take one and the rounding of the
+    others: systematic sampling with a random start in each stratum, so that every sample is as
+    likely as any other.
     """
-    order = np.random.default_rng(seed).permutation(len(samples))
-    return [samples[i] for i in order[:limit]]
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(count)
+    if strata is not None and count:
+        names, codes = np.unique(np.asarray(strata, dtype=str), return_inverse=True)
+        sizes, starts = np.bincount(codes), rng.random(len(names))
+        codes = codes[order]
+        ranks = np.empty(count, dtype=np.int64)  # of each sample within its stratum
+        firsts = np.cumsum(sizes) - sizes
+        ranks[np.argsort(codes, kind="stable")] = np.arange(count) - np.repeat(firsts, sizes)
+        places = (ranks + starts[codes]) / sizes[codes]
+        order = order[np.argsort(places, kind="stable")]
+    return [int(i) for i in order[:limit]]
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
     """Short hash of which questions are asked, in order; equal for runs that can be paired."""
-    rows = [(s.sample_id, s.question, s.references) for s in samples]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for s in samples:
+        row = (s.sample_id, s.question, s.references, s.options)
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()[:16]
+
+
+def require_few_failed(
+    failed: Sequence[FailedSample], max_failed: int, asked: int, name: str
+) -> None:
+    """Raises DataError where more samples failed than `dataset.max_failed`, or all of them."""
+    if not failed or (asked and len(failed) <= max_failed):
+        return
+    first = f"sample {failed[0].sample_id}: {failed[0].reason}"
+    if not asked:
+        raise DataError(f"dataset={name}: none of {len(failed)} samples can be asked; {first}")
+    raise DataError(
+        f"dataset={name}: {len(failed)} of {len(failed) + asked} samples cannot be asked, more "
+        f"than dataset.max_failed={max_failed}; {first}; mend the data or allow as many"
+    )

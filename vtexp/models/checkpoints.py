@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from vtexp.errors import CheckpointError
+from vtexp.hub import HubError, HubNameError, snapshot
 from vtexp.models.families import FAMILIES, Family
 from vtexp.prompts import PromptTokenizer
 
@@ -92,58 +90,15 @@ def _folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -> Pa
 
 def _hub_folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -> Path | None:
     """Folder of a hub repository in the cache; its missing files are downloaded with `fetch`."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
-
     command = f"hf download {path}" + (f" --revision {revision}" if revision else "")
     try:
-        folder = Path(snapshot_download(path, revision=revision, local_files_only=True))
-        missing = missing_files(folder)
-        if not missing:
-            return folder
-        what = f"the cache lacks {missing}"
-    except HFValidationError:
-        raise CheckpointError(
-            f"model.path={path}: no such folder, and no name of a hub repository"
-        ) from None
-    except LocalEntryNotFoundError:
-        what = "no such folder, and not in the cache of the hub"
-    if not needed:
-        return None
-    if not fetch:
-        raise CheckpointError(f"model.path={path}: {what}; get it with: {command}")
-    unreachable = _unreachable()
-    if unreachable:
-        raise CheckpointError(
-            f"model.path={path}: {what}, and {unreachable}; with a network: {command}"
+        return snapshot(
+            path, revision, "model", FETCHED, missing_files, fetch=fetch, command=command
         )
-    enable_progress_bars()
-    try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=FETCHED))
-    except Exception as error:  # the library's errors have no common class
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(
-            f"model.path={path}: the download failed ({reason}); try: {command}"
-        ) from error
-    finally:
-        disable_progress_bars()
-
-
-def _unreachable() -> str:
-    """Why the hub cannot be asked, found out at once; empty where it can."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
-    address = urlparse(proxy or constants.ENDPOINT)
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname or "", port), timeout=3).close()
-    except OSError:
-        return f"{address.hostname} cannot be reached"
-    return ""
+    except HubError as error:
+        if not needed and not isinstance(error, HubNameError):
+            return None
+        raise CheckpointError(f"model.path={path}: {error}") from error
 
 
 def missing_files(folder: Path) -> str:

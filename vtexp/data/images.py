@@ -1,0 +1,183 @@
+"""Images of samples: where their bytes are, and how they become pixels, as in Molmo's own code.
+
+An image is opened when it is needed and never held: a sample knows a file, or a cell of a
+memory-mapped Arrow file. Nothing here imports pyarrow until such a cell is read, so that decoding
+workers start quickly.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from vtexp.errors import DataError
+from vtexp.geometry import Size
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: EXIF orientations that swap height and width.
+_LYING = (5, 6, 7, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image in a file of its own."""
+
+    path: Path
+
+    def open_bytes(self) -> BinaryIO:
+        """The encoded image. Raises OSError."""
+        return self.path.open("rb")
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An encoded image in a cell of an Arrow file (`file`, `column`, `row`), read when opened.
+
+    `origin` names the place for people, such as a row of the Parquet file it came from.
+    """
+
+    file: str
+    column: str
+    row: int
+    origin: str
+    origin_row: int
+
+    def open_bytes(self) -> BinaryIO:
+        """The encoded image. Raises OSError."""
+        cell = encoded_cells(self.file, self.column)[self.row].as_buffer()
+        if cell is None:
+            raise OSError("the cell is empty")
+        return io.BytesIO(memoryview(cell))
+
+    def __str__(self) -> str:
+        return f"{self.origin}, row {self.origin_row}"
+
+
+AnyImage = ImageFile | StoredImage
+
+
+@lru_cache(maxsize=None)
+def arrow_table(file: str) -> pa.Table:
+    """The rows of an Arrow stream file, memory-mapped. Raises OSError or pyarrow's ValueError."""
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(pa.memory_map(file)).read_all()
+
+
+@lru_cache(maxsize=None)
+def encoded_cells(file: str, name: str) -> pa.ChunkedArray:
+    """The encoded images of a column: binary, or the `bytes` of `datasets`' struct of two.
+
+    Raises as `arrow_table` does.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = arrow_table(file).column(name)
+    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+
+
+def image_size(source: AnyImage) -> Size:
+    """Upright size of an image, from its header only. Raises DataError if it cannot be read."""
+    with _opened(source) as (image, file):
+        lying = _orientation(image, file) in _LYING and image.format != "TIFF"
+        width, height = reversed(image.size) if lying else image.size
+        return Size(height, width)
+
+
+def image_pixels(source: AnyImage) -> np.ndarray:
+    """The image as uint8 (H, W, 3) RGB, upright. Raises DataError if it cannot be decoded."""
+    with _opened(source) as (image, _):
+        try:
+            return to_rgb(image)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's decoders raise many kinds for broken files
+            raise DataError(
+                f"{source}: the image cannot be decoded ({_reason(error)})"
+            ) from error
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """uint8 (H, W, 3) array of an image of any mode: its first frame, turned as its EXIF says.
+
+    Pillow's conversion, then the turn, as in Molmo's `load_image`: transparency is dropped, 16 bits
+    are clipped at 255. Unlike there, truncated files are not filled with grey. Raises what Pillow
+    raises.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as palettes with transparency
+        image = image.convert("RGB")
+        with suppress(Exception):  # EXIF that cannot be parsed: left as it is, as there
+            image = ImageOps.exif_transpose(image)
+    return np.array(image, dtype=np.uint8)
+
+
+@contextmanager
+def _opened(source: AnyImage) -> Iterator[tuple[Image.Image, BinaryIO]]:
+    """The image, not decoded yet, and its file."""
+    try:
+        file = source.open_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{source}: no such image") from error
+    except (OSError, ValueError, IndexError) as error:  # pyarrow's own are ValueErrors
+        raise DataError(f"{source}: not a readable image ({_reason(error)})") from error
+    with file:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # large, but below Pillow's limit
+                image = Image.open(file)
+        except Image.DecompressionBombError as error:
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+            raise DataError(
+                f"{source}: too large to decode (Pillow's limit is {most:.0f} megapixels)"
+            ) from error
+        except UnidentifiedImageError as error:
+            raise DataError(f"{source}: not a readable image (of no known format)") from error
+        except Exception as error:  # Pillow's plugins raise many kinds for broken headers
+            raise DataError(f"{source}: not a readable image ({_reason(error)})") from error
+        with image:
+            yield image, file
+
+
+def _orientation(image: Image.Image, file: BinaryIO) -> int:
+    """EXIF orientation from the header; 1 where there is none."""
+    try:
+        # Not PngImageFile.getexif: it decodes the whole image where the header has no EXIF.
+        found = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+        if found is None and image.format == "PNG":
+            found = _late_exif(file).get(ExifTags.Base.Orientation)
+    except Exception:  # as in to_rgb
+        return 1
+    return found or 1
+
+
+def _late_exif(file: BinaryIO) -> Image.Exif:
+    """EXIF of a PNG's eXIf chunk, wherever it stands: some tools write it behind the pixels."""
+    exif = Image.Exif()
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length = int.from_bytes(head[:4], "big")
+        if head[4:] == b"eXIf":
+            exif.load(b"Exif\x00\x00" + file.read(length))
+            break
+        file.seek(length + 4, io.SEEK_CUR)
+    return exif
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,33 @@
+"""Paths that data files name: they must stay in the data folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vtexp.errors import DataError
+
+
+def cache_folder() -> Path:
+    """Folder of what is drawn or extracted once: VTEXP_CACHE_DIR, by default ~/.cache/vtexp."""
+    return Path(os.environ.get("VTEXP_CACHE_DIR", Path.home() / ".cache" / "vtexp"))
+
+
+def inside(folder: Path, name: str, within: Path | None = None) -> Path:
+    """The file that a row of a data file names, relative to `folder`.
+
+    Raises DataError where the name leads out of `within` (by default `folder`) through `..`, as an
+    absolute path or over symbolic links: a data set from elsewhere must not read other files.
+    """
+    within = (within or folder).resolve()
+    try:
+        path = (folder / name).resolve()
+        left = ".." in Path(name).parts or not path.is_relative_to(within)
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a zero byte
+        raise DataError(f"image {name!r}: no path ({error})") from error
+    if left:
+        raise DataError(
+            f"image {name!r} leads out of the data folder {folder}: copy the image there, or set "
+            "dataset.source.images to the folder it is in"
+        )
+    return path

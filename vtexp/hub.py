@@ -1,0 +1,84 @@
+"""The hub's cache and downloads: what models and data sets have in common."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlparse
+
+from vtexp.errors import VtexpError
+
+
+class HubError(VtexpError):
+    """A repository is not to be had; its caller knows which key named it."""
+
+
+class HubNameError(HubError):
+    """What was given is no name of a repository."""
+
+
+def snapshot(
+    repository: str,
+    revision: str | None,
+    kind: str,
+    patterns: list[str],
+    missing: Callable[[Path], str],
+    *,
+    fetch: bool,
+    command: str,
+) -> Path:
+    """Folder of a hub repository in the cache; with `fetch`, what `missing` names is downloaded.
+
+    `kind` is `model` or `dataset`; `missing` says in words what a folder lacks, empty for nothing.
+    Raises HubError: one line, at once where there is no network, with the `command` that fetches.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    try:
+        folder = Path(
+            snapshot_download(repository, repo_type=kind, revision=revision, local_files_only=True)
+        )
+        lacks = missing(folder)
+        if not lacks:
+            return folder
+        what = f"the cache lacks {lacks}"
+    except HFValidationError:
+        raise HubNameError("no such folder, and no name of a hub repository") from None
+    except LocalEntryNotFoundError:
+        what = "no such folder, and not in the cache of the hub"
+    if not fetch:
+        raise HubError(f"{what}; get it with: {command}")
+    if reason := unreachable():
+        raise HubError(f"{what}, and {reason}; with a network: {command}")
+    enable_progress_bars()
+    try:
+        return Path(
+            snapshot_download(
+                repository, repo_type=kind, revision=revision, allow_patterns=patterns
+            )
+        )
+    except Exception as error:  # the library's errors have no common class
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise HubError(f"the download failed ({reason}); try: {command}") from error
+    finally:
+        disable_progress_bars()
+
+
+def unreachable() -> str:
+    """Why the hub cannot be asked, found out at once; empty where it can."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+    address = urlparse(proxy or constants.ENDPOINT)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=3).close()
+    except OSError:
+        return f"{address.hostname} cannot be reached"
+    return ""

@@ -77,7 +77,9 @@ def test_answers_are_printed(pages) -> None:
 
 def test_splits_share_no_page(few_pages: Path) -> None:
     images = [
-        sample.image.data for split in small_print.SPLITS for sample in small_print.load(split)
+        sample.image.open_bytes().read()
+        for split in small_print.SPLITS
+        for sample in small_print.load(split)
     ]
     assert len(set(images)) == 4 + 3 + 6
 

@@ -50,6 +50,7 @@ COLUMNS = (
     "accuracy_high",
     "metric",
     "num_samples",
+    "num_failed",
     "num_images",
     "prefill_ms_median",
     "prefill_ms_p90",
@@ -64,6 +65,7 @@ COLUMNS = (
     "ttft_ms_median",
     "sequence_length",
     "batch_size",
+    "samples_fingerprint",
     "same_inputs_as",
     "status",
     "warnings",
@@ -84,11 +86,7 @@ def collect(sweep: Path) -> list[dict[str, Any]]:
                 rows.append(_read_row(folder / name))
                 configs.append(_settings(folder / records.CONFIG))
                 break
-    varying = {
-        key
-        for key in {key for config in configs for key in config}
-        if len({config.get(key) for config in configs}) > 1
-    }
+    varying = _varying(rows, configs)
     for row, config in zip(rows, configs, strict=True):
         parts = [f"{key}={config[key]}" for key in sorted(varying & config.keys())]
         row["settings"] = ", ".join(parts)
@@ -104,6 +102,17 @@ def collect(sweep: Path) -> list[dict[str, Any]]:
         for run, first in same_inputs(pairs).items():
             named[run]["same_inputs_as"] = label(named[first])
     return rows
+
+
+def _varying(rows: list[dict[str, Any]], configs: list[dict[str, Any]]) -> set[str]:
+    """Settings in which runs differ; those of a data set only where runs on the same one do."""
+    seen: dict[tuple[str, str], set[str]] = defaultdict(set)
+    keys = {key for config in configs for key in config}
+    for row, config in zip(rows, configs, strict=True):
+        for key in keys:
+            group = row["dataset"] if key.startswith("dataset.") else ""
+            seen[key, group].add(str(config.get(key)))
+    return {key for (key, _), values in seen.items() if len(values) > 1}
 
 
 def _read_row(path: Path) -> dict[str, Any]:
@@ -124,12 +133,17 @@ def _settings(path: Path) -> dict[str, Any]:
         config = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
-    flat = {
-        f"{group}.{key}": value
-        for group in ("model", "dataset", "hardware", "measure")
-        for key, value in config[group].items()
-        if key not in ("name", "split")
-    }
+    flat: dict[str, Any] = {}
+
+    def add(path: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                add(f"{path}.{key}", inner)
+        elif path.partition(".")[2] not in ("name", "split"):
+            flat[path] = value
+
+    for group in ("model", "dataset", "hardware", "measure"):
+        add(group, config[group])
     if config["run"]["name"] == "image_size":
         flat["knob.fit"] = config["run"]["fit"]
     return flat
@@ -184,12 +198,31 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
         found += [f"{name}: {warning}" for warning in row.get("warnings", [])]
         if row["status"] == "failed":
             found.append(f"{name} FAILED: {row['error']}")
-    done = [row for row in rows if row["status"] == "done"]
-    for dataset in sorted({row["dataset"] for row in done}):
-        prints = {r["samples_fingerprint"] for r in done if r["dataset"] == dataset}
-        if len(prints) > 1:
-            found.append(f"{dataset}: rows answered different questions; they cannot be compared")
-    return list(dict.fromkeys(found))
+        if row.get("num_failed"):
+            found.append(f"{row['dataset']}: {row['num_failed']} samples could not be asked")
+    return list(dict.fromkeys([*found, *_unlike_samples(rows)]))
+
+
+def require_same_samples(rows: list[dict[str, Any]]) -> None:
+    """Raises DataError where rows are not answers to the same questions, and so no pairs.
+
+    To be called before any comparison question by question (paired tests, differences).
+    """
+    for reason in _unlike_samples(rows):
+        raise DataError(f"{reason}; run them again with the same dataset.limit, seed and files")
+
+
+def _unlike_samples(rows: list[dict[str, Any]]) -> list[str]:
+    """Data sets on which finished rows answered different questions, in words."""
+    prints: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row["status"] == "done":
+            prints[row["dataset"]].add(row["samples_fingerprint"])
+    return [
+        f"{dataset}: rows answered different questions; they cannot be compared"
+        for dataset, found in sorted(prints.items())
+        if len(found) > 1
+    ]
 
 
 def table(rows: list[dict[str, Any]]) -> Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
@@ -50,6 +50,17 @@ class Weights(Enum):
     random = "random"
 
 
+class Form(Enum):
+    """In which form the rows of a data set lie."""
+
+    easy_vqa = "easy_vqa"
+    small_print = "small_print"
+    parquet = "parquet"
+    json = "json"
+    imagefolder = "imagefolder"
+    saved = "saved"
+
+
 class WandbMode(Enum):
     """auto: online where there is a key and a network, else offline."""
 
@@ -70,16 +81,89 @@ class ModelConfig:
 
 
 @dataclass
+class SourceConfig:
+    """Where the rows of a data set lie: in a repository of the hub or a folder, in which files.
+
+    `files` is a pattern below it, `{split}` in it the split; `records` the key of a JSON file whose
+    list has the rows; `images` the folder of the images that rows name; `image_url` a column of
+    addresses to download them from; `obtain` what a user is told who does not have the folder.
+    """
+
+    form: Form = MISSING
+    hub: str | None = None
+    revision: str | None = None
+    folder: str | None = None
+    files: str = "data/{split}-*.parquet"
+    records: str | None = None
+    images: str = "."
+    image_url: str | None = None
+    splits: list[str] = MISSING
+    obtain: str | None = None
+
+
+@dataclass
+class JoinConfig:
+    """A second table that completes the rows: where the row's `column` equals the table's `key`.
+
+    All None where there is none.
+    """
+
+    files: str | None = None
+    records: str | None = None
+    column: str | None = None
+    key: str | None = None
+
+
+@dataclass
+class HoldoutConfig:
+    """A split of one's own: rows sorted by a column, shuffled by a seed, the first so many.
+
+    All None for all rows.
+    """
+
+    first: int | None = None
+    sort_by: str | None = None
+    seed: int | None = None
+
+
+@dataclass
+class ColumnsConfig:
+    """Which column, field of one, or template of several a sample's parts come from."""
+
+    question: str | None = "question"
+    answers: str | None = "answers"
+    options: str | None = None
+    answer_index: str | None = None
+    image: str = "image"
+    sample_id: str | None = None
+    image_id: str | None = None
+    question_type: str | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class DatasetConfig:
-    """Questions about images, how they are asked and how answers are scored."""
+    """Questions about images: where they come from, how they are asked and answers are scored."""
 
     name: str = MISSING
     split: str = "test"
     limit: int | None = None
     seed: int = 0
+    stratify: bool = True
+    max_failed: int = 0
     style: str = MISSING
+    styles: dict[str, str] = field(default_factory=dict)
     max_new_tokens: int = 12
     metric: str = "exact_match"
+    licence: str = "unknown"
+    source: SourceConfig = field(default_factory=SourceConfig)
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    join: JoinConfig = field(default_factory=JoinConfig)
+    where: dict[str, Any] = field(default_factory=dict)
+    holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
+    unnest: str | None = None
+    lists_as_text: list[str] = field(default_factory=list)
+    transforms: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -193,6 +277,8 @@ class Config:
         """
         plain = to_plain(self)
         parts = {key: plain[key] for key in ("model", "dataset", "hardware", "measure")}
+        for words in ("licence", "max_failed"):
+            del parts["dataset"][words]
         identity = parts | {"knob": asdict(value), "checkpoint": checkpoint}
         text = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -253,12 +339,7 @@ def from_hydra(raw: DictConfig) -> Config:
         raise ConfigError(f"{unknown[0]}: no such key; the top level has {allowed}")
     for name, part in raw.items():
         if name in names and OmegaConf.is_config(part):
-            schema: Any = OmegaConf.get_type(part)
-            allowed_keys = [f.name for f in fields(schema)]
-            for key in part:
-                if key not in allowed_keys:
-                    allowed = ", ".join(allowed_keys)
-                    raise ConfigError(f"{name}.{key}: no such key; allowed here: {allowed}")
+            _refuse_unknown(part, str(name))
     # Part by part: a sweeper's config holds Hydra's own part too and is no longer typed at the top.
     values = {name: raw[name] for name in names}
     typed: dict[str, Any] = {
@@ -267,6 +348,20 @@ def from_hydra(raw: DictConfig) -> Config:
     config = Config(**typed)
     _check(config)
     return config
+
+
+def _refuse_unknown(part: DictConfig, path: str) -> None:
+    """Raises ConfigError for a key that the schema lacks: Hydra takes any key with a plus sign."""
+    schema: Any = OmegaConf.get_type(part)
+    if not is_dataclass(schema):  # a mapping of free names
+        return
+    allowed_keys = [f.name for f in fields(schema)]
+    for key in part:
+        if key not in allowed_keys:
+            allowed = ", ".join(allowed_keys)
+            raise ConfigError(f"{path}.{key!s}: no such key; allowed here: {allowed}")
+        if not OmegaConf.is_missing(part, key) and isinstance(part[key], DictConfig):
+            _refuse_unknown(part[key], f"{path}.{key}")
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -290,8 +385,10 @@ def _check(config: Config) -> None:
             raise ConfigError(f"{key}={value}: must be at least 1")
     if config.measure.warmup_repeats < 0:
         raise ConfigError(f"measure.warmup_repeats={config.measure.warmup_repeats}: at least 0")
-    if config.dataset.seed < 0:
-        raise ConfigError(f"dataset.seed={config.dataset.seed}: must be at least 0")
+    for key in ("seed", "max_failed"):
+        value = getattr(config.dataset, key)
+        if value < 0:
+            raise ConfigError(f"dataset.{key}={value}: must be at least 0")
     names = {
         "sweep.name": config.sweep.name,
         "model.name": config.model.name,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +19,9 @@ from typing import Any
 import yaml
 
 from vtexp.config import Config, Weights, to_plain, values_key
-from vtexp.data.base import Sample, fingerprint
+from vtexp.data.base import FailedSample, Sample, fingerprint, require_few_failed
 from vtexp.data.registry import load_samples
-from vtexp.errors import ConfigError
+from vtexp.errors import ConfigError, DataError
 from vtexp.geometry import (
     Geometry,
     Size,
@@ -37,6 +38,7 @@ from vtexp.knobs import CropSetting, KnobValue
 from vtexp.metrics import metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
 from vtexp.models.families import text_config
+from vtexp.progress import progress
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class PlannedRun:
     warnings: tuple[str, ...]
     run_id: str
     folder: Path
+    failed: tuple[FailedSample, ...] = ()  # drawn, but impossible to ask
 
     def resolved_config(self, config: Config) -> str:
         """YAML of the whole config with the one value of this run, and its id."""
@@ -80,6 +83,8 @@ class PlannedRun:
             "split": config.dataset.split,
             "hardware": config.hardware.name,
             "metric": config.dataset.metric,
+            "num_failed": len(self.failed),
+            "failed_samples": [failed._asdict() for failed in self.failed],
         }
 
     @property
@@ -133,7 +138,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of one job, on the same samples."""
+    """All runs of one job, on the same samples; `failed` were drawn but cannot be asked."""
 
     config: Config
     samples: tuple[Sample, ...]
@@ -141,6 +146,7 @@ class Plan:
     checkpoint: Checkpoint
     geometry: Geometry
     runs: tuple[PlannedRun, ...]
+    failed: tuple[FailedSample, ...] = ()
 
     def require_feasible(self) -> None:
         """Raises ConfigError for the first run that the model's context refuses."""
@@ -183,14 +189,26 @@ def make_plan(config: Config) -> Plan:
     )
     geometry = _geometry(config, checkpoint)
     settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
-    samples = load_samples(config.dataset)
-    if not samples:
+    drawn = load_samples(config.dataset, fetch=not config.plan)
+    if not drawn.samples and not drawn.failed:
         raise ConfigError(f"dataset={config.dataset.name}: no samples")
-    sizes = _image_sizes(samples)
-    prompts = [checkpoint.tokenizer.prompt(s.question, config.dataset.style) for s in samples]
+
+    def too_flat(size: Size) -> bool:
+        return any(_is_too_flat(size, setting, geometry) for _, setting in settings)
+
+    samples, sizes, unreadable = _readable(drawn.samples, too_flat)
+    failed = (*drawn.failed, *unreadable)
+    require_few_failed(failed, config.dataset.max_failed, len(samples), config.dataset.name)
+    style = config.dataset.style
+    prompts = [checkpoint.tokenizer.prompt(s.question, s.style or style) for s in samples]
     text_lengths = [len(prompt.before) + len(prompt.after) for prompt in prompts]
     runs = [
-        _plan_run(config, geometry, value, setting, sizes, text_lengths, checkpoint.fingerprint)
+        replace(
+            _plan_run(
+                config, geometry, value, setting, sizes, text_lengths, checkpoint.fingerprint
+            ),
+            failed=failed,
+        )
         for value, setting in settings
     ]
     return Plan(
@@ -200,6 +218,7 @@ def make_plan(config: Config) -> Plan:
         checkpoint=checkpoint,
         geometry=geometry,
         runs=tuple(runs),
+        failed=failed,
     )
 
 
@@ -215,13 +234,44 @@ def _geometry(config: Config, checkpoint: Checkpoint) -> Geometry:
     return replace(geometry, max_sequence_length=length)
 
 
-def _image_sizes(samples: Sequence[Sample]) -> list[Size]:
-    """Size of each sample's image; each file is opened once."""
-    known: dict[str, Size] = {}
-    for sample in samples:
-        if sample.image_id not in known:
-            known[sample.image_id] = sample.image_size()
-    return [known[sample.image_id] for sample in samples]
+#: From so many samples on, reading the headers of their images shows its progress.
+_MANY = 1000
+
+
+def _readable(
+    samples: Sequence[Sample], too_flat: Callable[[Size], bool]
+) -> tuple[list[Sample], list[Size], list[FailedSample]]:
+    """Samples with a usable image, the images' sizes, and the others; each is opened once."""
+    known: dict[str, Size | str] = {}
+    kept, sizes, failed = [], [], []
+    many = len(samples) >= _MANY
+    with progress("reading image headers", len(samples)) if many else nullcontext(int) as advance:
+        for sample in samples:
+            if sample.image_id not in known:
+                try:
+                    size = sample.image_size()
+                    flat = f"{sample.image}: an image of {size} px is too flat to be letterboxed"
+                    known[sample.image_id] = flat if too_flat(size) else size
+                except DataError as error:
+                    known[sample.image_id] = str(error)
+            found = known[sample.image_id]
+            if isinstance(found, str):
+                failed.append(FailedSample(sample.sample_id, found))
+            else:
+                kept.append(sample)
+                sizes.append(found)
+            advance(1)
+    return kept, sizes, failed
+
+
+def _is_too_flat(size: Size, setting: CropSetting, geometry: Geometry) -> bool:
+    """Whether a side of a letterboxed view would shrink to 0, which nothing can be resized to."""
+    if setting.fit == "stretch":
+        return False
+    targets = [Size(geometry.crop_px, geometry.crop_px)]
+    if setting.fit == "letterbox":
+        targets.append(tiling_to_resolution(setting.tiling(size, geometry), geometry))
+    return any(0 in letterbox(size, target).scaled for target in targets)
 
 
 def _plan_run(

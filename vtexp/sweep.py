@@ -121,6 +121,10 @@ def show_plan(plan: Plan) -> None:
             run.verdict.level,
         )
     console.print(table)
+    for failed in plan.failed[:3]:
+        console.print(f"cannot be asked: sample {failed.sample_id}: {failed.reason}")
+    if len(plan.failed) > 3:
+        console.print(f"cannot be asked: {len(plan.failed)} samples in all")
     for run in plan.runs:
         if run.verdict.level != "recommended":
             console.print(f"{run.label}: {run.verdict.level}: {run.verdict.reason}")

@@ -70,24 +70,38 @@ class StoredImage:
 AnyImage = ImageFile | StoredImage
 
 
-@lru_cache(maxsize=None)
 def arrow_table(file: str) -> pa.Table:
     """The rows of an Arrow stream file, memory-mapped. Raises OSError or pyarrow's ValueError."""
-    import pyarrow as pa
-
-    return pa.ipc.open_stream(pa.memory_map(file)).read_all()
+    return _mapped(file, *_state(file))
 
 
-@lru_cache(maxsize=None)
 def encoded_cells(file: str, name: str) -> pa.ChunkedArray:
     """The encoded images of a column: binary, or the `bytes` of `datasets`' struct of two.
 
     Raises as `arrow_table` does.
     """
+    return _encoded(file, name, *_state(file))
+
+
+def _state(file: str) -> tuple[int, int]:
+    """Size and time of a file: one that has been changed since it was mapped is mapped anew."""
+    found = Path(file).stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@lru_cache(maxsize=1024)
+def _mapped(file: str, size: int, time_ns: int) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(pa.memory_map(file)).read_all()
+
+
+@lru_cache(maxsize=1024)
+def _encoded(file: str, name: str, size: int, time_ns: int) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    column = arrow_table(file).column(name)
+    column = _mapped(file, size, time_ns).column(name)
     return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
 
 
@@ -107,9 +121,7 @@ def image_pixels(source: AnyImage) -> np.ndarray:
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise many kinds for broken files
-            raise DataError(
-                f"{source}: the image cannot be decoded ({_reason(error)})"
-            ) from error
+            raise DataError(f"{source}: the image cannot be decoded ({_reason(error)})") from error
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:

@@ -1,16 +1,15 @@
 """small_print: drawn pages whose questions are answered by reading print of 10 to 32 px.
 
-Made once from its seeds and kept as Parquet in the cache folder (VTEXP_CACHE_DIR, by default
-~/.cache/vtexp). The splits use different seeds and share no page.
+Made once from its seeds and kept as an Arrow file in the cache folder (VTEXP_CACHE_DIR, by default
+~/.cache/vtexp), from which pages are read when they are needed. The splits use different seeds and
+share no page.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,10 @@ import numpy as np
 import PIL
 
 from vtexp.data.base import Sample, StoredImage
+from vtexp.data.images import arrow_table
+from vtexp.data.paths import cache_folder
 from vtexp.data.small_print_pages import draw_page
+from vtexp.data.tables import writing
 from vtexp.errors import DataError
 from vtexp.progress import progress
 
@@ -44,10 +46,8 @@ def load(split: str) -> list[Sample]:
 
 
 def cache_path(split: str) -> Path:
-    """Parquet file of a split. Another version of Pillow may draw other pixels: another file."""
-    default = Path.home() / ".cache" / "vtexp"
-    folder = Path(os.environ.get("VTEXP_CACHE_DIR", default))
-    return folder / f"small_print-v{VERSION}-pillow{PIL.__version__}-{split}.parquet"
+    """Arrow file of a split. Another version of Pillow may draw other pixels: another file."""
+    return cache_folder() / f"small_print-v{VERSION}-pillow{PIL.__version__}-{split}.arrow"
 
 
 def draw_rows(split: str) -> Iterator[dict[str, Any]]:
@@ -63,52 +63,38 @@ def draw_rows(split: str) -> Iterator[dict[str, Any]]:
         yield {
             "page": number,
             "kind": page.kind,
-            "image": {"bytes": buffer.getvalue(), "path": None},
+            "image": buffer.getvalue(),
             "questions": json.dumps(fields),
         }
 
 
 def _write(split: str, path: Path) -> None:
-    from datasets import Dataset, Features, Image, Value, disable_progress_bars
+    import pyarrow as pa
 
-    disable_progress_bars()  # one bar is enough
-    features = Features(
-        {
-            "page": Value("int32"),
-            "kind": Value("string"),
-            "image": Image(decode=False),
-            "questions": Value("string"),
-        }
+    schema = pa.schema(
+        [("page", "int32"), ("kind", "string"), ("image", "binary"), ("questions", "string")]
     )
-    rows = []
-    with progress(f"drawing small_print {split}", PAGES[split]) as advance:
+    with (
+        writing(path) as partial,
+        pa.OSFile(str(partial), "wb") as sink,
+        pa.ipc.new_stream(sink, schema) as writer,
+        progress(f"drawing small_print {split}", PAGES[split]) as advance,
+    ):
         for row in draw_rows(split):
-            rows.append(row)
+            writer.write_batch(pa.RecordBatch.from_pylist([row], schema=schema))
             advance(1)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Dataset.from_list(rows, features=features).to_parquet(partial)
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise DataError(
-            f"{path}: cannot be written ({error}); set VTEXP_CACHE_DIR to a folder with room"
-        ) from error
 
 
 def _read(split: str, path: Path) -> list[Sample]:
-    import pyarrow.parquet
-
     try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:
+        table = arrow_table(str(path)).select(["page", "kind", "questions"])
+        rows = table.to_pylist()
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: cannot be read ({error}); delete it to draw it again") from error
     samples = []
-    for row in rows:
+    for place, row in enumerate(rows):
         image_id = f"{split}-{row['page']}"
-        image = StoredImage(f"{path}, page {row['page']}", row["image"]["bytes"])
+        image = StoredImage(str(path), "image", place, str(path), place)
         for number, asked in enumerate(json.loads(row["questions"])):
             samples.append(
                 Sample(

@@ -27,6 +27,7 @@ def download_images(addresses: Mapping[Path, str]) -> dict[Path, str]:
     could be had, or where the folder cannot be written to.
     """
     wanted = {path: url for path, url in addresses.items() if not path.is_file()}
+    had = len(addresses) - len(wanted)
     failed: dict[Path, str] = {}
     if not wanted:
         return failed
@@ -38,12 +39,16 @@ def download_images(addresses: Mapping[Path, str]) -> dict[Path, str]:
         for task in as_completed(tasks):
             if reason := task.result():
                 failed[tasks[task]] = reason
-            if len(failed) >= 2 * _CONNECTIONS and len(failed) == sum(t.done() for t in tasks):
-                pool.shutdown(cancel_futures=True)  # none arrives: there is no network
+            else:
+                had += 1
+            if not had and len(failed) >= 2 * _CONNECTIONS:  # there seems to be no network
+                pool.shutdown(cancel_futures=True)
                 break
             advance(1)
-    if len(failed) > 1 and not any(path.is_file() for path in wanted):
-        raise DataError(f"none of {len(wanted)} images could be downloaded: {reason}")
+    if not had:
+        raise DataError(
+            f"none of {len(wanted)} images could be downloaded: {next(iter(failed.values()))}"
+        )
     return failed
 
 

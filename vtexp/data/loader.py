@@ -233,12 +233,16 @@ def _expressions(dataset: DatasetConfig) -> dict[str, str]:
 
 
 def _wanted(dataset: DatasetConfig) -> Callable[[str], bool]:
-    """Whether a column is read at all: tables can hold far more than the questions."""
+    """Whether a column or a field of one is read: tables can hold far more than the questions."""
     names = {name for text in _expressions(dataset).values() for name in names_in(text)}
-    names |= {name.split(".")[0] for name in names}
     names |= {name for t in dataset.transforms for name in TRANSFORMS[t].columns}
     names |= {name for name in (dataset.join.column, dataset.join.key) if name is not None}
-    return names.__contains__
+
+    def wanted(path: str) -> bool:
+        ends = [i for i, character in enumerate(path) if character == "."]
+        return any(path[:end] in names for end in (*ends, len(path)))
+
+    return wanted
 
 
 def _check_columns(dataset: DatasetConfig, rows: Rows) -> None:

@@ -14,6 +14,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -179,7 +180,7 @@ class TableRows(Rows):
 
 
 class ParquetRows(TableRows):
-    """Rows of Parquet files; of their text columns, the `wanted` ones are read."""
+    """Rows of Parquet files; of their text columns and their fields, the `wanted` ones are read."""
 
     def __init__(self, files: Sequence[Path], wanted: Callable[[str], bool]) -> None:
         import pyarrow as pa
@@ -187,13 +188,13 @@ class ParquetRows(TableRows):
 
         self._files, tables, schemas = list(files), [], []
         for file in files:
-            with _reading(file):
-                schema = pq.read_schema(file)
+            with _reading(file), pq.ParquetFile(file) as parquet:
+                schema = parquet.schema_arrow
                 stored = _stored_columns(schema)
-                text = [name for name in schema.names if wanted(name) and name not in stored]
+                leaves = [parquet.schema.column(i).path for i in range(len(parquet.schema))]
+                text = [p for p in leaves if wanted(_field(p)) and _first(p) not in stored]
                 # A column is always read: without any, a table of no columns has no rows.
-                with pq.ParquetFile(file) as parquet:
-                    tables.append(parquet.read(columns=text or schema.names[:1]))
+                tables.append(parquet.read(columns=text or leaves[:1]))
                 schemas.append(schema)
         with _reading(self._files[0]):
             text = pa.concat_tables(tables, promote_options="permissive")
@@ -273,7 +274,7 @@ class ParquetRows(TableRows):
 
         for file, start in zip(self._files, self._offsets, strict=False):
             with _reading(file), pq.ParquetFile(file) as parquet:
-                leaves = {column.path for column in parquet.schema}
+                leaves = {parquet.schema.column(i).path for i in range(len(parquet.schema))}
                 column = f"{name}.{leaf}" if f"{name}.{leaf}" in leaves else name
                 for group in range(parquet.num_row_groups):
                     stop = start + parquet.metadata.row_group(group).num_rows
@@ -412,6 +413,15 @@ class JoinedRows(Rows):
 
 
 # --- pieces ---------------------------------------------------------------------------------------
+
+
+def _field(leaf: str) -> str:
+    """`answers.answer` for `answers.list.element.answer`, as Parquet names a leaf within a list."""
+    return re.sub(r"\.list\.(element|item)|\.bag\.array_element|\.array", "", leaf)
+
+
+def _first(leaf: str) -> str:
+    return leaf.split(".")[0]
 
 
 def _stored_columns(schema: pa.Schema) -> frozenset[str]:

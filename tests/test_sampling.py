@@ -1,0 +1,123 @@
+"""Which questions are asked: the same in every run, each type in its share, and told apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vtexp.compare import collect, notes, require_same_samples
+from vtexp.config import Config
+from vtexp.data.base import ImageFile, Sample, choose, fingerprint
+from vtexp.data.registry import load_samples
+from vtexp.errors import DataError
+from vtexp.planning import make_plan
+from vtexp.sweep import run_job
+
+MakeConfig = Callable[..., Config]
+STRATA = st.lists(st.sampled_from("abcde"), min_size=1, max_size=200)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@given(st.integers(1, 300), SEEDS)
+def test_a_draw_without_types_is_one_permutation(count: int, seed: int) -> None:
+    order = choose(count, None, seed)
+    assert sorted(order) == list(range(count))
+    assert order == [int(i) for i in np.random.default_rng(seed).permutation(count)]
+    assert order == choose(count, None, seed, ["only"] * count)
+
+
+@given(STRATA, SEEDS, st.integers(1, 220))
+def test_a_smaller_limit_takes_a_part_of_a_larger_one(
+    strata: list[str], seed: int, limit: int
+) -> None:
+    order = choose(len(strata), None, seed, strata)
+    assert sorted(order) == list(range(len(strata)))
+    assert choose(len(strata), limit, seed, strata) == order[:limit]
+
+
+@given(STRATA, SEEDS)
+def test_each_type_has_its_share_of_every_prefix(strata: list[str], seed: int) -> None:
+    order = choose(len(strata), None, seed, strata)
+    sizes, seen = Counter(strata), Counter[str]()
+    for length, i in enumerate(order, 1):
+        seen[strata[i]] += 1
+        for name, size in sizes.items():
+            # One for its own rounding, and its share of what rounding the others leaves over.
+            slack = 1 + len(sizes) * size / len(strata)
+            assert abs(seen[name] - length * size / len(strata)) <= slack
+
+
+def test_every_sample_is_as_likely_as_any_other() -> None:
+    """Rare types too: over many seeds each sample is drawn as often as the limit says."""
+    strata = ["common"] * 60 + ["rare"] * 3 + ["half"] * 37
+    drawn = Counter(i for seed in range(3000) for i in choose(100, 20, seed, strata))
+    shares = np.array([drawn[i] for i in range(100)]) / 3000
+    assert abs(shares[:60].mean() - 0.2) < 0.01
+    assert abs(shares[60:63].mean() - 0.2) < 0.02
+    assert abs(shares[63:].mean() - 0.2) < 0.01
+    assert abs(shares - 0.2).max() < 0.05
+
+
+@settings(max_examples=20)
+@given(SEEDS)
+def test_nothing_of_nothing(seed: int) -> None:
+    assert choose(0, 5, seed, []) == choose(0, None, seed) == []
+
+
+def sample(**changes: object) -> Sample:
+    parts: dict[str, object] = {
+        "sample_id": "s", "image_id": "i", "image": ImageFile(Path("x")), "question": "q",
+        "references": ("a",), "question_type": "t", "options": ("a", "b"),
+    }  # fmt: skip
+    return Sample(**parts | changes)  # type: ignore[arg-type]
+
+
+def test_fingerprint_follows_what_is_asked_in_which_order() -> None:
+    first, second = sample(), sample(sample_id="other")
+    prints = [fingerprint(found) for found in (
+        [first], [second], [first, second], [second, first], [sample(question="other")],
+        [sample(references=("b",))], [sample(options=("b", "a"))], [],
+    )]  # fmt: skip
+    assert len(set(prints)) == len(prints)
+    assert fingerprint([sample(image=ImageFile(Path("moved")))]) == prints[0]
+
+
+@pytest.mark.parametrize("name", ["easy_vqa", "small_print"])
+def test_types_of_the_embedded_sets_have_their_share(make_config: MakeConfig, name: str) -> None:
+    whole = load_samples(make_config(f"dataset={name}", "dataset.limit=null").dataset).samples
+    part = load_samples(make_config(f"dataset={name}", "dataset.limit=100").dataset).samples
+    assert part == whole[:100]
+    sizes, drawn = (Counter(s.question_type for s in found) for found in (whole, part))
+    for kind, size in sizes.items():
+        assert abs(drawn[kind] - 100 * size / len(whole)) <= 2
+    plain = make_config(f"dataset={name}", "dataset.limit=100", "dataset.stratify=false").dataset
+    assert load_samples(plain).samples != part
+
+
+def test_samples_are_the_same_for_every_value_and_job(make_config: MakeConfig) -> None:
+    plans = [make_plan(make_config("dataset.limit=40", f"knob.sizes=[{size}]"))
+             for size in ("336x336", "784x784")]  # fmt: skip
+    assert plans[0].samples == plans[1].samples
+    assert plans[0].samples_fingerprint == plans[1].samples_fingerprint
+
+
+def test_runs_on_different_samples_refuse_to_be_paired(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    run_job(make_config("knob.sizes=[336x336]"), alone=True)
+    rows = collect(tmp_path / "sweep")
+    require_same_samples(rows)
+    assert rows[0]["num_failed"] == 0 and rows[0]["failed_samples"] == []
+    run_job(make_config("knob.sizes=[560x336]", "dataset.seed=1"), alone=True)
+    rows = collect(tmp_path / "sweep")
+    assert len({row["samples_fingerprint"] for row in rows}) == 2
+    with pytest.raises(DataError, match="easy_vqa: rows answered different questions; they cannot"):
+        require_same_samples(rows)
+    assert any("answered different questions" in note for note in notes(rows))
+    assert {row["settings"] for row in rows} == {"dataset.seed=0", "dataset.seed=1"}

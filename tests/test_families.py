@@ -29,7 +29,7 @@ from transformers import (
 from vtexp import records
 from vtexp.config import Config, HardwareConfig
 from vtexp.data.base import Sample
-from vtexp.errors import CheckpointError, CountMismatchError, RunFailedError
+from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFailedError
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.families import FAMILIES
@@ -315,6 +315,13 @@ def test_stages_compute_what_one_pass_computes(runner: Runner, samples: list[Sam
         staged = runner.prefill(inputs, runner.encode(inputs))
         whole = runner.model(**inputs).logits[:, -1:]
         torch.testing.assert_close(staged, whole, atol=1e-5, rtol=0)
+
+
+def test_compiling_is_refused_where_it_was_not_tried(folder: Path) -> None:
+    checkpoint = find_checkpoint(str(folder))
+    family = checkpoint.family
+    with pytest.raises(ConfigError, match=f"hardware.compile=true: not for {family.name}"):
+        runner_class(family).load(checkpoint, family.geometry, HardwareConfig(compile=True))
 
 
 def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:

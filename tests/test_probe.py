@@ -98,6 +98,25 @@ def test_timed_prefill_gives_the_first_token_of_the_answer(
     assert int(logits[0][0, -1].argmax()) == answer[0][0]
 
 
+@pytest.mark.slow
+def test_compiled_blocks_compute_the_same_and_are_shared(
+    runner: MolmoRunner, small_checkpoint: Path, samples: list[Sample]
+) -> None:
+    """Through the product's path: same answers and counts, and no code of its own per layer."""
+    torch._dynamo.reset()
+    compiled = MolmoRunner.load(
+        find_checkpoint(str(small_checkpoint)), MOLMO, HardwareConfig(compile=True)
+    )
+    setting = KnobValue("max_crops", "4").crop_setting(MOLMO)
+    with runner.probe() as eager_probe:
+        expected = measured(eager_probe, runner, samples, setting)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True), compiled.probe() as probe:
+        assert measured(probe, compiled, samples, setting) == expected
+        for sample in samples:
+            compiled.timed_prefill(sample, setting, "easy_vqa")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
 def test_damaged_image_names_its_file(runner: MolmoRunner, tmp_path: Path) -> None:
     path = tmp_path / "cut.png"
     Image.fromarray(np.zeros((100, 100, 3), np.uint8)).save(path)

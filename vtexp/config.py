@@ -121,6 +121,7 @@ class HardwareConfig:
     device: Device = Device.cpu
     dtype: Dtype = Dtype.float32
     sharded: bool = False
+    compile: bool = False
     batch_size: int = 16
     auto_adjust_batch_size: bool = True
 

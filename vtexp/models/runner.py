@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from vtexp.config import HardwareConfig
 from vtexp.data.base import Sample
+from vtexp.errors import ConfigError
 from vtexp.geometry import Geometry
 from vtexp.knobs import CropSetting
 from vtexp.models.checkpoints import Checkpoint
@@ -70,14 +71,22 @@ class Runner(ABC):
     device: torch.device
     dtype: torch.dtype
 
+    #: Whether `compile_blocks` is there for this family.
+    can_compile: ClassVar[bool] = False
+
     @classmethod
     def load(cls, checkpoint: Checkpoint, geometry: Geometry, hardware: HardwareConfig) -> Self:
         """Load a checkpoint. Raises CheckpointError or ConfigError as `load_model` does."""
         device, dtype = hardware.device.value, hardware.dtype.value
         model_class = cls.model_class(checkpoint.config)
+        if hardware.compile and not cls.can_compile:
+            raise ConfigError(f"hardware.compile=true: not for {checkpoint.family.name}")
         model = load_model(checkpoint, model_class, device, dtype, sharded=hardware.sharded)
         torch_dtype: torch.dtype = getattr(torch, dtype)
-        return cls(model, checkpoint.tokenizer, geometry, torch.device(device), torch_dtype)
+        runner = cls(model, checkpoint.tokenizer, geometry, torch.device(device), torch_dtype)
+        if hardware.compile:
+            runner.compile_blocks()
+        return runner
 
     # --- of each family ------------------------------------------------------------------------
 
@@ -109,6 +118,10 @@ class Runner(ABC):
     @abstractmethod
     def probe(self) -> Probe:
         """Hooks that count what this model reads, to be entered around passes."""
+
+    def compile_blocks(self) -> None:
+        """Have torch.compile make the model's blocks faster, at their first use."""
+        raise NotImplementedError
 
     # --- of all --------------------------------------------------------------------------------
 

@@ -355,6 +355,22 @@ def test_other_shapes_are_refused_before_loading(
         find_checkpoint(str(copy))
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"downsample_ratio": 0.25}, "downsample_ratio is 0.25; only 0.5 is supported"),
+        ({"vision_feature_select_strategy": "full"}, "is full; only default is supported"),
+        ({"text_config": "x"}, "text_config is no object"),
+    ],
+)
+def test_other_internvls_are_refused(change: dict[str, Any], says: str) -> None:
+    family = FAMILIES["internvl"]
+    sizes = dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads"), 8)
+    config = {"text_config": sizes | {"vocab_size": 99}, "image_token_id": 7}
+    assert family.problem(config) == ""
+    assert says in family.problem(config | change)
+
+
 def test_a_tokenizer_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / folder.name
     shutil.copytree(folder, copy)

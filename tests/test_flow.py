@@ -230,6 +230,13 @@ def test_dtype_is_that_of_the_weights(make_config: MakeConfig) -> None:
     assert {p.dtype for p in runner.model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize("change", ["hardware.compile=true", "hardware.dtype=bfloat16"])
+def test_a_model_made_otherwise_is_another_model(make_config: MakeConfig, change: str) -> None:
+    first = sweep.load_runner(make_plan(make_config()))
+    assert sweep.load_runner(make_plan(make_config())) is first
+    assert sweep.load_runner(make_plan(make_config(change))) is not first
+
+
 def test_damaged_result_is_one_line(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config("knob.sizes=[336x336]")
     run_job(config, alone=True)

@@ -89,8 +89,10 @@ def _answer(
     """Answer every sample; rows in the order of the samples."""
     dataset = plan.config.dataset
     score = metric(dataset.metric)
-    # Like with like: a batch of equal tilings has no padding crops. Stable, so deterministic.
-    order = sorted(range(len(plan.samples)), key=lambda i: run.tilings[i].num_crops)
+    # Like with like: batches of equal tilings have no padding crops, of equal lengths no padding
+    # at all. Stable, so deterministic.
+    alike = [(t.num_crops, n) for t, n in zip(run.tilings, run.prompt_lengths, strict=True)]
+    order = sorted(range(len(plan.samples)), key=alike.__getitem__)
     rows: dict[int, dict[str, Any]] = {}
 
     with (

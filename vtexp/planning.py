@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -47,11 +48,11 @@ class PlannedRun:
     setting: CropSetting
     geometry: Geometry
     tilings: tuple[Tiling, ...]  # of each sample, in order
-    longest_prompt: int  # tokens of the longest prompt, BOS and image included
+    prompt_lengths: tuple[int, ...]  # tokens of each prompt, BOS and image included
     verdict: Verdict
     warnings: tuple[str, ...]
-    run_id: str
-    folder: Path
+    run_id: str = ""  # of a run that is refused, none
+    folder: Path = Path()
 
     def resolved_config(self, config: Config) -> str:
         """YAML of the whole config with the one value of this run, and its id."""
@@ -98,6 +99,11 @@ class PlannedRun:
         if self.value.name == "vision_tokens":
             return int(self.value.value)
         return theoretical_tokens(self.num_crops, self.geometry)
+
+    @cached_property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(self.prompt_lengths)
 
     @cached_property
     def theoretical_num_crops(self) -> float:
@@ -173,14 +179,19 @@ def sweep_folder(config: Config) -> Path:
 
 
 def make_plan(config: Config) -> Plan:
-    """Work out all runs of a config. Raises ConfigError, DataError or CheckpointError."""
+    """Work out all runs of a config. Raises ConfigError, DataError or CheckpointError.
+
+    Weights that are not on this machine are downloaded last, when all else is found right.
+    """
     metric(config.dataset.metric)
-    checkpoint = find_checkpoint(
+    find = partial(
+        find_checkpoint,
         config.model.path,
         config.model.revision,
         random=config.model.weights == Weights.random,
         fetch=not config.plan,
     )
+    checkpoint = find(weights=False)
     geometry = _geometry(config, checkpoint)
     settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
     samples = load_samples(config.dataset)
@@ -190,9 +201,12 @@ def make_plan(config: Config) -> Plan:
     prompts = [checkpoint.tokenizer.prompt(s.question, config.dataset.style) for s in samples]
     text_lengths = [len(prompt.before) + len(prompt.after) for prompt in prompts]
     runs = [
-        _plan_run(config, geometry, value, setting, sizes, text_lengths, checkpoint.fingerprint)
+        _plan_run(config, geometry, value, setting, sizes, text_lengths)
         for value, setting in settings
     ]
+    if all(run.verdict.level != "refused" for run in runs):
+        checkpoint = find()
+        runs = [_identified(config, run, checkpoint.fingerprint) for run in runs]
     return Plan(
         config=config,
         samples=tuple(samples),
@@ -207,7 +221,11 @@ def _geometry(config: Config, checkpoint: Checkpoint) -> Geometry:
     """The checkpoint's geometry at the config's context. Raises ConfigError if it is too long."""
     geometry = checkpoint.family.geometry_of(checkpoint.config)
     length, model = config.model.max_sequence_length, text_config(checkpoint.config)
-    context = model.get("max_position_embeddings", geometry.max_sequence_length)
+    # MolmoE's says two: the longest that positions are made for, and the longest it was made for.
+    context = min(
+        model.get("max_position_embeddings", geometry.max_sequence_length),
+        model.get("max_sequence_length", sys.maxsize),
+    )
     if length > context:
         raise ConfigError(
             f"model.max_sequence_length={length}: the checkpoint's config.json says {context}"
@@ -231,7 +249,6 @@ def _plan_run(
     setting: CropSetting,
     sizes: list[Size],
     text_lengths: list[int],
-    weights: str,
 ) -> PlannedRun:
     per_size = {size: setting.tiling(size, geometry) for size in set(sizes)}
     tilings = tuple(per_size[size] for size in sizes)
@@ -239,27 +256,32 @@ def _plan_run(
     image_tokens = {
         t: token_layout(t, geometry, force_full_tokens=full).sequence_length for t in set(tilings)
     }
-    longest = max(
+    lengths = tuple(
         image_tokens[tiling] + text for tiling, text in zip(tilings, text_lengths, strict=True)
     )
+    longest = max(lengths)
     verdict = crop_limit(setting.max_crops, geometry)
     needed = longest + config.dataset.max_new_tokens
     if verdict.level != "refused" and needed > geometry.max_sequence_length:
         answer, context = config.dataset.max_new_tokens, geometry.max_sequence_length
         reason = f"the longest prompt and its answer need {longest} + {answer} tokens"
         verdict = Verdict("refused", f"{reason} of a context of {context}; take fewer crops")
-    run_id = config.run_id(value, weights)
     return PlannedRun(
         value=value,
         setting=setting,
         geometry=geometry,
         tilings=tilings,
-        longest_prompt=longest,
+        prompt_lengths=lengths,
         verdict=verdict,
         warnings=tuple(_warnings(value, setting, geometry, sizes)),
-        run_id=run_id,
-        folder=sweep_folder(config) / _folder_name(config, value, run_id),
     )
+
+
+def _identified(config: Config, run: PlannedRun, weights: str) -> PlannedRun:
+    """The run with its id and folder, from the fingerprint of the weights."""
+    run_id = config.run_id(run.value, weights)
+    folder = sweep_folder(config) / _folder_name(config, run.value, run_id)
+    return replace(run, run_id=run_id, folder=folder)
 
 
 def _warnings(

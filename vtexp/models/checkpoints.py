@@ -7,6 +7,8 @@ import json
 import os
 import re
 import socket
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,9 @@ from vtexp.prompts import PromptTokenizer
 EMBEDDED = "embedded:"
 ASSETS = Path(__file__).parent.parent / "assets"
 #: What of a repository is fetched: never code, never pickled weights.
-FETCHED = ["*.json", "*.txt", "*.safetensors"]
+TEXTS, WEIGHTS = ["*.json", "*.txt"], ["*.safetensors"]
+#: Seconds within which the hub, or the way to it, must take a connection.
+REACH_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -38,28 +42,32 @@ class Checkpoint:
 
 
 def find_checkpoint(
-    path: str, revision: str | None = None, *, random: bool = False, fetch: bool = False
+    path: str,
+    revision: str | None = None,
+    *,
+    random: bool = False,
+    fetch: bool = False,
+    weights: bool = True,
 ) -> Checkpoint:
     """The checkpoint at `model.path`: a local folder, `embedded:NAME`, or a hub repository.
 
-    With `random`, the weights are neither needed nor looked for, and neither is a download: the
-    sizes of published models come with the package. With `fetch`, what the hub's cache lacks is
-    downloaded. Raises CheckpointError, naming what is missing and how to get it.
+    With `random`, weights are neither needed nor looked for; the sizes of published Molmos come
+    with the package, others need config and tokenizer. With `fetch`, what the hub's cache lacks is
+    downloaded. Without `weights`, they are left for later, and the fingerprint is empty: config
+    and tokenizer are enough to check a plan. Raises CheckpointError, naming what is missing and
+    how to get it.
     """
-    folder = _folder(path, revision, fetch=fetch and not random, needed=not random)
-    if folder is None:
-        known = ASSETS / "architectures" / f"{path}.json"
-        if not known.is_file():
-            raise CheckpointError(
-                f"model.path={path}: its sizes are not known here; give a folder with config.json"
-            )
-    else:
+    weights = weights and not random
+    known = ASSETS / "architectures" / f"{path}.json"
+    may_lack = random and known.is_file()
+    folder = _folder(path, revision, fetch=fetch, weights=weights, may_lack=may_lack)
+    if folder is not None:
         known = folder / "config.json"
         if not random:
-            _check_files(path, folder)
+            _check_files(path, folder, weights)
     config = read_model_config(known)
     family = FAMILIES[config["model_type"]]
-    if random or folder is None:
+    if random:
         tokenizer = (
             _tokenizer(folder, family, config)
             if folder is not None and (folder / "tokenizer.json").is_file()
@@ -67,13 +75,16 @@ def find_checkpoint(
         )
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         return Checkpoint(Path(path).name, family, config, tokenizer, None, digest[:16])
+    assert folder is not None
     tokenizer = _tokenizer(folder, family, config)
-    fingerprint = checkpoint_fingerprint(folder)
+    fingerprint = checkpoint_fingerprint(folder) if weights else ""
     return Checkpoint(folder.name, family, config, tokenizer, folder, fingerprint)
 
 
-def _folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -> Path | None:
-    """Folder of `model.path`; None where it is not `needed` and not on this machine."""
+def _folder(
+    path: str, revision: str | None, *, fetch: bool, weights: bool, may_lack: bool
+) -> Path | None:
+    """Folder of `model.path`; None where it `may_lack` and is not on this machine."""
     if path.startswith(EMBEDDED):
         folder = ASSETS / path.removeprefix(EMBEDDED)
     else:
@@ -81,16 +92,16 @@ def _folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -> Pa
     if folder.is_dir():
         return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.startswith("."):
-        return _hub_folder(path, revision, fetch=fetch, needed=needed)
-    if not needed and (ASSETS / "architectures" / f"{path}.json").is_file():
-        return None
+        return _hub_folder(path, revision, fetch=fetch, weights=weights, may_lack=may_lack)
     raise CheckpointError(
         f"model.path={path}: no such folder; download a checkpoint first "
         "(hf download REPOSITORY --local-dir FOLDER) and give its folder"
     )
 
 
-def _hub_folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -> Path | None:
+def _hub_folder(
+    path: str, revision: str | None, *, fetch: bool, weights: bool, may_lack: bool
+) -> Path | None:
     """Folder of a hub repository in the cache; its missing files are downloaded with `fetch`."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -99,7 +110,7 @@ def _hub_folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -
     command = f"hf download {path}" + (f" --revision {revision}" if revision else "")
     try:
         folder = Path(snapshot_download(path, revision=revision, local_files_only=True))
-        missing = missing_files(folder)
+        missing = missing_files(folder, weights)
         if not missing:
             return folder
         what = f"the cache lacks {missing}"
@@ -109,7 +120,7 @@ def _hub_folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -
         ) from None
     except LocalEntryNotFoundError:
         what = "no such folder, and not in the cache of the hub"
-    if not needed:
+    if may_lack:
         return None
     if not fetch:
         raise CheckpointError(f"model.path={path}: {what}; get it with: {command}")
@@ -118,9 +129,10 @@ def _hub_folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -
         raise CheckpointError(
             f"model.path={path}: {what}, and {unreachable}; with a network: {command}"
         )
+    patterns = [*TEXTS, *WEIGHTS] if weights else TEXTS
     enable_progress_bars()
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=FETCHED))
+        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the library's errors have no common class
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
@@ -137,20 +149,30 @@ def _unreachable() -> str:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
-    address = urlparse(proxy or constants.ENDPOINT)
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname or "", port), timeout=3).close()
-    except OSError:
-        return f"{address.hostname} cannot be reached"
-    return ""
+    url = proxy or constants.ENDPOINT
+    address = urlparse(url if "://" in url else f"http://{url}")
+    reached = threading.Event()
+
+    def knock() -> None:
+        with suppress(OSError, ValueError):  # a port that is no number
+            port = address.port or (443 if address.scheme == "https" else 80)
+            socket.create_connection((address.hostname or "", port)).close()
+            reached.set()
+
+    # Neither the look-up of a name nor a host with several addresses keeps to one limit of time.
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(REACH_SECONDS)
+    return "" if reached.is_set() else f"{address.hostname or url} cannot be reached"
 
 
-def missing_files(folder: Path) -> str:
+def missing_files(folder: Path, weights: bool = True) -> str:
     """What a checkpoint's folder lacks, in words; empty where it is whole."""
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             return name
+    if not weights:
+        return ""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -161,8 +183,8 @@ def missing_files(folder: Path) -> str:
     return "" if any(folder.glob("*.safetensors")) else "*.safetensors"
 
 
-def _check_files(path: str, folder: Path) -> None:
-    missing = missing_files(folder)
+def _check_files(path: str, folder: Path, weights: bool) -> None:
+    missing = missing_files(folder, weights)
     if missing:
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         remark = " (pickled weights are not read)" if pickled or "*" in missing else ""

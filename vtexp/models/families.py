@@ -18,8 +18,8 @@ from vtexp.prompts import IMAGE_TOKENS, MOLMO_FORM, PromptForm
 class Family:
     """One kind of model, as a plan sees it.
 
-    `name` is for messages; `runner` is the import path of its runner class, MODULE:CLASS. `vision`
-    are the values of config.json's `vision_config` from which the geometry follows (for sides, one
+    `name` is for messages; `runner` is the import path of its runner class, MODULE:CLASS. `fixed`
+    are the values of config.json from which the geometry follows, by dotted key (for sides, one
     number); `id_keys` say where config.json has the ids of image tokens, empty where it has none;
     `processor_keys` are the values of processor_config.json that are read too.
     """
@@ -28,7 +28,7 @@ class Family:
     geometry: Geometry
     form: PromptForm
     runner: str
-    vision: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[str, float | str] = field(default_factory=dict)
     id_keys: tuple[str, ...] = ("image_token_id",)
     processor_keys: tuple[str, ...] = ()
 
@@ -37,13 +37,22 @@ class Family:
 
         Checked before anything is built: what a config leaves out would be some other model's.
         """
-        vision = config.get("vision_config") or {}
-        for key, expected in self.vision.items():
-            found = vision.get(key, expected)
-            if found not in (expected, [expected, expected]):
-                return f"vision_config.{key} is {found}; only {expected} is supported"
+        if changed := self._changed(config):
+            return changed
         missing = _no_whole_number(text_config(config), TEXT_SIZES)
         return missing or _no_whole_number(config, self.id_keys)
+
+    def _changed(self, config: dict[str, Any]) -> str:
+        """Which of the fixed values a config.json changes; it may leave them out."""
+        for part in ("vision_config", "text_config", "vision_backbone", "connector"):
+            if not isinstance(config.get(part) or {}, dict):
+                return f"{part} is no object"
+        for key, expected in self.fixed.items():
+            part, _, name = key.rpartition(".")
+            found = ((config.get(part) or {}) if part else config).get(name, expected)
+            if found not in (expected, [expected, expected]):
+                return f"{key} is {found}; only {expected} is supported"
+        return ""
 
     def geometry_of(self, config: dict[str, Any]) -> Geometry:
         """Geometry of a config.json's model."""
@@ -64,11 +73,17 @@ class _Molmo(Family):
             return missing
         if config.get("clip_qkv") is not None or config.get("layer_norm_type", "rms") != "rms":
             return "clip_qkv and norms other than rms are not supported"
+        if changed := self._changed(config):
+            return changed
+        layers = (config.get("vision_backbone") or {}).get("image_num_layers", 23)
+        read = (config.get("connector") or {}).get("vit_layers", [])
+        if any(not -layers <= layer < layers for layer in read):
+            return f"connector.vit_layers is {read}, of {layers} layers"
         return ""
 
     def image_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
         """The first ids after the model's own vocabulary: no config.json says them."""
-        first = config.get("embedding_size") or config["vocab_size"]
+        first = config["vocab_size"]
         return tuple(first + i for i in range(len(self.form.image_tokens)))
 
 
@@ -146,14 +161,25 @@ MOLMOE_SIZES = ("d_model", "n_layers", "n_heads", "vocab_size", "moe_num_experts
 
 FAMILIES: dict[str, Family] = {
     "molmo": _Molmo(
-        "Molmo v1", MOLMO, MOLMO_FORM, "vtexp.models.molmo.runner:MolmoRunner", id_keys=()
+        "Molmo v1",
+        MOLMO,
+        MOLMO_FORM,
+        "vtexp.models.molmo.runner:MolmoRunner",
+        fixed={
+            "vision_backbone.image_default_input_size": 336,
+            "vision_backbone.image_patch_size": 14,
+            "vision_backbone.image_num_pos": 577,
+            "connector.image_pooling_h": 2,
+            "connector.image_pooling_w": 2,
+        },
+        id_keys=(),
     ),
     "molmo2": _Molmo2(
         "Molmo2",
         MOLMO2,
         MOLMO2_FORM,
         "vtexp.models.molmo2:Molmo2Runner",
-        vision={"image_size": 378, "patch_size": 14},
+        fixed={"vision_config.image_size": 378, "vision_config.patch_size": 14},
         id_keys=(
             "image_start_token_id",
             "image_end_token_id",
@@ -167,14 +193,23 @@ FAMILIES: dict[str, Family] = {
         INTERNVL,
         INTERNVL_FORM,
         "vtexp.models.internvl:InternVLRunner",
-        vision={"image_size": 448, "patch_size": 14},
+        fixed={
+            "vision_config.image_size": 448,
+            "vision_config.patch_size": 14,
+            "downsample_ratio": 0.5,
+            "vision_feature_select_strategy": "default",
+        },
     ),
     "qwen2_5_vl": Family(
         "Qwen2.5-VL",
         QWEN2_5_VL,
         QWEN2_5_VL_FORM,
         "vtexp.models.qwen2_5_vl:Qwen2_5_VLRunner",
-        vision={"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2},
+        fixed={
+            "vision_config.patch_size": 14,
+            "vision_config.spatial_merge_size": 2,
+            "vision_config.temporal_patch_size": 2,
+        },
     ),
 }
 

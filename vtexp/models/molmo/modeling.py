@@ -102,13 +102,17 @@ class MolmoBlock(nn.Module):
         query, key, value = self._heads(x, rotary)
         if cache is not None:
             key, value = self._cached(cache, key, value)
+        grouped = self.grouped
+        if grouped and mask is not None:  # CUDA's fast kernels take groups only without a mask
+            repeats, grouped = query.shape[1] // key.shape[1], False
+            key, value = (t.repeat_interleave(repeats, dim=1) for t in (key, value))
         out = F.scaled_dot_product_attention(
             query,
             key,
             value,
             attn_mask=mask,
             is_causal=mask is None and bool(query.shape[2] > 1),
-            enable_gqa=self.grouped,
+            enable_gqa=grouped,
         )
         return self.attn_out(out.transpose(1, 2).flatten(2))
 

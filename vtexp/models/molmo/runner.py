@@ -88,13 +88,18 @@ class MolmoRunner(Runner):
         )
 
     def compile_blocks(self) -> None:
-        """Blocks of both transformers; those of a kind share their code: a minute in all."""
+        """Blocks of both transformers; those of a kind share their code: a minute in all.
+
+        For any shape from the start, or the first knob value would be timed on other code than
+        the next; and never silently uncompiled.
+        """
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
         parts = self.model.model
         for block in (
             *parts.vision_backbone.image_vit.transformer.resblocks,
             *parts.transformer.blocks,
         ):
-            block.compile()
+            block.compile(dynamic=True)
 
     def probe(self) -> Probe:
         """Hooks on the encoder, the embedding and the insertion of vision tokens."""

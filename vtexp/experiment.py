@@ -13,11 +13,12 @@ from vtexp.batching import BatchSize
 from vtexp.data.base import Sample
 from vtexp.errors import CountMismatchError
 from vtexp.geometry import Tiling, theoretical_tokens, token_layout
-from vtexp.metrics import clustered_mean, metric
+from vtexp.metrics import metric
 from vtexp.models.runner import PreparedSample, Runner
 from vtexp.planning import Plan, PlannedRun, tiling_summary
 from vtexp.probe import Counts
 from vtexp.progress import progress
+from vtexp.statistics import clustered_mean
 
 
 def execute(plan: Plan, run: PlannedRun, runner: Runner) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def _answer(
 ) -> list[dict[str, Any]]:
     """Answer every sample; rows in the order of the samples."""
     dataset = plan.config.dataset
-    score = metric(dataset.metric)
+    score = metric(dataset.metric).prepare(plan.samples)
     # Like with like: a batch of equal tilings has no padding crops. Stable, so deterministic.
     order = sorted(range(len(plan.samples)), key=lambda i: run.tilings[i].num_crops)
     rows: dict[int, dict[str, Any]] = {}
@@ -112,7 +113,7 @@ def _answer(
                 rows[i] = {
                     **_about(sample),
                     "prediction": prediction,
-                    "score": score(prediction, sample.references),
+                    "score": score(prediction, sample),
                     **check_counts(run, sample, run.tilings[i], counted),
                     "sequence_length": len(inputs.input_ids),
                     "answer_tokens": len(ids),
@@ -128,6 +129,7 @@ def _about(sample: Sample) -> dict[str, Any]:
         "question_type": sample.question_type,
         **sample.attributes,
         "question": sample.question,
+        "options": list(sample.options),
         "references": list(sample.references),
     }
 
@@ -205,7 +207,7 @@ def summarise(
         **means,
         **tilings,
         "actual_overridden": overridden,
-        **_accuracy(sample_rows),
+        **_accuracy(sample_rows, metric(plan.config.dataset.metric).highest),
         "sequence_length": fmean(row["sequence_length"] for row in sample_rows),
         "prefill_vision_tokens": fmean(row["vision_tokens"] for row in latency_rows),
         "latency": measuring.summarise(latency_rows),
@@ -222,17 +224,17 @@ def _tilings(found: Sequence[str | None]) -> str | None:
     return tiling_summary(shown) if shown else None
 
 
-def _accuracy(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _accuracy(rows: Sequence[dict[str, Any]], highest: float) -> dict[str, Any]:
     """Mean score with error and interval clustered by image, and the mean per question type.
 
-    All None where nothing was answered.
+    Scores are from 0 to `highest`. All None where nothing was answered.
     """
     if rows[0]["score"] is None:
         images = len({row["image_id"] for row in rows})
         names = ("accuracy", "accuracy_standard_error", "accuracy_low", "accuracy_high")
         nothing = dict.fromkeys(names) | {"accuracy_by_question_type": {}}
         return nothing | {"num_samples": len(rows), "num_images": images}
-    overall = clustered_mean([r["score"] for r in rows], [r["image_id"] for r in rows])
+    overall = clustered_mean([r["score"] for r in rows], [r["image_id"] for r in rows], highest)
     low, high = overall.interval or (None, None)
     by_type: dict[str, list[float]] = defaultdict(list)
     for row in rows:

@@ -174,7 +174,7 @@ def sweep_folder(config: Config) -> Path:
 
 def make_plan(config: Config) -> Plan:
     """Work out all runs of a config. Raises ConfigError, DataError or CheckpointError."""
-    metric(config.dataset.metric)
+    scoring = metric(config.dataset.metric)
     checkpoint = find_checkpoint(
         config.model.path,
         config.model.revision,
@@ -186,6 +186,8 @@ def make_plan(config: Config) -> Plan:
     samples = load_samples(config.dataset)
     if not samples:
         raise ConfigError(f"dataset={config.dataset.name}: no samples")
+    if checkpoint.folder is not None:  # of random weights no answer is scored
+        scoring.prepare(samples)
     sizes = _image_sizes(samples)
     prompts = [checkpoint.tokenizer.prompt(s.question, config.dataset.style) for s in samples]
     text_lengths = [len(prompt.before) + len(prompt.after) for prompt in prompts]

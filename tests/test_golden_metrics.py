@@ -17,7 +17,7 @@ from vtexp.metrics.counting import counted
 from vtexp.metrics.math_vista import math_vista_no_network
 from vtexp.metrics.mmmu import chosen_letter, open_answer_is_right
 from vtexp.metrics.text import anls, clean_prediction, relaxed_correctness
-from vtexp.metrics.vqa import a_okvqa_accuracy_molmo, normalise, vqa_accuracy_molmo
+from vtexp.metrics.vqa import a_okvqa_direct_molmo, normalise, vqa_accuracy_molmo
 
 pytestmark = pytest.mark.golden
 
@@ -46,7 +46,7 @@ def point_count(prediction: str, count: int) -> list[float]:
     sample = Sample("0", "0", ImageFile(Path("none")), "?", (str(count),), "count")
     correct, close = (
         metric(name).prepare([sample])(prediction, sample)
-        for name in ("point_count", "point_count_close")
+        for name in ("counting", "counting_close")
     )
     return [correct, close, counted(prediction) is not None]
 
@@ -54,7 +54,7 @@ def point_count(prediction: str, count: int) -> list[float]:
 SCORERS: dict[str, Callable[..., Any]] = {
     "vqa_score": vqa_accuracy_molmo,
     "preprocess_answer": normalise,
-    "a_okvqa_score": a_okvqa_accuracy_molmo,
+    "a_okvqa_score": a_okvqa_direct_molmo,
     "anls_metric": anls,
     "relaxed_correctness": relaxed_correctness,
     "select_mc_option": select_option,

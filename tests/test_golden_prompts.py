@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from vtexp import wording
 from vtexp.data.base import ImageFile, Sample
 from vtexp.metrics import metric
 from vtexp.prompts import PromptTokenizer
-from vtexp.wording import EVALUATION_SEED, NO_LETTERS, option_names, sample_style, settle_style
+from vtexp.wording import EVALUATION_SEED, NO_LETTERS, option_names, settle_style
 
 pytestmark = pytest.mark.golden
 
@@ -27,72 +28,72 @@ def golden(golden_dir: Path) -> dict[str, Any]:
     return json.loads((golden_dir / "prompts.json").read_text())
 
 
-# --- what a loader makes of a row, by task: the style of the data set and the sample ------------
+# --- what a loader makes of a row, by task ------------------------------------------------------
 
 
-def question(style: str) -> Callable[[Row], tuple[str, Sample]]:
-    return lambda raw: (style, replace(ANY, question=raw.get("question", raw.get("query"))))
+def question(raw: Row) -> Sample:
+    return replace(ANY, question=raw.get("question", raw.get("query")))
 
 
-def a_okvqa_mc(raw: Row) -> tuple[str, Sample]:
-    return "a_okvqa_mc", replace(ANY, question=raw["question"], options=tuple(raw["options"]))
+def a_okvqa_mc(raw: Row) -> Sample:
+    return replace(ANY, question=raw["question"], options=tuple(raw["options"]))
 
 
-def ai2_diagram(raw: Row) -> tuple[str, Sample]:
+def ai2_diagram(raw: Row) -> Sample:
     options, drawn = raw["answer_texts"], raw["option_is_abc"]
     sample = replace(ANY, question=raw["question"], options=tuple(options))
-    if raw["abc_label"] and sum(drawn) >= len(options) - 1:
-        shown = [text.upper() if abc else text for text, abc in zip(options, drawn, strict=True)]
-        sample = replace(sample, options=tuple(shown), attributes={"style": NO_LETTERS})
-    return "ai2_diagram", sample
+    if not raw["abc_label"] or sum(drawn) < len(options) - 1:
+        return sample
+    shown = [text.upper() if abc else text for text, abc in zip(options, drawn, strict=True)]
+    return replace(sample, options=tuple(shown), style=NO_LETTERS)
 
 
-def science_qa(raw: Row) -> tuple[str, Sample]:
+def science_qa(raw: Row) -> Sample:
     hint = raw["hint"]
     text = f"{hint}\n{hint}" if hint else raw["question"]  # the reference drops the question
-    return "science_qa", replace(ANY, question=text, options=tuple(raw["choices"]))
+    return replace(ANY, question=text, options=tuple(raw["choices"]))
 
 
-def mmmu(raw: Row) -> tuple[str, Sample]:
+def mmmu(raw: Row) -> Sample:
     is_choice = raw["question_type"] == "multiple-choice"
     options = tuple(ast.literal_eval(raw["options"])) if is_choice else ()
-    return "eval", replace(ANY, question=raw["question"], options=options)
+    return replace(ANY, question=raw["question"], options=options)
 
 
-def math_vista(raw: Row) -> tuple[str, Sample]:
+def math_vista(raw: Row) -> Sample:
     text = raw["question"].split("Question:")[-1].split("Hint:")[0].strip()
-    return "eval", replace(ANY, question=text, options=tuple(raw["choices"] or ()))
+    return replace(ANY, question=text, options=tuple(raw["choices"] or ()))
 
 
-def real_world_qa(raw: Row) -> tuple[str, Sample]:
+def real_world_qa(raw: Row) -> Sample:
     text, kind = raw["question"], "multiple_choice"
     if "Please answer directly with a single word or number." in text:
         text, kind = text.split("\n")[0], "short_answer"
-    return "eval", replace(ANY, question=text, question_type=kind)
+    return replace(ANY, question=text, question_type=kind)
 
 
-def labelled(style: str) -> Callable[[Row], tuple[str, Sample]]:
-    return lambda raw: (style, replace(ANY, attributes={"label": raw["label"]}))
+def labelled(raw: Row) -> Sample:
+    return replace(ANY, attributes={"label": raw["label"]})
 
 
-TASKS: dict[str, Callable[[Row], tuple[str, Sample]]] = {
-    "coco_2014_vqa": question("vqa2"),
-    "text_vqa": question("text_vqa"),
-    "okvqa": question("okvqa"),
-    "doc_qa": question("doc_qa"),
-    "info_qa": question("info_qa"),
-    "chart_qa": question("chart_qa"),
-    "a_okvqa_da": question("a_okvqa_da"),
+TASKS: dict[str, Callable[[Row], Sample]] = {
+    "coco_2014_vqa": question,
+    "text_vqa": question,
+    "okvqa": question,
+    "doc_qa": question,
+    "info_qa": question,
+    "chart_qa": question,
+    "a_okvqa_da": question,
     "a_okvqa_mc": a_okvqa_mc,
     "ai2_diagram_v2_mix_transparent": ai2_diagram,
     "science_qa_img": science_qa,
     "mmmu_test": mmmu,
     "math_vista_v2": math_vista,
     "real_world_qa_no_instruction": real_world_qa,
-    "countbench_qa": question("point_count"),
-    "pixmo_count_counting": labelled("point_count"),
-    "pixmo_count": labelled("pointing"),
-    "pointing_eval": labelled("pointing"),
+    "countbench_qa": question,
+    "pixmo_count_counting": labelled,
+    "pixmo_count": labelled,
+    "pointing_eval": labelled,
 }
 
 
@@ -108,19 +109,20 @@ def test_every_task_is_compared(golden: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_prompts_are_the_released_ones(
-    golden: dict[str, Any], small_checkpoint: Path, task: str
+    golden: dict[str, Any],
+    small_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
 ) -> None:
     for example in golden["examples"].get(task, []):
-        style, sample = TASKS[task](example["raw"])
-        asked_in = {"eval_short_answer": "vqa2", "eval_multiple_choice": "a_okvqa_mc"}
-        assert sample_style(sample, style) == asked_in.get(example["style"], example["style"])
+        sample, style = TASKS[task](example["raw"]), example["style"]
         if "option_names" in example:
             assert list(option_names(settle_style(sample, style))) == list(example["option_names"])
         if "prompt" in example:
             assert text_after_image(small_checkpoint, sample, style) == example["prompt"]
+        monkeypatch.setattr(wording, "EVALUATION_SEED", 0)
         for seed, prompt in example.get("prompt_by_numpy_randomstate_seed", {}).items():
-            place = {**sample.attributes, "index": int(seed) - EVALUATION_SEED}
-            drawn = replace(sample, attributes=place)
+            drawn = replace(sample, sample_id=f"test-{seed}")
             assert text_after_image(small_checkpoint, drawn, style) == prompt
 
 
@@ -137,7 +139,7 @@ METRICS = {
     "mc": "multiple_choice",
     "mc_ai2d_opaque": "multiple_choice",
     "mc_ai2d_transparent": "multiple_choice",
-    "a_okvqa_score": "a_okvqa_accuracy_molmo",
+    "a_okvqa_score": "a_okvqa_direct_molmo",
     "mmmu_score": "mmmu",
     "real_world_qa_score": "real_world_qa",
 }
@@ -151,7 +153,7 @@ def test_settings_of_the_tasks_are_documented(golden: dict[str, Any]) -> None:
     for name, task in golden["task_settings"].items():
         names = [METRICS[part] for part in task["vqa_eval"].split(",") if part]
         names += ["math_vista_no_network"] * task["math_vista_eval"]
-        names += ["point_count"] * task["point_count_eval"]
+        names += ["counting"] * task["point_count_eval"]
         row = rows[name.partition(":")[0]]
         assert task["split"] in row[2] and str(task["max_new_tokens"]) == row[4], name
         for expected in names or ["none"]:

@@ -37,7 +37,7 @@ def test_options_in_the_words_of_each_family(wording: Wording, expected: str) ->
 @pytest.mark.parametrize("style", ["ai2_diagram", NO_LETTERS])
 def test_options_without_letters(style: str) -> None:
     """By a sample's own style, or by that of a whole data set."""
-    sample = replace(CHOICE, attributes={"style": NO_LETTERS} if style != NO_LETTERS else {})
+    sample = CHOICE if style == NO_LETTERS else replace(CHOICE, style=NO_LETTERS)
     assert MOLMO.message(sample, style) == f"{NO_LETTERS}: Which {{x}}?\nred\n{{blue}}\n"
     assert option_names(settle_style(sample, style)) == ("red", "{blue}")
     assert option_names(CHOICE) == ("A", "B")
@@ -55,12 +55,14 @@ def test_captions_need_no_question(wording: Wording, expected: str) -> None:
     assert wording.message(replace(ASKED, question=""), "coco_captioning") == expected
 
 
-def test_style_eval_is_that_of_the_kind_of_question() -> None:
-    assert MOLMO.message(ASKED, "eval") == "vqa2: Which {x}?"
-    assert MOLMO.message(CHOICE, "eval").startswith("a_okvqa_mc: ")
-    in_text = replace(ASKED, question_type="multiple_choice")
-    assert MOLMO.message(in_text, "eval") == "a_okvqa_mc: Which {x}?"
-    assert PLAIN_WORDING.message(in_text, "eval") == "Which {x}?"  # it says itself what is wanted
+def test_a_sample_s_own_style_goes_first() -> None:
+    assert MOLMO.message(replace(CHOICE, style="a_okvqa_mc"), "vqa2").startswith("a_okvqa_mc: ")
+    assert MOLMO.message(replace(ASKED, style="eval_short_answer"), "x") == "vqa2: Which {x}?"
+
+
+def test_a_question_with_its_options_in_it_says_itself_what_is_wanted() -> None:
+    sample = replace(ASKED, question_type="multiple_choice")
+    assert PLAIN_WORDING.message(sample, "a_okvqa_mc") == "Which {x}?"
 
 
 def test_a_tenth_of_the_prompts_names_a_demo_style() -> None:
@@ -72,10 +74,10 @@ def test_a_tenth_of_the_prompts_names_a_demo_style() -> None:
 
 @given(label=st.text(min_size=1, max_size=9), index=st.integers(0, 10**6))
 def test_drawn_templates_are_the_same_in_every_run(label: str, index: int) -> None:
-    sample = replace(ASKED, attributes={"label": label, "index": index})
+    sample = replace(ASKED, sample_id=f"test-{index}", attributes={"label": label})
     for style in ("pointing", "point_count"):
         message = MOLMO.message(sample, style)
-        assert message == MOLMO.message(replace(sample, sample_id="other"), style)
+        assert message == MOLMO.message(replace(sample, sample_id=f"val2014-{index}"), style)
         assert label.lower() in message and "{label}" not in message.replace(label.lower(), "")
     caption = MOLMO.message(replace(sample, question=""), "long_caption")
     assert caption == MOLMO.message(sample, "long_caption")

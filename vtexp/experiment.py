@@ -71,7 +71,7 @@ def _time(
     def check(index: int, counts: Counts, length: int) -> None:
         sample = plan.samples[index]
         counted = check_counts(run, sample, run.tilings[index], counts)
-        row = _about(sample) | {"prediction": None, "score": None} | counted
+        row = _about(plan, sample) | {"prediction": None, "score": None} | counted
         timed_samples.append(row | {"sequence_length": length, "answer_tokens": 0})
 
     timed = measuring.time_prefills(runner, plan.samples, run.setting, style, measure, check)
@@ -111,7 +111,7 @@ def _answer(
                 sample = plan.samples[i]
                 prediction = runner.tokenizer.decode(ids)
                 rows[i] = {
-                    **_about(sample),
+                    **_about(plan, sample),
                     "prediction": prediction,
                     "score": score(prediction, sample),
                     **check_counts(run, sample, run.tilings[i], counted),
@@ -122,7 +122,8 @@ def _answer(
     return [rows[i] for i in range(len(rows))]
 
 
-def _about(sample: Sample) -> dict[str, Any]:
+def _about(plan: Plan, sample: Sample) -> dict[str, Any]:
+    wording = plan.checkpoint.tokenizer.form.wording
     return {
         "sample_id": sample.sample_id,
         "image_id": sample.image_id,
@@ -130,6 +131,8 @@ def _about(sample: Sample) -> dict[str, Any]:
         **sample.attributes,
         "question": sample.question,
         "options": list(sample.options),
+        "style": sample.style,
+        "message": wording.message(sample, plan.config.dataset.style),
         "references": list(sample.references),
     }
 

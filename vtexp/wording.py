@@ -7,6 +7,7 @@ olmo/data/data_formatter.py).
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from dataclasses import dataclass, replace
 from functools import cache
@@ -22,7 +23,7 @@ LETTERS = "ABCDEFG"
 MULTIPLE_CHOICE = "multiple_choice"
 #: Style of questions whose options are written in the image: shown without letters.
 NO_LETTERS = "ai2_diagram_no_letter"
-#: Style of sets with both kinds of questions: that of multiple choice, or that of the others.
+#: Styles that Molmo's evaluation has for sets that it was not trained on, and what it calls them.
 EVAL_STYLES = {"eval_multiple_choice": "a_okvqa_mc", "eval_short_answer": "vqa2"}
 #: Styles of what is asked in varying words, as people ask, and mostly without the style's name.
 DEMO_STYLES = frozenset({"point_count", "pointing", "user_qa", "long_caption"})
@@ -37,26 +38,20 @@ def option_names(sample: Sample) -> tuple[str, ...]:
 
     The latter for a sample whose own style is `ai2_diagram_no_letter`.
     """
-    if sample.attributes.get("style") == NO_LETTERS:
+    if sample.style == NO_LETTERS:
         return sample.options
     return tuple(LETTERS[: len(sample.options)])
 
 
 def sample_style(sample: Sample, style: str) -> str:
-    """The style in which a sample is asked: its own (`attributes["style"]`), or the data set's.
-
-    `eval` is the style of multiple choice or that of short answers, as the question is.
-    """
-    style = str(sample.attributes.get("style", style))
-    if style == "eval":
-        is_choice = sample.options or sample.question_type == MULTIPLE_CHOICE
-        style = "eval_multiple_choice" if is_choice else "eval_short_answer"
+    """The style in which a sample is asked: its own, or else the data set's."""
+    style = sample.style or style
     return EVAL_STYLES.get(style, style)
 
 
 def settle_style(sample: Sample, style: str) -> Sample:
     """The sample with the style in which it is asked as its own, for records and metrics."""
-    return replace(sample, attributes={**sample.attributes, "style": sample_style(sample, style)})
+    return replace(sample, style=sample_style(sample, style))
 
 
 def with_style(text: str, style: str) -> str:
@@ -69,11 +64,11 @@ def with_style(text: str, style: str) -> str:
 def draws(sample: Sample) -> np.random.RandomState:
     """Random numbers of one sample, the same in every run.
 
-    Those of Molmo's evaluation where `attributes["index"]` is the sample's place in its split; else
-    they follow from its id.
+    Those of Molmo's evaluation where the sample's id ends in its row of the split, as in
+    `validation-17`; else they follow from the id.
     """
-    index = sample.attributes.get("index")
-    seed = zlib.crc32(sample.sample_id.encode()) if index is None else EVALUATION_SEED + int(index)
+    row = re.fullmatch(r".*-(\d{1,9})", sample.sample_id)
+    seed = EVALUATION_SEED + int(row[1]) if row else zlib.crc32(sample.sample_id.encode())
     return np.random.RandomState(seed)
 
 

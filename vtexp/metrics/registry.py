@@ -169,7 +169,7 @@ def _math_vista(prediction: str, sample: Sample) -> float:
     )
 
 
-def _point_count(off_by: int) -> Score:
+def _counting(off_by: int) -> Score:
     def right(prediction: str, sample: Sample) -> float:
         found = counting.counted(prediction)
         return float(found is not None and abs(found - int(sample.references[0])) <= off_by)
@@ -195,8 +195,8 @@ METRICS: dict[str, Metric] = {
         _each("exact_match_molmo", _all_references(text.exact_match_molmo)),
         _each("vqa_accuracy", _all_references(vqa.vqa_accuracy), _few_references),
         _each("vqa_accuracy_molmo", _all_references(vqa.vqa_accuracy_molmo)),
-        _each("a_okvqa_accuracy", _all_references(vqa.a_okvqa_accuracy)),
-        _each("a_okvqa_accuracy_molmo", _all_references(vqa.a_okvqa_accuracy_molmo)),
+        _each("a_okvqa_direct", _all_references(vqa.a_okvqa_direct)),
+        _each("a_okvqa_direct_molmo", _all_references(vqa.a_okvqa_direct_molmo)),
         _each("anls", _best_reference(text.anls), _empty_reference),
         _each("relaxed_correctness", _best_reference(text.relaxed_correctness)),
         _each("multiple_choice", _option(choice.select_option), _no_option),
@@ -204,8 +204,8 @@ METRICS: dict[str, Metric] = {
         _each("real_world_qa", _real_world_qa, _no_real_world_qa),
         _each("mmmu", _mmmu, _no_mmmu),
         _each("math_vista_no_network", _math_vista, _no_math_vista),
-        _each("point_count", _point_count(0), _no_count),
-        _each("point_count_close", _point_count(1), _no_count),
+        _each("counting", _counting(0), _no_count),
+        _each("counting_close", _counting(1), _no_count),
         Metric("cider", _build_cider, _no_reference, captions.HIGHEST),
     )
 }

@@ -96,12 +96,12 @@ def _matches(prediction: str, references: Sequence[str]) -> int:
     return Counter(map(normalise, references))[normalise(prediction)]
 
 
-def a_okvqa_accuracy(prediction: str, references: Sequence[str]) -> float:
+def a_okvqa_direct(prediction: str, references: Sequence[str]) -> float:
     """Official A-OKVQA direct-answer accuracy: min(matches / 3, 1), texts equal. In [0, 1]."""
     return min(list(references).count(prediction) / 3, 1.0)
 
 
-def a_okvqa_accuracy_molmo(prediction: str, references: Sequence[str]) -> float:
-    """As `a_okvqa_accuracy`, but in lower case and without surrounding white space. In [0, 1]."""
+def a_okvqa_direct_molmo(prediction: str, references: Sequence[str]) -> float:
+    """As `a_okvqa_direct`, but in lower case and without surrounding white space. In [0, 1]."""
     plain = [reference.lower().strip() for reference in references]
-    return a_okvqa_accuracy(prediction.lower().strip(), plain)
+    return a_okvqa_direct(prediction.lower().strip(), plain)

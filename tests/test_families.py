@@ -28,7 +28,7 @@ from transformers import (
 
 from vtexp import records
 from vtexp.config import Config, HardwareConfig
-from vtexp.data.base import Sample
+from vtexp.data.base import ImageFile, Sample
 from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFailedError
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.checkpoints import find_checkpoint
@@ -285,9 +285,13 @@ PROMPTS = {
 }
 
 
+def asking(question: str) -> Sample:
+    return Sample("0", "0", ImageFile(Path("none")), question, ("yes",), "yes/no")
+
+
 def test_prompt_is_that_of_the_published_template(folder: Path) -> None:
     tokenizer = find_checkpoint(str(folder)).tokenizer
-    prompt = tokenizer.prompt("is it {red}?", "vqa2")
+    prompt = tokenizer.prompt(asking("is it {red}?"), "vqa2")
     found = tuple(tokenizer.tokenizer.decode(ids, skip_special_tokens=False) for ids in prompt)
     assert found == PROMPTS[folder.name]
 
@@ -296,7 +300,7 @@ def test_molmo2_names_only_some_styles(tmp_path: Path) -> None:
     save_tokenizer("molmo2", tmp_path)
     tokenizer = PromptTokenizer.from_folder(tmp_path, FAMILIES["molmo2"].form)
     for style, text in (("science_qa", "user\nwhich?"), ("chart_qa", "user\nchart_qa: which?")):
-        assert text in tokenizer.tokenizer.decode(tokenizer.prompt("which?", style).after)
+        assert text in tokenizer.tokenizer.decode(tokenizer.prompt(asking("which?"), style).after)
 
 
 def test_special_tokens_written_in_a_question_stay_text(folder: Path) -> None:
@@ -304,7 +308,7 @@ def test_special_tokens_written_in_a_question_stay_text(folder: Path) -> None:
     special = {*tokenizer.special_ids, *tokenizer.image_ids, tokenizer.eos_id}
     form = tokenizer.form
     spoilt = "".join((*form.special_tokens, *form.image_tokens, "<|endoftext|>"))
-    plain, written = (tokenizer.prompt(text, "vqa2").after for text in ("red?", spoilt))
+    plain, written = (tokenizer.prompt(asking(text), "vqa2").after for text in ("red?", spoilt))
     assert [i for i in written if i in special] == [i for i in plain if i in special]
 
 

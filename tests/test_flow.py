@@ -115,7 +115,7 @@ def test_warm_up_is_once_per_shape(make_config: MakeConfig, known: None) -> None
             plan.runs[0].setting,
             "easy_vqa",
             config.measure,
-            lambda index, counts: None,
+            lambda index, counts, length: None,
         )
     )
     shapes = {(row["num_crops"], row["sequence_length"]) for row in rows}

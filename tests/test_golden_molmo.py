@@ -166,7 +166,7 @@ class StubTokenizer:
         self.image_ids = tuple(special[key] for key in ("im_start", "im_end", "im_patch", "im_col"))
         self.bos_id, self.eos_id, self.text_ids = config.bos_token_id, NEVER, text_ids
 
-    def prompt(self, question: str, style: str) -> Prompt:
+    def prompt(self, sample: Sample, style: str) -> Prompt:
         return Prompt([self.bos_id], self.text_ids)
 
 

@@ -38,6 +38,7 @@ from vtexp.knobs import CropSetting, KnobValue
 from vtexp.metrics import metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
 from vtexp.models.families import text_config
+from vtexp.wording import settle_style
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def make_plan(config: Config) -> Plan:
 
     Weights that are not on this machine are downloaded last, when all else is found right.
     """
-    metric(config.dataset.metric)
+    scoring = metric(config.dataset.metric)
     find = partial(
         find_checkpoint,
         config.model.path,
@@ -194,11 +195,14 @@ def make_plan(config: Config) -> Plan:
     checkpoint = find(weights=False)
     geometry = _geometry(config, checkpoint)
     settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
-    samples = load_samples(config.dataset)
+    style = config.dataset.style
+    samples = [settle_style(sample, style) for sample in load_samples(config.dataset)]
     if not samples:
         raise ConfigError(f"dataset={config.dataset.name}: no samples")
+    if checkpoint.folder is not None:  # of random weights no answer is scored
+        scoring.prepare(samples)
     sizes = _image_sizes(samples)
-    prompts = [checkpoint.tokenizer.prompt(s.question, config.dataset.style) for s in samples]
+    prompts = [checkpoint.tokenizer.prompt(sample, style) for sample in samples]
     text_lengths = [len(prompt.before) + len(prompt.after) for prompt in prompts]
     runs = [
         _plan_run(config, geometry, value, setting, sizes, text_lengths)

@@ -49,9 +49,11 @@ class StoredImage:
 class Sample:
     """One question about one image. Several questions can share an image (`image_id`).
 
-    `options` are the choices of a multiple-choice question, in the order in which they are shown.
-    `attributes` are what a data set knows of a question besides (such as its print size); they go
-    into the records of each answer.
+    `options` are the choices of a multiple-choice question, in the order in which they are shown;
+    `references` then hold what the model should say: the letter of the right one, or its text where
+    the style shows no letters. `style` is the prompt style of this question where it is not the
+    data set's. `attributes` are what a data set knows of a question besides (such as its print
+    size); they go into the records of each answer.
     """
 
     sample_id: str
@@ -62,6 +64,7 @@ class Sample:
     question_type: str
     options: tuple[str, ...] = ()
     attributes: Mapping[str, float | str] = field(default_factory=dict)
+    style: str | None = None
 
     def image_size(self) -> Size:
         """Size of the image, from its header only. Raises DataError if it cannot be read."""

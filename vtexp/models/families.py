@@ -12,6 +12,7 @@ from typing import Any
 
 from vtexp.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
 from vtexp.prompts import IMAGE_TOKENS, MOLMO_FORM, PromptForm
+from vtexp.wording import Wording
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,11 @@ class _Molmo2(Family):
         return start, end, patch, config.get("image_col_id", patch + 1), global_start
 
 
-#: Molmo2's published chat template, with the image before the question. It names the style of a
-#: task before its question, but not these (of those about single images).
-MOLMO2_FORM = PromptForm(
-    "{bos}{image}<|im_start|>user\n{style}: {question}<|im_end|>\n<|im_start|>assistant\n",
-    (*IMAGE_TOKENS, "<low_res_im_start>"),
-    frozenset(
+#: Molmo2's published chat template names the style of a task before its question, but not these
+#: (of those about single images). Options are asked about as at its evaluation; it answers
+#: `A. text`.
+MOLMO2_WORDING = Wording(
+    unnamed=frozenset(
         [
             "a_okvqa_mc",
             "ai2_diagram",
@@ -133,25 +133,40 @@ MOLMO2_FORM = PromptForm(
             "short_caption",
         ]
     ),
+    choice="{question}\nOnly return the correct answer option.\n{options}",
+    option="{name}. {text}",
 )
 
-#: Added to the question for models that were not trained on short answers by the name of a task:
-#: InternVL's own evaluation on VQA asks so.
-SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+#: Molmo2's published chat template, with the image before the question.
+MOLMO2_FORM = PromptForm(
+    "{bos}{image}<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n",
+    (*IMAGE_TOKENS, "<low_res_im_start>"),
+    MOLMO2_WORDING,
+)
+
+#: For models that were not trained on tasks by their name: as InternVL's own evaluation asks.
+PLAIN_WORDING = Wording(
+    names_styles=False,
+    choice="{question}\n{options}\n"
+    "Answer with the option's letter from the given choices directly.",
+    option="{name}. {text}",
+    short_answer="{question}\nAnswer the question using a single word or phrase.",
+    caption="Provide a one-sentence caption for the provided image.",
+)
 
 #: The chat template of InternVL3's -hf checkpoints.
 INTERNVL_FORM = PromptForm(
-    "<|im_start|>user\n<img>{image}</img>\n{question}" + SHORT_ANSWER + "<|im_end|>\n"
-    "<|im_start|>assistant\n",
+    "<|im_start|>user\n<img>{image}</img>\n{message}<|im_end|>\n<|im_start|>assistant\n",
     ("<IMG_CONTEXT>",),
+    PLAIN_WORDING,
 )
 
 #: Qwen2.5-VL's published chat template with its default system message.
 QWEN2_5_VL_FORM = PromptForm(
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-    "<|vision_start|>{image}<|vision_end|>{question}" + SHORT_ANSWER + "<|im_end|>\n"
-    "<|im_start|>assistant\n",
+    "<|vision_start|>{image}<|vision_end|>{message}<|im_end|>\n<|im_start|>assistant\n",
     ("<|image_pad|>",),
+    PLAIN_WORDING,
 )
 
 #: What the config.json of a dense Molmo v1, of MolmoE, and of transformers' own classes must say.

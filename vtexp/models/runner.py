@@ -136,7 +136,7 @@ class Runner(ABC):
     def prepare(self, sample: Sample, setting: CropSetting, style: str) -> PreparedSample:
         """Decode, crop and tokenise one sample on the host."""
         image = self.read_image(sample.pixels(), setting)
-        before, after = self.tokenizer.prompt(sample.question, style)
+        before, after = self.tokenizer.prompt(sample, style)
         parts = (torch.tensor(before).long(), image.image_tokens, torch.tensor(after).long())
         return PreparedSample(torch.cat(parts), image, len(before))
 

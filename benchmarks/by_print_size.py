@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vtexp import compare, records
-from vtexp.metrics import Z_95, clustered_mean
+from vtexp.statistics import Z_95, clustered_mean
 
 #: Borders of the groups of print, in px of the page.
 BORDERS_PX = (10, 12, 15, 18, 22, 27, 33)

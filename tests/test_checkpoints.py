@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from vtexp import records
+from vtexp import hub, records
 from vtexp.config import Config
 from vtexp.errors import CheckpointError
 from vtexp.models.checkpoints import find_checkpoint
@@ -63,6 +64,32 @@ def test_missing_repository_says_at_once_how_to_get_it(cache: Path, fetch: bool)
     assert time.monotonic() - began < 4
 
 
+def test_a_network_that_swallows_everything_is_given_up_soon(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "REACH_SECONDS", 0.3)
+
+    def swallow(*_: object) -> None:
+        time.sleep(2)
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", swallow)
+    began = time.monotonic()
+    with pytest.raises(CheckpointError, match="cannot be reached; with a network: hf download"):
+        find_checkpoint("someone/small", fetch=True)
+    assert time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize("proxy", ["{}:{}", "http://{}:{}"])
+def test_a_proxy_is_the_way_out(cache: Path, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.format(*server.getsockname()))
+        assert hub.unreachable() == ""
+    assert "127.0.0.1 cannot be reached" in hub.unreachable()
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:abc")
+    assert "127.0.0.1 cannot be reached" in hub.unreachable()
+
+
 def test_no_name_of_a_repository_is_one_line(cache: Path) -> None:
     with pytest.raises(CheckpointError, match="no such folder, and no name of a hub"):
         find_checkpoint("some--where/..", fetch=True)
@@ -92,7 +119,7 @@ def test_pickled_weights_are_refused(small_checkpoint: Path, tmp_path: Path) -> 
 def test_sizes_of_published_models_need_no_download(cache: Path, path: str) -> None:
     checkpoint = find_checkpoint(path, "a commit", random=True)
     assert checkpoint.folder is None
-    first = checkpoint.config["embedding_size"]
+    first = checkpoint.config["vocab_size"]
     assert checkpoint.tokenizer.image_ids == (first, first + 1, first + 2, first + 3)
 
 

@@ -28,8 +28,8 @@ from transformers import (
 
 from vtexp import records
 from vtexp.config import Config, HardwareConfig
-from vtexp.data.base import Sample
-from vtexp.errors import CheckpointError, CountMismatchError, RunFailedError
+from vtexp.data.base import ImageFile, Sample
+from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFailedError
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.families import FAMILIES
@@ -285,9 +285,13 @@ PROMPTS = {
 }
 
 
+def asking(question: str) -> Sample:
+    return Sample("0", "0", ImageFile(Path("none")), question, ("yes",), "yes/no")
+
+
 def test_prompt_is_that_of_the_published_template(folder: Path) -> None:
     tokenizer = find_checkpoint(str(folder)).tokenizer
-    prompt = tokenizer.prompt("is it {red}?", "vqa2")
+    prompt = tokenizer.prompt(asking("is it {red}?"), "vqa2")
     found = tuple(tokenizer.tokenizer.decode(ids, skip_special_tokens=False) for ids in prompt)
     assert found == PROMPTS[folder.name]
 
@@ -296,7 +300,7 @@ def test_molmo2_names_only_some_styles(tmp_path: Path) -> None:
     save_tokenizer("molmo2", tmp_path)
     tokenizer = PromptTokenizer.from_folder(tmp_path, FAMILIES["molmo2"].form)
     for style, text in (("science_qa", "user\nwhich?"), ("chart_qa", "user\nchart_qa: which?")):
-        assert text in tokenizer.tokenizer.decode(tokenizer.prompt("which?", style).after)
+        assert text in tokenizer.tokenizer.decode(tokenizer.prompt(asking("which?"), style).after)
 
 
 def test_special_tokens_written_in_a_question_stay_text(folder: Path) -> None:
@@ -304,7 +308,7 @@ def test_special_tokens_written_in_a_question_stay_text(folder: Path) -> None:
     special = {*tokenizer.special_ids, *tokenizer.image_ids, tokenizer.eos_id}
     form = tokenizer.form
     spoilt = "".join((*form.special_tokens, *form.image_tokens, "<|endoftext|>"))
-    plain, written = (tokenizer.prompt(text, "vqa2").after for text in ("red?", spoilt))
+    plain, written = (tokenizer.prompt(asking(text), "vqa2").after for text in ("red?", spoilt))
     assert [i for i in written if i in special] == [i for i in plain if i in special]
 
 
@@ -315,6 +319,13 @@ def test_stages_compute_what_one_pass_computes(runner: Runner, samples: list[Sam
         staged = runner.prefill(inputs, runner.encode(inputs))
         whole = runner.model(**inputs).logits[:, -1:]
         torch.testing.assert_close(staged, whole, atol=1e-5, rtol=0)
+
+
+def test_compiling_is_refused_where_it_was_not_tried(folder: Path) -> None:
+    checkpoint = find_checkpoint(str(folder))
+    family = checkpoint.family
+    with pytest.raises(ConfigError, match=f"hardware.compile=true: not for {family.name}"):
+        runner_class(family).load(checkpoint, family.geometry, HardwareConfig(compile=True))
 
 
 def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
@@ -346,6 +357,22 @@ def test_other_shapes_are_refused_before_loading(
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=says):
         find_checkpoint(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"downsample_ratio": 0.25}, "downsample_ratio is 0.25; only 0.5 is supported"),
+        ({"vision_feature_select_strategy": "full"}, "is full; only default is supported"),
+        ({"text_config": "x"}, "text_config is no object"),
+    ],
+)
+def test_other_internvls_are_refused(change: dict[str, Any], says: str) -> None:
+    family = FAMILIES["internvl"]
+    sizes = dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads"), 8)
+    config = {"text_config": sizes | {"vocab_size": 99}, "image_token_id": 7}
+    assert family.problem(config) == ""
+    assert says in family.problem(config | change)
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_warm_up_is_once_per_shape(make_config: MakeConfig, known: None) -> None
             plan.runs[0].setting,
             "easy_vqa",
             config.measure,
-            lambda index, counts: None,
+            lambda index, counts, length: None,
         )
     )
     shapes = {(row["num_crops"], row["sequence_length"]) for row in rows}
@@ -228,6 +228,13 @@ def test_dtype_is_that_of_the_weights(make_config: MakeConfig) -> None:
     plan = make_plan(make_config("hardware.dtype=bfloat16"))
     runner = sweep.load_runner(plan)
     assert {p.dtype for p in runner.model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("change", ["hardware.compile=true", "hardware.dtype=bfloat16"])
+def test_a_model_made_otherwise_is_another_model(make_config: MakeConfig, change: str) -> None:
+    first = sweep.load_runner(make_plan(make_config()))
+    assert sweep.load_runner(make_plan(make_config())) is first
+    assert sweep.load_runner(make_plan(make_config(change))) is not first
 
 
 def test_damaged_result_is_one_line(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from pathlib import Path
@@ -96,6 +97,23 @@ def test_image_features(reference: Reference) -> None:
     assert checked
 
 
+@torch.no_grad()
+def test_bfloat16_is_near(reference: Reference) -> None:
+    """As on a GPU: rounding alone, which is far from what a wrong layout does (logits: std 1.5)."""
+    model = copy.deepcopy(reference.model).to(torch.bfloat16)
+    case = reference.index["cases"][0]
+    inputs = reference.inputs(case)
+    for key in ("images", "image_masks"):
+        inputs[key] = inputs[key].to(torch.bfloat16)
+    logits = model(**inputs).logits
+    assert logits.dtype == torch.bfloat16
+    key = f"{case['name']}/row0"
+    expected = reference.arrays[f"{key}/logits"]
+    found = logits[0, reference.arrays[f"{key}/positions"]].float().numpy()
+    assert np.abs(found - expected).mean() < 0.02
+    assert np.abs(found - expected).max() < 0.25
+
+
 def test_generated_ids(reference: Reference) -> None:
     for case in reference.index["cases"]:
         generated = reference.model.generate(
@@ -148,7 +166,7 @@ class StubTokenizer:
         self.image_ids = tuple(special[key] for key in ("im_start", "im_end", "im_patch", "im_col"))
         self.bos_id, self.eos_id, self.text_ids = config.bos_token_id, NEVER, text_ids
 
-    def prompt(self, question: str, style: str) -> Prompt:
+    def prompt(self, sample: Sample, style: str) -> Prompt:
         return Prompt([self.bos_id], self.text_ids)
 
 

@@ -20,6 +20,7 @@ from vtexp.models.families import FAMILIES
 from vtexp.models.molmo2 import Molmo2Runner
 from vtexp.models.runner import PreparedSample
 from vtexp.prompts import PromptForm, PromptTokenizer
+from vtexp.wording import Wording
 
 pytestmark = pytest.mark.golden
 
@@ -37,7 +38,8 @@ class Reference:
             path = images / f"{case['image']}.png"
             path.write_bytes(pngs[f"png/{case['image']}"].tobytes())
         family = FAMILIES["molmo2"]
-        form = PromptForm("{bos}{image} {question}", family.form.image_tokens)
+        unnamed = Wording(names_styles=False)
+        form = PromptForm("{bos}{image} {message}", family.form.image_tokens, unnamed)
         config = read_model_config(folder / "config.json")
         tokenizer = PromptTokenizer.from_folder(folder, form)
         checkpoint = Checkpoint("tiny", family, config, tokenizer, folder, "unused")

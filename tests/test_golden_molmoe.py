@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,16 @@ import torch
 from PIL import Image
 
 from vtexp.data.base import to_rgb
+from vtexp.errors import CheckpointError
 from vtexp.geometry import MOLMO
 from vtexp.knobs import CropSetting
+from vtexp.models.checkpoints import ASSETS, Checkpoint
+from vtexp.models.families import FAMILIES
+from vtexp.models.loading import load_model
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.preprocess import ImageTokenIds, preprocess_image
+from vtexp.prompts import PromptTokenizer
 
 pytestmark = pytest.mark.golden
 
@@ -68,6 +75,25 @@ def test_from_picture_to_answer(folder: Path, model: MolmoEForCausalLM, number: 
     np.testing.assert_allclose(logits[-13:], expected["logits_text"], atol=2e-4, rtol=0)
     generated = model.generate(**inputs, max_new_tokens=6, eos_token_id=10**6)
     np.testing.assert_array_equal(generated[0], expected["generated"])
+
+
+@pytest.mark.parametrize("change", ["shape", "gone"])
+def test_an_expert_that_does_not_fit_is_named(folder: Path, tmp_path: Path, change: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "other"
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if "experts.1.gate_proj" in name)
+    expert = weights.pop(name)
+    if change == "shape":
+        weights[name] = expert[:-1].contiguous()
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    stand_in = PromptTokenizer.from_folder(ASSETS / "molmo_tiny")
+    config = json.loads((copy / "config.json").read_text())
+    checkpoint = Checkpoint("other", FAMILIES["molmo"], config, stand_in, copy, "")
+    with pytest.raises(CheckpointError, match=r"what makes up model\.transformer\S*gate_up_proj"):
+        load_model(checkpoint, MolmoEForCausalLM, "cpu", "float32")
 
 
 def test_saved_checkpoint_has_the_published_names(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vtexp.config import Config
-from vtexp.errors import CheckpointError, ConfigError, DataError
+from vtexp.errors import CheckpointError, ConfigError, DataError, VtexpError
 from vtexp.geometry import token_layout
 from vtexp.planning import make_plan, same_inputs
 from vtexp.prompts import build_prompt
@@ -125,6 +125,11 @@ def rewrite_config(checkpoint: Path, folder: Path, **changes: object) -> Path:
         ({"hidden_size": "abc"}, "hidden_size is no whole number"),
         ({"moe_num_experts": 64}, "d_model is no whole number"),
         ({"clip_qkv": 8.0}, "clip_qkv and norms"),
+        ({"vision_backbone": {"image_default_input_size": [448, 448]}}, r"only 336 is supported"),
+        ({"vision_backbone": {"image_patch_size": 16}}, "image_patch_size is 16; only 14"),
+        ({"vision_backbone": "x"}, "vision_backbone is no object"),
+        ({"connector": {"image_pooling_h": 3}}, "image_pooling_h is 3; only 2"),
+        ({"connector": {"vit_layers": [-40]}}, r"vit_layers is \[-40\], of 3 layers"),
     ],
 )
 def test_other_models_are_refused_before_loading(
@@ -137,6 +142,23 @@ def test_other_models_are_refused_before_loading(
     folder = rewrite_config(small_checkpoint, tmp_path / "other", **changes)
     with pytest.raises(CheckpointError, match=says):
         make_plan(make_config(f"model.path={folder}"))
+
+
+def test_weights_are_asked_for_when_all_else_is_right(
+    make_config: MakeConfig, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "no_weights"
+    shutil.copytree(small_checkpoint, folder)
+    (folder / "model.safetensors").unlink()
+    here = f"model.path={folder}"
+    with pytest.raises(VtexpError, match="0x5"):
+        make_plan(make_config(here, "knob.sizes=[0x5]"))
+    with pytest.raises(ConfigError, match=r"dataset\.split=validation"):
+        make_plan(make_config(here, "dataset.split=validation"))
+    with pytest.raises(ConfigError, match="max_crops=60"):
+        make_plan(make_config(here, "knob=max_crops", "knob.max_crops=[60]")).require_feasible()
+    with pytest.raises(CheckpointError, match=r"no \*\.safetensors"):
+        make_plan(make_config(here))
 
 
 def test_claims_about_the_model_are_checked(make_config: MakeConfig) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import dispatch_model
 from PIL import Image
 
 from vtexp.config import HardwareConfig
 from vtexp.data.base import ImageFile, Sample
-from vtexp.errors import CountMismatchError, DataError
+from vtexp.errors import CountMismatchError, DataError, VtexpError
 from vtexp.geometry import MOLMO, Size, Tiling, image_tiling, theoretical_tokens
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.checkpoints import find_checkpoint
+from vtexp.models.molmo import vision
 from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.probe import Probe
 
@@ -96,6 +100,79 @@ def test_timed_prefill_gives_the_first_token_of_the_answer(
     answer = runner.answer([runner.prepare(samples[1], setting, "easy_vqa")], 1)
     assert len(logits) == 1
     assert int(logits[0][0, -1].argmax()) == answer[0][0]
+
+
+@pytest.mark.slow
+def test_compiled_blocks_compute_the_same_and_are_shared(
+    runner: MolmoRunner, small_checkpoint: Path, samples: list[Sample]
+) -> None:
+    """Through the product's path: same answers and counts, and no code of its own per layer."""
+    torch._dynamo.reset()
+    compiled = MolmoRunner.load(
+        find_checkpoint(str(small_checkpoint)), MOLMO, HardwareConfig(compile=True)
+    )
+    setting = KnobValue("max_crops", "4").crop_setting(MOLMO)
+    with runner.probe() as eager_probe:
+        expected = measured(eager_probe, runner, samples, setting)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True), compiled.probe() as probe:
+        assert measured(probe, compiled, samples, setting) == expected
+        for sample in samples:
+            compiled.timed_prefill(sample, setting, "easy_vqa")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+def test_a_model_in_parts_computes_the_same(
+    runner: MolmoRunner, small_checkpoint: Path, samples: list[Sample]
+) -> None:
+    """accelerate's hooks around each part, as with `hardware.sharded`; all parts on the CPU."""
+    spread = MolmoRunner.load(find_checkpoint(str(small_checkpoint)), MOLMO, HardwareConfig())
+    parts = [
+        *(f"model.transformer.{name}" for name in ("wte", "blocks", "ln_f", "ff_out")),
+        "model.vision_backbone",
+        "model.image_insertion",
+    ]
+    dispatch_model(spread.model, dict.fromkeys(parts, "cpu"), main_device="cpu", force_hooks=True)
+    setting = KnobValue("max_crops", "4").crop_setting(MOLMO)
+    with runner.probe() as probe:
+        expected = measured(probe, runner, samples, setting)
+    with spread.probe() as probe:
+        assert measured(probe, spread, samples, setting) == expected
+        spread.timed_prefill(samples[0], setting, "easy_vqa")
+        assert probe.take() == expected[1][:1]
+
+
+def test_published_generation_settings_are_not_used(
+    runner: MolmoRunner, small_checkpoint: Path, tmp_path: Path, samples: list[Sample]
+) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(small_checkpoint, folder)
+    setting = CropSetting(2)
+    prepared = [runner.prepare(sample, setting, "easy_vqa") for sample in samples]
+    answers = runner.answer(prepared, 3)
+    unwanted = {"suppress_tokens": [answers[0][0]], "repetition_penalty": 9.0, "num_beams": 3}
+    (folder / "generation_config.json").write_text(json.dumps(unwanted))
+    other = MolmoRunner.load(find_checkpoint(str(folder)), MOLMO, HardwareConfig())
+    assert other.answer(prepared, 3) == answers
+
+
+def test_numbers_that_are_none_are_not_measured(
+    small_checkpoint: Path, samples: list[Sample]
+) -> None:
+    broken = MolmoRunner.load(find_checkpoint(str(small_checkpoint)), MOLMO, HardwareConfig())
+    broken.model.model.transformer.ln_f.weight.fill_(torch.inf)
+    with pytest.raises(VtexpError, match=r"not finite as torch\.float32"):
+        broken.timed_prefill(samples[0], CropSetting(1), "easy_vqa")
+
+
+def test_pooling_in_parts_is_pooling(
+    runner: MolmoRunner, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for more crops than CUDA's kernels take at once."""
+    image = runner.prepare(samples[3], CropSetting(4), "easy_vqa").image
+    whole = runner.model.encode_images(image.patches, image.padding_mask)
+    monkeypatch.setattr(vision, "MOST_POOLED", 100)
+    parts = runner.model.encode_images(image.patches, image.padding_mask)
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
 
 
 def test_damaged_image_names_its_file(runner: MolmoRunner, tmp_path: Path) -> None:

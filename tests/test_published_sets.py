@@ -17,6 +17,7 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
+from vtexp import wording
 from vtexp.config import Config, DatasetConfig
 from vtexp.data.base import LoadedSamples, Sample
 from vtexp.data.images import ImageFile
@@ -162,7 +163,7 @@ PUBLISHED: dict[str, tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]] = {
         {"data/test-00000-of-00001.parquet": [
             {"question": "What eats?", "options": ["owl", "{}", "fox", "owl"], "answer": "2",
              "image": stored()}]},
-        {"options": ("owl", "fox"), "references": ("B",), "style": None},
+        {"options": ("owl", "fox"), "references": ("B",), "question_type": "no letters"},
     ),
     "science_qa_img": (
         {"data/validation-00000-of-00001-6c7328ff6c84284c.parquet": [
@@ -465,23 +466,18 @@ GOLDEN = {
 }
 
 
-def prompt_of(sample: Sample, style: str) -> str:
-    """What Molmo's formatter makes of a question, its options and its style."""
-    text = sample.question
-    if sample.options:
-        lettered = style != "ai2_diagram_no_letter"
-        names = [f"{letter}: " for letter in "ABCDEFG"] if lettered else [""] * 26
-        lines = [f"{name}{option}" for name, option in zip(names, sample.options, strict=False)]
-        text += "\n" + "\n".join(lines) + "\n"
-    prefix = "" if style == "point_count" else f"{style}:"  # pointing tasks have none mostly
-    return f" User: {' '.join(part for part in (prefix, text) if part)} Assistant:"
-
-
 @pytest.mark.golden
 @pytest.mark.parametrize("task", GOLDEN)
 def test_golden_prompts_follow_from_samples(
-    make_config: MakeConfig, golden_dir: Path, task: str
+    make_config: MakeConfig, golden_dir: Path, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """From the rows that they were made of, over the columns and transforms of the YAML file."""
+    monkeypatch.setattr(wording, "EVALUATION_SEED", 0)
+
+    def prompt(sample: Sample) -> str:
+        settled = wording.settle_style(sample, dataset.style)
+        return f" User: {wording.MOLMO_WORDING.message(settled, dataset.style)} Assistant:"
+
     name, columns = GOLDEN[task]
     dataset = make_config(f"dataset={name}").dataset
     dataset = replace(dataset, columns=replace(dataset.columns, **columns))
@@ -493,10 +489,9 @@ def test_golden_prompts_follow_from_samples(
             assert asked.unusable  # there is nothing to measure without an image
             asked.unusable = None
         sample = _sample(dataset, "s", "i", ImageFile(Path("none")), asked)
-        prompt = prompt_of(sample, sample.style or dataset.style)
         if "prompt" in example:
-            assert prompt == example["prompt"]
-        else:
-            assert prompt in example["prompt_by_numpy_randomstate_seed"].values()
+            assert prompt(sample) == example["prompt"]
+        for seed, expected in example.get("prompt_by_numpy_randomstate_seed", {}).items():
+            assert prompt(replace(sample, sample_id=f"test-{seed}")) == expected
     if settings and task != "pixmo_count_counting":  # its 12 tokens would cut the points off
         assert dataset.max_new_tokens == settings["max_new_tokens"]

@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from vtexp import tracking
+from vtexp import records, tracking
 from vtexp.config import Config, WandbMode
 from vtexp.sweep import run_job
 
@@ -21,6 +22,14 @@ MakeConfig = Callable[..., Config]
 def test_no_tracking_writes_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
     run_job(make_config("knob.sizes=[336x336]", "tracking=none"), alone=True)
     assert not list(tmp_path.rglob("*wandb*"))
+
+
+def test_samples_need_not_have_the_same_attributes(tmp_path: Path) -> None:
+    rows = [{"id": "a", "options": ["x", "y"]}, {"id": "b", "options": [], "precision": 2}]
+    records.write_jsonl(tmp_path / records.SAMPLES, rows)
+    wandb = SimpleNamespace(Table=lambda columns, data: [columns, *data])
+    table = [["id", "options", "precision"], ["a", "x; y", None], ["b", "", 2]]
+    assert tracking._table(wandb, tmp_path) == table
 
 
 def find(tree: object, key: str) -> list[object]:

@@ -205,6 +205,7 @@ class HardwareConfig:
     device: Device = Device.cpu
     dtype: Dtype = Dtype.float32
     sharded: bool = False
+    compile: bool = False
     batch_size: int = 16
     auto_adjust_batch_size: bool = True
 
@@ -404,6 +405,8 @@ def _check(config: Config) -> None:
     if config.hardware.sharded:
         if config.hardware.device != Device.cuda:
             raise ConfigError("hardware.sharded=true: only over GPUs; take hardware.device=cuda")
+        if config.hardware.compile:
+            raise ConfigError("hardware.sharded=true: not together with hardware.compile=true")
         if config.model.weights == Weights.random:
             raise ConfigError("hardware.sharded=true: random weights are built on one GPU only")
     chosen = next(name for name, (schema, _) in KNOB_SCHEMAS.items() if type(config.knob) is schema)

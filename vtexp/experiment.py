@@ -13,11 +13,12 @@ from vtexp.batching import BatchSize
 from vtexp.data.base import Sample
 from vtexp.errors import CountMismatchError
 from vtexp.geometry import Tiling, theoretical_tokens, token_layout
-from vtexp.metrics import clustered_mean, metric
+from vtexp.metrics import metric
 from vtexp.models.runner import PreparedSample, Runner
 from vtexp.planning import Plan, PlannedRun, tiling_summary
 from vtexp.probe import Counts
 from vtexp.progress import progress
+from vtexp.statistics import clustered_mean
 
 
 def execute(plan: Plan, run: PlannedRun, runner: Runner) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def _time(
     def check(index: int, counts: Counts, length: int) -> None:
         sample = plan.samples[index]
         counted = check_counts(run, sample, run.tilings[index], counts)
-        row = _about(sample) | {"prediction": None, "score": None} | counted
+        row = _about(plan, sample) | {"prediction": None, "score": None} | counted
         timed_samples.append(row | {"sequence_length": length, "answer_tokens": 0})
 
     timed = measuring.time_prefills(runner, plan.samples, run.setting, style, measure, check)
@@ -88,9 +89,11 @@ def _answer(
 ) -> list[dict[str, Any]]:
     """Answer every sample; rows in the order of the samples."""
     dataset = plan.config.dataset
-    score = metric(dataset.metric)
-    # Like with like: a batch of equal tilings has no padding crops. Stable, so deterministic.
-    order = sorted(range(len(plan.samples)), key=lambda i: run.tilings[i].num_crops)
+    score = metric(dataset.metric).prepare(plan.samples)
+    # Like with like: batches of equal tilings have no padding crops, of equal lengths no padding
+    # at all. Stable, so deterministic.
+    alike = [(t.num_crops, n) for t, n in zip(run.tilings, run.prompt_lengths, strict=True)]
+    order = sorted(range(len(plan.samples)), key=alike.__getitem__)
     rows: dict[int, dict[str, Any]] = {}
 
     with (
@@ -110,9 +113,9 @@ def _answer(
                 sample = plan.samples[i]
                 prediction = runner.tokenizer.decode(ids)
                 rows[i] = {
-                    **_about(sample),
+                    **_about(plan, sample),
                     "prediction": prediction,
-                    "score": score(prediction, sample.references),
+                    "score": score(prediction, sample),
                     **check_counts(run, sample, run.tilings[i], counted),
                     "sequence_length": len(inputs.input_ids),
                     "answer_tokens": len(ids),
@@ -121,13 +124,17 @@ def _answer(
     return [rows[i] for i in range(len(rows))]
 
 
-def _about(sample: Sample) -> dict[str, Any]:
+def _about(plan: Plan, sample: Sample) -> dict[str, Any]:
+    wording = plan.checkpoint.tokenizer.form.wording
     return {
         "sample_id": sample.sample_id,
         "image_id": sample.image_id,
         "question_type": sample.question_type,
         **sample.attributes,
         "question": sample.question,
+        "options": list(sample.options),
+        "style": sample.style,
+        "message": wording.message(sample, plan.config.dataset.style),
         "references": list(sample.references),
     }
 
@@ -205,7 +212,7 @@ def summarise(
         **means,
         **tilings,
         "actual_overridden": overridden,
-        **_accuracy(sample_rows),
+        **_accuracy(sample_rows, metric(plan.config.dataset.metric).highest),
         "sequence_length": fmean(row["sequence_length"] for row in sample_rows),
         "prefill_vision_tokens": fmean(row["vision_tokens"] for row in latency_rows),
         "latency": measuring.summarise(latency_rows),
@@ -222,17 +229,17 @@ def _tilings(found: Sequence[str | None]) -> str | None:
     return tiling_summary(shown) if shown else None
 
 
-def _accuracy(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _accuracy(rows: Sequence[dict[str, Any]], highest: float) -> dict[str, Any]:
     """Mean score with error and interval clustered by image, and the mean per question type.
 
-    All None where nothing was answered.
+    Scores are from 0 to `highest`. All None where nothing was answered.
     """
     if rows[0]["score"] is None:
         images = len({row["image_id"] for row in rows})
         names = ("accuracy", "accuracy_standard_error", "accuracy_low", "accuracy_high")
         nothing = dict.fromkeys(names) | {"accuracy_by_question_type": {}}
         return nothing | {"num_samples": len(rows), "num_images": images}
-    overall = clustered_mean([r["score"] for r in rows], [r["image_id"] for r in rows])
+    overall = clustered_mean([r["score"] for r in rows], [r["image_id"] for r in rows], highest)
     low, high = overall.interval or (None, None)
     by_type: dict[str, list[float]] = defaultdict(list)
     for row in rows:

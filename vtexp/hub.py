@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlparse
 
 from vtexp.errors import VtexpError
+
+#: Seconds within which the hub, or the way to it, must take a connection.
+REACH_SECONDS = 3.0
 
 
 class HubError(VtexpError):
@@ -75,10 +80,18 @@ def unreachable() -> str:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
-    address = urlparse(proxy or constants.ENDPOINT)
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname or "", port), timeout=3).close()
-    except OSError:
-        return f"{address.hostname} cannot be reached"
-    return ""
+    url = proxy or constants.ENDPOINT
+    address = urlparse(url if "://" in url else f"http://{url}")
+    reached = threading.Event()
+
+    def knock() -> None:
+        with suppress(OSError, ValueError):  # a port that is no number
+            port = address.port or (443 if address.scheme == "https" else 80)
+            socket.create_connection((address.hostname or "", port)).close()
+            reached.set()
+
+    # Neither the look-up of a name nor a host with several addresses keeps to one limit of time.
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(REACH_SECONDS)
+    return "" if reached.is_set() else f"{address.hostname or url} cannot be reached"

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -35,10 +36,11 @@ from vtexp.geometry import (
     token_layout,
 )
 from vtexp.knobs import CropSetting, KnobValue
-from vtexp.metrics import metric
+from vtexp.metrics import Metric, metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
 from vtexp.models.families import text_config
 from vtexp.progress import progress
+from vtexp.wording import settle_style
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ class PlannedRun:
     setting: CropSetting
     geometry: Geometry
     tilings: tuple[Tiling, ...]  # of each sample, in order
-    longest_prompt: int  # tokens of the longest prompt, BOS and image included
+    prompt_lengths: tuple[int, ...]  # tokens of each prompt, BOS and image included
     verdict: Verdict
     warnings: tuple[str, ...]
-    run_id: str
-    folder: Path
+    run_id: str = ""  # of a run that is refused, none
+    folder: Path = Path()
     failed: tuple[FailedSample, ...] = ()  # drawn, but impossible to ask
 
     def resolved_config(self, config: Config) -> str:
@@ -103,6 +105,11 @@ class PlannedRun:
         if self.value.name == "vision_tokens":
             return int(self.value.value)
         return theoretical_tokens(self.num_crops, self.geometry)
+
+    @cached_property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(self.prompt_lengths)
 
     @cached_property
     def theoretical_num_crops(self) -> float:
@@ -179,38 +186,33 @@ def sweep_folder(config: Config) -> Path:
 
 
 def make_plan(config: Config) -> Plan:
-    """Work out all runs of a config. Raises ConfigError, DataError or CheckpointError."""
-    metric(config.dataset.metric)
-    checkpoint = find_checkpoint(
+    """Work out all runs of a config. Raises ConfigError, DataError or CheckpointError.
+
+    Weights that are not on this machine are downloaded last, when all else is found right.
+    """
+    scoring = metric(config.dataset.metric)
+    find = partial(
+        find_checkpoint,
         config.model.path,
         config.model.revision,
         random=config.model.weights == Weights.random,
         fetch=not config.plan,
     )
+    checkpoint = find(weights=False)
     geometry = _geometry(config, checkpoint)
     settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
-    drawn = load_samples(config.dataset, fetch=not config.plan)
-    if not drawn.samples and not drawn.failed:
-        raise ConfigError(f"dataset={config.dataset.name}: no samples")
-
-    def too_flat(size: Size) -> bool:
-        return any(_is_too_flat(size, setting, geometry) for _, setting in settings)
-
-    samples, sizes, unreadable = _readable(drawn.samples, too_flat)
-    failed = (*drawn.failed, *unreadable)
-    require_few_failed(failed, config.dataset.max_failed, len(samples), config.dataset.name)
+    scored = checkpoint.folder is not None  # of random weights no answer is
+    samples, sizes, failed = _draw(config, scoring if scored else None, geometry, settings)
     style = config.dataset.style
-    prompts = [checkpoint.tokenizer.prompt(s.question, s.style or style) for s in samples]
+    prompts = [checkpoint.tokenizer.prompt(sample, style) for sample in samples]
     text_lengths = [len(prompt.before) + len(prompt.after) for prompt in prompts]
     runs = [
-        replace(
-            _plan_run(
-                config, geometry, value, setting, sizes, text_lengths, checkpoint.fingerprint
-            ),
-            failed=failed,
-        )
+        replace(_plan_run(config, geometry, value, setting, sizes, text_lengths), failed=failed)
         for value, setting in settings
     ]
+    if all(run.verdict.level != "refused" for run in runs):
+        checkpoint = find()
+        runs = [_identified(config, run, checkpoint.fingerprint) for run in runs]
     return Plan(
         config=config,
         samples=tuple(samples),
@@ -226,12 +228,60 @@ def _geometry(config: Config, checkpoint: Checkpoint) -> Geometry:
     """The checkpoint's geometry at the config's context. Raises ConfigError if it is too long."""
     geometry = checkpoint.family.geometry_of(checkpoint.config)
     length, model = config.model.max_sequence_length, text_config(checkpoint.config)
-    context = model.get("max_position_embeddings", geometry.max_sequence_length)
+    # MolmoE's says two: the longest that positions are made for, and the longest it was made for.
+    context = min(
+        model.get("max_position_embeddings", geometry.max_sequence_length),
+        model.get("max_sequence_length", sys.maxsize),
+    )
     if length > context:
         raise ConfigError(
             f"model.max_sequence_length={length}: the checkpoint's config.json says {context}"
         )
     return replace(geometry, max_sequence_length=length)
+
+
+def _draw(
+    config: Config,
+    scoring: Metric | None,
+    geometry: Geometry,
+    settings: Sequence[tuple[KnobValue, CropSetting]],
+) -> tuple[list[Sample], list[Size], tuple[FailedSample, ...]]:
+    """The samples that can be asked, the sizes of their images, and the samples that cannot.
+
+    Raises DataError where more cannot than the config allows.
+    """
+    dataset = config.dataset
+    drawn = load_samples(dataset, fetch=not config.plan)
+    if not drawn.samples and not drawn.failed:
+        raise ConfigError(f"dataset={dataset.name}: no samples")
+    samples = [settle_style(sample, dataset.style) for sample in drawn.samples]
+    unscored: list[FailedSample] = []
+    if scoring is not None:
+        samples, unscored = _scorable(samples, scoring)
+
+    def too_flat(size: Size) -> bool:
+        return any(_is_too_flat(size, setting, geometry) for _, setting in settings)
+
+    samples, sizes, unreadable = _readable(samples, too_flat)
+    failed = (*drawn.failed, *unscored, *unreadable)
+    require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
+    if scoring is not None:
+        scoring.prepare(samples)
+    return samples, sizes, failed
+
+
+def _scorable(
+    samples: Sequence[Sample], scoring: Metric
+) -> tuple[list[Sample], list[FailedSample]]:
+    """Samples that have what the metric needs, and the others."""
+    kept, failed = [], []
+    for sample in samples:
+        if lack := scoring.lacks(sample):
+            reason = f"dataset.metric={scoring.name}: it {lack}"
+            failed.append(FailedSample(sample.sample_id, reason))
+        else:
+            kept.append(sample)
+    return kept, failed
 
 
 #: From so many samples on, reading the headers of their images shows its progress.
@@ -281,7 +331,6 @@ def _plan_run(
     setting: CropSetting,
     sizes: list[Size],
     text_lengths: list[int],
-    weights: str,
 ) -> PlannedRun:
     per_size = {size: setting.tiling(size, geometry) for size in set(sizes)}
     tilings = tuple(per_size[size] for size in sizes)
@@ -289,27 +338,32 @@ def _plan_run(
     image_tokens = {
         t: token_layout(t, geometry, force_full_tokens=full).sequence_length for t in set(tilings)
     }
-    longest = max(
+    lengths = tuple(
         image_tokens[tiling] + text for tiling, text in zip(tilings, text_lengths, strict=True)
     )
+    longest = max(lengths)
     verdict = crop_limit(setting.max_crops, geometry)
     needed = longest + config.dataset.max_new_tokens
     if verdict.level != "refused" and needed > geometry.max_sequence_length:
         answer, context = config.dataset.max_new_tokens, geometry.max_sequence_length
         reason = f"the longest prompt and its answer need {longest} + {answer} tokens"
         verdict = Verdict("refused", f"{reason} of a context of {context}; take fewer crops")
-    run_id = config.run_id(value, weights)
     return PlannedRun(
         value=value,
         setting=setting,
         geometry=geometry,
         tilings=tilings,
-        longest_prompt=longest,
+        prompt_lengths=lengths,
         verdict=verdict,
         warnings=tuple(_warnings(value, setting, geometry, sizes)),
-        run_id=run_id,
-        folder=sweep_folder(config) / _folder_name(config, value, run_id),
     )
+
+
+def _identified(config: Config, run: PlannedRun, weights: str) -> PlannedRun:
+    """The run with its id and folder, from the fingerprint of the weights."""
+    run_id = config.run_id(run.value, weights)
+    folder = sweep_folder(config) / _folder_name(config, run.value, run_id)
+    return replace(run, run_id=run_id, folder=folder)
 
 
 def _warnings(

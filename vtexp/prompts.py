@@ -16,7 +16,9 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
+from vtexp.data.base import Sample
 from vtexp.errors import CheckpointError
+from vtexp.wording import MOLMO_WORDING, Wording, with_style
 
 IMAGE_TOKENS = ("<im_start>", "<im_end>", "<im_patch>", "<im_col>")
 #: What stands for one id in a template: a special token, or {bos}.
@@ -24,22 +26,25 @@ _SINGLE = re.compile(r"(<[^<>\s]+>|\{bos\})")
 
 
 def build_prompt(question: str, style: str) -> str:
-    """The text after the image tokens, as at Molmo's evaluation: ` User: style: Q Assistant:`."""
-    return f" User: {style}: {question} Assistant:"
+    """The text after the image tokens, as at Molmo's evaluation: ` User: style: Q Assistant:`.
+
+    An empty style or question is left out: ` User: coco_captioning: Assistant:`.
+    """
+    return f" User: {with_style(question, style)} Assistant:"
 
 
 @dataclass(frozen=True)
 class PromptForm:
     """How a family writes its prompts.
 
-    `template`: text with {image}, {question}, and where wanted {style} and {bos}; anything in <>
-    is a special token. `image_tokens`: names of the tokens that an image becomes, which the
-    tokenizer must have. `plain_styles`: styles whose name the prompt leaves out.
+    `template`: text with {image}, {message}, and where wanted {bos}; anything in <> is a special
+    token. `image_tokens`: names of the tokens that an image becomes, which the tokenizer must have.
+    `wording`: how the message is made of a sample.
     """
 
     template: str
     image_tokens: tuple[str, ...]
-    plain_styles: frozenset[str] = frozenset()
+    wording: Wording = MOLMO_WORDING
 
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:
@@ -49,7 +54,7 @@ class PromptForm:
 
 
 #: Molmo v1, as at its evaluation.
-MOLMO_FORM = PromptForm("{bos}{image}" + build_prompt("{question}", "{style}"), IMAGE_TOKENS)
+MOLMO_FORM = PromptForm("{bos}{image}" + build_prompt("{message}", style=""), IMAGE_TOKENS)
 
 
 class Prompt(NamedTuple):
@@ -107,15 +112,13 @@ class PromptTokenizer:
             special_ids=tuple(token_id(t) for t in form.special_tokens),
         )
 
-    def prompt(self, question: str, style: str) -> Prompt:
-        """The ids around those of the image, by the family's form."""
-        template = self.form.template
-        if style in self.form.plain_styles:
-            template = template.replace("{style}: ", "")
-        before, after = template.split("{image}")
-        return Prompt(self._ids(before, question, style), self._ids(after, question, style))
+    def prompt(self, sample: Sample, style: str) -> Prompt:
+        """The ids around those of the image, by the family's form; `style` is the data set's."""
+        message = self.form.wording.message(sample, style)
+        before, after = self.form.template.split("{image}")
+        return Prompt(self._ids(before, message), self._ids(after, message))
 
-    def _ids(self, part: str, question: str, style: str) -> list[int]:
+    def _ids(self, part: str, message: str) -> list[int]:
         single = {"{bos}": self.bos_id}
         single |= dict(zip(self.form.special_tokens, self.special_ids, strict=True))
         ids: list[int] = []
@@ -123,7 +126,7 @@ class PromptTokenizer:
             if piece in single:
                 ids.append(single[piece])
             else:
-                ids += self.encode(piece.format(question=question, style=style))
+                ids += self.encode(piece.format(message=message))
         return ids
 
     def encode(self, text: str) -> list[int]:

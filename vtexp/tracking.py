@@ -148,11 +148,13 @@ def _summary(result: dict[str, Any]) -> dict[str, Any]:
 
 def _table(wandb_module: Any, folder: Path) -> wandb.Table:
     rows = records.read_jsonl(folder / records.SAMPLES)
-    columns = list(rows[0])
-    data = [
-        ["; ".join(row[c]) if isinstance(row[c], list) else row[c] for c in columns] for row in rows
-    ]
+    columns = list(dict.fromkeys(column for row in rows for column in row))  # attributes can differ
+    data = [[_cell(row.get(column)) for column in columns] for row in rows]
     return wandb_module.Table(columns=columns, data=data)
+
+
+def _cell(value: Any) -> Any:
+    return "; ".join(value) if isinstance(value, list) else value
 
 
 def _line(error: BaseException) -> str:

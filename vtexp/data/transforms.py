@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from vtexp.data.columns import Row
 from vtexp.errors import DataError
+from vtexp.wording import MULTIPLE_CHOICE, NO_LETTERS
 
 
 @dataclass
@@ -71,7 +72,7 @@ def _real_world_qa(asked: Asked, row: Row) -> None:
         asked.question_type = "short_answer"
         asked.question = asked.question.split("\n")[0]
     elif _LETTER in asked.question:
-        asked.question_type = "multiple_choice"
+        asked.question_type = MULTIPLE_CHOICE
     else:
         raise DataError("the question has none of RealWorldQA's two instructions")
 
@@ -87,8 +88,9 @@ def _mmmu(asked: Asked, row: Row) -> None:
 def _ai2d(asked: Asked, row: Row) -> None:
     """AI2D: empty and repeated options go; options that are letters in the diagram get no others.
 
-    Which options are letters say the columns `abc_label` and `option_is_abc` where a row has them,
-    else that they are single letters.
+    Questions without such letters become a type of their own, "no letters". Which options are
+    letters say the columns `abc_label` and `option_is_abc` where a row has them, else that they are
+    single letters.
     """
     right = None if asked.answer_index is None else asked.options[asked.answer_index]
     kept = [o for o in dict.fromkeys(asked.options) if o != "{}"]
@@ -100,7 +102,9 @@ def _ai2d(asked: Asked, row: Row) -> None:
     if row.get("abc_label", True) and sum(is_letter) >= len(kept) - 1:
         pairs = zip(kept, is_letter, strict=True)
         asked.options = [option.upper() if letter else option for option, letter in pairs]
-        asked.lettered, asked.style = False, "ai2_diagram_no_letter"
+        asked.lettered, asked.style = False, NO_LETTERS
+    else:
+        asked.question_type = "no letters"
 
 
 TRANSFORMS: dict[str, Transform] = {

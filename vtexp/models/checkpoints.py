@@ -17,7 +17,7 @@ from vtexp.prompts import PromptTokenizer
 EMBEDDED = "embedded:"
 ASSETS = Path(__file__).parent.parent / "assets"
 #: What of a repository is fetched: never code, never pickled weights.
-FETCHED = ["*.json", "*.txt", "*.safetensors"]
+TEXTS, WEIGHTS = ["*.json", "*.txt"], ["*.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -36,28 +36,32 @@ class Checkpoint:
 
 
 def find_checkpoint(
-    path: str, revision: str | None = None, *, random: bool = False, fetch: bool = False
+    path: str,
+    revision: str | None = None,
+    *,
+    random: bool = False,
+    fetch: bool = False,
+    weights: bool = True,
 ) -> Checkpoint:
     """The checkpoint at `model.path`: a local folder, `embedded:NAME`, or a hub repository.
 
-    With `random`, the weights are neither needed nor looked for, and neither is a download: the
-    sizes of published models come with the package. With `fetch`, what the hub's cache lacks is
-    downloaded. Raises CheckpointError, naming what is missing and how to get it.
+    With `random`, weights are neither needed nor looked for; the sizes of published Molmos come
+    with the package, others need config and tokenizer. With `fetch`, what the hub's cache lacks is
+    downloaded. Without `weights`, they are left for later, and the fingerprint is empty: config
+    and tokenizer are enough to check a plan. Raises CheckpointError, naming what is missing and
+    how to get it.
     """
-    folder = _folder(path, revision, fetch=fetch and not random, needed=not random)
-    if folder is None:
-        known = ASSETS / "architectures" / f"{path}.json"
-        if not known.is_file():
-            raise CheckpointError(
-                f"model.path={path}: its sizes are not known here; give a folder with config.json"
-            )
-    else:
+    weights = weights and not random
+    known = ASSETS / "architectures" / f"{path}.json"
+    may_lack = random and known.is_file()
+    folder = _folder(path, revision, fetch=fetch, weights=weights, may_lack=may_lack)
+    if folder is not None:
         known = folder / "config.json"
         if not random:
-            _check_files(path, folder)
+            _check_files(path, folder, weights)
     config = read_model_config(known)
     family = FAMILIES[config["model_type"]]
-    if random or folder is None:
+    if random:
         tokenizer = (
             _tokenizer(folder, family, config)
             if folder is not None and (folder / "tokenizer.json").is_file()
@@ -65,13 +69,16 @@ def find_checkpoint(
         )
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         return Checkpoint(Path(path).name, family, config, tokenizer, None, digest[:16])
+    assert folder is not None
     tokenizer = _tokenizer(folder, family, config)
-    fingerprint = checkpoint_fingerprint(folder)
+    fingerprint = checkpoint_fingerprint(folder) if weights else ""
     return Checkpoint(folder.name, family, config, tokenizer, folder, fingerprint)
 
 
-def _folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -> Path | None:
-    """Folder of `model.path`; None where it is not `needed` and not on this machine."""
+def _folder(
+    path: str, revision: str | None, *, fetch: bool, weights: bool, may_lack: bool
+) -> Path | None:
+    """Folder of `model.path`; None where it `may_lack` and is not on this machine."""
     if path.startswith(EMBEDDED):
         folder = ASSETS / path.removeprefix(EMBEDDED)
     else:
@@ -79,33 +86,41 @@ def _folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -> Pa
     if folder.is_dir():
         return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.startswith("."):
-        return _hub_folder(path, revision, fetch=fetch, needed=needed)
-    if not needed and (ASSETS / "architectures" / f"{path}.json").is_file():
-        return None
+        return _hub_folder(path, revision, fetch=fetch, weights=weights, may_lack=may_lack)
     raise CheckpointError(
         f"model.path={path}: no such folder; download a checkpoint first "
         "(hf download REPOSITORY --local-dir FOLDER) and give its folder"
     )
 
 
-def _hub_folder(path: str, revision: str | None, *, fetch: bool, needed: bool) -> Path | None:
+def _hub_folder(
+    path: str, revision: str | None, *, fetch: bool, weights: bool, may_lack: bool
+) -> Path | None:
     """Folder of a hub repository in the cache; its missing files are downloaded with `fetch`."""
     command = f"hf download {path}" + (f" --revision {revision}" if revision else "")
     try:
         return snapshot(
-            path, revision, "model", FETCHED, missing_files, fetch=fetch, command=command
+            path,
+            revision,
+            "model",
+            [*TEXTS, *WEIGHTS] if weights else TEXTS,
+            lambda folder: missing_files(folder, weights),
+            fetch=fetch and not may_lack,
+            command=command,
         )
     except HubError as error:
-        if not needed and not isinstance(error, HubNameError):
+        if may_lack and not isinstance(error, HubNameError):
             return None
         raise CheckpointError(f"model.path={path}: {error}") from error
 
 
-def missing_files(folder: Path) -> str:
+def missing_files(folder: Path, weights: bool = True) -> str:
     """What a checkpoint's folder lacks, in words; empty where it is whole."""
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             return name
+    if not weights:
+        return ""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -116,8 +131,8 @@ def missing_files(folder: Path) -> str:
     return "" if any(folder.glob("*.safetensors")) else "*.safetensors"
 
 
-def _check_files(path: str, folder: Path) -> None:
-    missing = missing_files(folder)
+def _check_files(path: str, folder: Path, weights: bool) -> None:
+    missing = missing_files(folder, weights)
     if missing:
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         remark = " (pickled weights are not read)" if pickled or "*" in missing else ""

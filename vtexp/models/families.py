@@ -12,14 +12,15 @@ from typing import Any
 
 from vtexp.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
 from vtexp.prompts import IMAGE_TOKENS, MOLMO_FORM, PromptForm
+from vtexp.wording import Wording
 
 
 @dataclass(frozen=True)
 class Family:
     """One kind of model, as a plan sees it.
 
-    `name` is for messages; `runner` is the import path of its runner class, MODULE:CLASS. `vision`
-    are the values of config.json's `vision_config` from which the geometry follows (for sides, one
+    `name` is for messages; `runner` is the import path of its runner class, MODULE:CLASS. `fixed`
+    are the values of config.json from which the geometry follows, by dotted key (for sides, one
     number); `id_keys` say where config.json has the ids of image tokens, empty where it has none;
     `processor_keys` are the values of processor_config.json that are read too.
     """
@@ -28,7 +29,7 @@ class Family:
     geometry: Geometry
     form: PromptForm
     runner: str
-    vision: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[str, float | str] = field(default_factory=dict)
     id_keys: tuple[str, ...] = ("image_token_id",)
     processor_keys: tuple[str, ...] = ()
 
@@ -37,13 +38,22 @@ class Family:
 
         Checked before anything is built: what a config leaves out would be some other model's.
         """
-        vision = config.get("vision_config") or {}
-        for key, expected in self.vision.items():
-            found = vision.get(key, expected)
-            if found not in (expected, [expected, expected]):
-                return f"vision_config.{key} is {found}; only {expected} is supported"
+        if changed := self._changed(config):
+            return changed
         missing = _no_whole_number(text_config(config), TEXT_SIZES)
         return missing or _no_whole_number(config, self.id_keys)
+
+    def _changed(self, config: dict[str, Any]) -> str:
+        """Which of the fixed values a config.json changes; it may leave them out."""
+        for part in ("vision_config", "text_config", "vision_backbone", "connector"):
+            if not isinstance(config.get(part) or {}, dict):
+                return f"{part} is no object"
+        for key, expected in self.fixed.items():
+            part, _, name = key.rpartition(".")
+            found = ((config.get(part) or {}) if part else config).get(name, expected)
+            if found not in (expected, [expected, expected]):
+                return f"{key} is {found}; only {expected} is supported"
+        return ""
 
     def geometry_of(self, config: dict[str, Any]) -> Geometry:
         """Geometry of a config.json's model."""
@@ -64,11 +74,17 @@ class _Molmo(Family):
             return missing
         if config.get("clip_qkv") is not None or config.get("layer_norm_type", "rms") != "rms":
             return "clip_qkv and norms other than rms are not supported"
+        if changed := self._changed(config):
+            return changed
+        layers = (config.get("vision_backbone") or {}).get("image_num_layers", 23)
+        read = (config.get("connector") or {}).get("vit_layers", [])
+        if any(not -layers <= layer < layers for layer in read):
+            return f"connector.vit_layers is {read}, of {layers} layers"
         return ""
 
     def image_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
         """The first ids after the model's own vocabulary: no config.json says them."""
-        first = config.get("embedding_size") or config["vocab_size"]
+        first = config["vocab_size"]
         return tuple(first + i for i in range(len(self.form.image_tokens)))
 
 
@@ -97,12 +113,11 @@ class _Molmo2(Family):
         return start, end, patch, config.get("image_col_id", patch + 1), global_start
 
 
-#: Molmo2's published chat template, with the image before the question. It names the style of a
-#: task before its question, but not these (of those about single images).
-MOLMO2_FORM = PromptForm(
-    "{bos}{image}<|im_start|>user\n{style}: {question}<|im_end|>\n<|im_start|>assistant\n",
-    (*IMAGE_TOKENS, "<low_res_im_start>"),
-    frozenset(
+#: Molmo2's published chat template names the style of a task before its question, but not these
+#: (of those about single images). Options are asked about as at its evaluation; it answers
+#: `A. text`.
+MOLMO2_WORDING = Wording(
+    unnamed=frozenset(
         [
             "a_okvqa_mc",
             "ai2_diagram",
@@ -118,25 +133,40 @@ MOLMO2_FORM = PromptForm(
             "short_caption",
         ]
     ),
+    choice="{question}\nOnly return the correct answer option.\n{options}",
+    option="{name}. {text}",
 )
 
-#: Added to the question for models that were not trained on short answers by the name of a task:
-#: InternVL's own evaluation on VQA asks so.
-SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+#: Molmo2's published chat template, with the image before the question.
+MOLMO2_FORM = PromptForm(
+    "{bos}{image}<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n",
+    (*IMAGE_TOKENS, "<low_res_im_start>"),
+    MOLMO2_WORDING,
+)
+
+#: For models that were not trained on tasks by their name: as InternVL's own evaluation asks.
+PLAIN_WORDING = Wording(
+    names_styles=False,
+    choice="{question}\n{options}\n"
+    "Answer with the option's letter from the given choices directly.",
+    option="{name}. {text}",
+    short_answer="{question}\nAnswer the question using a single word or phrase.",
+    caption="Provide a one-sentence caption for the provided image.",
+)
 
 #: The chat template of InternVL3's -hf checkpoints.
 INTERNVL_FORM = PromptForm(
-    "<|im_start|>user\n<img>{image}</img>\n{question}" + SHORT_ANSWER + "<|im_end|>\n"
-    "<|im_start|>assistant\n",
+    "<|im_start|>user\n<img>{image}</img>\n{message}<|im_end|>\n<|im_start|>assistant\n",
     ("<IMG_CONTEXT>",),
+    PLAIN_WORDING,
 )
 
 #: Qwen2.5-VL's published chat template with its default system message.
 QWEN2_5_VL_FORM = PromptForm(
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-    "<|vision_start|>{image}<|vision_end|>{question}" + SHORT_ANSWER + "<|im_end|>\n"
-    "<|im_start|>assistant\n",
+    "<|vision_start|>{image}<|vision_end|>{message}<|im_end|>\n<|im_start|>assistant\n",
     ("<|image_pad|>",),
+    PLAIN_WORDING,
 )
 
 #: What the config.json of a dense Molmo v1, of MolmoE, and of transformers' own classes must say.
@@ -146,14 +176,25 @@ MOLMOE_SIZES = ("d_model", "n_layers", "n_heads", "vocab_size", "moe_num_experts
 
 FAMILIES: dict[str, Family] = {
     "molmo": _Molmo(
-        "Molmo v1", MOLMO, MOLMO_FORM, "vtexp.models.molmo.runner:MolmoRunner", id_keys=()
+        "Molmo v1",
+        MOLMO,
+        MOLMO_FORM,
+        "vtexp.models.molmo.runner:MolmoRunner",
+        fixed={
+            "vision_backbone.image_default_input_size": 336,
+            "vision_backbone.image_patch_size": 14,
+            "vision_backbone.image_num_pos": 577,
+            "connector.image_pooling_h": 2,
+            "connector.image_pooling_w": 2,
+        },
+        id_keys=(),
     ),
     "molmo2": _Molmo2(
         "Molmo2",
         MOLMO2,
         MOLMO2_FORM,
         "vtexp.models.molmo2:Molmo2Runner",
-        vision={"image_size": 378, "patch_size": 14},
+        fixed={"vision_config.image_size": 378, "vision_config.patch_size": 14},
         id_keys=(
             "image_start_token_id",
             "image_end_token_id",
@@ -167,14 +208,23 @@ FAMILIES: dict[str, Family] = {
         INTERNVL,
         INTERNVL_FORM,
         "vtexp.models.internvl:InternVLRunner",
-        vision={"image_size": 448, "patch_size": 14},
+        fixed={
+            "vision_config.image_size": 448,
+            "vision_config.patch_size": 14,
+            "downsample_ratio": 0.5,
+            "vision_feature_select_strategy": "default",
+        },
     ),
     "qwen2_5_vl": Family(
         "Qwen2.5-VL",
         QWEN2_5_VL,
         QWEN2_5_VL_FORM,
         "vtexp.models.qwen2_5_vl:Qwen2_5_VLRunner",
-        vision={"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2},
+        fixed={
+            "vision_config.patch_size": 14,
+            "vision_config.spatial_merge_size": 2,
+            "vision_config.temporal_patch_size": 2,
+        },
     ),
 }
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,7 +38,10 @@ def load_model(
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what does not fit is reported here
     config_class: Any = model_class.config_class
-    config = config_class.from_dict(checkpoint.config)
+    try:
+        config = config_class.from_dict(checkpoint.config)
+    except Exception as error:  # transformers' checks raise classes of their own
+        raise CheckpointError(f"{checkpoint.name}: its config.json says {_line(error)}") from error
     torch_dtype: torch.dtype = getattr(torch, dtype)
     try:
         if checkpoint.folder is None:
@@ -41,11 +49,22 @@ def load_model(
         else:
             device_map = "auto" if sharded else {"": device}
             model = _pretrained(checkpoint, model_class, config, device_map, torch_dtype)
+            if sharded:
+                _require_on_gpus(checkpoint, model, dtype)
     except torch.OutOfMemoryError as error:
         raise CheckpointError(
             f"{checkpoint.name}: the weights do not fit into the memory of {device} as {dtype}"
         ) from error
     return model.eval().requires_grad_(False)
+
+
+def _require_on_gpus(checkpoint: Checkpoint, model: Any, dtype: str) -> None:
+    """Raises CheckpointError where accelerate left a part on the host, to be sent at each pass."""
+    if {"cpu", "disk"} & set(model.hf_device_map.values()):
+        raise CheckpointError(
+            f"{checkpoint.name}: the visible GPUs cannot hold the weights as {dtype}; ask for "
+            "more of them"
+        )
 
 
 def _random(
@@ -65,22 +84,23 @@ def _pretrained(
 ) -> PreTrainedModel:
     folder = checkpoint.folder
     try:
-        # With output_loading_info two values come back, which the library's types leave out.
-        loaded: Any = model_class.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            device_map=device_map,
-            use_safetensors=True,
-            output_loading_info=True,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # they are reported below, by name
-        )
+        with _report() as report, _in_order(getattr(model_class, "load_in_order", False)):
+            # With output_loading_info two values come back, which the library's types leave out.
+            loaded: Any = model_class.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                device_map=device_map,
+                use_safetensors=True,
+                output_loading_info=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are reported below, by name
+            )
     except torch.OutOfMemoryError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        name = checkpoint.family.name
+        name, wrong = checkpoint.family.name, sorted(set(_CONVERTED.findall("".join(report))))
+        reason = f"what makes up {', '.join(wrong[:3])} does not fit" if wrong else _line(error)
         raise CheckpointError(f"{folder}: cannot be loaded as {name}: {reason}") from error
     model, loading = loaded
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -90,3 +110,45 @@ def _pretrained(
             problem = f"{len(loading[kind])} {kind.replace('_', ' ')}: {names}"
             raise CheckpointError(f"{folder}: the weights have {problem}")
     return model
+
+
+#: How transformers' report of a load names a tensor that could not be made of those in the file.
+_CONVERTED = re.compile(r"tensors destined for (\S+?)\.? ")
+
+
+@contextmanager
+def _report() -> Iterator[list[str]]:
+    """What transformers tells of a load, which is not shown: it fills a screen."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers.modeling_utils")
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+@contextmanager
+def _in_order(wanted: bool) -> Iterator[None]:
+    """Have transformers read tensors one by one, not ahead: that took as much memory again."""
+    name = "HF_DEACTIVATE_ASYNC_LOAD"
+    before = os.environ.get(name)
+    if wanted:
+        os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

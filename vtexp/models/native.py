@@ -9,19 +9,16 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
-from transformers import GenerationConfig
 
-from vtexp.config import HardwareConfig
 from vtexp.errors import CountMismatchError
-from vtexp.geometry import Geometry, Tiling
+from vtexp.geometry import Tiling
 from vtexp.knobs import CropSetting
-from vtexp.models.checkpoints import Checkpoint
 from vtexp.models.runner import Inputs, PreparedSample, Runner
 from vtexp.probe import Probe, Seen
 
@@ -50,13 +47,6 @@ class NativeRunner(Runner):
     vision_inputs: ClassVar[tuple[str, ...]]
     #: Whether the model must be told which tokens are the image's (`mm_token_type_ids`).
     token_types: ClassVar[bool]
-
-    @classmethod
-    def load(cls, checkpoint: Checkpoint, geometry: Geometry, hardware: HardwareConfig) -> Self:
-        """Load a checkpoint. Raises CheckpointError or ConfigError as `load_model` does."""
-        runner = super().load(checkpoint, geometry, hardware)
-        runner.model.generation_config = GenerationConfig()  # greedy, without published penalties
-        return runner
 
     # --- of each family ------------------------------------------------------------------------
 

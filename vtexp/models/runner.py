@@ -11,14 +11,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import cached_property
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from vtexp.config import HardwareConfig
 from vtexp.data.base import Sample
+from vtexp.errors import ConfigError, VtexpError
 from vtexp.geometry import Geometry
 from vtexp.knobs import CropSetting
 from vtexp.models.checkpoints import Checkpoint
@@ -70,14 +72,23 @@ class Runner(ABC):
     device: torch.device
     dtype: torch.dtype
 
+    #: Whether `compile_blocks` is there for this family.
+    can_compile: ClassVar[bool] = False
+
     @classmethod
     def load(cls, checkpoint: Checkpoint, geometry: Geometry, hardware: HardwareConfig) -> Self:
         """Load a checkpoint. Raises CheckpointError or ConfigError as `load_model` does."""
         device, dtype = hardware.device.value, hardware.dtype.value
         model_class = cls.model_class(checkpoint.config)
+        if hardware.compile and not cls.can_compile:
+            raise ConfigError(f"hardware.compile=true: not for {checkpoint.family.name}")
         model = load_model(checkpoint, model_class, device, dtype, sharded=hardware.sharded)
         torch_dtype: torch.dtype = getattr(torch, dtype)
-        return cls(model, checkpoint.tokenizer, geometry, torch.device(device), torch_dtype)
+        model.generation_config = GenerationConfig()  # greedy, without published penalties
+        runner = cls(model, checkpoint.tokenizer, geometry, torch.device(device), torch_dtype)
+        if hardware.compile:
+            runner.compile_blocks()
+        return runner
 
     # --- of each family ------------------------------------------------------------------------
 
@@ -110,12 +121,22 @@ class Runner(ABC):
     def probe(self) -> Probe:
         """Hooks that count what this model reads, to be entered around passes."""
 
+    def compile_blocks(self) -> None:
+        """Have torch.compile make the model's blocks faster, at their first use."""
+        raise NotImplementedError
+
     # --- of all --------------------------------------------------------------------------------
+
+    @cached_property
+    def gpus(self) -> list[torch.device]:
+        """All GPUs that hold a part of the model."""
+        devices = {parameter.device for parameter in self.model.parameters()}
+        return sorted((d for d in devices if d.type == "cuda"), key=lambda d: d.index)
 
     def prepare(self, sample: Sample, setting: CropSetting, style: str) -> PreparedSample:
         """Decode, crop and tokenise one sample on the host."""
         image = self.read_image(sample.pixels(), setting)
-        before, after = self.tokenizer.prompt(sample.question, style)
+        before, after = self.tokenizer.prompt(sample, style)
         parts = (torch.tensor(before).long(), image.image_tokens, torch.tensor(after).long())
         return PreparedSample(torch.cat(parts), image, len(before))
 
@@ -127,7 +148,10 @@ class Runner(ABC):
 
     @torch.inference_mode()
     def timed_prefill(self, sample: Sample, setting: CropSetting, style: str) -> StageTimes:
-        """One prefill at batch 1, stage by stage, nothing reused from a previous one."""
+        """One prefill at batch 1, stage by stage, nothing reused from a previous one.
+
+        Raises VtexpError where the logits are not finite.
+        """
         marks = [self._now()]
         prepared = self.prepare(sample, setting, style)
         marks.append(self._now())
@@ -139,6 +163,11 @@ class Runner(ABC):
         marks.append(self._now())
         logits[0, -1].argmax().item()
         marks.append(self._now())
+        if not bool(logits.isfinite().all()):
+            raise VtexpError(
+                f"the model's logits are not finite as {self.dtype}: its numbers are worth "
+                "nothing; take another hardware.dtype"
+            )
         stages = [1000 * (after - before) for before, after in itertools.pairwise(marks)]
         preprocess, transfer, vision, llm, first_token = stages
         return StageTimes(
@@ -153,8 +182,8 @@ class Runner(ABC):
 
     def _now(self) -> float:
         """Seconds, once the device has done everything asked of it."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        for device in self.gpus:
+            torch.cuda.synchronize(device)
         return time.perf_counter()
 
 

@@ -93,8 +93,8 @@ STAGES = (
     Stage("connect", 800, 4e-3, 1e-2),
     Stage("see", 2400, 1.5e-3, 2e-3),
     Stage("look", 1000, 4e-3, 6e-3),
-    Stage("answer", 1000, 2e-3, 3e-3),
-    Stage("all", 250, 1e-3, 1e-3),
+    Stage("answer", 2600, 2e-3, 3e-3),
+    Stage("all", 400, 1e-3, 1e-3),
 )
 #: Loss of a step, and what was found in it, for the log.
 Step = tuple[torch.Tensor, dict[str, float]]

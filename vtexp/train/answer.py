@@ -39,7 +39,7 @@ from vtexp.train.see import draw_budget, read_shape
 
 #: Crops encoded per step; larger tilings take fewer images, so that steps cost about the same.
 CROPS_PER_STEP = 24
-MOST_QUESTIONS = 12
+MOST_QUESTIONS = 24
 #: Areas of the pages of stage `look`: most of their print can be read in one crop.
 SMALL_PX = (150_000, 350_000)
 #: Share of steps on easy-VQA, and of images whose crops give all their tokens.

@@ -101,16 +101,26 @@ class MolmoBlock(nn.Module):
     ) -> torch.Tensor:
         query, key, value = self._heads(x, rotary)
         if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx)
+            key, value = self._cached(cache, key, value)
+        grouped = self.grouped
+        if grouped and mask is not None:  # CUDA's fast kernels take groups only without a mask
+            repeats, grouped = query.shape[1] // key.shape[1], False
+            key, value = (t.repeat_interleave(repeats, dim=1) for t in (key, value))
         out = F.scaled_dot_product_attention(
             query,
             key,
             value,
             attn_mask=mask,
-            is_causal=mask is None and query.shape[2] > 1,
-            enable_gqa=self.grouped,
+            is_causal=mask is None and bool(query.shape[2] > 1),
+            enable_gqa=grouped,
         )
         return self.attn_out(out.transpose(1, 2).flatten(2))
+
+    @torch.compiler.disable  # or each layer, for its number alone, would be compiled anew
+    def _cached(
+        self, cache: Cache, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return cache.update(key, value, self.layer_idx)
 
     def attention_inputs(
         self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]

@@ -92,6 +92,8 @@ class MolmoEForCausalLM(MolmoForCausalLM):
     """MolmoE-1B: published under other parameter names than the dense variants."""
 
     block_class = MolmoEBlock
+    #: Experts are read one by one and put together: read ahead, all would be there twice.
+    load_in_order = True
     # transformers' answer to the same question for the dense class would be inherited.
     _can_set_experts_implementation_cached_value = True
 

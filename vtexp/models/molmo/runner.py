@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ class MolmoRunner(Runner):
     """Molmo v1: dense variants and MolmoE."""
 
     model: MolmoForCausalLM
+
+    can_compile: ClassVar[bool] = True
 
     @classmethod
     def model_class(cls, config: dict[str, Any]) -> type[MolmoForCausalLM]:
@@ -84,6 +86,20 @@ class MolmoRunner(Runner):
         return self.model.generate(
             **inputs, max_new_tokens=max_new_tokens, eos_token_id=self.tokenizer.eos_id
         )
+
+    def compile_blocks(self) -> None:
+        """Blocks of both transformers; those of a kind share their code: a minute in all.
+
+        For any shape from the start, or the first knob value would be timed on other code than
+        the next; and never silently uncompiled.
+        """
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        parts = self.model.model
+        for block in (
+            *parts.vision_backbone.image_vit.transformer.resblocks,
+            *parts.transformer.blocks,
+        ):
+            block.compile(dynamic=True)
 
     def probe(self) -> Probe:
         """Hooks on the encoder, the embedding and the insertion of vision tokens."""

@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from vtexp.models.molmo.configuration import MolmoConfig
 
+#: Blocks pooled at once, at most: CUDA's attention kernels take no larger batch (pytorch #146704).
+MOST_POOLED = 65_535
+
 
 class VisionAttention(nn.Module):
     """Multi-head attention of `width_in` wide inputs into `width_out`, all projections biased."""
@@ -146,5 +149,10 @@ class VisionBackbone(nn.Module):
         side, pool = self.side // self.pool, self.pool
         blocks = features.unflatten(1, (side, pool, side, pool)).transpose(2, 3)
         blocks = blocks.flatten(0, 2).flatten(1, 2)  # (N * T, pool * pool, width_read)
-        pooled = self.image_pooling_2d(blocks.mean(dim=1, keepdim=True), blocks)
+        pooled = torch.cat(
+            [
+                self.image_pooling_2d(some.mean(dim=1, keepdim=True), some)
+                for some in blocks.split(MOST_POOLED)
+            ]
+        )
         return self.image_projector(pooled.view(len(images), side * side, -1))

@@ -1,0 +1,8 @@
+"""Scores of answers: one registry by the name that `dataset.metric` gives.
+
+Definitions, ranges and sources are in docs/metrics.md and at the functions.
+"""
+
+from vtexp.metrics.registry import METRICS, Metric, metric
+
+__all__ = ["METRICS", "Metric", "metric"]

@@ -17,13 +17,15 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
-from vtexp import wording
+from vtexp import records, wording
 from vtexp.config import Config, DatasetConfig
 from vtexp.data.base import LoadedSamples, Sample
 from vtexp.data.images import ImageFile
 from vtexp.data.loader import _asked, _sample
 from vtexp.data.registry import BUILT_IN, load_samples
 from vtexp.errors import DataError
+from vtexp.planning import make_plan
+from vtexp.sweep import run_job
 
 MakeConfig = Callable[..., Config]
 ROOT = Path(__file__).parents[1]
@@ -285,6 +287,39 @@ def test_published_schema(make_config: MakeConfig, cache: Path, name: str) -> No
     assert expected.get("attributes", {}).items() <= sample.attributes.items()
     assert sample.image_size() == (20, 30)
     assert sample.pixels().shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_rows_can_be_planned_and_scored(
+    make_config: MakeConfig, cache: Path, name: str
+) -> None:
+    """Each metric finds in the samples what it needs."""
+    files, _ = PUBLISHED[name]
+    if name == "coco_caption":  # its metric weighs words over images
+        files = {path: [*rows, {**rows[0], "question_id": "b.jpg"}] for path, rows in files.items()}
+    fill(cache, make_config(f"dataset={name}").dataset, files)
+    plan = make_plan(make_config(f"dataset={name}", "dataset.limit=null"))
+    assert plan.samples and not plan.failed
+
+
+def test_a_run_counts_the_samples_that_failed(
+    make_config: MakeConfig, cache: Path, tmp_path: Path
+) -> None:
+    files, _ = PUBLISHED["a_okvqa"]
+    ((path, rows),) = files.items()
+    broken = {**rows[0], "question_id": "broken", "image": {"bytes": b"no image", "path": None}}
+    fill(cache, make_config("dataset=a_okvqa").dataset, {path: [*rows, broken]})
+    overrides = ("dataset=a_okvqa", "dataset.limit=null", "knob.sizes=[336x336]")
+    with pytest.raises(DataError, match=r"1 of 2 samples.*sample broken: .*row 1: not a readable"):
+        run_job(make_config(*overrides), alone=True)
+    run_job(make_config(*overrides, "dataset.max_failed=1"), alone=True)
+    folder = next((tmp_path / "sweep").glob("image_size-*"))
+    result = records.read_json(folder / "result.json")
+    assert result["num_samples"] == result["num_failed"] == 1
+    assert result["failed_samples"][0]["sample_id"] == "broken"
+    (row,) = records.read_jsonl(folder / "samples.jsonl")
+    assert row["options"] == ["fish", "clothing", "trailer", "wheel"] and row["references"] == ["C"]
+    assert row["message"].startswith("a_okvqa_mc: What is in the car?\nA: fish\n")
 
 
 def test_rows_that_are_not_asked_are_left_out(make_config: MakeConfig, cache: Path) -> None:

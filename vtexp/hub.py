@@ -52,9 +52,9 @@ def snapshot(
             return folder
         what = f"the cache lacks {lacks}"
     except HFValidationError:
-        raise HubNameError("no such folder, and no name of a hub repository") from None
+        raise HubNameError("no name of a hub repository") from None
     except LocalEntryNotFoundError:
-        what = "no such folder, and not in the cache of the hub"
+        what = "not in the cache of the hub"
     if not fetch:
         raise HubError(f"{what}; get it with: {command}")
     if reason := unreachable():

@@ -111,7 +111,7 @@ def _hub_folder(
     except HubError as error:
         if may_lack and not isinstance(error, HubNameError):
             return None
-        raise CheckpointError(f"model.path={path}: {error}") from error
+        raise CheckpointError(f"model.path={path}: no such folder, and {error}") from error
 
 
 def missing_files(folder: Path, weights: bool = True) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import shutil
 import socket
@@ -113,6 +114,19 @@ def test_pickled_weights_are_refused(small_checkpoint: Path, tmp_path: Path) -> 
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="pickled weights are not read"):
         find_checkpoint(str(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["molmo", "molmoe"])
+def test_loading_takes_no_second_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Anonymous memory of a process that loads a float32 file as bfloat16."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    load_memory = importlib.import_module("load_memory")
+    load_memory.write_checkpoint(kind, tmp_path)
+    row = load_memory.measure(kind, "bfloat16", tmp_path)
+    assert 1 <= row["peak_over_weights"] <= 1.1
 
 
 @pytest.mark.parametrize("path", ["allenai/Molmo-7B-D-0924", "allenai/MolmoE-1B-0924"])

@@ -321,11 +321,13 @@ def test_stages_compute_what_one_pass_computes(runner: Runner, samples: list[Sam
         torch.testing.assert_close(staged, whole, atol=1e-5, rtol=0)
 
 
-def test_compiling_is_refused_where_it_was_not_tried(folder: Path) -> None:
+@pytest.mark.parametrize("option", ["compile", "uint8_crops"])
+def test_options_are_refused_where_they_were_not_tried(folder: Path, option: str) -> None:
     checkpoint = find_checkpoint(str(folder))
     family = checkpoint.family
-    with pytest.raises(ConfigError, match=f"hardware.compile=true: not for {family.name}"):
-        runner_class(family).load(checkpoint, family.geometry, HardwareConfig(compile=True))
+    hardware = HardwareConfig(**{option: True})
+    with pytest.raises(ConfigError, match=f"hardware.{option}=true: not for {family.name}"):
+        runner_class(family).load(checkpoint, family.geometry, hardware)
 
 
 def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def rewrite_config(checkpoint: Path, folder: Path, **changes: object) -> Path:
         ({"model_type": "llama"}, "'llama'; only these can run: molmo"),
         ({"hidden_size": None}, "hidden_size is no whole number"),
         ({"hidden_size": "abc"}, "hidden_size is no whole number"),
-        ({"moe_num_experts": 64}, "d_model is no whole number"),
+        ({"moe_num_experts": 64, "moe_top_k": None}, "moe_top_k is no whole number"),
         ({"clip_qkv": 8.0}, "clip_qkv and norms"),
         ({"vision_backbone": {"image_default_input_size": [448, 448]}}, r"only 336 is supported"),
         ({"vision_backbone": {"image_patch_size": 16}}, "image_patch_size is 16; only 14"),

@@ -206,6 +206,7 @@ class HardwareConfig:
     dtype: Dtype = Dtype.float32
     sharded: bool = False
     compile: bool = False
+    uint8_crops: bool = False
     batch_size: int = 16
     auto_adjust_batch_size: bool = True
 

@@ -26,6 +26,7 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 #: Value of a dropped pooled token in `image_input_idx` (any negative number means dropped).
 DROPPED = -100
+ONE_CROP = Tiling(1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,11 @@ class ImageTokenIds:
 class ProcessedImage:
     """One image as the model reads it.
 
-    patches: float32 (C, P, D), normalised; padding_mask: float32 (C, P), share of image pixels in
-    each patch, with the row of -1 for the global crop **last** as the released checkpoints read
-    it; image_tokens: int64 (S,); image_input_idx: int32 (C, T), position of each pooled token in
-    image_tokens, negative where it is dropped; tiling: of the high-resolution crops.
+    patches: float32 (C, P, D), normalised, or uint8 as they are; padding_mask: float32 (C, P),
+    share of image pixels in each patch, with the row of -1 for the global crop **last** as the
+    released checkpoints read it; image_tokens: int64 (S,); image_input_idx: int32 (C, T), position
+    of each pooled token in image_tokens, negative where it is dropped; tiling: of the
+    high-resolution crops.
     """
 
     patches: torch.Tensor
@@ -56,12 +58,12 @@ class ProcessedImage:
 
 
 def _resize(pixels: torch.Tensor, size: Size) -> torch.Tensor:
-    """Antialiased bilinear resize of float32 (3, H, W) in [0, 1], clipped."""
+    """Antialiased bilinear resize of float32 (3, H, W) in [0, 1], clipped; or of uint8."""
     if tuple(pixels.shape[1:]) != tuple(size):
         pixels = torch.nn.functional.interpolate(
             pixels[None], tuple(size), mode="bilinear", antialias=True, align_corners=False
         )[0]
-    return pixels.clamp(0, 1)
+    return pixels if pixels.dtype == torch.uint8 else pixels.clamp(0, 1)
 
 
 def _fit(pixels: torch.Tensor, target: Size, fit: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,7 +96,7 @@ def _letterbox(
             f"an image of {Size(*pixels.shape[1:])} px is too flat to fit {target}: "
             "one side would shrink to 0"
         )
-    view = torch.zeros((3, *target))
+    view = torch.zeros((3, *target), dtype=pixels.dtype)
     mask = torch.zeros(tuple(target))
     rows, cols = slice(top, top + scaled.height), slice(left, left + scaled.width)
     view[:, rows, cols] = _resize(pixels, scaled)
@@ -137,16 +139,16 @@ def to_crops(view: torch.Tensor, tiling: Tiling, geometry: Geometry) -> torch.Te
     return crops.permute(1, 2, 0, 3, 4).reshape(tiling.num_crops, -1, size, size)
 
 
-def to_patches(crops: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """Patches (C, P, patch_px * patch_px * channels), channel fastest, of (C, channels, px, px)."""
+def to_patches(view: torch.Tensor, tiling: Tiling, geometry: Geometry) -> torch.Tensor:
+    """Patches (rows * cols, P, patch_px * patch_px * channels), channel fastest, of the
+    overlapping crops of a canvas (channels, H, W): copied once."""
+    size, step = geometry.crop_px, geometry.window_px
     side, patch = geometry.patches_per_side, geometry.patch_px
-    crops = crops.reshape(crops.shape[0], -1, side, patch, side, patch)
-    return crops.permute(0, 2, 4, 3, 5, 1).reshape(crops.shape[0], geometry.patches_per_crop, -1)
-
-
-def normalised_patches(crops: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """Patches float32 (C, P, D) of RGB crops (C, 3, px, px) in [0, 1], by CLIP's mean and std."""
-    return to_patches(normalised(crops, IMAGE_MEAN, IMAGE_STD), geometry)
+    crops = view.unfold(1, size, step).unfold(2, size, step)
+    cells = crops.unflatten(4, (side, patch)).unflatten(3, (side, patch))
+    return cells.permute(1, 2, 3, 5, 4, 6, 0).reshape(
+        tiling.num_crops, geometry.patches_per_crop, -1
+    )
 
 
 def normalised(
@@ -154,6 +156,15 @@ def normalised(
 ) -> torch.Tensor:
     """Images (..., 3, H, W) in [0, 1] less the mean and over the deviation of each channel."""
     return (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def normalised_bytes(patches: torch.Tensor) -> torch.Tensor:
+    """float32 patches (..., D) as the model reads them, of uint8 ones, on their device."""
+    mean, std = (
+        (255 * torch.tensor(v, device=patches.device)).repeat(patches.shape[-1] // 3)
+        for v in (IMAGE_MEAN, IMAGE_STD)
+    )
+    return (patches.to(torch.float32) - mean) / std
 
 
 def _kept(index: int, count: int, geometry: Geometry) -> slice:
@@ -209,25 +220,35 @@ def image_token_sequence(
 
 
 def preprocess_image(
-    image: np.ndarray, setting: CropSetting, geometry: Geometry, ids: ImageTokenIds
+    image: np.ndarray,
+    setting: CropSetting,
+    geometry: Geometry,
+    ids: ImageTokenIds,
+    *,
+    uint8: bool = False,
 ) -> ProcessedImage:
     """Crop, resize, normalise and lay out one uint8 (H, W, 3) image under a crop setting.
 
     The resize runs on float32 in [0, 1] (uint8 or Pillow resizing is off by up to 0.015). The
     global crop comes from the original image, letterboxed as released, or stretched where the
-    setting stretches, so that no view is padded then. Raises DataError for images too flat to
-    resize.
+    setting stretches, so that no view is padded then. With `uint8`, the resize runs on bytes, and
+    patches are left as they are, to be normalised where they are used: faster, and off by that
+    much. Raises DataError for images too flat to resize.
     """
-    pixels = torch.from_numpy(image).permute(2, 0, 1).to(torch.float32) / 255
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    if not uint8:
+        pixels = pixels.to(torch.float32) / 255
     tiling = setting.tiling(Size(*image.shape[:2]), geometry)
     canvas, canvas_mask = _fit(pixels, tiling_to_resolution(tiling, geometry), setting.fit)
     global_fit = "stretch" if setting.fit == "stretch" else "letterbox"
     global_view, _ = _fit(pixels, Size(geometry.crop_px, geometry.crop_px), global_fit)
 
-    crops = torch.cat([global_view[None], to_crops(canvas, tiling, geometry)])
-    patches = normalised_patches(crops, geometry)
-
-    mask = to_patches(to_crops(canvas_mask[None], tiling, geometry), geometry).mean(dim=-1)
+    if not uint8:
+        canvas, global_view = (normalised(v, IMAGE_MEAN, IMAGE_STD) for v in (canvas, global_view))
+    patches = torch.cat(
+        [to_patches(global_view, ONE_CROP, geometry), to_patches(canvas, tiling, geometry)]
+    )
+    mask = to_patches(canvas_mask[None], tiling, geometry).mean(dim=-1)
     padding_mask = torch.cat([mask, torch.full((1, geometry.patches_per_crop), -1.0)])
     tokens, index = image_token_sequence(
         tiling, geometry, ids, force_full_tokens=setting.force_full_tokens

@@ -209,7 +209,7 @@ def load_runner(plan: Plan) -> Runner:
     hardware = plan.config.hardware
     device, dtype = hardware.device.value, hardware.dtype.value
     checkpoint = plan.checkpoint
-    made = (device, dtype, hardware.sharded, hardware.compile)
+    made = (device, dtype, hardware.sharded, hardware.compile, hardware.uint8_crops)
     key = (checkpoint.folder, checkpoint.fingerprint, plan.geometry, made)
     if key not in _loaded:
         _loaded.clear()  # first make room: two large models do not fit

@@ -68,9 +68,10 @@ class _Molmo(Family):
     """Molmo v1, whose config.json has the language model's fields at the top."""
 
     def problem(self, config: dict[str, Any]) -> str:
-        """As for any family; MolmoE's fields have the names of the training code."""
-        dense = config.get("moe_num_experts") is None
-        if missing := _no_whole_number(config, DENSE_SIZES if dense else MOLMOE_SIZES):
+        """As for any family; published MolmoE's fields have the names of the training code."""
+        sizes = DENSE_SIZES if "hidden_size" in config else MOLMOE_SIZES
+        experts = EXPERT_SIZES if config.get("moe_num_experts") is not None else ()
+        if missing := _no_whole_number(config, (*sizes, *experts)):
             return missing
         if config.get("clip_qkv") is not None or config.get("layer_norm_type", "rms") != "rms":
             return "clip_qkv and norms other than rms are not supported"
@@ -172,7 +173,8 @@ QWEN2_5_VL_FORM = PromptForm(
 #: What the config.json of a dense Molmo v1, of MolmoE, and of transformers' own classes must say.
 TEXT_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 DENSE_SIZES = (*TEXT_SIZES, "intermediate_size")
-MOLMOE_SIZES = ("d_model", "n_layers", "n_heads", "vocab_size", "moe_num_experts", "moe_top_k")
+MOLMOE_SIZES = ("d_model", "n_layers", "n_heads", "vocab_size")
+EXPERT_SIZES = ("moe_num_experts", "moe_top_k")
 
 FAMILIES: dict[str, Family] = {
     "molmo": _Molmo(

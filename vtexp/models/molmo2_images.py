@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from vtexp.geometry import MOLMO2, Geometry, Size, Tiling, tiling_to_resolution
 from vtexp.knobs import CropSetting
-from vtexp.preprocess import shaped, to_crops, to_patches
+from vtexp.preprocess import ONE_CROP, shaped, to_patches
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def pooled_patches(tiling: Tiling, geometry: Geometry, *, force_full_tokens: boo
     """
     if not force_full_tokens:
         return _pool(_patch_grid(tiling, geometry), geometry.pool)
-    one = _pool(_patch_grid(Tiling(1, 1), geometry), geometry.pool)
+    one = _pool(_patch_grid(ONE_CROP, geometry), geometry.pool)
     view = [
         [
             np.where(one < 0, -1, one + (row * tiling.cols + col) * geometry.patches_per_crop)
@@ -145,13 +145,13 @@ def preprocess_molmo2(
     size = tiling_to_resolution(tiling, geometry)
     canvas = _resize(_pixels(shaped(image, size, setting.fit)), size)
     whole = _resize(_pixels(image), Size(geometry.crop_px, geometry.crop_px))
-    crops = torch.cat([whole[None], to_crops(canvas, tiling, geometry)])
-    patches = to_patches(crops / 127.5 - 1, geometry)
+    views = ((whole, ONE_CROP), (canvas, tiling))
+    patches = torch.cat([to_patches(view / 127.5 - 1, t, geometry) for view, t in views])
 
-    whole_view = _pool(_patch_grid(Tiling(1, 1), geometry), geometry.pool)
+    whole_view = _pool(_patch_grid(ONE_CROP, geometry), geometry.pool)
     tiled_view = pooled_patches(tiling, geometry, force_full_tokens=setting.force_full_tokens)
     tiled_view = np.where(tiled_view < 0, -1, tiled_view + geometry.patches_per_crop)
-    views = [view.reshape(-1, view.shape[-1]) for view in (whole_view, tiled_view)]
+    pooled = [view.reshape(-1, view.shape[-1]) for view in (whole_view, tiled_view)]
     (low_rows, low_cols), (rows, cols) = whole_view.shape[:2], tiled_view.shape[:2]
     tokens = [
         _view_tokens(ids.global_start, low_rows, low_cols, ids, columns=geometry.global_columns),
@@ -159,7 +159,7 @@ def preprocess_molmo2(
     ]
     return Molmo2Image(
         patches,
-        torch.from_numpy(np.concatenate(views)),
+        torch.from_numpy(np.concatenate(pooled)),
         torch.from_numpy(np.concatenate(tokens)),
         (low_rows, low_cols, rows, cols),
         tiling,

@@ -71,21 +71,30 @@ class Runner(ABC):
     geometry: Geometry
     device: torch.device
     dtype: torch.dtype
+    uint8_crops: bool = False
 
-    #: Whether `compile_blocks` is there for this family.
-    can_compile: ClassVar[bool] = False
+    #: Keys of `hardware` that make this family faster.
+    options: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, geometry: Geometry, hardware: HardwareConfig) -> Self:
         """Load a checkpoint. Raises CheckpointError or ConfigError as `load_model` does."""
         device, dtype = hardware.device.value, hardware.dtype.value
         model_class = cls.model_class(checkpoint.config)
-        if hardware.compile and not cls.can_compile:
-            raise ConfigError(f"hardware.compile=true: not for {checkpoint.family.name}")
+        for option in ("compile", "uint8_crops"):
+            if getattr(hardware, option) and option not in cls.options:
+                raise ConfigError(f"hardware.{option}=true: not for {checkpoint.family.name}")
         model = load_model(checkpoint, model_class, device, dtype, sharded=hardware.sharded)
         torch_dtype: torch.dtype = getattr(torch, dtype)
         model.generation_config = GenerationConfig()  # greedy, without published penalties
-        runner = cls(model, checkpoint.tokenizer, geometry, torch.device(device), torch_dtype)
+        runner = cls(
+            model,
+            checkpoint.tokenizer,
+            geometry,
+            torch.device(device),
+            torch_dtype,
+            uint8_crops=hardware.uint8_crops,
+        )
         if hardware.compile:
             runner.compile_blocks()
         return runner

@@ -29,7 +29,7 @@ from vtexp.data.small_print_pages import (
     new_page,
 )
 from vtexp.geometry import MOLMO, Size, Tiling, letterbox, tiling_to_resolution
-from vtexp.preprocess import normalised_patches
+from vtexp.preprocess import IMAGE_MEAN, IMAGE_STD, ONE_CROP, normalised, to_patches
 
 CHARACTERS = string.digits + ".:" + string.ascii_uppercase
 #: Words that questions ask by; the table's headings last.
@@ -235,7 +235,7 @@ def cut_text(page: TextPage, rng: np.random.Generator) -> tuple[torch.Tensor, Re
     pixels = page.pixels[top : top + MOLMO.crop_px, left : left + MOLMO.crop_px]
     crop = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
     labels = label_crop(page.glyphs.cut(left, top), page.labels)
-    return normalised_patches(crop[None], MOLMO)[0], labels
+    return to_patches(normalised(crop, IMAGE_MEAN, IMAGE_STD), ONE_CROP, MOLMO)[0], labels
 
 
 def _label_characters(glyphs: CropGlyphs) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,13 @@ from vtexp.knobs import CropSetting
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.models.runner import Inputs, PreparedSample, Runner
-from vtexp.preprocess import DROPPED, ImageTokenIds, ProcessedImage, preprocess_image
+from vtexp.preprocess import (
+    DROPPED,
+    ImageTokenIds,
+    ProcessedImage,
+    normalised_bytes,
+    preprocess_image,
+)
 from vtexp.probe import Probe, Seen, tiling_of_views
 
 
@@ -24,7 +30,7 @@ class MolmoRunner(Runner):
 
     model: MolmoForCausalLM
 
-    can_compile: ClassVar[bool] = True
+    options: ClassVar[frozenset[str]] = frozenset(["compile", "uint8_crops"])
 
     @classmethod
     def model_class(cls, config: dict[str, Any]) -> type[MolmoForCausalLM]:
@@ -34,18 +40,22 @@ class MolmoRunner(Runner):
     def read_image(self, pixels: np.ndarray, setting: CropSetting) -> ProcessedImage:
         """Crops, padding mask and image tokens; `image_input_idx` counts from the first token."""
         start, end, patch, column = self.tokenizer.image_ids
-        return preprocess_image(
-            pixels, setting, self.geometry, ImageTokenIds(start, end, patch, column)
-        )
+        ids = ImageTokenIds(start, end, patch, column)
+        return preprocess_image(pixels, setting, self.geometry, ids, uint8=self.uint8_crops)
 
     def inputs(self, batch: Sequence[PreparedSample]) -> Inputs:
-        """Model inputs of a batch, right-padded with -1; crops padded with -1 up to the most."""
+        """Model inputs of a batch, right-padded with -1; crops padded with 0 up to the most."""
         length = max(len(p.input_ids) for p in batch)
         crops = max(len(p.image.patches) for p in batch)
         first = batch[0].image
         count = len(batch)
         input_ids = torch.full((count, length), -1)
-        images = torch.full((count, crops, *first.patches.shape[1:]), -1.0)
+        # Pinned memory is sent several times as fast.
+        images = torch.zeros(
+            (count, crops, *first.patches.shape[1:]),
+            dtype=first.patches.dtype,
+            pin_memory=self.device.type == "cuda",
+        )
         masks = torch.full((count, crops, *first.padding_mask.shape[1:]), -1.0)
         index = torch.full((count, crops, *first.image_input_idx.shape[1:]), DROPPED)
         for row, prepared in enumerate(batch):
@@ -60,10 +70,15 @@ class MolmoRunner(Runner):
         return {
             "input_ids": input_ids.to(self.device),
             "attention_mask": None if mask is None else mask.to(self.device),
-            "images": images.to(self.device, self.dtype),
+            "images": self._normalised(images.to(self.device, non_blocking=True)),
             "image_masks": masks.to(self.device, self.dtype),
             "image_input_idx": index,  # stays on the host: no wait for the device
         }
+
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
+        if images.dtype == torch.uint8:
+            images = normalised_bytes(images)
+        return images.to(self.dtype)
 
     def encode(self, inputs: Inputs) -> torch.Tensor:
         """Vision tokens (C, T, hidden) of the one image, before any is dropped."""

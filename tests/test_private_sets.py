@@ -23,6 +23,7 @@ from PIL import Image
 
 from vtexp.config import Config, from_hydra, register_schemas
 from vtexp.data.base import ImageFile, LoadedSamples, StoredImage
+from vtexp.data.columns import list_in_text, nested_items, value_of
 from vtexp.data.registry import load_samples
 from vtexp.errors import ConfigError, DataError
 from vtexp.planning import make_plan
@@ -350,6 +351,7 @@ def test_damaged_tables_say_what_is_wrong(make_config: MakeConfig, tmp_path: Pat
         ({"columns.image": "{number:03d}.png"}, "dataset.columns.image=number: no such column"),
         ({"columns.attributes": "{a: b.c}"}, r"dataset.columns.attributes.a=b\.c: no such column"),
         ({"unnest": "qas"}, "dataset.unnest=qas: no such column"),
+        ({"unnest": "question"}, r"dataset.unnest=question: '\?' is no list of records"),
         ({"where": "{easy: true}"}, "dataset.where.easy=easy: no such column"),
         ({"transforms": "[mmmmu]"}, "dataset.transforms: mmmmu: there are hint_first"),
         ({"source.images": "photos"}, "dataset.source.images=photos: no such folder"),
@@ -407,3 +409,46 @@ def anonymous_mib() -> float:
     if match is None:  # no Linux
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return int(match[1]) / 1024
+
+
+# --- columns --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("a", 1), ("b.c", "x"), ("b.d", None), ("none", None), ("none.c", None),
+        ("list.t", ["p", "q"]), ("with.dot", 5), ("=fixed {text}", None), ("=as it is", "as it is"),
+        ("n{a:03d}_{b.c}.png", "n001_x.png"), ("{B:lower}!", "loud!"), ("{f}", "3"),
+    ],
+)  # fmt: skip
+def test_expressions(expression: str, expected: object) -> None:
+    row = {"a": 1, "b": {"c": "x"}, "list": [{"t": "p"}, {"t": "q"}], "with.dot": 5, "B": "LOUD",
+           "f": 3.0}  # fmt: skip
+    if expected is None and "{" in expression:
+        with pytest.raises(DataError, match="text is empty"):
+            value_of(row, expression)
+    else:
+        assert value_of(row, expression) == expected
+
+
+def test_templates_evaluate_nothing() -> None:
+    with pytest.raises(DataError, match="does not fit"):
+        value_of({"a": 1}, "{a:nonsense}")
+    with pytest.raises(DataError, match="is empty"):
+        value_of({"a": 1}, "{a.__class__}")
+
+
+def test_lists_and_nested_items() -> None:
+    assert list_in_text("['a', \"b's\"]") == list_in_text('["a", "b\'s"]') == ["a", "b's"]
+    assert list_in_text(["kept"]) == ["kept"] and list_in_text(None) is None
+    for bad in ("a", "__import__('os')", "1", "[" * 10_000, "{1: 2}"):
+        with pytest.raises(DataError, match="no list written as text"):
+            list_in_text(bad)
+    assert nested_items({"q": ["a", "b"], "r": [1, 2]}) == nested_items(
+        [{"q": "a", "r": 1}, {"q": "b", "r": 2}]
+    )
+    assert nested_items(None) == []
+    for bad in ("text", 3, {"q": ["a"], "r": []}):
+        with pytest.raises(DataError, match="no list of records"):
+            nested_items(bad)

@@ -107,9 +107,16 @@ def list_in_text(value: Any) -> Any:
 
 
 def nested_items(value: Any) -> list[Any]:
-    """Items of a nested column: of a list of records, or of a record of lists."""
+    """Items of a nested column: of a list of records, or of a record of lists of one length.
+
+    Raises DataError for anything else.
+    """
     if isinstance(value, Mapping):
-        keys = list(value)
-        columns = (value[key] or [] for key in keys)
-        return [dict(zip(keys, items, strict=True)) for items in zip(*columns, strict=True)]
-    return list(value or [])
+        try:
+            rows = zip(*(items or [] for items in value.values()), strict=True)
+            return [dict(zip(value, row, strict=True)) for row in rows]
+        except (TypeError, ValueError):
+            pass
+    elif value is None or isinstance(value, list):
+        return list(value or [])
+    raise DataError(f"{value!r} is no list of records, nor a record of lists of one length")

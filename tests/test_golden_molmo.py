@@ -110,7 +110,7 @@ def test_bfloat16_is_near(reference: Reference) -> None:
     key = f"{case['name']}/row0"
     expected = reference.arrays[f"{key}/logits"]
     found = logits[0, reference.arrays[f"{key}/positions"]].float().numpy()
-    assert np.abs(found - expected).mean() < 0.02
+    assert np.abs(found - expected).mean() < 0.04
     assert np.abs(found - expected).max() < 0.25
 
 

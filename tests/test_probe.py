@@ -150,9 +150,9 @@ def test_crops_as_bytes_are_read_alike(
     setting = CropSetting(4)
     features = []
     for reader in (runner, fast):
+        prepared = reader.prepare(samples[3], setting, "easy_vqa")
+        features.append(reader.encode(reader.inputs([prepared])))
         with reader.probe() as probe:
-            prepared = reader.prepare(samples[3], setting, "easy_vqa")
-            features.append(reader.encode(reader.inputs([prepared])))
             reader.answer([prepared], 1)
             assert probe.take()[0].num_crops == 4
     assert prepared.image.patches.dtype == torch.uint8

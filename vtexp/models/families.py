@@ -69,7 +69,7 @@ class _Molmo(Family):
 
     def problem(self, config: dict[str, Any]) -> str:
         """As for any family; published MolmoE's fields have the names of the training code."""
-        sizes = DENSE_SIZES if "hidden_size" in config else MOLMOE_SIZES
+        sizes = MOLMOE_SIZES if "d_model" in config else DENSE_SIZES
         experts = EXPERT_SIZES if config.get("moe_num_experts") is not None else ()
         if missing := _no_whole_number(config, (*sizes, *experts)):
             return missing

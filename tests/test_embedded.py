@@ -53,3 +53,27 @@ def test_held_out_accuracy(make_config: MakeConfig, tmp_path: Path, size: str) -
     result = records.read_json(next((tmp_path / "sweep").glob("*/result.json")))
     assert result["accuracy"] >= 0.95
     assert set(result["accuracy_by_question_type"]) == {"color", "shape", "yes/no"}
+
+
+@pytest.mark.slow
+def test_more_crops_read_more_print(make_config: MakeConfig, tmp_path: Path) -> None:
+    """What the embedded default is for; all 1 800 questions are in the model card."""
+    run_job(
+        make_config(
+            "model.path=embedded:molmo_tiny", "dataset=small_print", "dataset.limit=120",
+            "knob=max_crops", "knob.max_crops=[1,4,9]", "measure.latency_samples=1",
+            "measure.latency_repeats=1",
+        ),
+        alone=True,
+    )  # fmt: skip
+    results = [records.read_json(path) for path in (tmp_path / "sweep").glob("*/result.json")]
+    accuracy = {result["knob_value"]: result["accuracy"] for result in results}
+    assert accuracy["4"] - accuracy["1"] > 0.1
+    assert accuracy["9"] - accuracy["4"] > 0.05
+    folder = next((tmp_path / "sweep").glob("max_crops-1_*"))
+    rows = records.read_jsonl(folder / records.SAMPLES)
+    large, small = (
+        [row["score"] for row in rows if (row["print_px"] > 18) == is_large]
+        for is_large in (True, False)
+    )
+    assert sum(large) / len(large) > sum(small) / len(small) + 0.2

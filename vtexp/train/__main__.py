@@ -94,7 +94,7 @@ STAGES = (
     Stage("see", 2400, 1.5e-3, 2e-3),
     Stage("look", 1000, 4e-3, 6e-3),
     Stage("answer", 2600, 2e-3, 3e-3),
-    Stage("all", 800, 3e-4, 4e-4),
+    Stage("all", 600, 3e-4, 4e-4),
 )
 #: Loss of a step, and what was found in it, for the log.
 Step = tuple[torch.Tensor, dict[str, float]]

@@ -3,13 +3,15 @@
     python benchmarks/by_print_size.py outputs/NAME --out benchmarks/results/FOLDER
 
 Prints and writes table.md (accuracy of each knob value, its difference from the value before on
-the same questions, and accuracy by print size), and print_size.png. Nothing is measured here.
+the same questions, accuracy by print size and by kind of page), and print_size.png. Nothing is
+measured here.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,13 +75,32 @@ def by_size(run: Run) -> list[tuple[list[float], list[str]]]:
     return groups
 
 
+def by_kind(run: Run) -> dict[str, list[float]]:
+    """Scores of the questions of each kind of page."""
+    kinds: dict[str, list[float]] = defaultdict(list)
+    for row in run.samples.values():
+        kinds[row["question_type"]].append(row["score"])
+    return kinds
+
+
+def near_misses(run: Run) -> tuple[int, int]:
+    """How many wrong answers differ from the right one in a single character, and all wrong."""
+    wrong = [row for row in run.samples.values() if row["score"] == 0]
+    pairs = [(row["prediction"], row["references"][0]) for row in wrong]
+    near = [
+        len(told) == len(right) and sum(a != b for a, b in zip(told, right, strict=True)) == 1
+        for told, right in pairs
+    ]
+    return sum(near), len(wrong)
+
+
 def names_of_sizes() -> list[str]:
     """The groups of print in words."""
     return [f"{low}-{high - 1}" for low, high in pairwise(BORDERS_PX)]
 
 
 def table(runs: list[Run]) -> str:
-    """Both tables as Markdown."""
+    """All tables as Markdown."""
     first = runs[0]
     pages = len({row["image_id"] for row in first.samples.values()})
     lines = [
@@ -104,6 +125,13 @@ def table(runs: list[Run]) -> str:
     for i, name in enumerate(names_of_sizes()):
         cells = " | ".join(f"{100 * np.mean(group[i][0]):.1f}" for group in groups)
         lines.append(f"| {name} | {len(groups[0][i][0])} | {cells} |")
+    lines += ["", f"| kind of page | questions | {values} |", "|---" * (len(runs) + 2) + "|"]
+    kinds = [by_kind(run) for run in runs]
+    for kind in sorted(kinds[0]):
+        cells = " | ".join(f"{100 * np.mean(found[kind]):.1f}" for found in kinds)
+        lines.append(f"| {kind} | {len(kinds[0][kind])} | {cells} |")
+    cells = " | ".join("{} of {}".format(*near_misses(run)) for run in runs)
+    lines.append(f"| wrong by one character, of all wrong answers | | {cells} |")
     return "\n".join(lines) + "\n"
 
 

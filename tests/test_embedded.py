@@ -45,7 +45,7 @@ def test_checkpoint_is_small_and_in_the_published_layout() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["336x336", "784x784"])
 def test_held_out_accuracy(make_config: MakeConfig, tmp_path: Path, size: str) -> None:
-    """Measured by the framework; the full 9 673 questions are in the model card."""
+    """Measured by the framework; more questions are in the model card."""
     run_job(
         make_config("model.path=embedded:molmo_tiny", f"knob.sizes=[{size}]", "dataset.limit=150"),
         alone=True,
@@ -57,7 +57,7 @@ def test_held_out_accuracy(make_config: MakeConfig, tmp_path: Path, size: str) -
 
 @pytest.mark.slow
 def test_more_crops_read_more_print(make_config: MakeConfig, tmp_path: Path) -> None:
-    """What the embedded default is for; all 1 800 questions are in the model card."""
+    """What the embedded default is for; 1 200 questions are in the model card."""
     run_job(
         make_config(
             "model.path=embedded:molmo_tiny", "dataset=small_print", "dataset.limit=120",

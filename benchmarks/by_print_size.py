@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vtexp import compare, records
+from vtexp.errors import DataError
 from vtexp.statistics import Z_95, clustered_mean
 
 #: Borders of the groups of print, in px of the page.
@@ -58,8 +59,6 @@ def step(before: Run | None, run: Run) -> str:
     """Difference of a run from the one before, question by question."""
     if before is None:
         return ""
-    if before.samples.keys() != run.samples.keys():
-        raise SystemExit("the runs answered different questions")
     pairs = [(before.samples[i]["score"], row) for i, row in run.samples.items()]
     differences = [row["score"] - score for score, row in pairs]
     return in_percent(differences, [row["image_id"] for _, row in pairs], signed=True)
@@ -180,6 +179,10 @@ def main() -> None:
     runs = read_runs(args.sweep)
     if not runs:
         raise SystemExit(f"{args.sweep}: no finished run")
+    try:
+        compare.require_same_samples([run.row for run in runs])
+    except DataError as error:
+        raise SystemExit(str(error)) from None
     text = table(runs)
     print(text)
     records.write_text(args.out / "table.md", text)

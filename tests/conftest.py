@@ -41,6 +41,18 @@ def golden_dir() -> Path:
     return Path(os.environ.get("VTEXP_GOLDEN_DIR", Path(__file__).parent / "golden"))
 
 
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty hub cache, and no hub: the address answers no one."""
+    folder = tmp_path / "hub"
+    for module in ("huggingface_hub.constants", "huggingface_hub._snapshot_download.constants"):
+        monkeypatch.setattr(f"{module}.HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def draw_noise(
     tmp_path_factory: pytest.TempPathFactory,

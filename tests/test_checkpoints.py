@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants
 
 from vtexp import hub, records
 from vtexp.config import Config
@@ -25,18 +24,6 @@ from vtexp.sweep import run_job
 
 MakeConfig = Callable[..., Config]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty hub cache, and no hub: the address answers no one."""
-    folder = tmp_path / "hub"
-    for module in ("huggingface_hub.constants", "huggingface_hub._snapshot_download.constants"):
-        monkeypatch.setattr(f"{module}.HF_HUB_CACHE", str(folder))
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    for name in ("HTTPS_PROXY", "https_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    return folder
 
 
 def fill(cache: Path, checkpoint: Path) -> Path:

@@ -104,17 +104,27 @@ def test_timed_prefill_gives_the_first_token_of_the_answer(
 
 @pytest.mark.slow
 def test_compiled_blocks_compute_the_same_and_are_shared(
-    runner: MolmoRunner, small_checkpoint: Path, samples: list[Sample]
+    small_checkpoint: Path, tmp_path: Path, samples: list[Sample]
 ) -> None:
-    """Through the product's path: same answers and counts, and no code of its own per layer."""
+    """Through the product's path, with more layers than a function may be compiled times: code of
+    its own for each layer would be refused."""
     torch._dynamo.reset()
-    compiled = MolmoRunner.load(
-        find_checkpoint(str(small_checkpoint)), MOLMO, HardwareConfig(compile=True)
+    torch._dynamo.utils.counters.clear()
+    folder = tmp_path / "deep"
+    shutil.copytree(small_checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["num_hidden_layers"] = torch._dynamo.config.recompile_limit + 2
+    (folder / "config.json").write_text(json.dumps(config))
+    checkpoint = find_checkpoint(str(folder), random=True)
+    eager, compiled = (
+        MolmoRunner.load(checkpoint, MOLMO, HardwareConfig(compile=chosen))
+        for chosen in (False, True)
     )
+    assert torch._dynamo.config.fail_on_recompile_limit_hit
     setting = KnobValue("max_crops", "4").crop_setting(MOLMO)
-    with runner.probe() as eager_probe:
-        expected = measured(eager_probe, runner, samples, setting)
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True), compiled.probe() as probe:
+    with eager.probe() as eager_probe:
+        expected = measured(eager_probe, eager, samples, setting)
+    with compiled.probe() as probe:
         assert measured(probe, compiled, samples, setting) == expected
         for sample in samples:
             compiled.timed_prefill(sample, setting, "easy_vqa")

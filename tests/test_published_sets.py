@@ -45,17 +45,10 @@ def stored(seed: int = 0) -> dict[str, Any]:
     return {"bytes": encoded(seed), "path": f"{seed}.png"}
 
 
-@pytest.fixture
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty hub cache, no hub (the address answers no one), and a cache for copied images."""
-    folder = tmp_path / "hub"
-    for module in ("huggingface_hub.constants", "huggingface_hub._snapshot_download.constants"):
-        monkeypatch.setattr(f"{module}.HF_HUB_CACHE", str(folder))
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    for name in ("HTTPS_PROXY", "https_proxy"):
-        monkeypatch.delenv(name, raising=False)
+@pytest.fixture(autouse=True)
+def image_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A cache of its own for copied images."""
     monkeypatch.setenv("VTEXP_CACHE_DIR", str(tmp_path / "cache"))
-    return folder
 
 
 def fill(cache: Path, dataset: DatasetConfig, files: dict[str, list[dict[str, Any]]]) -> Path:

@@ -1,8 +1,8 @@
 """Images of samples: where their bytes are, and how they become pixels, as in Molmo's own code.
 
 An image is opened when it is needed and never held: a sample knows a file, or a cell of a
-memory-mapped Arrow file. Nothing here imports pyarrow until such a cell is read, so that decoding
-workers start quickly.
+memory-mapped Arrow file. Nothing here imports pyarrow until such a cell is read: most plans
+need none.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Runner(ABC):
     dtype: torch.dtype
     uint8_crops: bool = False
 
-    #: Keys of `hardware` that make this family faster.
+    #: Keys of `hardware` that not all families have and this one has.
     options: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
@@ -131,7 +131,7 @@ class Runner(ABC):
         """Hooks that count what this model reads, to be entered around passes."""
 
     def compile_blocks(self) -> None:
-        """Have torch.compile make the model's blocks faster, at their first use."""
+        """Have torch.compile compile the model's blocks, at their first use."""
         raise NotImplementedError
 
     # --- of all --------------------------------------------------------------------------------

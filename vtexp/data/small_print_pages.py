@@ -7,7 +7,7 @@ DejaVu, which come with matplotlib (a free licence, LICENSE_DEJAVU there).
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -69,12 +69,16 @@ class Page:
     glyphs: list[Glyph] = field(default_factory=list)
 
 
-def draw_page(rng: np.random.Generator, area_px: tuple[float, float] = AREA_PX) -> Page:
-    """One page of a random kind, its area within `area_px`.
+def draw_page(
+    rng: np.random.Generator,
+    area_px: tuple[float, float] = AREA_PX,
+    kinds: Sequence[str] | None = None,
+) -> Page:
+    """One page of one of `kinds` (any, if None), its area within `area_px`.
 
     Raises DataError where matplotlib's fonts are missing.
     """
-    kind = str(rng.choice(list(KINDS)))
+    kind = str(rng.choice(list(kinds or KINDS)))
     area = rng.uniform(*area_px)
     low, high = np.log(ASPECT_RATIO)
     aspect = np.exp(rng.triangular(low, 0, high))

@@ -1,6 +1,6 @@
 """Train molmo_tiny to read small_print and to know easy-VQA: `python -m vtexp.train --out FOLDER`.
 
-Seeded, resumable (run the same command again), with a progress bar. Seven stages:
+Seeded, resumable (run the same command again), with a progress bar. Nine stages:
 
 - read (`see.py`): the vision encoder alone. A head asks each patch for the characters it shows.
   From answers alone, nothing was learned.
@@ -13,6 +13,8 @@ Seeded, resumable (run the same command again), with a progress bar. Seven stage
   few tokens to look among, most of them readable, and many questions a step.
 - answer: the same on pages of all sizes under all budgets.
 - all: everything, at a low rate.
+- tables: the language model alone, with more tables, whose values are found by row and column.
+- finish: everything again.
 
 The heads are not kept.
 """
@@ -95,7 +97,11 @@ STAGES = (
     Stage("look", 1000, 4e-3, 6e-3),
     Stage("answer", 2600, 2e-3, 3e-3),
     Stage("all", 600, 3e-4, 4e-4),
+    Stage("tables", 1500, 1.5e-3, 2e-3),
+    Stage("finish", 1200, 5e-4, 5e-4),
 )
+#: Stages on whole images with their questions.
+ANSWERING = ("look", "answer", "all", "tables", "finish")
 #: Loss of a step, and what was found in it, for the log.
 Step = tuple[torch.Tensor, dict[str, float]]
 #: What is drawn once for the stages that look at single crops.
@@ -129,7 +135,8 @@ class Draws(Dataset):
             return draw_page_crops(rng, ids)
         if self.name == "shapes":
             return draw_shape(rng, groups, ids)
-        return draw_answer_batch(rng, groups, tokenizer, small=self.name == "look")
+        small, tables = self.name == "look", self.name in ("tables", "finish")
+        return draw_answer_batch(rng, groups, tokenizer, small=small, tables=tables)
 
 
 def as_it_is(draw: Any) -> Any:
@@ -267,7 +274,7 @@ class Training:
         steps = min(stage.steps, most_steps or stage.steps)
         if self.step == 0:
             self._prepare(stage)
-        answering = stage.name in ("look", "answer", "all")
+        answering = stage.name in ANSWERING
         losses = self.answers(stage, steps) if answering else self.looks(stage, steps)
         recent: list[dict[str, float]] = []
         name = TextColumn(stage.name)
@@ -339,7 +346,7 @@ class Training:
         order = range(self.step, steps)
         loader = DataLoader(draws, batch_size=None, sampler=order, num_workers=1, prefetch_factor=8)
         for batch in loader:
-            yield answer(self.model, self.heads.fields, batch, stage.name == "all")
+            yield answer(self.model, self.heads.fields, batch, stage.name in ("all", "finish"))
 
     def _note(self, stage: Stage, recent: list[dict[str, float]]) -> None:
         means = {

@@ -1,4 +1,4 @@
-"""Stages `look` to `all`: the language model learns to look up and to say what is printed.
+"""Stages `look` to `finish`: the language model learns to look up and to say what is printed.
 
 All questions of an image share one sequence: each question sees the image and itself, not the
 others. Besides the answers, `FieldHeads` asks inside the language model: each printed value, at
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vtexp.data.base import Sample
-from vtexp.data.small_print_pages import AREA_PX, Page, draw_page
+from vtexp.data.small_print_pages import AREA_PX, KINDS, Page, draw_page
 from vtexp.geometry import MOLMO, Size, Tiling, tiling_to_resolution
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.molmo.modeling import MolmoBlock, MolmoForCausalLM
@@ -44,6 +45,8 @@ MOST_QUESTIONS = 24
 SMALL_PX = (150_000, 350_000)
 #: Share of steps on easy-VQA, and of images whose crops give all their tokens.
 SHAPE_SHARE, FULL_SHARE = 0.25, 0.1
+#: How many more times tables are drawn than other kinds of pages, where they are drawn more often.
+MORE_TABLES = 4
 #: The block of the language model that looks values up: `FieldHeads` read what it is given, and
 #: `pointing` asks some of its heads. Weight of both in the loss.
 LOOKING_BLOCK, POINTING_HEADS, AUXILIARY_WEIGHT = 2, 2, 0.5
@@ -176,9 +179,10 @@ def draw_page_questions(
     setting: CropSetting,
     ids: ImageTokenIds,
     area_px: tuple[float, float],
+    kinds: Sequence[str] | None,
 ) -> tuple[ProcessedImage, list[Question], torch.Tensor]:
     """A new page under a crop setting, questions about print that can be read, and its fields."""
-    page = draw_page(rng, area_px)
+    page = draw_page(rng, area_px, kinds)
     image = preprocess_image(np.array(page.image), setting, MOLMO, ids)
     size = Size(page.image.height, page.image.width)
     scale = least_scale(size, image.tiling, setting.fit)
@@ -206,20 +210,26 @@ def draw_answer_batch(
     tokenizer: PromptTokenizer,
     *,
     small: bool,
+    tables: bool,
 ) -> AnswerBatch:
-    """Pages or shapes with their questions, all under one budget; or `small` pages in one crop."""
+    """Pages or shapes with their questions, all under one budget; or `small` pages in one crop.
+
+    With `tables` every second page or so is a table: to find a value by row and column is hardest.
+    """
     ids = ImageTokenIds(*tokenizer.image_ids)
     shapes, full = rng.random() < SHAPE_SHARE, bool(rng.random() < FULL_SHARE)
     budget = KnobValue("max_crops", "1", "letterbox") if small else draw_budget(rng)
     value = KnobValue(budget.name, budget.value, budget.fit, force_full_tokens=full)
     setting = value.crop_setting(MOLMO)
+    area_px = SMALL_PX if small else AREA_PX
+    kinds = [*KINDS, *["table"] * MORE_TABLES] if tables else None
     drawn: list[tuple[ProcessedImage, list[Question], torch.Tensor]] = []
     # One more per image, for its questions.
     while sum(len(image.patches) + 1 for image, _, _ in drawn) < CROPS_PER_STEP:
         if shapes:
             drawn.append(draw_shape_questions(rng, groups, setting, ids))
         else:
-            drawn.append(draw_page_questions(rng, setting, ids, SMALL_PX if small else AREA_PX))
+            drawn.append(draw_page_questions(rng, setting, ids, area_px, kinds))
     images, questions, fields = zip(*drawn, strict=True)
     return collate(list(images), list(questions), list(fields), tokenizer)
 

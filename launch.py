@@ -17,7 +17,7 @@ def launch(raw: DictConfig) -> None:
     alone = HydraConfig.get().mode == RunMode.RUN
     with cli.errors_past_hydra(alone):
         config = from_hydra(raw)
-        from vtexp.sweep import run_job  # imported late: --help and config errors stay quick
+        from vtexp.job import run_job  # imported late: --help and config errors stay quick
 
         run_job(config, alone=alone)
 

@@ -14,7 +14,7 @@ import pytest
 
 from vtexp import records, tracking
 from vtexp.config import Config, WandbMode
-from vtexp.sweep import run_job
+from vtexp.job import run_job
 
 MakeConfig = Callable[..., Config]
 

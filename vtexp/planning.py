@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from vtexp.config import Config, Weights, to_plain, values_key
-from vtexp.data.base import FailedSample, Sample, fingerprint, require_few_failed
+from vtexp.data.base import FailedSample, Sample, require_few_failed
 from vtexp.data.registry import load_samples
 from vtexp.errors import ConfigError, DataError
 from vtexp.geometry import (
@@ -149,11 +149,16 @@ class Plan:
 
     config: Config
     samples: tuple[Sample, ...]
-    samples_fingerprint: str
+    image_sizes: tuple[Size, ...]  # of each sample, from the image's header
     checkpoint: Checkpoint
     geometry: Geometry
     runs: tuple[PlannedRun, ...]
     failed: tuple[FailedSample, ...] = ()
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is anything to answer with: of random weights no answer means anything."""
+        return self.checkpoint.folder is not None
 
     def require_feasible(self) -> None:
         """Raises ConfigError for the first run that the model's context refuses."""
@@ -216,7 +221,7 @@ def make_plan(config: Config) -> Plan:
     return Plan(
         config=config,
         samples=tuple(samples),
-        samples_fingerprint=fingerprint(samples),
+        image_sizes=tuple(sizes),
         checkpoint=checkpoint,
         geometry=geometry,
         runs=tuple(runs),

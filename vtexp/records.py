@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,19 @@ ENVIRONMENT = "environment.json"
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing. Raises VtexpError where the disk does not take it."""
     partial = path.with_name(path.name + ".partial")
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise VtexpError(f"{path}: cannot be written ({error.strerror or error})") from error
 
@@ -44,7 +51,41 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """One JSON object per line, the whole file at once."""
-    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    write_bytes(path, _lines(rows))
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+
+
+class RowsFile:
+    """A JSON-lines file that grows under a temporary name until `finish` gives it its own.
+
+    Raises VtexpError where the disk does not take it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._partial = path.with_name(path.name + ".partial")
+        self._mode = "wb"  # what an earlier try left is written over
+
+    def write(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows."""
+        with _writing(self.path), self._partial.open(self._mode) as file:
+            self._mode = "ab"
+            file.write(_lines(rows))
+
+    def discard(self) -> None:
+        """Leave nothing, as far as the disk allows."""
+        with suppress(OSError):
+            self._partial.unlink()
+
+    def finish(self) -> None:
+        """Nothing is added any more: the file is on the disk as a whole."""
+        with _writing(self.path):
+            with self._partial.open("ab") as file:
+                os.fsync(file.fileno())
+            self._partial.replace(self.path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -59,8 +100,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file. Raises DataError if it is damaged."""
+    return list(rows_of(path))
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON-lines file, one after the other. Raises DataError if it is damaged."""
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        with path.open("rb") as file:
+            for line in file:
+                yield json.loads(line)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: cannot be read ({error}); delete its folder to run it again"

@@ -6,6 +6,7 @@ A stand-in for the model answers and takes time as it is told; everything around
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_known_answers_and_times_reach_the_files(
-    make_config: MakeConfig, tmp_path: Path, known: None
+    make_config: MakeConfig, tmp_path: Path, known: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = make_config("knob.sizes=[560x336]", "dataset.limit=40", "measure.latency_samples=32",
                          "measure.latency_repeats=2", "measure.warmup_repeats=0")  # fmt: skip
@@ -83,6 +84,14 @@ def test_known_answers_and_times_reach_the_files(
     for kind, found in result["accuracy_by_question_type"].items():
         chosen = [scores[s.sample_id] for s in plan.samples if s.question_type == kind]
         assert (found["n"], found["accuracy"]) == (len(chosen), pytest.approx(np.mean(chosen)))
+    with (tmp_path / "sweep" / "question_types.csv").open() as file:
+        by_type = {row["question_type"]: row for row in csv.DictReader(file)}
+    table = capsys.readouterr().out.partition("by question type")[2]
+    for kind, found in result["accuracy_by_question_type"].items():
+        assert float(by_type[kind]["accuracy"]) == found["accuracy"]
+        assert int(by_type[kind]["n"]) == found["n"]
+        row = rf"{kind} +{found['n']} +{100 * found['accuracy']:.1f}"
+        assert re.search(row, table)
 
     # 32 counted prefills first, then two rounds of 32 that are timed: 330, 340, ... 960 ms.
     ids = [sample.sample_id for sample in plan.samples[:32]]

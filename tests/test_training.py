@@ -32,9 +32,11 @@ from vtexp.train.answer import (
     Question,
     asked_of,
     collate,
+    heading_asked,
     label_fields,
     pack_questions,
     pointing,
+    value_asked,
 )
 from vtexp.train.reading import (
     CHARACTERS,
@@ -166,6 +168,15 @@ def test_columns_of_a_table_are_those_it_is_drawn_in() -> None:
     columns = label_fields(page, image.tiling, "letterbox")[0, :, 8:]
     tokens = torch.arange(MOLMO.tokens_per_crop) % MOLMO.tokens_per_side
     left, right = (tokens[(columns == column).any(dim=-1)] for column in (1, 2))
+    # The heading that a question names is above its value, and nothing else is found as one.
+    fields = label_fields(page, image.tiling, "letterbox")[0]
+    asked = torch.tensor([asked_of(page, field.question) for field in page.fields])
+    headings, values = heading_asked(fields, asked), value_asked(fields, asked)
+    rows = torch.arange(MOLMO.tokens_per_crop) // MOLMO.tokens_per_side
+    for heading, value in zip(headings, values, strict=True):
+        if value.any():
+            assert rows[heading].max() < rows[value].min()
+    assert headings.any(dim=-1).all() and values.any()
     assert len(left) and len(right)
     assert left.max() < right.min()
     centres: dict[int, list[float]] = {1: [], 2: []}
@@ -223,7 +234,7 @@ def test_pointing_is_the_attention_on_the_value_asked_for() -> None:
     asked[0, 9] = torch.tensor([7, 2, 1])
     batch = SimpleNamespace(asked=asked, fields=fields, image_input_idx=index)
     mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
-    loss, share = pointing(block, (x, rotary, mask, None), batch)
+    loss, share = pointing(block, (x, rotary, mask, None), batch, value_asked)
     query, key, _ = block.attention_inputs(x, rotary)
     seen = F.scaled_dot_product_attention(
         query, key, torch.eye(length).expand(*key.shape[:2], -1, -1), attn_mask=mask

@@ -131,16 +131,20 @@ def show_plan(plan: Plan) -> None:
 
 def show_comparison(sweep: Path) -> None:
     """Write and print the comparison of a sweep folder, if it has runs."""
-    from vtexp import compare
+    from vtexp import compare, question_types
 
     rows = compare.write_comparison(sweep) if sweep.is_dir() else []
     if not rows:
         return
     console.print()
     console.print(compare.table(rows))
+    question_types.write_question_types(sweep, rows)
+    if (by_type := question_types.question_types_table(rows)) is not None:
+        console.print(by_type)
     for note in compare.notes(rows):
         console.print(f"- {note}")
-    names = [n for n in (compare.CSV_NAME, compare.PICTURE_NAME) if (sweep / n).is_file()]
+    files = (compare.CSV_NAME, question_types.CSV_NAME, compare.PICTURE_NAME)
+    names = [name for name in files if (sweep / name).is_file()]
     console.print(f"{sweep}: {', '.join(names)}, one folder per run")
 
 

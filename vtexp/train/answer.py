@@ -4,15 +4,16 @@ All questions of an image share one sequence: each question sees the image and i
 others. Besides the answers, `FieldHeads` asks inside the language model: each printed value, at
 its vision tokens, what it is the value of and what it says; each question, what it looks for; and
 both, and a table's headings, which column they are of: without, the right row was found and the
-column guessed. And `pointing` asks two heads to look from the question at the value. Without, the
-look-up was not found: among a thousand tokens, the one that matters gives hardly any gradient.
+column guessed. And `pointing` asks two heads of a block to look from the question at the value, and
+two of the block before at the heading. Without, the look-up was not found: among a thousand tokens,
+the one that matters gives hardly any gradient.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ MORE_TABLES = 4
 COLUMNS, LABELS = 2, 10
 NOTHING = (IGNORE,) * 3
 #: The block of the language model that looks values up: `FieldHeads` read what it is given, and
-#: `pointing` asks some of its heads. Weight of both in the loss.
+#: `pointing` asks some heads of it and of the block before, for headings. Weight in the loss.
 LOOKING_BLOCK, POINTING_HEADS, AUXILIARY_WEIGHT = 2, 2, 0.5
 
 
@@ -126,11 +127,27 @@ class FieldHeads(nn.Module):
         return key_loss + digit_loss + column_loss + asked_loss + asked_column_loss, found
 
 
+def value_asked(fields: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    """Which tokens (n, places) show the value that each of n questions asks for, given `fields`
+    (places, 10) and `asked` (n, 3)."""
+    slots = fields[:, :4].unflatten(-1, (2, 2))
+    return (slots[None] == asked[:, None, None, :2]).all(dim=-1).any(dim=-1)
+
+
+def heading_asked(fields: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    """Like `value_asked`: which show the heading that each question names."""
+    headings = (fields[:, :4:2] == NONE) & (fields[:, 8:] > NONE)
+    return (headings & (fields[:, 8:] == asked[:, None, 2:])).any(dim=-1)
+
+
 def pointing(
-    block: MolmoBlock, inputs: tuple[Any, ...], batch: AnswerBatch
+    block: MolmoBlock,
+    inputs: tuple[Any, ...],
+    batch: AnswerBatch,
+    find: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> tuple[torch.Tensor, float]:
     """Loss of where POINTING_HEADS of a block look when an answer is told, and the share of their
-    attention that lies on the value asked for. `inputs`: of the block's forward."""
+    attention that lies on what `find` finds. `inputs`: of the block's forward."""
     x, rotary, mask, _ = inputs
     query, key = block.attention_inputs(x, rotary)[:2]
     losses, shares = [], []
@@ -138,10 +155,8 @@ def pointing(
         telling = (batch.asked[row] != IGNORE).all(dim=-1).nonzero().squeeze(-1)
         kept = batch.image_input_idx[row] >= 0
         places = batch.image_input_idx[row][kept].long()
-        slots = batch.fields[row][kept][:, :4].unflatten(-1, (2, 2))
-        asked = batch.asked[row, telling, :2]
         wanted = torch.zeros(len(telling), x.shape[1], dtype=torch.bool)
-        wanted[:, places] = (slots[None] == asked[:, None, None]).all(dim=-1).any(dim=-1)
+        wanted[:, places] = find(batch.fields[row][kept], batch.asked[row, telling])
         some = wanted.any(dim=-1)
         if not some.any():
             continue
@@ -325,8 +340,11 @@ def answer(
         features = model.encode_images(batch.patches, batch.padding_mask)
     answered = (batch.labels != IGNORE).any(dim=0)
     seen: list[tuple[Any, ...]] = []
-    block = model.model.transformer.blocks[LOOKING_BLOCK]
-    hook = block.register_forward_pre_hook(lambda *call: seen.append(call[1]))
+    before, block = model.model.transformer.blocks[LOOKING_BLOCK - 1 : LOOKING_BLOCK + 1]
+    hooks = [
+        some.register_forward_pre_hook(lambda *call: seen.append(call[1]))
+        for some in (before, block)
+    ]
     logits = model(
         batch.input_ids,
         attention_mask=batch.mask,
@@ -335,7 +353,8 @@ def answer(
         image_input_idx=batch.image_input_idx,
         logits_to_keep=torch.nonzero(answered).squeeze(-1),
     ).logits
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
     labels = batch.labels[:, answered]
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
     # The end of text is always right: judge the words.
@@ -344,6 +363,7 @@ def answer(
     if not batch.fields.any():  # shapes
         return loss, {"shape_loss": loss.item(), "shape_words": right}
     found = {"answer_loss": loss.item(), "answer_words": right}
-    field_loss, told = heads(seen[0][0], batch)
-    pointing_loss, found["pointed"] = pointing(block, seen[0], batch)
-    return loss + AUXILIARY_WEIGHT * (field_loss + pointing_loss), found | told
+    field_loss, told = heads(seen[1][0], batch)
+    heading_loss, found["pointed_headings"] = pointing(before, seen[0], batch, heading_asked)
+    value_loss, found["pointed"] = pointing(block, seen[1], batch, value_asked)
+    return loss + AUXILIARY_WEIGHT * (field_loss + heading_loss + value_loss), found | told

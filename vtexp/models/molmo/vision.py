@@ -92,6 +92,12 @@ class VisionTransformer(nn.Module):
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """patches (N, P, 588) -> (N, P, width * layers read); stops at the last layer read."""
+        if patches.device.type == "cpu" and not torch.is_grad_enabled():
+            # Crop by crop: what one block hands to the next then stays in the caches.
+            return torch.cat([self._encode(crop) for crop in patches.split(1)])
+        return self._encode(patches)
+
+    def _encode(self, patches: torch.Tensor) -> torch.Tensor:
         x = self.patch_embedding(patches)
         cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = self.pre_ln(torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype))

@@ -66,6 +66,7 @@ def build_native(size: str, device: str, dtype: torch.dtype) -> MolmoForCausalLM
     torch.manual_seed(0)
     with torch.device(device):
         model = MolmoForCausalLM._from_config(MolmoConfig(**SIZES[size]), dtype=dtype)
+    model.model.vision_backbone.image_vit.fuse()  # as runs do
     return model.eval().requires_grad_(False)
 
 

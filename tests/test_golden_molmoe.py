@@ -23,7 +23,7 @@ from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.preprocess import ImageTokenIds, preprocess_image
 from vtexp.prompts import PromptTokenizer
 
-pytestmark = pytest.mark.golden
+pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

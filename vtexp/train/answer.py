@@ -109,16 +109,20 @@ class FieldHeads(nn.Module):
         self.columns = SlotHead(width, COLUMNS, 2)
 
     def forward(
-        self, hidden: torch.Tensor, batch: AnswerBatch
+        self, before: torch.Tensor, hidden: torch.Tensor, batch: AnswerBatch
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss of hidden (B, L, width) of a batch, and the shares told rightly."""
+        """Loss of a batch, and the shares told rightly, from what the block that looks up is given
+        (`hidden`, (B, L, width)) and the block before it (`before`), by which columns must be
+        known."""
         found: dict[str, float] = {}
         row, crop, token = (batch.image_input_idx >= 0).nonzero(as_tuple=True)
-        values = hidden[row, batch.image_input_idx[row, crop, token].long()]
+        place = batch.image_input_idx[row, crop, token].long()
+        values = hidden[row, place]
         keys, digits, columns = batch.fields[row, crop, token].split([4, 4, 2], dim=-1)
         key_loss, found["fields"] = self.keys(values, keys)
         digit_loss, found["digits"] = self.digits(values, digits)
-        column_loss, found["columns"] = self.columns(values, columns)
+        early_loss, found["columns"] = self.columns(before[row, place], columns)
+        column_loss = early_loss + self.columns(values, columns)[0]
         telling = (batch.asked != IGNORE).all(dim=-1)
         # A value's slots tell all twice, for its upper and its lower half.
         asked, column = (part.repeat(1, 2) for part in batch.asked[telling].split([2, 1], dim=-1))
@@ -363,7 +367,7 @@ def answer(
     if not batch.fields.any():  # shapes
         return loss, {"shape_loss": loss.item(), "shape_words": right}
     found = {"answer_loss": loss.item(), "answer_words": right}
-    field_loss, told = heads(seen[1][0], batch)
+    field_loss, told = heads(seen[0][0], seen[1][0], batch)
     heading_loss, found["pointed_headings"] = pointing(before, seen[0], batch, heading_asked)
     value_loss, found["pointed"] = pointing(block, seen[1], batch, value_asked)
     return loss + AUXILIARY_WEIGHT * (field_loss + heading_loss + value_loss), found | told

@@ -34,6 +34,7 @@ from vtexp.train.answer import (
     collate,
     heading_asked,
     label_fields,
+    left_of,
     pack_questions,
     pointing,
     value_asked,
@@ -170,13 +171,25 @@ def test_columns_of_a_table_are_those_it_is_drawn_in() -> None:
     left, right = (tokens[(columns == column).any(dim=-1)] for column in (1, 2))
     # The heading that a question names is above its value, and nothing else is found as one.
     fields = label_fields(page, image.tiling, "letterbox")[0]
-    asked = torch.tensor([asked_of(page, field.question) for field in page.fields])
-    headings, values = heading_asked(fields, asked), value_asked(fields, asked)
-    rows = torch.arange(MOLMO.tokens_per_crop) // MOLMO.tokens_per_side
-    for heading, value in zip(headings, values, strict=True):
+    asked = torch.tensor([[asked_of(page, field.question) for field in page.fields]])
+    count = MOLMO.tokens_per_crop
+    asked = F.pad(asked, (0, 0, count, 0), value=-100)  # the image first, then a place a question
+    index = torch.arange(count)[None, None]
+    batch = SimpleNamespace(asked=asked, fields=fields[None, None], image_input_idx=index)
+    telling, headings = heading_asked(batch, 0)
+    _, values = value_asked(batch, 0)
+    assert telling.tolist() == list(range(count, asked.shape[1]))
+    rows = torch.arange(count) // MOLMO.tokens_per_side
+    for heading, value in zip(headings[:, :count], values[:, :count], strict=True):
         if value.any():
             assert rows[heading].max() < rows[value].min()
     assert headings.any(dim=-1).all() and values.any()
+    # What is looked at from the second column is to the left, in the same line.
+    second, first = left_of(batch, 0)
+    assert first.any()
+    for place, wanted in zip(second, first[:, :count], strict=True):
+        assert set(tokens[wanted].tolist()) <= set(left.tolist())
+        assert all(abs(rows[wanted] - rows[place]) <= 1)
     assert len(left) and len(right)
     assert left.max() < right.min()
     centres: dict[int, list[float]] = {1: [], 2: []}

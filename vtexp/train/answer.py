@@ -4,9 +4,10 @@ All questions of an image share one sequence: each question sees the image and i
 others. Besides the answers, `FieldHeads` asks inside the language model: each printed value, at
 its vision tokens, what it is the value of and what it says; each question, what it looks for; and
 both, and a table's headings, which column they are of: without, the right row was found and the
-column guessed. And `pointing` asks two heads of a block to look from the question at the value, and
-two of the block before at the heading. Without, the look-up was not found: among a thousand tokens,
-the one that matters gives hardly any gradient.
+column guessed. And `pointing` asks two heads of a block to look from the question at the value,
+two of the block before at the heading, and two of the first from the second column to the first.
+Without, the look-up was not found: among a thousand tokens, the one that matters gives hardly any
+gradient.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ MORE_TABLES = 4
 COLUMNS, LABELS = 2, 10
 NOTHING = (IGNORE,) * 3
 #: The block of the language model that looks values up: `FieldHeads` read what it is given, and
-#: `pointing` asks some heads of it and of the block before, for headings. Weight in the loss.
+#: `pointing` asks some heads of it and of the blocks before. Weight of all that in the loss.
 LOOKING_BLOCK, POINTING_HEADS, AUXILIARY_WEIGHT = 2, 2, 0.5
 
 
@@ -131,43 +132,78 @@ class FieldHeads(nn.Module):
         return key_loss + digit_loss + column_loss + asked_loss + asked_column_loss, found
 
 
-def value_asked(fields: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-    """Which tokens (n, places) show the value that each of n questions asks for, given `fields`
-    (places, 10) and `asked` (n, 3)."""
+#: Places of a row that look for something (n,), and the places that show it: bool (n, L).
+Looking = tuple[torch.Tensor, torch.Tensor]
+
+
+def value_asked(batch: AnswerBatch, row: int) -> Looking:
+    """Questions, where they are answered, and the values that they ask for."""
+    places, fields = shown(batch, row)
+    telling, asked = told(batch, row)
     slots = fields[:, :4].unflatten(-1, (2, 2))
-    return (slots[None] == asked[:, None, None, :2]).all(dim=-1).any(dim=-1)
+    found = (slots[None] == asked[:, None, None, :2]).all(dim=-1).any(dim=-1)
+    return telling, spread(batch, places, found)
 
 
-def heading_asked(fields: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-    """Like `value_asked`: which show the heading that each question names."""
+def heading_asked(batch: AnswerBatch, row: int) -> Looking:
+    """Questions, where they are answered, and the headings that they name."""
+    places, fields = shown(batch, row)
+    telling, asked = told(batch, row)
     headings = (fields[:, :4:2] == NONE) & (fields[:, 8:] > NONE)
-    return (headings & (fields[:, 8:] == asked[:, None, 2:])).any(dim=-1)
+    found = (headings & (fields[:, 8:] == asked[:, None, 2:])).any(dim=-1)
+    return telling, spread(batch, places, found)
+
+
+def left_of(batch: AnswerBatch, row: int) -> Looking:
+    """Values and headings of a table's second column, and those of the first in their line."""
+    places, fields = shown(batch, row)
+    keys, columns = fields[:, :4:2], fields[:, 8:]
+    second = (columns == 2).any(dim=-1)
+    key = torch.where(columns == 2, keys, NONE).amax(dim=-1)[second]  # none of a heading
+    found = ((columns == 1) & (keys == key[:, None, None])).any(dim=-1)
+    return places[second], spread(batch, places, found)
+
+
+def shown(batch: AnswerBatch, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places (m,) of the vision tokens of a row, and their fields (m, 10)."""
+    kept = batch.image_input_idx[row] >= 0
+    return batch.image_input_idx[row][kept].long(), batch.fields[row][kept]
+
+
+def told(batch: AnswerBatch, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places (n,) of a row where answers are told, and what is asked there (n, 3)."""
+    telling = (batch.asked[row] != IGNORE).all(dim=-1).nonzero().squeeze(-1)
+    return telling, batch.asked[row, telling]
+
+
+def spread(batch: AnswerBatch, places: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    """What was found among some places (n, m) among all of a row (n, L)."""
+    wanted = torch.zeros(len(found), batch.asked.shape[1], dtype=torch.bool)
+    wanted[:, places] = found
+    return wanted
 
 
 def pointing(
     block: MolmoBlock,
     inputs: tuple[Any, ...],
     batch: AnswerBatch,
-    find: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    look: Callable[[AnswerBatch, int], Looking],
 ) -> tuple[torch.Tensor, float]:
-    """Loss of where POINTING_HEADS of a block look when an answer is told, and the share of their
-    attention that lies on what `find` finds. `inputs`: of the block's forward."""
+    """Loss of where POINTING_HEADS of a block look, and the share of their attention that lies
+    where it should, as `look` says. `inputs`: of the block's forward."""
     x, rotary, mask, _ = inputs
     query, key = block.attention_inputs(x, rotary)[:2]
     losses, shares = [], []
     for row in range(len(x)):
-        telling = (batch.asked[row] != IGNORE).all(dim=-1).nonzero().squeeze(-1)
-        kept = batch.image_input_idx[row] >= 0
-        places = batch.image_input_idx[row][kept].long()
-        wanted = torch.zeros(len(telling), x.shape[1], dtype=torch.bool)
-        wanted[:, places] = find(batch.fields[row][kept], batch.asked[row, telling])
+        looking, wanted = look(batch, row)
+        wanted &= mask[row, 0, looking]
         some = wanted.any(dim=-1)
         if not some.any():
             continue
         heads = slice(0, POINTING_HEADS)
-        scores = query[row, heads][:, telling[some]] @ key[row, heads].transpose(-1, -2)
+        scores = query[row, heads][:, looking[some]] @ key[row, heads].transpose(-1, -2)
         scores = scores * key.shape[-1] ** -0.5
-        scores = scores.masked_fill(~mask[row, :, telling[some]], -math.inf)
+        scores = scores.masked_fill(~mask[row, :, looking[some]], -math.inf)
         found = scores.log_softmax(dim=-1).masked_fill(~wanted[some], -math.inf).logsumexp(dim=-1)
         losses.append(-found.flatten())
         shares.append(found.detach().exp().flatten())
@@ -344,10 +380,9 @@ def answer(
         features = model.encode_images(batch.patches, batch.padding_mask)
     answered = (batch.labels != IGNORE).any(dim=0)
     seen: list[tuple[Any, ...]] = []
-    before, block = model.model.transformer.blocks[LOOKING_BLOCK - 1 : LOOKING_BLOCK + 1]
+    blocks = list(model.model.transformer.blocks)[: LOOKING_BLOCK + 1]
     hooks = [
-        some.register_forward_pre_hook(lambda *call: seen.append(call[1]))
-        for some in (before, block)
+        block.register_forward_pre_hook(lambda *call: seen.append(call[1])) for block in blocks
     ]
     logits = model(
         batch.input_ids,
@@ -367,7 +402,9 @@ def answer(
     if not batch.fields.any():  # shapes
         return loss, {"shape_loss": loss.item(), "shape_words": right}
     found = {"answer_loss": loss.item(), "answer_words": right}
-    field_loss, told = heads(seen[0][0], seen[1][0], batch)
-    heading_loss, found["pointed_headings"] = pointing(before, seen[0], batch, heading_asked)
-    value_loss, found["pointed"] = pointing(block, seen[1], batch, value_asked)
-    return loss + AUXILIARY_WEIGHT * (field_loss + heading_loss + value_loss), found | told
+    field_loss, said = heads(seen[1][0], seen[2][0], batch)
+    looks = {"pointed_left": left_of, "pointed_headings": heading_asked, "pointed": value_asked}
+    for block, inputs, (name, look) in zip(blocks, seen, looks.items(), strict=True):
+        pointing_loss, found[name] = pointing(block, inputs, batch, look)
+        field_loss = field_loss + pointing_loss
+    return loss + AUXILIARY_WEIGHT * field_loss, found | said

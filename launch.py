@@ -13,7 +13,7 @@ from vtexp.config import from_hydra, register_schemas
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def launch(raw: DictConfig) -> None:
-    """One job: all its knob values one after the other."""
+    """One job: all its knob values."""
     alone = HydraConfig.get().mode == RunMode.RUN
     with cli.errors_past_hydra(alone):
         config = from_hydra(raw)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partialmethod
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vtexp import job, records
+from vtexp import experiment, job, records
 from vtexp.compare import collect, require_same_samples
 from vtexp.config import Config
 from vtexp.data import decoding
 from vtexp.data.base import fingerprint
 from vtexp.errors import RunFailedError
 from vtexp.job import run_job
+from vtexp.models import runner
 from vtexp.planning import make_plan
 
 MakeConfig = Callable[..., Config]
@@ -80,8 +81,8 @@ def test_chunks_and_workers_change_no_answer(
     for rows in one.values():
         assert [row["sample_id"] for row in rows] == [s.sample_id for s in plan.samples]
 
-    small = partialmethod(decoding.Decoder.chunks, most_mib=1)
-    monkeypatch.setattr(decoding.Decoder, "chunks", small)
+    small = partial(decoding.decoded_chunks, most_bytes=10**6)
+    monkeypatch.setattr(job, "decoded_chunks", small)
     run_job(make_config(*overrides(folder, "sweep.name=many", "hardware.batch_size=1")), alone=True)
     assert answers(tmp_path / "many") == one
     decoded.clear()
@@ -127,10 +128,86 @@ def test_more_broken_images_than_allowed_stop_the_job(
     assert "Traceback" not in capsys.readouterr().out
 
 
+def test_an_interrupted_job_goes_on_behind_its_last_answer(
+    make_config: MakeConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped within the second of several chunks, between its runs, a row half written."""
+    run_job(make_config(*overrides(folder, "sweep.name=whole")), alone=True)
+    monkeypatch.setattr(job, "decoded_chunks", partial(decoding.decoded_chunks, most_bytes=10**6))
+    real, answered = experiment.Measurement.answer, []
+
+    def stopped(run, images, advance):
+        if len(answered) == 3:
+            raise KeyboardInterrupt
+        answered.append(run.run.value.value)
+        real(run, images, advance)
+
+    config = make_config(*overrides(folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment.Measurement, "answer", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(config, alone=True)
+    sweep = tmp_path / "sweep"
+    left = {path.parent.name: path.read_bytes() for path in sweep.glob("*/samples.jsonl.partial")}
+    timed = {path: path.read_bytes() for path in sweep.glob(f"*/{records.LATENCY}")}
+    assert len(left) == len(timed) == 2 and len({len(rows) for rows in left.values()}) == 2
+    ahead = max(left, key=lambda name: len(left[name]))
+    (sweep / ahead / "samples.jsonl.partial").write_bytes(left[ahead][:-20])
+
+    prepared: list[str] = []
+    prepare = runner.Runner.prepare
+
+    def counting(self, sample, *rest):
+        prepared.append(sample.sample_id)
+        return prepare(self, sample, *rest)
+
+    monkeypatch.setattr(runner.Runner, "prepare", counting)
+    run_job(config, alone=True)
+    kept = sum(rows.count(b"\n") for rows in left.values()) - 1
+    assert len(prepared) == 2 * 2 * IMAGES - kept  # none twice, and nothing timed again
+    assert {path: path.read_bytes() for path in timed} == timed
+    assert answers(sweep) == answers(tmp_path / "whole")
+
+
+def test_records_of_two_processes_are_no_result(
+    make_config: MakeConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = experiment.Measurement.finish
+
+    def mixed(run, failed):
+        run._samples.write(list(run._samples.rows())[:1])
+        return real(run, failed)
+
+    monkeypatch.setattr(experiment.Measurement, "finish", mixed)
+    with pytest.raises(RunFailedError, match="does another process make the same run"):
+        run_job(make_config(*overrides(folder)), alone=True)
+    assert not answers(tmp_path / "sweep")
+
+
+def test_a_run_whose_failure_cannot_be_written_leaves_the_others_alone(
+    make_config: MakeConfig, folder: Path, tmp_path: Path
+) -> None:
+    config = make_config(*overrides(folder))
+    first, second = make_plan(config).runs
+    first.folder.parent.mkdir()
+    first.folder.write_text("in the way")
+    with pytest.raises(RunFailedError, match="1 of 2 runs failed"):
+        run_job(config, alone=True)
+    assert (second.folder / records.RESULT).is_file()
+
+
+def test_nothing_is_decoded_for_no_run(
+    make_config: MakeConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(make_config(*overrides(folder)))
+    monkeypatch.setattr(decoding, "image_pixels", None)
+    job.RunsUnderWay(plan, [], job.load_runner(plan)).make()
+
+
 def test_images_that_cannot_be_decoded_are_not_timed(make_config: MakeConfig, folder: Path) -> None:
     plan = make_plan(make_config(*overrides(folder, "dataset.max_failed=2")))
     first = plan.samples[0].image_id
     cut(folder / first)
-    group = job.Group(plan, plan.runs, job.load_runner(plan))
+    group = job.RunsUnderWay(plan, plan.runs, job.load_runner(plan))
     others = [i for i, s in enumerate(plan.samples) if s.image_id != first]
     assert group._first_readable(3) == others[:3]

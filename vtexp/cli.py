@@ -53,7 +53,7 @@ def call(launch: Callable[[], None]) -> int:
             return error.exit_code
         return 1 if _of_the_machine(error) else 2
     except KeyboardInterrupt:
-        print("interrupted: finished runs are kept; the same sweep.name goes on", file=sys.stderr)
+        print("interrupted: what was answered is kept; the same command with this sweep.name goes on", file=sys.stderr)
         return 130
     return 0
 

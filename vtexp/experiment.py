@@ -6,7 +6,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
@@ -16,9 +16,10 @@ import numpy as np
 from vtexp import environment, measuring, records
 from vtexp.batching import BatchSize
 from vtexp.data.base import FailedSample, Sample, fingerprint
-from vtexp.errors import CountMismatchError
+from vtexp.errors import CountMismatchError, VtexpError
 from vtexp.geometry import Tiling, theoretical_tokens, token_layout
 from vtexp.metrics import metric
+from vtexp.metrics.registry import Score
 from vtexp.models.runner import PreparedSample, Runner
 from vtexp.planning import Plan, PlannedRun, tiling_summary
 from vtexp.probe import Counts
@@ -30,35 +31,56 @@ class Measurement:
     """One run under way: started and timed, answered part by part, then finished.
 
     The runs of a job are under way together, so that an image that has been decoded serves them
-    all. Each method raises VtexpError for what a user can mend; nothing is under a final name in
-    the run's folder before `finish` but `config.yaml` and `environment.json`.
+    all. Answers are added to the records as they come: a run that was interrupted goes on behind
+    the last one. Each method raises VtexpError for what a user can mend.
     """
 
-    def __init__(self, plan: Plan, run: PlannedRun, runner: Runner) -> None:
-        self.plan, self.run, self.runner = plan, run, runner
+    def __init__(self, plan: Plan, run: PlannedRun, runner: Runner, score: Score | None) -> None:
+        """`score` scores a prediction; None with random weights, whose answers mean nothing."""
+        self.plan, self.run, self.runner, self._score = plan, run, runner, score
+        #: Samples, from the first, that need no answer any more.
+        self.position = 0
         hardware = plan.config.hardware
         self._batches = BatchSize(hardware.batch_size, hardware.auto_adjust_batch_size)
         self._samples = records.RowsFile(run.folder / records.SAMPLES)
-        self._latency_rows: list[dict[str, Any]] = []
-        self._other_cores: float | None = None
         self._duration_s = 0.0
 
     def start(self, indices: Sequence[int]) -> None:
         """Write down what is measured on what, and time prefills of the samples of these indices.
 
-        With random weights they are all there is: their answers mean nothing.
+        Not again where an earlier try was interrupted behind that. With random weights the timed
+        samples are all there is.
         """
+        folder = self.run.folder
+        if self._goes_on():
+            self._surroundings = records.read_json(folder / records.ENVIRONMENT)
+            self._latency_rows = records.read_jsonl(folder / records.LATENCY)
+            return
         with self._at_work():
-            folder, plan = self.run.folder, self.plan
+            self.discard()
             (folder / records.FAILURE).unlink(missing_ok=True)
-            records.write_text(folder / records.CONFIG, self.run.resolved_config(plan.config))
+            records.write_text(folder / records.CONFIG, self.run.resolved_config(self.plan.config))
             self._surroundings = environment.describe(self.runner.device)
+            self._latency_rows, other_cores = self._time(indices)
+            self._surroundings["other_cores_busy"] = other_cores
             records.write_json(folder / records.ENVIRONMENT, self._surroundings)
-            if plan.answers:
-                self._score = metric(plan.config.dataset.metric).prepare(plan.samples)
-            self._time(indices)
+            records.write_jsonl(folder / records.LATENCY, self._latency_rows)
 
-    def _time(self, indices: Sequence[int]) -> None:
+    def _goes_on(self) -> bool:
+        """Whether this code has timed the run, and the answers that it left are those of the first
+        samples, every one; then they are kept."""
+        folder = self.run.folder
+        if not (folder / records.LATENCY).is_file():
+            return False
+        made = records.read_json(folder / records.ENVIRONMENT)["git"]
+        if self._score is None or made != environment.git_state():
+            return False
+        answered = self._samples.go_on("sample_id")
+        self.position = len(answered)
+        return answered == [sample.sample_id for sample in self.plan.samples[: self.position]]
+
+    def _time(self, indices: Sequence[int]) -> tuple[list[dict[str, Any]], float | None]:
+        """Rows of the timed prefills, and the cores that other processes kept busy meanwhile."""
         plan, run, runner = self.plan, self.run, self.runner
         measure, style = plan.config.measure, plan.config.dataset.style
         samples = [plan.samples[i] for i in indices]
@@ -69,20 +91,27 @@ class Measurement:
             row = _about(plan, samples[place]) | {"prediction": None, "score": None} | counted
             timed.append(row | {"sequence_length": length, "answer_tokens": 0})
 
+        rows: list[dict[str, Any]] = []
         count = len(samples) * measure.latency_repeats
         with progress(f"{run.label} prefill", count) as advance:
             load = measuring.OtherLoad()
             for row in measuring.time_prefills(runner, samples, run.setting, style, measure, check):
-                self._latency_rows.append(row)
+                rows.append(row)
                 advance(1)
-            self._other_cores = load.cores()
-        if not plan.answers:
+            other_cores = load.cores()
+        if self._score is None:
             self._samples.write(timed)
+        return rows, other_cores
 
     def answer(self, images: Mapping[int, np.ndarray], advance: Callable[[int], None]) -> None:
-        """Answer some samples, given the pixels of each by its index; `advance` hears of each."""
-        plan, run, runner = self.plan, self.run, self.runner
+        """Answer some samples, given the pixels of each by its index; `advance` hears of each.
+
+        To be called in the order of the samples; those before `position` are left out.
+        """
+        plan, run, runner, score = self.plan, self.run, self.runner, self._score
+        assert score is not None
         dataset = plan.config.dataset
+        images = {i: pixels for i, pixels in images.items() if i >= self.position}
         # Like with like: batches of equal tilings have no padding crops, of equal lengths no
         # padding at all. Stable, so deterministic.
         order = sorted(images, key=lambda i: (run.tilings[i].num_crops, run.prompt_lengths[i]))
@@ -106,7 +135,7 @@ class Measurement:
                     rows[i] = {
                         **_about(plan, sample),
                         "prediction": prediction,
-                        "score": self._score(prediction, sample),
+                        "score": score(prediction, sample),
                         **check_counts(run, sample, run.tilings[i], counted),
                         "sequence_length": len(inputs.input_ids),
                         "answer_tokens": len(ids),
@@ -115,34 +144,49 @@ class Measurement:
             self._samples.write(rows[i] for i in sorted(rows))
 
     def finish(self, failed: Mapping[int, FailedSample]) -> dict[str, Any]:
-        """Write the records; `result.json` comes last and says that the run is whole.
+        """Sum up the records; `result.json` comes last and says that the run is whole.
 
-        `failed`: samples, by index, that turned out impossible to ask.
+        `failed`: samples, by index, that turned out impossible to ask. Raises VtexpError where the
+        records are not of the others, each once.
         """
-        plan, folder = self.plan, self.run.folder
-        run = replace(self.run, failed=(*self.run.failed, *failed.values()))
+        plan = self.plan
+        kept = [i for i in range(len(plan.samples)) if i not in failed]
+        samples = [plan.samples[i] for i in kept]
+        run = replace(
+            self.run,
+            failed=(*self.run.failed, *failed.values()),
+            tilings=tuple(self.run.tilings[i] for i in kept),
+            prompt_lengths=tuple(self.run.prompt_lengths[i] for i in kept),
+        )
         with self._at_work():
-            records.write_jsonl(folder / records.LATENCY, self._latency_rows)
+            columns = _by_column(self._samples.rows())
+            if plan.answers and columns["sample_id"] != [sample.sample_id for sample in samples]:
+                raise VtexpError(
+                    f"{run.folder}: the records are not those of the run's {len(samples)} samples; "
+                    "does another process make the same run?"
+                )
+            result = summarise(plan, run, columns, self._latency_rows)
             self._samples.finish()
-            rows = _by_column(records.rows_of(folder / records.SAMPLES))
-            result = summarise(plan, run, rows, self._latency_rows)
-        kept = [sample for i, sample in enumerate(plan.samples) if i not in failed]
+        other_cores = self._surroundings["other_cores_busy"]
         tokens = result["measured_vision_tokens"]
-        result["samples_fingerprint"] = fingerprint(kept)
-        result["warnings"] += measuring.doubts(self._latency_rows, tokens, self._other_cores)
+        result["samples_fingerprint"] = fingerprint(samples)
+        result["warnings"] += measuring.doubts(self._latency_rows, tokens, other_cores)
         result |= {
-            "other_cores_busy": self._other_cores,
+            "other_cores_busy": other_cores,
             "batch_size": self._batches.most,
             "out_of_memory_count": self._batches.out_of_memory_count,
             "device": self._surroundings["device"]["name"],
             "duration_s": round(self._duration_s, 2),
         }
-        records.write_json(folder / records.RESULT, result)
+        records.write_json(run.folder / records.RESULT, result)
         return result
 
     def discard(self) -> None:
-        """Leave no answers of a run that failed."""
+        """Leave no answers and no times of a run that failed."""
         self._samples.discard()
+        with suppress(OSError):
+            (self.run.folder / records.LATENCY).unlink()
+        self.position = 0
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -214,7 +258,7 @@ COUNTS = ("num_crops", "vision_tokens")
 SUMMARISED = (
     *(f"{kind}_{count}" for kind in ("theoretical", "measured", "actual") for count in COUNTS),
     *("measured_tiling", "actual_tiling", "actual_overridden", "sequence_length"),
-    *("score", "image_id", "question_type"),
+    *("score", "sample_id", "image_id", "question_type"),
 )
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vtexp import records
 from vtexp.config import Config
 from vtexp.data.base import FailedSample, require_few_failed
-from vtexp.data.decoding import Chunk, Decoder
-from vtexp.errors import DataError
+from vtexp.data.decoding import Chunk, decoded_chunks
+from vtexp.errors import DataError, VtexpError
+from vtexp.metrics import metric
 from vtexp.planning import Plan, PlannedRun, make_plan, sweep_folder
 from vtexp.progress import console, progress
 from vtexp.sweep import (
@@ -62,7 +63,7 @@ def _make_runs(plan: Plan) -> None:
             console.print(f"{run.label}: has a result already, kept{_older_code(run)}")
             tracking.mirror(plan.config, run.folder)
     if waiting:
-        Group(plan, waiting, load_runner(plan)).make()
+        RunsUnderWay(plan, waiting, load_runner(plan)).make()
 
 
 def _older_code(run: PlannedRun) -> str:
@@ -98,8 +99,8 @@ def load_runner(plan: Plan) -> Runner:
     return _loaded[key]
 
 
-class Group:
-    """The runs of a job under way: each is timed, then all answer the same images, decoded once.
+class RunsUnderWay:
+    """The runs of a job: each is timed, then all answer the same images, decoded once for them.
 
     A run that fails is recorded and leaves; the others go on. A sample whose image turns out to be
     broken when it is decoded fails in all.
@@ -108,27 +109,30 @@ class Group:
     def __init__(self, plan: Plan, runs: Sequence[PlannedRun], runner: Runner) -> None:
         from vtexp.experiment import Measurement
 
+        dataset = plan.config.dataset
+        score = metric(dataset.metric).prepare(plan.samples) if plan.answers else None
         self.plan = plan
-        self.under_way = [Measurement(plan, run, runner) for run in runs]
+        self.under_way = [Measurement(plan, run, runner, score) for run in runs]
         self.broken: dict[int, FailedSample] = {}
 
     def make(self) -> None:
         """Make all runs; one that fails says so and leaves its `failure.json`."""
         try:
             timed = self._first_readable(self.plan.config.measure.latency_samples)
-            self._each(lambda measurement: measurement.start(timed))
+            self._each(lambda run: run.start(timed))
             if self.plan.answers:
                 self._answer()
             self._each(self._finish)
         except Exception as error:  # of the images that all share
             for measurement in self.under_way:
-                self._fail(measurement, error)
+                if not finished(measurement.run):
+                    self._fail(measurement, error)
 
-    def _each(self, step: Callable[[Measurement], None]) -> None:
+    def _each(self, step: Callable[..., None], *arguments: Any) -> None:
         """Take a step with each run under way: a sweep survives any failure of one run."""
         for measurement in list(self.under_way):
             try:
-                step(measurement)
+                step(measurement, *arguments)
             except Exception as error:
                 self.under_way.remove(measurement)
                 self._fail(measurement, error)
@@ -150,21 +154,26 @@ class Group:
         """Record a sample as failed. Raises DataError where they are more than allowed."""
         plan = self.plan
         self.broken[index] = FailedSample(plan.samples[index].sample_id, reason)
-        failed, dataset = (*plan.failed, *self.broken.values()), plan.config.dataset
+        failed, dataset = (*self.broken.values(), *plan.failed), plan.config.dataset
         require_few_failed(
             failed, dataset.max_failed, len(plan.samples) - len(self.broken), dataset.name
         )
 
     def _answer(self) -> None:
-        from vtexp.experiment import Measurement
-
         plan, count = self.plan, len(self.under_way)
-        workers = plan.config.hardware.decode_workers
+        first = min((run.position for run in self.under_way), default=0)
+        chunks = decoded_chunks(
+            plan.samples,
+            plan.image_sizes,
+            first=first,
+            workers=plan.config.hardware.decode_workers,
+        )
         label = "answers" if count == 1 else f"answers of {count} runs"
-        with Decoder(workers) as decoder, progress(label, len(plan.samples) * count) as advance:
-            for chunk in decoder.chunks(plan.samples, plan.image_sizes):
+        with progress(label, len(plan.samples) * count) as advance:
+            advance(sum(run.position for run in self.under_way))
+            while self.under_way and (chunk := next(chunks, None)) is not None:
                 images = self._readable(chunk)
-                self._each(partial(Measurement.answer, images=images, advance=advance))
+                self._each(lambda run, images: run.answer(images, advance), images)
 
     def _readable(self, chunk: Chunk) -> dict[int, np.ndarray]:
         """The images of a chunk but those that could not be decoded."""
@@ -172,7 +181,7 @@ class Group:
         for i, decoded in chunk.items():
             if isinstance(decoded, str):
                 self._set_aside(i, decoded)
-            else:
+            elif i not in self.broken:
                 images[i] = decoded
         return images
 
@@ -189,6 +198,11 @@ class Group:
         tracking.mirror(self.plan.config, run.folder)
 
     def _fail(self, measurement: Measurement, error: Exception) -> None:
+        run = measurement.run
+        console.print(f"{run.label}: FAILED: {error_line(error)}")
         measurement.discard()
-        record_failure(self.plan.config, measurement.run, error)
-        console.print(f"{measurement.run.label}: FAILED: {error_line(error)}")
+        try:
+            failed = replace(run, failed=(*run.failed, *self.broken.values()))
+            record_failure(self.plan.config, failed, error)
+        except VtexpError as trouble:  # the same disk, most likely
+            console.print(f"{run.label}: {error_line(trouble)}")

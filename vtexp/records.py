@@ -75,10 +75,33 @@ class RowsFile:
             self._mode = "ab"
             file.write(_lines(rows))
 
+    def go_on(self, key: str) -> list[Any]:
+        """Keep what an earlier try left, up to its last whole row: the values of a key in them."""
+        values: list[Any] = []
+        if not self._partial.is_file():
+            return values
+        whole = 0
+        with _writing(self.path), self._partial.open("rb+") as file:
+            for line in file:
+                try:
+                    values.append(json.loads(line)[key])
+                except (ValueError, KeyError):  # cut short
+                    break
+                whole += len(line)
+            file.truncate(whole)
+        self._mode = "ab"
+        return values
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """What has been added so far."""
+        return rows_of(self._partial)
+
     def discard(self) -> None:
         """Leave nothing, as far as the disk allows."""
-        with suppress(OSError):
-            self._partial.unlink()
+        self._mode = "wb"
+        for path in (self._partial, self.path):
+            with suppress(OSError):
+                path.unlink()
 
     def finish(self) -> None:
         """Nothing is added any more: the file is on the disk as a whole."""

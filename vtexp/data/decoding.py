@@ -1,22 +1,13 @@
-"""Images decoded ahead in worker processes, in bounded memory: each once for all that use it.
+"""Images decoded ahead in worker processes, in bounded memory, each once for all that use it then.
 
-The memory that is taken is two chunks: the one in use, and the one that is being decoded meanwhile.
-Workers import Pillow and numpy alone, and start anew (not forked): a process that holds a GPU must
-not be forked.
+The memory that is taken is a chunk of images, and the few that each worker has decoded ahead.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,101 +18,100 @@ from vtexp.geometry import Size
 
 #: Decoded images of a chunk by the index of their sample, or why there are none.
 Chunk = dict[int, np.ndarray | str]
-#: Gives the pixels of an image once they are there, or why there are none.
-Task = Callable[[], np.ndarray | str]
+#: A chunk's images take no more than this (or are one image); small ones are no more than so many.
+MOST_BYTES, MOST_SAMPLES = 512 * 2**20, 4096
+#: Images that each worker decodes ahead of need.
+AHEAD = 16
 
 
-class Decoder:
-    """Decodes the images of samples; with 0 workers in this process, when they are asked for."""
+def decoded_chunks(
+    samples: Sequence[Sample],
+    sizes: Sequence[Size],
+    *,
+    first: int = 0,
+    workers: int = 0,
+    most_bytes: int = MOST_BYTES,
+) -> Iterator[Chunk]:
+    """The images of samples in order, from the sample `first` on, in chunks.
 
-    def __init__(self, workers: int) -> None:
-        self._pool = None
-        if workers > 0:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(workers, context, initializer=_follow_parent)
+    `sizes` are those of the images' headers. An image that several samples of a chunk share is
+    decoded once and is the same array. Workers decode while a chunk is in use; without any, images
+    are decoded when their chunk's turn comes. Raises DataError where a worker dies or memory ends.
+    """
+    from torch.utils.data import DataLoader
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def chunks(
-        self, samples: Sequence[Sample], sizes: Sequence[Size], *, most_mib: int = 512
-    ) -> Iterator[Chunk]:
-        """The images of samples in order, in chunks of at most `most_mib` (or of one image).
-
-        `sizes` are those of the images' headers. An image that several samples of a chunk share is
-        decoded once and is the same array. While a chunk is in use, workers decode the next. Raises
-        DataError where a worker dies.
-        """
-        pending: tuple[range, dict[str, Task]] | None = None
-        for part in _parts(samples, sizes, most_mib * 2**20):
-            submitted = (part, self._submit([samples[i] for i in part]))
-            if pending is not None:
-                yield _collect(samples, *pending)
-            pending = submitted
-        if pending is not None:
-            yield _collect(samples, *pending)
-
-    def _submit(self, samples: Sequence[Sample]) -> dict[str, Task]:
-        """A decoding task for each image of some samples."""
-        images = {sample.image_id: sample.image for sample in samples}
-        if self._pool is None:
-            return {image_id: partial(_decode, image) for image_id, image in images.items()}
-        submit = self._pool.submit
-        return {image_id: submit(_decode, image).result for image_id, image in images.items()}
+    parts = list(_parts(samples, sizes, first, most_bytes))
+    wanted = [_images(samples, part) for part in parts]
+    loader: DataLoader[Any] = DataLoader(
+        _Images([image for images in wanted for image in images.values()]),  # type: ignore[arg-type]
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
+        # A process that holds a GPU must not be forked.
+        multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_leave_interrupts,
+    )
+    try:
+        decoded = iter(loader)
+        for part, images in zip(parts, wanted, strict=True):
+            found = {image_id: next(decoded) for image_id in images}
+            yield {i: found[samples[i].image_id] for i in part}
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            "a process that decodes images ended or has no memory left; take fewer "
+            "hardware.decode_workers, or 0"
+        ) from error
 
 
-def _parts(samples: Sequence[Sample], sizes: Sequence[Size], most_bytes: int) -> Iterator[range]:
+class _Images:
+    """Images to be decoded, as a loader takes them."""
+
+    def __init__(self, images: Sequence[AnyImage]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: int) -> np.ndarray | str:
+        """Pixels of an image, or why there are none."""
+        try:
+            return image_pixels(self.images[place])
+        except DataError as error:
+            return str(error)
+
+
+def _images(samples: Sequence[Sample], part: range) -> dict[str, AnyImage]:
+    """The distinct images of some samples."""
+    return {samples[i].image_id: samples[i].image for i in part}
+
+
+def _parts(
+    samples: Sequence[Sample], sizes: Sequence[Size], first: int, most_bytes: int
+) -> Iterator[range]:
     """The samples cut into runs whose distinct images take no more than so much memory."""
-    start, taken = 0, 0
+    start, taken = first, 0
     seen: set[str] = set()
-    for i, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
-        needed = 3 * size.height * size.width
-        if i > start and sample.image_id not in seen and taken + needed > most_bytes:
+    for i in range(first, len(samples)):
+        image_id, size = samples[i].image_id, sizes[i]
+        needed = 0 if image_id in seen else 3 * size.height * size.width
+        if i > start and (taken + needed > most_bytes or i - start == MOST_SAMPLES):
             yield range(start, i)
             start, taken, seen = i, 0, set()
-        if sample.image_id not in seen:
-            seen.add(sample.image_id)
-            taken += needed
-    if samples:
+            needed = 3 * size.height * size.width
+        seen.add(image_id)
+        taken += needed
+    if start < len(samples):
         yield range(start, len(samples))
 
 
-def _collect(samples: Sequence[Sample], part: range, tasks: dict[str, Task]) -> Chunk:
-    try:
-        images = {image_id: task() for image_id, task in tasks.items()}
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a process that decodes images ended (out of memory, or killed); take fewer "
-            "hardware.decode_workers, or 0"
-        ) from error
-    return {i: images[samples[i].image_id] for i in part}
+def _as_it_is(image: Any) -> Any:
+    """No conversion to a tensor."""
+    return image
 
 
-def _decode(image: AnyImage) -> np.ndarray | str:
-    """Pixels of an image, or why there are none: errors would not all travel between processes."""
-    try:
-        return image_pixels(image)
-    except DataError as error:
-        return str(error)
-
-
-def _follow_parent() -> None:
-    """Ctrl-C is for the process that uses the images; the workers end with it, however it ends."""
+def _leave_interrupts(_: int) -> None:
+    """Ctrl-C is for the process that uses the images; it ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

@@ -97,8 +97,8 @@ STAGES = (
     Stage("look", 1000, 4e-3, 6e-3),
     Stage("answer", 2600, 2e-3, 3e-3),
     Stage("all", 600, 3e-4, 4e-4),
-    Stage("tables", 2800, 2e-3, 3e-3),
-    Stage("finish", 1000, 5e-4, 5e-4),
+    Stage("tables", 2500, 2e-3, 3e-3),
+    Stage("finish", 800, 5e-4, 5e-4),
 )
 #: Stages on whole images with their questions.
 ANSWERING = ("look", "answer", "all", "tables", "finish")

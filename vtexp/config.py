@@ -143,10 +143,14 @@ class ColumnsConfig:
 
 @dataclass
 class DatasetConfig:
-    """Questions about images: where they come from, how they are asked and answers are scored."""
+    """Questions about images: where they come from, how they are asked and answers are scored.
+
+    `num_questions`: how many the splits are known to have, for people alone.
+    """
 
     name: str = MISSING
     split: str = "test"
+    num_questions: dict[str, int] = field(default_factory=dict)
     limit: int | None = None
     seed: int = 0
     stratify: bool = True
@@ -279,7 +283,7 @@ class Config:
         """
         plain = to_plain(self)
         parts = {key: plain[key] for key in ("model", "dataset", "hardware", "measure")}
-        for words in ("licence", "max_failed"):
+        for words in ("licence", "max_failed", "num_questions"):
             del parts["dataset"][words]
         identity = parts | {"knob": asdict(value), "checkpoint": checkpoint}
         text = json.dumps(identity, sort_keys=True)

@@ -143,10 +143,14 @@ class ColumnsConfig:
 
 @dataclass
 class DatasetConfig:
-    """Questions about images: where they come from, how they are asked and answers are scored."""
+    """Questions about images: where they come from, how they are asked and answers are scored.
+
+    `num_questions`: how many the splits are known to have, for people alone.
+    """
 
     name: str = MISSING
     split: str = "test"
+    num_questions: dict[str, int] = field(default_factory=dict)
     limit: int | None = None
     seed: int = 0
     stratify: bool = True
@@ -246,6 +250,7 @@ class SweepConfig:
 OF_NO_NUMBER = (
     ("dataset", "licence"),
     ("dataset", "max_failed"),
+    ("dataset", "num_questions"),
     ("hardware", "decode_workers"),
 )
 

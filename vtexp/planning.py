@@ -190,10 +190,11 @@ def sweep_folder(config: Config) -> Path:
     return (Path(config.sweep.folder).expanduser() / config.sweep.name).absolute()
 
 
-def make_plan(config: Config) -> Plan:
+def make_plan(config: Config, index: int | None = None) -> Plan:
     """Work out all runs of a config. Raises ConfigError, DataError or CheckpointError.
 
-    Weights that are not on this machine are downloaded last, when all else is found right.
+    With `index`, on the one sample at that place of the draw. Weights that are not on this machine
+    are downloaded last, when all else is found right.
     """
     scoring = metric(config.dataset.metric)
     find = partial(
@@ -207,7 +208,7 @@ def make_plan(config: Config) -> Plan:
     geometry = _geometry(config, checkpoint)
     settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
     scored = checkpoint.folder is not None  # of random weights no answer is
-    samples, sizes, failed = _draw(config, scoring if scored else None, geometry, settings)
+    samples, sizes, failed = _draw(config, index, scoring if scored else None, geometry, settings)
     style = config.dataset.style
     prompts = [checkpoint.tokenizer.prompt(sample, style) for sample in samples]
     text_lengths = [len(prompt.before) + len(prompt.after) for prompt in prompts]
@@ -247,6 +248,7 @@ def _geometry(config: Config, checkpoint: Checkpoint) -> Geometry:
 
 def _draw(
     config: Config,
+    index: int | None,
     scoring: Metric | None,
     geometry: Geometry,
     settings: Sequence[tuple[KnobValue, CropSetting]],
@@ -256,7 +258,7 @@ def _draw(
     Raises DataError where more cannot than the config allows.
     """
     dataset = config.dataset
-    drawn = load_samples(dataset, fetch=not config.plan)
+    drawn = load_samples(dataset, fetch=not config.plan, index=index)
     if not drawn.samples and not drawn.failed:
         raise ConfigError(f"dataset={dataset.name}: no samples")
     samples = [settle_style(sample, dataset.style) for sample in drawn.samples]

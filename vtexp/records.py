@@ -22,13 +22,18 @@ ENVIRONMENT = "environment.json"
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing. Raises VtexpError where the disk does not take it."""
     partial = path.with_name(path.name + ".partial")
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+    try:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+    except VtexpError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 @contextmanager

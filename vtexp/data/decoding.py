@@ -5,7 +5,10 @@ The memory that is taken is a chunk of images, and the few that each worker has 
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -50,7 +53,7 @@ def decoded_chunks(
         prefetch_factor=AHEAD if workers else None,
         # A process that holds a GPU must not be forked.
         multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=_leave_interrupts,
+        worker_init_fn=_follow_parent,
     )
     try:
         decoded = iter(loader)
@@ -112,6 +115,17 @@ def _as_it_is(image: Any) -> Any:
     return image
 
 
-def _leave_interrupts(_: int) -> None:
-    """Ctrl-C is for the process that uses the images; it ends the workers."""
+def _follow_parent(_: int) -> None:
+    """Ctrl-C is for the process that uses the images; the workers end with it, however it ends.
+
+    PyTorch's own watch does not end a worker that waits for its results to be taken.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -347,8 +347,9 @@ class Training:
         draws = Draws(stage.name, steps, self.seed, self.materials)
         order = range(self.step, steps)
         loader = DataLoader(draws, batch_size=None, sampler=order, num_workers=1, prefetch_factor=8)
+        seeing = stage.name in ("all", "settle", "finish")
         for batch in loader:
-            yield answer(self.model, self.heads.fields, batch, stage.name in ("all", "settle", "finish"))
+            yield answer(self.model, self.heads.fields, batch, seeing)
 
     def _note(self, stage: Stage, recent: list[dict[str, float]]) -> None:
         means = {

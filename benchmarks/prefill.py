@@ -23,10 +23,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
 import torch
+from reference import make_importable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -56,9 +56,6 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "7b_d": {"intermediate_size": 37888},
 }
-#: What the reference imports for cloud storage, which loading and running a model does not need.
-UNUSED = ("boto3", "botocore", "botocore.exceptions", "botocore.config", "cached_path")
-UNUSED += ("cached_path.schemes", "google.cloud", "google.api_core", "google.api_core.exceptions")
 
 
 def build_native(size: str, device: str, dtype: torch.dtype) -> MolmoForCausalLM:
@@ -72,9 +69,7 @@ def build_native(size: str, device: str, dtype: torch.dtype) -> MolmoForCausalLM
 
 def build_reference(folder: Path, native: MolmoForCausalLM) -> torch.nn.Module:
     """The reference model with the native model's weights."""
-    sys.path.insert(0, str(folder))
-    for name in UNUSED:
-        sys.modules.setdefault(name, MagicMock())
+    make_importable(folder)
     from launch_scripts.utils import DEFAULT_VISION_BACKBONE, QWEN2_7B
     from olmo.model import Molmo
 

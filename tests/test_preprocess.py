@@ -107,6 +107,25 @@ def test_exact_crops_are_made_even_where_the_image_needs_fewer() -> None:
     assert processed.patches.shape == (10, 576, 588)
 
 
+def test_one_crop_shows_what_the_global_crop_shows() -> None:
+    processed = preprocess_image(photo(500, 300), CropSetting(1), MOLMO, IDS)
+    assert processed.tiling == (1, 1)
+    assert torch.equal(processed.patches[0], processed.patches[1])
+
+
+@pytest.mark.parametrize("uint8", [False, True])
+def test_thread_count_changes_nothing_and_is_kept(uint8: bool) -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(preprocess_image(photo(600, 800), CropSetting(6), MOLMO, IDS, uint8=uint8))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0].patches, found[1].patches)
+
+
 def test_too_flat_image_is_a_clear_error() -> None:
     with pytest.raises(DataError, match="too flat"):
         preprocess_image(photo(1, 2000), CropSetting(1), MOLMO, IDS)

@@ -9,6 +9,7 @@ Shapes: C crops with the global crop first, P patches per crop (576), T pooled t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,11 +20,15 @@ from PIL import Image
 from vtexp.errors import DataError
 from vtexp.geometry import Geometry, Placement, Size, Tiling, letterbox, tiling_to_resolution
 from vtexp.knobs import CropSetting
+from vtexp.resize import byte_cells, one_thread, resized_bands
 
 #: OpenAI CLIP's mean and standard deviation per RGB channel (preprocessor_config.json of the
 #: published checkpoints).
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+#: A byte times the first plus the second is the normalised value of its channel.
+_SCALE = 1 / (255 * torch.tensor(IMAGE_STD))
+_SHIFT = -torch.tensor(IMAGE_MEAN) / torch.tensor(IMAGE_STD)
 
 #: Value of a dropped pooled token in `image_input_idx` (any negative number means dropped).
 DROPPED = -100
@@ -58,51 +63,82 @@ class ProcessedImage:
     tiling: Tiling
 
 
-def _resize(pixels: torch.Tensor, size: Size) -> torch.Tensor:
-    """Antialiased bilinear resize of float32 (3, H, W) in [0, 1], clipped; or of uint8."""
-    if tuple(pixels.shape[1:]) != tuple(size):
-        pixels = torch.nn.functional.interpolate(
-            pixels[None], tuple(size), mode="bilinear", antialias=True, align_corners=False
-        )[0]
-    return pixels if pixels.dtype == torch.uint8 else pixels.clamp(0, 1)
-
-
-def _fit(pixels: torch.Tensor, target: Size, fit: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bring (3, H, W) to a target size: the view (3, h, w) and the mask (h, w) of image pixels.
+def _placement(size: Size, target: Size, fit: str) -> Placement:
+    """Where an image lands on a canvas of `target` px.
 
     stretch: both sides scaled by themselves. letterbox: aspect kept, zero padding. crop: scaled
-    to cover the target, the centre kept.
+    to cover the canvas, its centre kept; pads are negative then.
     """
-    size = Size(*pixels.shape[1:])
-    if fit == "letterbox":
-        return _letterbox(pixels, target, letterbox(size, target))
-    mask = torch.ones(tuple(target))
     if fit == "stretch":
-        return _resize(pixels, target), mask
+        return Placement(target, 0, 0)
+    if fit == "letterbox":
+        placement = letterbox(size, target)
+        if 0 in placement.scaled:
+            raise DataError(
+                f"an image of {size} px is too flat to fit {target}: one side would shrink to 0"
+            )
+        return placement
     scale = max(target.height / size.height, target.width / size.width)
     cover = Size(
         max(target.height, round(size.height * scale)), max(target.width, round(size.width * scale))
     )
-    top, left = (cover.height - target.height) // 2, (cover.width - target.width) // 2
-    view = _resize(pixels, cover)
-    return view[:, top : top + target.height, left : left + target.width], mask
+    return Placement(
+        cover, -((cover.height - target.height) // 2), -((cover.width - target.width) // 2)
+    )
 
 
-def _letterbox(
-    pixels: torch.Tensor, target: Size, placement: Placement
-) -> tuple[torch.Tensor, torch.Tensor]:
-    scaled, top, left = placement
-    if 0 in scaled:
-        raise DataError(
-            f"an image of {Size(*pixels.shape[1:])} px is too flat to fit {target}: "
-            "one side would shrink to 0"
-        )
-    view = torch.zeros((3, *target), dtype=pixels.dtype)
-    mask = torch.zeros(tuple(target))
-    rows, cols = slice(top, top + scaled.height), slice(left, left + scaled.width)
-    view[:, rows, cols] = _resize(pixels, scaled)
-    mask[rows, cols] = 1
-    return view, mask
+def _image_shares(placement: Placement, target: Size, geometry: Geometry) -> torch.Tensor:
+    """float32 (patch columns, patch rows): share of image pixels in each patch of a canvas."""
+    (height, width), top, left = placement
+    px = geometry.patch_px
+    counts = []
+    for length, scaled, pad in ((target.width, width, left), (target.height, height, top)):
+        starts = np.arange(0, length, px)
+        inside = np.minimum(starts + px, pad + scaled) - np.maximum(starts, pad)
+        counts.append(torch.from_numpy(inside.clip(0)))
+    return torch.outer(*counts) / px**2
+
+
+def _lay_out(
+    bands: Iterable[torch.Tensor],
+    crops: torch.Tensor,
+    geometry: Geometry,
+    shift: torch.Tensor | int = 0,
+) -> None:
+    """Write a canvas, plus `shift`, into its overlapping crops (rows, cols, side, side, *values).
+
+    The canvas comes in bands of cells (patch columns, patch rows, *values), from the top.
+    """
+    side, step = geometry.patches_per_side, geometry.window_patches
+    band_top = 0
+    for cells in bands:
+        of_cols = cells.unfold(0, side, step).movedim(-1, 2)
+        for number, row_of_crops in enumerate(crops):
+            top = number * step - band_top
+            first, last = max(0, top), min(cells.shape[1], top + side)
+            if first < last:
+                out = row_of_crops[:, first - top : last - top]
+                torch.add(of_cols[:, first:last], shift, out=out)
+        band_top += cells.shape[1]
+
+
+def _write_view(
+    pixels: torch.Tensor,
+    placement: Placement,
+    target: Size,
+    crops: torch.Tensor,
+    geometry: Geometry,
+) -> None:
+    """Bring an image to its place on a canvas of `target` px, and write the canvas's crops.
+
+    crops: (rows, cols, side, side, px, px * 3) of patches, float32 to be normalised, or uint8.
+    """
+    px = geometry.patch_px
+    if crops.dtype == torch.uint8:
+        _lay_out([byte_cells(pixels, placement, target, px)], crops, geometry)
+    else:
+        bands = resized_bands(pixels, placement, target, px, _SCALE)
+        _lay_out(bands, crops, geometry, _SHIFT.repeat(px, px))
 
 
 def shaped(image: np.ndarray, target: Size, fit: str) -> np.ndarray:
@@ -174,29 +210,17 @@ def _byte_statistics(device: torch.device, pixels: int) -> tuple[torch.Tensor, t
     return mean, std
 
 
-def _kept(index: int, count: int, geometry: Geometry) -> slice:
-    """Pooled rows (or columns) that crop `index` of `count` keeps: its margins go to neighbours."""
-    left, right = geometry.left_margin // geometry.pool, geometry.right_margin // geometry.pool
-    first = 0 if index == 0 else left
-    last = geometry.tokens_per_side - (0 if index == count - 1 else right)
-    return slice(first, last)
+def _places(count: int, geometry: Geometry, force_full_tokens: bool) -> np.ndarray:
+    """Row (or column) of the tiled view of each pooled row of `count` crops, int (count, side).
 
-
-def _tiled_places(tiling: Tiling, geometry: Geometry, force_full_tokens: bool) -> np.ndarray:
-    """Place of each pooled token of each crop in the tiled view, int (num_crops, side, side, 2).
-
-    The last axis is (row, col) in the grid of all kept tokens; -1 where a token is dropped.
+    -1 where it is dropped: the margins between crops go to their neighbours.
     """
-    side = geometry.tokens_per_side
-    step = side if force_full_tokens else geometry.window_patches // geometry.pool
-    places = np.full((tiling.rows, tiling.cols, side, side, 2), -1)
-    for row in range(tiling.rows):
-        for col in range(tiling.cols):
-            rows = slice(0, side) if force_full_tokens else _kept(row, tiling.rows, geometry)
-            cols = slice(0, side) if force_full_tokens else _kept(col, tiling.cols, geometry)
-            grid = np.stack([*np.mgrid[rows, cols]], axis=-1)
-            places[row, col, rows, cols] = np.add(grid, (row * step, col * step))
-    return places.reshape(tiling.num_crops, side, side, 2)
+    side, crops = np.arange(geometry.tokens_per_side), np.arange(count)[:, None]
+    if force_full_tokens:
+        return crops * len(side) + side
+    dropped = (crops > 0) & (side < geometry.left_margin // geometry.pool)
+    dropped |= (crops < count - 1) & (side >= len(side) - geometry.right_margin // geometry.pool)
+    return np.where(dropped, -1, crops * (geometry.window_patches // geometry.pool) + side)
 
 
 def _view_tokens(rows: int, cols: int, ids: ImageTokenIds) -> np.ndarray:
@@ -211,21 +235,23 @@ def image_token_sequence(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Image tokens (S,) int64 and image_input_idx (C, T) int32 of a tiling, global crop first."""
     side = geometry.tokens_per_side
-    places = _tiled_places(tiling, geometry, force_full_tokens)
-    grid_rows, grid_cols = (places.reshape(-1, 2).max(axis=0) + 1).tolist()
+    tiled_rows, tiled_cols = (_places(n, geometry, force_full_tokens) for n in tiling)
+    grid_rows, grid_cols = int(tiled_rows.max()) + 1, int(tiled_cols.max()) + 1
     global_tokens = _view_tokens(side, side, ids)
     tiled_tokens = _view_tokens(grid_rows, grid_cols, ids)
 
     rows, cols = np.divmod(np.arange(side * side), side)
     global_idx = 1 + rows * (side + 1) + cols
-    tiled_idx = len(global_tokens) + 1 + places[..., 0] * (grid_cols + 1) + places[..., 1]
-    tiled_idx = np.where(places[..., 0] < 0, DROPPED, tiled_idx).reshape(tiling.num_crops, -1)
+    rows, cols = tiled_rows[:, None, :, None], tiled_cols[:, None]
+    tiled_idx = len(global_tokens) + 1 + rows * (grid_cols + 1) + cols
+    tiled_idx = np.where((rows < 0) | (cols < 0), DROPPED, tiled_idx).reshape(tiling.num_crops, -1)
     return (
         np.concatenate([global_tokens, tiled_tokens]),
         np.concatenate([global_idx[None], tiled_idx]).astype(np.int32),
     )
 
 
+@one_thread()
 def preprocess_image(
     image: np.ndarray,
     setting: CropSetting,
@@ -236,30 +262,41 @@ def preprocess_image(
 ) -> ProcessedImage:
     """Crop, resize, normalise and lay out one uint8 (H, W, 3) image under a crop setting.
 
-    The resize runs on float32 in [0, 1] (uint8 or Pillow resizing is off by up to 0.015). The
-    global crop comes from the original image, letterboxed as released, or stretched where the
-    setting stretches, so that no view is padded then. With `uint8`, the resize runs on bytes, and
-    patches are left as they are, to be normalised where they are used: a quarter of the bytes, and
-    off by that much. Raises DataError for images too flat to resize.
+    The resize is the released one, in float32, but for rounding. The global crop comes from the
+    original image, letterboxed as released, or stretched where the setting stretches, so that no
+    view is padded then. With `uint8`, the resize runs on bytes, and patches are left as they are,
+    to be normalised where they are used: a quarter of the bytes, and off by up to 0.015. Raises
+    DataError for images too flat to resize.
     """
-    pixels = torch.from_numpy(image).permute(2, 0, 1)
-    if not uint8:
-        pixels = pixels.to(torch.float32) / 255
-    tiling = setting.tiling(Size(*image.shape[:2]), geometry)
-    canvas, canvas_mask = _fit(pixels, tiling_to_resolution(tiling, geometry), setting.fit)
-    global_fit = "stretch" if setting.fit == "stretch" else "letterbox"
-    global_view, _ = _fit(pixels, Size(geometry.crop_px, geometry.crop_px), global_fit)
+    size, pixels = Size(*image.shape[:2]), torch.from_numpy(image)
+    tiling = setting.tiling(size, geometry)
+    canvas = tiling_to_resolution(tiling, geometry)
+    placement = _placement(size, canvas, setting.fit)
+    whole = Size(geometry.crop_px, geometry.crop_px)
+    whole_fit = "stretch" if setting.fit == "stretch" else "letterbox"
+    whole_placement = _placement(size, whole, whole_fit)
 
-    if not uint8:
-        canvas, global_view = (normalised(v, IMAGE_MEAN, IMAGE_STD) for v in (canvas, global_view))
-    patches = torch.cat(
-        [to_patches(global_view, ONE_CROP, geometry), to_patches(canvas, tiling, geometry)]
+    side, px = geometry.patches_per_side, geometry.patch_px
+    patches = torch.empty(
+        (1 + tiling.num_crops, side, side, px, px * 3),
+        dtype=torch.uint8 if uint8 else torch.float32,
     )
-    mask = to_patches(canvas_mask[None], tiling, geometry).mean(dim=-1)
-    padding_mask = torch.cat([mask, torch.full((1, geometry.patches_per_crop), -1.0)])
+    _write_view(pixels, whole_placement, whole, patches[None, :1], geometry)
+    if (placement, canvas) == (whole_placement, whole):
+        patches[1] = patches[0]
+    else:
+        _write_view(pixels, placement, canvas, patches[1:].unflatten(0, tiling), geometry)
+
+    mask = torch.empty((*tiling, side, side))
+    _lay_out([_image_shares(placement, canvas, geometry)], mask, geometry)
+    padding_mask = torch.cat([mask.flatten(2).flatten(0, 1), torch.full((1, side * side), -1.0)])
     tokens, index = image_token_sequence(
         tiling, geometry, ids, force_full_tokens=setting.force_full_tokens
     )
     return ProcessedImage(
-        patches, padding_mask, torch.from_numpy(tokens), torch.from_numpy(index), tiling
+        patches.flatten(3).flatten(1, 2),
+        padding_mask,
+        torch.from_numpy(tokens),
+        torch.from_numpy(index),
+        tiling,
     )

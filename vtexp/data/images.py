@@ -128,14 +128,16 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     """uint8 (H, W, 3) array of an image of any mode: its first frame, turned as its EXIF says.
 
     Pillow's conversion, then the turn, as in Molmo's `load_image`: transparency is dropped, 16 bits
-    are clipped at 255. Unlike there, truncated files are not filled with grey. Raises what Pillow
-    raises.
+    are clipped at 255. Unlike there, truncated files are not filled with grey. An RGB image is
+    turned itself: Pillow would copy it twice, for nothing. Raises what Pillow raises.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as palettes with transparency
-        image = image.convert("RGB")
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        image.load()
         with suppress(Exception):  # EXIF that cannot be parsed: left as it is, as there
-            image = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)
     return np.array(image, dtype=np.uint8)
 
 

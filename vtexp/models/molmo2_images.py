@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from vtexp.geometry import MOLMO2, Geometry, Size, Tiling, tiling_to_resolution
 from vtexp.knobs import CropSetting
 from vtexp.preprocess import ONE_CROP, shaped, to_patches
+from vtexp.resize import one_thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +53,16 @@ def _pixels(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(image).permute(2, 0, 1).float()
 
 
+@one_thread()
 def _resize(image: torch.Tensor, size: Size) -> torch.Tensor:
     """Bilinear resize of uint8 values (3, H, W) as float32, without antialiasing, rounded.
 
     On one thread, as transformers' golden values were made: with more, torch sums in another order,
     and where a value lies between two whole numbers the pixel would differ by 1 of 255.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        resized = F.interpolate(
-            image[None], tuple(size), mode="bilinear", antialias=False, align_corners=False
-        )
-    finally:
-        torch.set_num_threads(threads)
+    resized = F.interpolate(
+        image[None], tuple(size), mode="bilinear", antialias=False, align_corners=False
+    )
     return resized[0].round().clamp(0, 255)
 
 

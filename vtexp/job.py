@@ -114,9 +114,13 @@ class RunsUnderWay:
         self.plan = plan
         self.under_way = [Measurement(plan, run, runner, score) for run in runs]
         self.broken: dict[int, FailedSample] = {}
+        self.unrecorded: VtexpError | None = None
 
     def make(self) -> None:
-        """Make all runs; one that fails says so and leaves its `failure.json`."""
+        """Make all runs; one that fails says so and leaves its `failure.json`.
+
+        Raises VtexpError where that could not be written.
+        """
         try:
             timed = self._first_readable(self.plan.config.measure.latency_samples)
             self._each(lambda run: run.start(timed))
@@ -127,6 +131,8 @@ class RunsUnderWay:
             for measurement in self.under_way:
                 if not finished(measurement.run):
                     self._fail(measurement, error)
+        if self.unrecorded is not None:
+            raise self.unrecorded
 
     def _each(self, step: Callable[..., None], *arguments: Any) -> None:
         """Take a step with each run under way: a sweep survives any failure of one run."""
@@ -205,4 +211,4 @@ class RunsUnderWay:
             failed = replace(run, failed=(*run.failed, *self.broken.values()))
             record_failure(self.plan.config, failed, error)
         except VtexpError as trouble:  # the same disk, most likely
-            console.print(f"{run.label}: {error_line(trouble)}")
+            self.unrecorded = trouble

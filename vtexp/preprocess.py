@@ -88,11 +88,11 @@ def _placement(size: Size, target: Size, fit: str) -> Placement:
 
 
 def _image_shares(placement: Placement, target: Size, geometry: Geometry) -> torch.Tensor:
-    """float32 (patch columns, patch rows): share of image pixels in each patch of a canvas."""
+    """float32 (patch rows, patch columns): share of image pixels in each patch of a canvas."""
     (height, width), top, left = placement
     px = geometry.patch_px
     counts = []
-    for length, scaled, pad in ((target.width, width, left), (target.height, height, top)):
+    for length, scaled, pad in ((target.height, height, top), (target.width, width, left)):
         starts = np.arange(0, length, px)
         inside = np.minimum(starts + px, pad + scaled) - np.maximum(starts, pad)
         counts.append(torch.from_numpy(inside.clip(0)))
@@ -287,9 +287,9 @@ def preprocess_image(
     else:
         _write_view(pixels, placement, canvas, patches[1:].unflatten(0, tiling), geometry)
 
-    mask = torch.empty((*tiling, side, side))
-    _lay_out([_image_shares(placement, canvas, geometry)], mask, geometry)
-    padding_mask = torch.cat([mask.flatten(2).flatten(0, 1), torch.full((1, side * side), -1.0)])
+    shares, step = _image_shares(placement, canvas, geometry), geometry.window_patches
+    mask = shares.unfold(0, side, step).unfold(1, side, step).flatten(2).flatten(0, 1)
+    padding_mask = torch.cat([mask, torch.full((1, side * side), -1.0)])
     tokens, index = image_token_sequence(
         tiling, geometry, ids, force_full_tokens=setting.force_full_tokens
     )

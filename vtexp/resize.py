@@ -93,6 +93,7 @@ def resized_bands(
     row_parts = list(zip(row_reads, row_weights.unbind(), strict=True))
 
     band_rows = math.ceil(len(row_parts) / math.ceil(len(row_parts) / BAND_ROWS))
+    taps = torch.empty(row_weights.shape[2], pixels.shape[1])
     rows = torch.empty(band_rows * patch_px, pixels.shape[1])
     cells = torch.empty(len(matrices), len(rows), 3 * patch_px)
     patch_rows, patch_cols = rows.split(patch_px), cells.unbind()
@@ -100,7 +101,7 @@ def resized_bands(
     for first in range(0, len(row_parts), band_rows):
         band = row_parts[first : first + band_rows]
         for (read, weights), out in zip(band, patch_rows, strict=False):
-            torch.mm(weights, pixels[read].to(torch.float32), out=out)
+            torch.mm(weights, taps.copy_(pixels[read]), out=out)
         for col_read, matrix, out in zip(reads, matrices, patch_cols, strict=True):
             torch.mm(col_read, matrix, out=out)
         yield cells.unflatten(1, (-1, patch_px))[:, : len(band)]

@@ -13,11 +13,11 @@ from vtexp.config import from_hydra, register_schemas
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def launch(raw: DictConfig) -> None:
-    """One job: all its knob values one after the other."""
+    """One job: all its knob values."""
     alone = HydraConfig.get().mode == RunMode.RUN
     with cli.errors_past_hydra(alone):
         config = from_hydra(raw)
-        from vtexp.sweep import run_job  # imported late: --help and config errors stay quick
+        from vtexp.job import run_job  # imported late: --help and config errors stay quick
 
         run_job(config, alone=alone)
 

@@ -63,6 +63,7 @@ def build_native(size: str, device: str, dtype: torch.dtype) -> MolmoForCausalLM
     torch.manual_seed(0)
     with torch.device(device):
         model = MolmoForCausalLM._from_config(MolmoConfig(**SIZES[size]), dtype=dtype)
+    model.model.vision_backbone.image_vit.fuse()  # as runs do
     return model.eval().requires_grad_(False)
 
 
@@ -153,6 +154,14 @@ def seconds_of(call: Any, device: str) -> float:
     return time.perf_counter() - began
 
 
+def product_tflops(device: str, dtype: torch.dtype, side: int = 4096) -> float:
+    """TFLOP/s that one large product of matrices reaches here: no prefill does better."""
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    torch.mm(a, b)
+    seconds = min(seconds_of(lambda: torch.mm(a, b), device) for _ in range(5))
+    return 2 * side**3 / seconds / 1e12
+
+
 def interval(values: np.ndarray) -> tuple[float, float]:
     """95 % bootstrap interval of the median."""
     rng = np.random.default_rng(0)
@@ -221,12 +230,15 @@ def main() -> None:
     native = build_native(args.size, args.device, getattr(torch, args.dtype))
     parameters = sum(p.numel() for p in native.parameters())
     print(f"{args.size}: {parameters / 1e6:.1f} M parameters, {args.dtype} on {args.device}")
+    attainable = product_tflops(args.device, getattr(torch, args.dtype))
+    print(f"a product of two 4096x4096 matrices: {attainable:.3g} TFLOP/s")
     reference = build_reference(args.reference, native) if args.reference else None
     rows = []
     for crops in args.crops:
         row = measure(native, reference, crops, args)
         rows.append(row)
-        line = f"{crops:3} crops, {row['prompt_tokens']:5} tokens: {row['native_ms']:8.1f} ms"
+        line = f"{crops:3} crops, {row['prompt_tokens']:5} tokens, {row['tflop']:.3g} TFLOP: "
+        line += f"{row['native_ms']:8.1f} ms"
         if reference is not None:
             low, high = row["ratio_interval"]
             line += f", reference {row['reference_ms']:8.1f} ms, ratio {row['ratio']:.2f}"
@@ -240,6 +252,7 @@ def main() -> None:
         about = {
             "command": " ".join(["python", "benchmarks/prefill.py", *sys.argv[1:]]),
             "parameters": parameters,
+            "product_tflops": attainable,
             "environment": environment.describe(torch.device(args.device)),
             "rows": rows,
         }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import Molmo2Config, Molmo2ForConditionalGeneration
 
 from vtexp.models.checkpoints import find_checkpoint
@@ -39,32 +40,30 @@ def test_parameters_are_those_of_the_published_model(name: str) -> None:
     assert (len(parameters), sum(p.numel() for p in parameters)) == COUNTS[name]
 
 
-def test_names_are_those_of_the_published_index() -> None:
-    """Names of a block, a vision block and the rest, as Molmo-7B-D's index lists them."""
-    names = dict(build("Molmo-7B-D-0924").named_parameters())
-    kinds = {re.sub(r"\.\d+\.", ".N.", name) for name in names}
-    vision = "model.vision_backbone.image_vit."
-    block, resblock = "model.transformer.blocks.N.", vision + "transformer.resblocks.N."
-    linear = ("weight", "bias")
-    assert kinds == {
-        *(block + n for n in ("att_proj.weight", "att_proj.bias", "attn_out.weight")),
-        *(block + n for n in ("attn_norm.weight", "ff_norm.weight")),
-        *(block + n for n in ("ff_proj.weight", "ff_out.weight")),
-        *(f"{resblock}attention.{n}.{k}" for n in ("wq", "wk", "wv", "wo") for k in linear),
-        *(f"{resblock}feed_forward.{n}.{k}" for n in ("w1", "w2") for k in linear),
-        *(f"{resblock}{n}.{k}" for n in ("attention_norm", "ffn_norm") for k in linear),
-        *(vision + n for n in ("class_embedding", "positional_embedding")),
-        *(vision + n for n in ("patch_embedding.weight", "pre_ln.weight", "pre_ln.bias")),
-        *(
-            f"model.vision_backbone.image_pooling_2d.{n}.{k}"
-            for n in ("wq", "wk", "wv", "wo")
-            for k in linear
-        ),
-        *(f"model.vision_backbone.image_projector.{n}.weight" for n in ("w1", "w2", "w3")),
-        "model.vision_backbone.pad_embed",
-        *(f"model.transformer.{n}" for n in ("wte.embedding", "wte.new_embedding")),
-        *(f"model.transformer.{n}.weight" for n in ("ln_f", "ff_out")),
+#: A small checkpoint of the reference code with the same flags.
+REFERENCES = {
+    "Molmo-7B-D-0924": "molmo_d",
+    "Molmo-7B-O-0924": "molmo_o",
+    "Molmo-72B-0924": "molmo_d",
+}
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", REFERENCES)
+def test_names_are_those_of_the_reference_in_every_layer(name: str, golden_dir: Path) -> None:
+    """The reference's names, of as many layers as the published config has."""
+    model = build(name)
+    layers = {
+        "resblocks": model.config.vision_backbone["image_num_layers"],
+        "blocks": model.config.num_hidden_layers,
     }
+    expected = set()
+    with safe_open(golden_dir / REFERENCES[name] / "model.safetensors", "pt") as reference:
+        for parameter in list(reference.keys()):
+            layer = re.search(r"(\w*blocks)\.\d+", parameter)
+            for number in range(layers[layer[1]] if layer else 1):
+                expected.add(re.sub(r"blocks\.\d+", f"blocks.{number}", parameter))
+    assert dict(model.named_parameters()).keys() == expected
 
 
 def test_molmoe_has_the_parameters_of_its_card() -> None:

@@ -17,10 +17,10 @@ import torch
 from vtexp import hub, records
 from vtexp.config import Config
 from vtexp.errors import CheckpointError
+from vtexp.job import run_job
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.loading import load_model
 from vtexp.models.molmo.modeling import MolmoForCausalLM
-from vtexp.sweep import run_job
 
 MakeConfig = Callable[..., Config]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

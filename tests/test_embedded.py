@@ -12,8 +12,8 @@ from safetensors import safe_open
 from vtexp import records
 from vtexp.config import Config
 from vtexp.data import easy_vqa
+from vtexp.job import run_job
 from vtexp.models.checkpoints import ASSETS, read_model_config
-from vtexp.sweep import run_job
 
 MakeConfig = Callable[..., Config]
 

@@ -30,13 +30,13 @@ from vtexp import records
 from vtexp.config import Config, HardwareConfig
 from vtexp.data.base import ImageFile, Sample
 from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFailedError
+from vtexp.job import run_job
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.families import FAMILIES
 from vtexp.models.runner import Runner, runner_class
 from vtexp.planning import make_plan
 from vtexp.prompts import PromptTokenizer
-from vtexp.sweep import run_job
 
 MakeConfig = Callable[..., Config]
 NATIVE = [name for name in FAMILIES if name != "molmo"]

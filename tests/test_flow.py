@@ -6,6 +6,7 @@ A stand-in for the model answers and takes time as it is told; everything around
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,15 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from vtexp import measuring, records, sweep
+from vtexp import job, measuring, records, sweep
 from vtexp.compare import collect, notes
 from vtexp.config import Config
 from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
+from vtexp.job import run_job
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.models.runner import PreparedSample, StageTimes
 from vtexp.planning import make_plan
-from vtexp.sweep import run_job
 
 MakeConfig = Callable[..., Config]
 
@@ -56,11 +57,11 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
     real = MolmoRunner.load.__func__
     monkeypatch.setattr(MolmoRunner, "load", lambda *args: real(KnownRunner, *args))
-    monkeypatch.setattr(sweep, "_loaded", {})
+    monkeypatch.setattr(job, "_loaded", {})
 
 
 def test_known_answers_and_times_reach_the_files(
-    make_config: MakeConfig, tmp_path: Path, known: None
+    make_config: MakeConfig, tmp_path: Path, known: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = make_config("knob.sizes=[560x336]", "dataset.limit=40", "measure.latency_samples=32",
                          "measure.latency_repeats=2", "measure.warmup_repeats=0")  # fmt: skip
@@ -83,6 +84,14 @@ def test_known_answers_and_times_reach_the_files(
     for kind, found in result["accuracy_by_question_type"].items():
         chosen = [scores[s.sample_id] for s in plan.samples if s.question_type == kind]
         assert (found["n"], found["accuracy"]) == (len(chosen), pytest.approx(np.mean(chosen)))
+    with (tmp_path / "sweep" / "question_types.csv").open() as file:
+        by_type = {row["question_type"]: row for row in csv.DictReader(file)}
+    table = capsys.readouterr().out.partition("by question type")[2]
+    for kind, found in result["accuracy_by_question_type"].items():
+        assert float(by_type[kind]["accuracy"]) == found["accuracy"]
+        assert int(by_type[kind]["n"]) == found["n"]
+        row = rf"{kind} +{found['n']} +{100 * found['accuracy']:.1f}"
+        assert re.search(row, table)
 
     # 32 counted prefills first, then two rounds of 32 that are timed: 330, 340, ... 960 ms.
     ids = [sample.sample_id for sample in plan.samples[:32]]
@@ -107,7 +116,7 @@ def test_warm_up_is_once_per_shape(make_config: MakeConfig, known: None) -> None
     config = make_config("knob.sizes=[336x336]", "dataset.limit=8", "measure.latency_samples=8",
                          "measure.latency_repeats=1", "measure.warmup_repeats=3")  # fmt: skip
     plan = make_plan(config)
-    runner = sweep.load_runner(plan)
+    runner = job.load_runner(plan)
     rows = list(
         measuring.time_prefills(
             runner,
@@ -226,15 +235,15 @@ def test_settings_that_differ_are_in_the_comparison(
 
 def test_dtype_is_that_of_the_weights(make_config: MakeConfig) -> None:
     plan = make_plan(make_config("hardware.dtype=bfloat16"))
-    runner = sweep.load_runner(plan)
+    runner = job.load_runner(plan)
     assert {p.dtype for p in runner.model.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("change", ["hardware.compile=true", "hardware.dtype=bfloat16"])
 def test_a_model_made_otherwise_is_another_model(make_config: MakeConfig, change: str) -> None:
-    first = sweep.load_runner(make_plan(make_config()))
-    assert sweep.load_runner(make_plan(make_config())) is first
-    assert sweep.load_runner(make_plan(make_config(change))) is not first
+    first = job.load_runner(make_plan(make_config()))
+    assert job.load_runner(make_plan(make_config())) is first
+    assert job.load_runner(make_plan(make_config(change))) is not first
 
 
 def test_damaged_result_is_one_line(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.preprocess import ImageTokenIds, preprocess_image
 from vtexp.prompts import Prompt
 
-pytestmark = pytest.mark.golden
+pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("one_thread")]
 
 #: An id that no row of logits has: generation then never stops early.
 NEVER = 1_000_000
@@ -95,6 +95,24 @@ def test_image_features(reference: Reference) -> None:
             np.testing.assert_allclose(chosen, reference.arrays[key], atol=2e-4, rtol=0)
             checked += 1
     assert checked
+
+
+@torch.no_grad()
+def test_fused_projections_change_nothing(reference: Reference) -> None:
+    case = next(c for c in reference.index["cases"] if len(reference.inputs(c)["images"][0]) > 1)
+    inputs = reference.inputs(case)
+    fused = copy.deepcopy(reference.model)
+    fused.model.vision_backbone.image_vit.fuse()
+    features = fused.encode_images(inputs["images"][0], inputs["image_masks"][0])
+    expected = reference.model.encode_images(inputs["images"][0], inputs["image_masks"][0])
+    torch.testing.assert_close(features, expected, atol=2e-4, rtol=0)
+    names = dict(reference.model.named_parameters())
+    assert names.keys() == dict(fused.named_parameters()).keys()
+    assert all(torch.equal(p, names[name]) for name, p in fused.named_parameters())
+    block = fused.model.vision_backbone.image_vit.transformer.resblocks[0].attention
+    assert block.wq.weight.untyped_storage().data_ptr() == (
+        block.wv.weight.untyped_storage().data_ptr()
+    )
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from vtexp.preprocess import (
 )
 from vtexp.prompts import PromptTokenizer
 
-pytestmark = pytest.mark.golden
+pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from vtexp.config import Config
 from vtexp.data.base import ImageFile, Sample, to_rgb
 from vtexp.errors import DataError
+from vtexp.job import run_job
 from vtexp.planning import make_plan
-from vtexp.sweep import run_job
 
 MakeConfig = Callable[..., Config]
 GRADIENT = np.arange(20 * 40 * 3, dtype=np.uint32).reshape(20, 40, 3).astype(np.uint8)

@@ -21,9 +21,9 @@ from vtexp.compare import COLUMNS, collect
 from vtexp.config import Config
 from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFailedError
 from vtexp.geometry import Tiling
+from vtexp.job import run_job
 from vtexp.planning import make_plan
 from vtexp.probe import Counts
-from vtexp.sweep import run_job
 
 ROOT = Path(__file__).parents[1]
 MakeConfig = Callable[..., Config]

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from vtexp.config import Config
+from vtexp.data.base import fingerprint
 from vtexp.errors import CheckpointError, ConfigError, DataError, VtexpError
 from vtexp.geometry import token_layout
+from vtexp.job import run_job
 from vtexp.planning import make_plan, same_inputs
 from vtexp.prompts import build_prompt
-from vtexp.sweep import run_job
 
 MakeConfig = Callable[..., Config]
 
@@ -33,7 +34,7 @@ def test_counts_of_the_users_command(make_config: MakeConfig) -> None:
 def test_same_samples_for_every_value(make_config: MakeConfig) -> None:
     fewer, more = (make_plan(make_config(f"dataset.limit={n}")) for n in (5, 50))
     assert fewer.samples == more.samples[:5]
-    assert fewer.samples_fingerprint != more.samples_fingerprint
+    assert fingerprint(fewer.samples) != fingerprint(more.samples)
 
 
 def test_longest_prompt_counts_bos_image_and_text(make_config: MakeConfig) -> None:

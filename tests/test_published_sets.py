@@ -24,8 +24,8 @@ from vtexp.data.images import ImageFile
 from vtexp.data.loader import _asked, _sample
 from vtexp.data.registry import BUILT_IN, load_samples
 from vtexp.errors import DataError
+from vtexp.job import run_job
 from vtexp.planning import make_plan
-from vtexp.sweep import run_job
 
 MakeConfig = Callable[..., Config]
 ROOT = Path(__file__).parents[1]

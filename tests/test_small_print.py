@@ -13,7 +13,7 @@ from vtexp.config import Config
 from vtexp.data import small_print
 from vtexp.data.small_print_pages import ASPECT_RATIO, KINDS, PRINT_PX, draw_page
 from vtexp.errors import DataError
-from vtexp.sweep import run_job
+from vtexp.job import run_job
 
 MakeConfig = Callable[..., Config]
 

@@ -14,7 +14,7 @@ import pytest
 
 from vtexp import records, tracking
 from vtexp.config import Config, WandbMode
-from vtexp.sweep import run_job
+from vtexp.job import run_job
 
 MakeConfig = Callable[..., Config]
 
@@ -54,16 +54,19 @@ def test_offline_run_holds_config_counts_and_samples(
     assert not list((tmp_path / "home").rglob("*"))  # nothing staged in the home directory
 
     command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--summary", "--json"]
-    shown = subprocess.run([*command, str(files[0])], capture_output=True, text=True, check=True)
+    run = next((tmp_path / "sweep").glob("*560x336*"))
+    run_id = json.loads((run / "wandb.json").read_text())["id"]
+    (file,) = (path for path in files if path.stem == f"run-{run_id}")
+    shown = subprocess.run([*command, str(file)], capture_output=True, text=True, check=True)
     record = json.loads(shown.stdout)
     text = json.dumps(record)
     for part in ('"sweep"', "mine", "560x336", "vtexp"):
         assert part in text
     summary = find(record, "measured_vision_tokens")
     assert summary == [384.0]
-    result = json.loads(next((tmp_path / "sweep").glob("*560x336*/result.json")).read_text())
+    result = json.loads((run / "result.json").read_text())
     assert find(record, "latency/prefill_ms/median") == [result["latency"]["prefill_ms"]["median"]]
-    tables = list(files[0].parent.rglob("*.table.json"))
+    tables = list(file.parent.rglob("*.table.json"))
     assert len(tables) == 1
     table = json.loads(tables[0].read_text())
     assert len(table["data"]) == 6

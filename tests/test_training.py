@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,12 +27,17 @@ from vtexp.preprocess import IMAGE_MEAN, IMAGE_STD, ImageTokenIds, ProcessedImag
 from vtexp.prompts import PromptTokenizer
 from vtexp.train.__main__ import STAGES
 from vtexp.train.answer import (
+    LABELS,
     POINTING_HEADS,
     Question,
+    asked_of,
     collate,
+    heading_asked,
     label_fields,
+    left_of,
     pack_questions,
     pointing,
+    value_asked,
 )
 from vtexp.train.reading import (
     CHARACTERS,
@@ -143,8 +149,8 @@ def test_each_value_is_labelled_with_what_its_question_names() -> None:
         tiling = (
             BUDGETS[1].crop_setting(MOLMO).tiling(Size(page.image.height, page.image.width), MOLMO)
         )
-        labels = label_fields(page, tiling, "letterbox").unflatten(-1, (2, 2, 2))
-        fields, digits = labels.unbind(-3)
+        labels = label_fields(page, tiling, "letterbox")
+        fields, digits = labels[..., :8].unflatten(-1, (2, 2, 2)).unbind(-3)
         values = {(asked.question, int(asked.answer.replace(".", "")[:2])) for asked in page.fields}
         seen = (fields[..., 0] > NONE) & (digits > NONE).all(dim=-1)
         assert seen.any()
@@ -156,14 +162,51 @@ def test_each_value_is_labelled_with_what_its_question_names() -> None:
             assert any(v == value and all(n in q for n in names) for q, v in values)
 
 
+def test_columns_of_a_table_are_those_it_is_drawn_in() -> None:
+    """Values and headings of the left column have their centres left of those of the right one."""
+    page = draw_page(np.random.default_rng((5, 2)), kinds=["table"])
+    image, _ = views_of(page, BUDGETS[1])
+    columns = label_fields(page, image.tiling, "letterbox")[0, :, 8:]
+    tokens = torch.arange(MOLMO.tokens_per_crop) % MOLMO.tokens_per_side
+    left, right = (tokens[(columns == column).any(dim=-1)] for column in (1, 2))
+    # The heading that a question names is above its value, and nothing else is found as one.
+    fields = label_fields(page, image.tiling, "letterbox")[0]
+    asked = torch.tensor([[asked_of(page, field.question) for field in page.fields]])
+    count = MOLMO.tokens_per_crop
+    asked = F.pad(asked, (0, 0, count, 0), value=-100)  # the image first, then a place a question
+    index = torch.arange(count)[None, None]
+    batch = SimpleNamespace(asked=asked, fields=fields[None, None], image_input_idx=index)
+    telling, headings = heading_asked(batch, 0)
+    _, values = value_asked(batch, 0)
+    assert telling.tolist() == list(range(count, asked.shape[1]))
+    rows = torch.arange(count) // MOLMO.tokens_per_side
+    for heading, value in zip(headings[:, :count], values[:, :count], strict=True):
+        if value.any():
+            assert rows[heading].max() < rows[value].min()
+    assert headings.any(dim=-1).all() and values.any()
+    # What is looked at from the second column is to the left, in the same line.
+    second, first = left_of(batch, 0)
+    assert first.any()
+    for place, wanted in zip(second, first[:, :count], strict=True):
+        assert set(tokens[wanted].tolist()) <= set(left.tolist())
+        assert all(abs(rows[wanted] - rows[place]) <= 1)
+    assert len(left) and len(right)
+    assert left.max() < right.min()
+    centres: dict[int, list[float]] = {1: [], 2: []}
+    for asked in page.fields:
+        x = fmean(g.x for g in page.glyphs if g.word == asked.word)
+        centres[asked_of(page, asked.question)[2]].append(x)
+    assert max(centres[1]) < min(centres[2])
+
+
 def test_a_question_sees_the_image_and_itself(small_checkpoint: Path) -> None:
     tokenizer = PromptTokenizer.from_folder(small_checkpoint)
     ids = ImageTokenIds(*tokenizer.image_ids)
     pixels = np.zeros((300, 300, 3), dtype=np.uint8)
     image = preprocess_image(pixels, BUDGETS[0].crop_setting(MOLMO), MOLMO, ids)
-    questions = [Question("s", "what is a?", "1", (3, 0)), Question("s", "what is b?", "22")]
+    questions = [Question("s", "what is a?", "1", (3, 0, 2)), Question("s", "what is b?", "22")]
     rows = pack_questions(image, questions, tokenizer)
-    fields = torch.zeros(*image.image_input_idx.shape, 8, dtype=torch.int64)
+    fields = torch.zeros(*image.image_input_idx.shape, LABELS, dtype=torch.int64)
     batch = collate([image], [questions], [fields], tokenizer)
     prefix = 1 + len(image.image_tokens)
     blocks = np.array(rows[3])
@@ -181,7 +224,7 @@ def test_a_question_sees_the_image_and_itself(small_checkpoint: Path) -> None:
     # What is asked for is known wherever an answer is told.
     told = (batch.asked[0] != -100).all(dim=-1)
     assert torch.equal(told, batch.labels[0] != -100)
-    assert {tuple(pair) for pair in batch.asked[0, told].tolist()} == {(3, 0), (0, 0)}
+    assert {tuple(pair) for pair in batch.asked[0, told].tolist()} == {(3, 0, 2), (0, 0, 0)}
 
 
 def test_pointing_is_the_attention_on_the_value_asked_for() -> None:
@@ -197,14 +240,14 @@ def test_pointing_is_the_attention_on_the_value_asked_for() -> None:
     rotary = (torch.ones(1, 1, length, config.head_dim), torch.zeros(1))
     index = torch.full((1, 1, 144), -100, dtype=torch.int32)
     index[0, 0, :5] = torch.arange(1, 6)
-    fields = torch.zeros(1, 1, 144, 8, dtype=torch.int64)
+    fields = torch.zeros(1, 1, 144, LABELS, dtype=torch.int64)
     fields[0, 0, 1, :2], fields[0, 0, 3, 2:4] = torch.tensor([7, 2]), torch.tensor([7, 2])
     fields[0, 0, 4, :2] = torch.tensor([7, 0])
-    asked = torch.full((1, length, 2), -100)
-    asked[0, 9] = torch.tensor([7, 2])
+    asked = torch.full((1, length, 3), -100)
+    asked[0, 9] = torch.tensor([7, 2, 1])
     batch = SimpleNamespace(asked=asked, fields=fields, image_input_idx=index)
     mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
-    loss, share = pointing(block, (x, rotary, mask, None), batch)
+    loss, share = pointing(block, (x, rotary, mask, None), batch, value_asked)
     query, key, _ = block.attention_inputs(x, rotary)
     seen = F.scaled_dot_product_attention(
         query, key, torch.eye(length).expand(*key.shape[:2], -1, -1), attn_mask=mask

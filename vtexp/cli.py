@@ -12,12 +12,13 @@ from dataclasses import fields, is_dataclass
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from vtexp.config import VALUE_KEYS
 from vtexp.errors import ConfigError, VtexpError
 
 #: Mistakes of a user and troubles of a machine (full disk, no permission): one line, no traceback.
-USER_ERRORS = (VtexpError, HydraException, OmegaConfBaseException, OSError)
+USER_ERRORS = (VtexpError, HydraException, OmegaConfBaseException, YAMLError, OSError)
 
 
 class _PastHydra(BaseException):
@@ -40,9 +41,25 @@ def call(launch: Callable[[], None]) -> int:
     show_traceback = "HYDRA_FULL_ERROR" in os.environ
     # Hydra's own report of an error is several lines; with this it raises, and we report.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
+
+    def with_arguments() -> None:
         sys.argv[1:] = [with_brackets(argument) for argument in flags_first(sys.argv[1:])]
         launch()
+
+    return reported(
+        with_arguments,
+        show_traceback=show_traceback,
+        interrupted="what was answered is kept; the same command with this sweep.name goes on",
+    )
+
+
+def reported(command: Callable[[], None], *, show_traceback: bool, interrupted: str) -> int:
+    """Run a command; returns its exit code after printing any error of a user as one line.
+
+    `interrupted`: what is said after Ctrl-C.
+    """
+    try:
+        command()
     except (*USER_ERRORS, _PastHydra) as raised:
         error = raised.__cause__ if isinstance(raised, _PastHydra) else raised
         assert error is not None
@@ -53,7 +70,7 @@ def call(launch: Callable[[], None]) -> int:
             return error.exit_code
         return 1 if _of_the_machine(error) else 2
     except KeyboardInterrupt:
-        print("interrupted: finished runs are kept; the same sweep.name goes on", file=sys.stderr)
+        print(f"interrupted: {interrupted}", file=sys.stderr)
         return 130
     return 0
 

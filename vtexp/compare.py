@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vtexp import records
+from vtexp.config import OF_NO_NUMBER
 from vtexp.errors import DataError
 from vtexp.planning import same_inputs
 
@@ -134,12 +135,13 @@ def _settings(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     flat: dict[str, Any] = {}
+    unseen = {f"{group}.{key}" for group, key in OF_NO_NUMBER}
 
     def add(path: str, value: Any) -> None:
         if isinstance(value, dict):
             for key, inner in value.items():
                 add(f"{path}.{key}", inner)
-        elif path.partition(".")[2] not in ("name", "split"):
+        elif path.partition(".")[2] not in ("name", "split") and path not in unseen:
             flat[path] = value
 
     for group in ("model", "dataset", "hardware", "measure"):

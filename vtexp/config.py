@@ -143,10 +143,14 @@ class ColumnsConfig:
 
 @dataclass
 class DatasetConfig:
-    """Questions about images: where they come from, how they are asked and answers are scored."""
+    """Questions about images: where they come from, how they are asked and answers are scored.
+
+    `num_questions`: how many the splits are known to have, for people alone.
+    """
 
     name: str = MISSING
     split: str = "test"
+    num_questions: dict[str, int] = field(default_factory=dict)
     limit: int | None = None
     seed: int = 0
     stratify: bool = True
@@ -209,6 +213,7 @@ class HardwareConfig:
     uint8_crops: bool = False
     batch_size: int = 16
     auto_adjust_batch_size: bool = True
+    decode_workers: int = 0
 
 
 @dataclass
@@ -239,6 +244,15 @@ class SweepConfig:
     name: str = MISSING
     folder: str = "outputs"
     values_per_job: int = 1
+
+
+#: Settings that change no number of a run.
+OF_NO_NUMBER = (
+    ("dataset", "licence"),
+    ("dataset", "max_failed"),
+    ("dataset", "num_questions"),
+    ("hardware", "decode_workers"),
+)
 
 
 @dataclass
@@ -279,8 +293,8 @@ class Config:
         """
         plain = to_plain(self)
         parts = {key: plain[key] for key in ("model", "dataset", "hardware", "measure")}
-        for words in ("licence", "max_failed"):
-            del parts["dataset"][words]
+        for group, key in OF_NO_NUMBER:
+            del parts[group][key]
         identity = parts | {"knob": asdict(value), "checkpoint": checkpoint}
         text = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -385,12 +399,15 @@ def _check(config: Config) -> None:
     for key, value in at_least_one.items():
         if value is not None and value < 1:
             raise ConfigError(f"{key}={value}: must be at least 1")
-    if config.measure.warmup_repeats < 0:
-        raise ConfigError(f"measure.warmup_repeats={config.measure.warmup_repeats}: at least 0")
-    for key in ("seed", "max_failed"):
-        value = getattr(config.dataset, key)
+    at_least_zero = {
+        "measure.warmup_repeats": config.measure.warmup_repeats,
+        "dataset.seed": config.dataset.seed,
+        "dataset.max_failed": config.dataset.max_failed,
+        "hardware.decode_workers": config.hardware.decode_workers,
+    }
+    for key, value in at_least_zero.items():
         if value < 0:
-            raise ConfigError(f"dataset.{key}={value}: must be at least 0")
+            raise ConfigError(f"{key}={value}: must be at least 0")
     names = {
         "sweep.name": config.sweep.name,
         "model.name": config.model.name,

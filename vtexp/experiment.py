@@ -1,19 +1,25 @@
-"""One run: latency, accuracy and counts of one knob value, written to the run's folder."""
+"""A run: latency, accuracy and counts of one knob value, written to the run's folder."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from vtexp import environment, measuring, records
 from vtexp.batching import BatchSize
-from vtexp.data.base import Sample
-from vtexp.errors import CountMismatchError
+from vtexp.data.base import FailedSample, Sample, fingerprint
+from vtexp.errors import CountMismatchError, VtexpError
 from vtexp.geometry import Tiling, theoretical_tokens, token_layout
 from vtexp.metrics import metric
+from vtexp.metrics.registry import Score
 from vtexp.models.runner import PreparedSample, Runner
 from vtexp.planning import Plan, PlannedRun, tiling_summary
 from vtexp.probe import Counts
@@ -21,107 +27,173 @@ from vtexp.progress import progress
 from vtexp.statistics import clustered_mean
 
 
-def execute(plan: Plan, run: PlannedRun, runner: Runner) -> dict[str, Any]:
-    """Measure one run and write its folder; `result.json` comes last and says that it is whole.
+class Measurement:
+    """One run under way: started and timed, answered part by part, then finished.
 
-    Raises VtexpError for what a user can mend; nothing is left under a final name then but
-    `config.yaml` and `environment.json`.
+    The runs of a job are under way together, so that an image that has been decoded serves them
+    all. Answers are added to the records as they come: a run that was interrupted goes on behind
+    the last one. Each method raises VtexpError for what a user can mend.
     """
-    began = time.monotonic()
-    folder = run.folder
-    (folder / records.FAILURE).unlink(missing_ok=True)
-    records.write_text(folder / records.CONFIG, run.resolved_config(plan.config))
-    surroundings = environment.describe(runner.device)
-    records.write_json(folder / records.ENVIRONMENT, surroundings)
 
-    load = measuring.OtherLoad()
-    latency_rows, timed_samples = _time(plan, run, runner)
-    other_cores = load.cores()
-    batches = BatchSize(
-        plan.config.hardware.batch_size, plan.config.hardware.auto_adjust_batch_size
-    )
-    if plan.checkpoint.folder is None:  # random weights: their answers mean nothing
-        sample_rows = timed_samples
-    else:
-        sample_rows = _answer(plan, run, runner, batches)
+    def __init__(self, plan: Plan, run: PlannedRun, runner: Runner, score: Score | None) -> None:
+        """`score` scores a prediction; None with random weights, whose answers mean nothing."""
+        self.plan, self.run, self.runner, self._score = plan, run, runner, score
+        #: Samples, from the first, that need no answer any more.
+        self.position = 0
+        hardware = plan.config.hardware
+        self._batches = BatchSize(hardware.batch_size, hardware.auto_adjust_batch_size)
+        self._samples = records.RowsFile(run.folder / records.SAMPLES)
+        self._duration_s = 0.0
 
-    records.write_jsonl(folder / records.LATENCY, latency_rows)
-    records.write_jsonl(folder / records.SAMPLES, sample_rows)
-    result = summarise(plan, run, sample_rows, latency_rows)
-    vision_tokens = result["measured_vision_tokens"]
-    result["warnings"] += measuring.doubts(latency_rows, vision_tokens, other_cores)
-    result |= {
-        "other_cores_busy": other_cores,
-        "batch_size": batches.most,
-        "out_of_memory_count": batches.out_of_memory_count,
-        "device": surroundings["device"]["name"],
-        "duration_s": round(time.monotonic() - began, 2),
-    }
-    records.write_json(folder / records.RESULT, result)
-    return result
+    def start(self, indices: Sequence[int]) -> None:
+        """Write down what is measured on what, and time prefills of the samples of these indices.
 
+        Not again where an earlier try was interrupted behind that. With random weights the timed
+        samples are all there is.
+        """
+        folder = self.run.folder
+        if self._goes_on():
+            self._surroundings = records.read_json(folder / records.ENVIRONMENT)
+            self._latency_rows = records.read_jsonl(folder / records.LATENCY)
+            return
+        with self._at_work():
+            self.discard()
+            (folder / records.FAILURE).unlink(missing_ok=True)
+            records.write_text(folder / records.CONFIG, self.run.resolved_config(self.plan.config))
+            self._surroundings = environment.describe(self.runner.device)
+            self._latency_rows, other_cores = self._time(indices)
+            self._surroundings["other_cores_busy"] = other_cores
+            records.write_json(folder / records.ENVIRONMENT, self._surroundings)
+            records.write_jsonl(folder / records.LATENCY, self._latency_rows)
 
-def _time(
-    plan: Plan, run: PlannedRun, runner: Runner
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of the timed prefills, and one row per timed sample, without an answer."""
-    measure, style = plan.config.measure, plan.config.dataset.style
-    timed_samples: list[dict[str, Any]] = []
+    def _goes_on(self) -> bool:
+        """Whether this code has timed the run, and the answers that it left are those of the first
+        samples, every one; then they are kept."""
+        folder = self.run.folder
+        if not (folder / records.LATENCY).is_file():
+            return False
+        made = records.read_json(folder / records.ENVIRONMENT)["git"]
+        if self._score is None or made != environment.git_state():
+            return False
+        answered = self._samples.go_on("sample_id")
+        self.position = len(answered)
+        return answered == [sample.sample_id for sample in self.plan.samples[: self.position]]
 
-    def check(index: int, counts: Counts, length: int) -> None:
-        sample = plan.samples[index]
-        counted = check_counts(run, sample, run.tilings[index], counts)
-        row = _about(plan, sample) | {"prediction": None, "score": None} | counted
-        timed_samples.append(row | {"sequence_length": length, "answer_tokens": 0})
+    def _time(self, indices: Sequence[int]) -> tuple[list[dict[str, Any]], float | None]:
+        """Rows of the timed prefills, and the cores that other processes kept busy meanwhile."""
+        plan, run, runner = self.plan, self.run, self.runner
+        measure, style = plan.config.measure, plan.config.dataset.style
+        samples = [plan.samples[i] for i in indices]
+        timed: list[dict[str, Any]] = []
 
-    timed = measuring.time_prefills(runner, plan.samples, run.setting, style, measure, check)
-    rows = []
-    count = min(measure.latency_samples, len(plan.samples)) * measure.latency_repeats
-    with progress(f"{run.label} prefill", count) as advance:
-        for row in timed:
-            rows.append(row)
-            advance(1)
-    return rows, timed_samples
+        def check(place: int, counts: Counts, length: int) -> None:
+            counted = check_counts(run, samples[place], run.tilings[indices[place]], counts)
+            row = _about(plan, samples[place]) | {"prediction": None, "score": None} | counted
+            timed.append(row | {"sequence_length": length, "answer_tokens": 0})
 
+        rows: list[dict[str, Any]] = []
+        count = len(samples) * measure.latency_repeats
+        with progress(f"{run.label} prefill", count) as advance:
+            load = measuring.OtherLoad()
+            for row in measuring.time_prefills(runner, samples, run.setting, style, measure, check):
+                rows.append(row)
+                advance(1)
+            other_cores = load.cores()
+        if self._score is None:
+            self._samples.write(timed)
+        return rows, other_cores
 
-def _answer(
-    plan: Plan, run: PlannedRun, runner: Runner, batches: BatchSize
-) -> list[dict[str, Any]]:
-    """Answer every sample; rows in the order of the samples."""
-    dataset = plan.config.dataset
-    score = metric(dataset.metric).prepare(plan.samples)
-    # Like with like: batches of equal tilings have no padding crops, of equal lengths no padding
-    # at all. Stable, so deterministic.
-    alike = [(t.num_crops, n) for t, n in zip(run.tilings, run.prompt_lengths, strict=True)]
-    order = sorted(range(len(plan.samples)), key=alike.__getitem__)
-    rows: dict[int, dict[str, Any]] = {}
+    def answer(self, images: Mapping[int, np.ndarray], advance: Callable[[int], None]) -> None:
+        """Answer some samples, given the pixels of each by its index; `advance` hears of each.
 
-    with (
-        runner.probe() as probe,
-        progress(f"{run.label} answers", len(order)) as advance,
-    ):
+        To be called in the order of the samples; those before `position` are left out.
+        """
+        plan, run, runner, score = self.plan, self.run, self.runner, self._score
+        assert score is not None
+        dataset = plan.config.dataset
+        images = {i: pixels for i, pixels in images.items() if i >= self.position}
+        # Like with like: batches of equal tilings have no padding crops, of equal lengths no
+        # padding at all. Stable, so deterministic.
+        order = sorted(images, key=lambda i: (run.tilings[i].num_crops, run.prompt_lengths[i]))
+        rows: dict[int, dict[str, Any]] = {}
+        with self._at_work(), runner.probe() as probe:
 
-        def process(
-            batch: Sequence[int],
-        ) -> tuple[list[PreparedSample], list[list[int]], list[Counts]]:
-            probe.reset()  # a batch that ran out of memory leaves half a count
-            prepared = [runner.prepare(plan.samples[i], run.setting, dataset.style) for i in batch]
-            return prepared, runner.answer(prepared, dataset.max_new_tokens), probe.take()
+            def process(
+                batch: Sequence[int],
+            ) -> tuple[list[PreparedSample], list[list[int]], list[Counts]]:
+                probe.reset()  # a batch that ran out of memory leaves half a count
+                prepared = [
+                    runner.prepare(plan.samples[i], run.setting, dataset.style, images[i])
+                    for i in batch
+                ]
+                return prepared, runner.answer(prepared, dataset.max_new_tokens), probe.take()
 
-        for batch, (prepared, answers, counts) in batches.run(order, process):
-            for i, inputs, ids, counted in zip(batch, prepared, answers, counts, strict=True):
-                sample = plan.samples[i]
-                prediction = runner.tokenizer.decode(ids)
-                rows[i] = {
-                    **_about(plan, sample),
-                    "prediction": prediction,
-                    "score": score(prediction, sample),
-                    **check_counts(run, sample, run.tilings[i], counted),
-                    "sequence_length": len(inputs.input_ids),
-                    "answer_tokens": len(ids),
-                }
-            advance(len(batch))
-    return [rows[i] for i in range(len(rows))]
+            for batch, (prepared, answers, counts) in self._batches.run(order, process):
+                for i, inputs, ids, counted in zip(batch, prepared, answers, counts, strict=True):
+                    sample = plan.samples[i]
+                    prediction = runner.tokenizer.decode(ids)
+                    rows[i] = {
+                        **_about(plan, sample),
+                        "prediction": prediction,
+                        "score": score(prediction, sample),
+                        **check_counts(run, sample, run.tilings[i], counted),
+                        "sequence_length": len(inputs.input_ids),
+                        "answer_tokens": len(ids),
+                    }
+                advance(len(batch))
+            self._samples.write(rows[i] for i in sorted(rows))
+
+    def finish(self, failed: Mapping[int, FailedSample]) -> dict[str, Any]:
+        """Sum up the records; `result.json` comes last and says that the run is whole.
+
+        `failed`: samples, by index, that turned out impossible to ask. Raises VtexpError where the
+        records are not of the others, each once.
+        """
+        plan = self.plan
+        kept = [i for i in range(len(plan.samples)) if i not in failed]
+        samples = [plan.samples[i] for i in kept]
+        run = replace(
+            self.run,
+            failed=(*self.run.failed, *failed.values()),
+            tilings=tuple(self.run.tilings[i] for i in kept),
+            prompt_lengths=tuple(self.run.prompt_lengths[i] for i in kept),
+        )
+        with self._at_work():
+            columns = _by_column(self._samples.rows())
+            if plan.answers and columns["sample_id"] != [sample.sample_id for sample in samples]:
+                raise VtexpError(
+                    f"{run.folder}: the records are not those of the run's {len(samples)} samples; "
+                    "does another process make the same run?"
+                )
+            result = summarise(plan, run, columns, self._latency_rows)
+            self._samples.finish()
+        other_cores = self._surroundings["other_cores_busy"]
+        tokens = result["measured_vision_tokens"]
+        result["samples_fingerprint"] = fingerprint(samples)
+        result["warnings"] += measuring.doubts(self._latency_rows, tokens, other_cores)
+        result |= {
+            "other_cores_busy": other_cores,
+            "batch_size": self._batches.most,
+            "out_of_memory_count": self._batches.out_of_memory_count,
+            "device": self._surroundings["device"]["name"],
+            "duration_s": round(self._duration_s, 2),
+        }
+        records.write_json(run.folder / records.RESULT, result)
+        return result
+
+    def discard(self) -> None:
+        """Leave no answers and no times of a run that failed."""
+        self._samples.discard()
+        with suppress(OSError):
+            (self.run.folder / records.LATENCY).unlink()
+        self.position = 0
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Adds to the seconds that this run took: those of other runs of the job are not its."""
+        began = time.monotonic()
+        yield
+        self._duration_s += time.monotonic() - began
 
 
 def _about(plan: Plan, sample: Sample) -> dict[str, Any]:
@@ -181,25 +253,40 @@ def _columns(kind: str, counts: Counts) -> dict[str, Any]:
     }
 
 
+#: Columns of the sample rows that a result is made of.
+COUNTS = ("num_crops", "vision_tokens")
+SUMMARISED = (
+    *(f"{kind}_{count}" for kind in ("theoretical", "measured", "actual") for count in COUNTS),
+    *("measured_tiling", "actual_tiling", "actual_overridden", "sequence_length"),
+    *("score", "sample_id", "image_id", "question_type"),
+)
+
+
+def _by_column(rows: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What is summarised of rows: little beside their texts, of which there may be 200 000."""
+    columns: dict[str, list[Any]] = {name: [] for name in SUMMARISED}
+    for row in rows:
+        for name, values in columns.items():
+            value = row[name]
+            values.append(sys.intern(value) if isinstance(value, str) else value)
+    return columns
+
+
 def summarise(
     plan: Plan,
     run: PlannedRun,
-    sample_rows: Sequence[dict[str, Any]],
+    columns: Mapping[str, Sequence[Any]],
     latency_rows: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """The result of a run: what was asked first, then counts, accuracy and latency."""
-    means = {
-        f"{kind}_{count}": fmean(row[f"{kind}_{count}"] for row in sample_rows)
-        for kind in ("theoretical", "measured", "actual")
-        for count in ("num_crops", "vision_tokens")
-    }
-    tilings = {
-        f"{kind}_tiling": _tilings([row[f"{kind}_tiling"] for row in sample_rows])
-        for kind in ("measured", "actual")
-    }
-    overridden = any(row["actual_overridden"] for row in sample_rows)
+    """The result of a run: what was asked first, then counts, accuracy and latency.
+
+    `columns` are the SUMMARISED ones of the sample rows.
+    """
+    means = {name: fmean(columns[name]) for name in SUMMARISED if name.endswith(COUNTS)}
+    tilings = {name: _tilings(columns[name]) for name in ("measured_tiling", "actual_tiling")}
+    overridden = any(columns["actual_overridden"])
     warnings = list(run.warnings)
-    if plan.checkpoint.folder is None:
+    if not plan.answers:
         warnings.append("random weights: counts and latency only, no accuracy")
     if overridden:
         warnings.append(
@@ -212,11 +299,15 @@ def summarise(
         **means,
         **tilings,
         "actual_overridden": overridden,
-        **_accuracy(sample_rows, metric(plan.config.dataset.metric).highest),
-        "sequence_length": fmean(row["sequence_length"] for row in sample_rows),
+        **_accuracy(
+            columns["score"],
+            columns["image_id"],
+            columns["question_type"],
+            metric(plan.config.dataset.metric).highest,
+        ),
+        "sequence_length": fmean(columns["sequence_length"]),
         "prefill_vision_tokens": fmean(row["vision_tokens"] for row in latency_rows),
         "latency": measuring.summarise(latency_rows),
-        "samples_fingerprint": plan.samples_fingerprint,
         "inputs_fingerprint": run.inputs_fingerprint,
         "verdict": run.verdict.level,
         "warnings": warnings,
@@ -229,21 +320,26 @@ def _tilings(found: Sequence[str | None]) -> str | None:
     return tiling_summary(shown) if shown else None
 
 
-def _accuracy(rows: Sequence[dict[str, Any]], highest: float) -> dict[str, Any]:
+def _accuracy(
+    scores: Sequence[float | None],
+    image_ids: Sequence[str],
+    question_types: Sequence[str],
+    highest: float,
+) -> dict[str, Any]:
     """Mean score with error and interval clustered by image, and the mean per question type.
 
     Scores are from 0 to `highest`. All None where nothing was answered.
     """
-    if rows[0]["score"] is None:
-        images = len({row["image_id"] for row in rows})
+    answered = [score for score in scores if score is not None]
+    if not answered:
         names = ("accuracy", "accuracy_standard_error", "accuracy_low", "accuracy_high")
         nothing = dict.fromkeys(names) | {"accuracy_by_question_type": {}}
-        return nothing | {"num_samples": len(rows), "num_images": images}
-    overall = clustered_mean([r["score"] for r in rows], [r["image_id"] for r in rows], highest)
+        return nothing | {"num_samples": len(scores), "num_images": len(set(image_ids))}
+    overall = clustered_mean(answered, image_ids, highest)
     low, high = overall.interval or (None, None)
     by_type: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        by_type[row["question_type"]].append(row["score"])
+    for kind, score in zip(question_types, answered, strict=True):
+        by_type[kind].append(score)
     return {
         "accuracy": overall.mean,
         "accuracy_standard_error": overall.standard_error,

@@ -192,6 +192,15 @@ def tiling_to_resolution(tiling: Tiling, geometry: Geometry = MOLMO) -> Size:
     )
 
 
+def crop_corners(tiling: Tiling, geometry: Geometry = MOLMO) -> list[tuple[int, int]]:
+    """Top and left px of each crop on the canvas of a tiling, row by row."""
+    return [
+        (row * geometry.window_px, col * geometry.window_px)
+        for row in range(tiling.rows)
+        for col in range(tiling.cols)
+    ]
+
+
 def image_size_to_tiling(size: Size, geometry: Geometry = MOLMO) -> Tiling:
     """Tiling whose canvas is nearest to a size, each side by itself, at least 1x1."""
     return Tiling(

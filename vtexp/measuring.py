@@ -47,10 +47,9 @@ def time_prefills(
     reads, given to `check` with the sample's index and prompt length, and each shape (crops, prompt
     length) `warmup_repeats` more without hooks.
     """
-    chosen = samples[: measure.latency_samples]
     counted: list[dict[str, Any]] = []
     with runner.probe() as probe:
-        for index, sample in enumerate(chosen):
+        for index, sample in enumerate(samples):
             runner.timed_prefill(sample, setting, style)
             (counts,) = probe.take()
             length = len(runner.prepare(sample, setting, style).input_ids)
@@ -64,14 +63,14 @@ def time_prefills(
                 }
             )
     warm: set[tuple[int, int]] = set()
-    for sample, row in zip(chosen, counted, strict=True):
+    for sample, row in zip(samples, counted, strict=True):
         shape = (row["num_crops"], row["sequence_length"])
         if shape not in warm:
             warm.add(shape)
             for _ in range(measure.warmup_repeats):
                 runner.timed_prefill(sample, setting, style)
     for repeat in range(measure.latency_repeats):
-        for sample, row in zip(chosen, counted, strict=True):
+        for sample, row in zip(samples, counted, strict=True):
             times = runner.timed_prefill(sample, setting, style)
             yield {"sample_id": sample.sample_id, "repeat": repeat, **row, **asdict(times)}
 

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from vtexp.config import Config, Weights, to_plain, values_key
-from vtexp.data.base import FailedSample, Sample, fingerprint, require_few_failed
+from vtexp.data.base import FailedSample, Sample, require_few_failed
 from vtexp.data.registry import load_samples
 from vtexp.errors import ConfigError, DataError
 from vtexp.geometry import (
@@ -149,11 +149,16 @@ class Plan:
 
     config: Config
     samples: tuple[Sample, ...]
-    samples_fingerprint: str
+    image_sizes: tuple[Size, ...]  # of each sample, from the image's header
     checkpoint: Checkpoint
     geometry: Geometry
     runs: tuple[PlannedRun, ...]
     failed: tuple[FailedSample, ...] = ()
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is anything to answer with: of random weights no answer means anything."""
+        return self.checkpoint.folder is not None
 
     def require_feasible(self) -> None:
         """Raises ConfigError for the first run that the model's context refuses."""
@@ -185,10 +190,11 @@ def sweep_folder(config: Config) -> Path:
     return (Path(config.sweep.folder).expanduser() / config.sweep.name).absolute()
 
 
-def make_plan(config: Config) -> Plan:
+def make_plan(config: Config, index: int | None = None) -> Plan:
     """Work out all runs of a config. Raises ConfigError, DataError or CheckpointError.
 
-    Weights that are not on this machine are downloaded last, when all else is found right.
+    With `index`, on the one sample at that place of the draw. Weights that are not on this machine
+    are downloaded last, when all else is found right.
     """
     scoring = metric(config.dataset.metric)
     find = partial(
@@ -202,7 +208,7 @@ def make_plan(config: Config) -> Plan:
     geometry = _geometry(config, checkpoint)
     settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
     scored = checkpoint.folder is not None  # of random weights no answer is
-    samples, sizes, failed = _draw(config, scoring if scored else None, geometry, settings)
+    samples, sizes, failed = _draw(config, index, scoring if scored else None, geometry, settings)
     style = config.dataset.style
     prompts = [checkpoint.tokenizer.prompt(sample, style) for sample in samples]
     text_lengths = [len(prompt.before) + len(prompt.after) for prompt in prompts]
@@ -216,7 +222,7 @@ def make_plan(config: Config) -> Plan:
     return Plan(
         config=config,
         samples=tuple(samples),
-        samples_fingerprint=fingerprint(samples),
+        image_sizes=tuple(sizes),
         checkpoint=checkpoint,
         geometry=geometry,
         runs=tuple(runs),
@@ -242,6 +248,7 @@ def _geometry(config: Config, checkpoint: Checkpoint) -> Geometry:
 
 def _draw(
     config: Config,
+    index: int | None,
     scoring: Metric | None,
     geometry: Geometry,
     settings: Sequence[tuple[KnobValue, CropSetting]],
@@ -251,7 +258,7 @@ def _draw(
     Raises DataError where more cannot than the config allows.
     """
     dataset = config.dataset
-    drawn = load_samples(dataset, fetch=not config.plan)
+    drawn = load_samples(dataset, fetch=not config.plan, index=index)
     if not drawn.samples and not drawn.failed:
         raise ConfigError(f"dataset={dataset.name}: no samples")
     samples = [settle_style(sample, dataset.style) for sample in drawn.samples]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,23 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing. Raises VtexpError where the disk does not take it."""
     partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+    except VtexpError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise VtexpError(f"{path}: cannot be written ({error.strerror or error})") from error
 
@@ -44,7 +56,64 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """One JSON object per line, the whole file at once."""
-    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    write_bytes(path, _lines(rows))
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+
+
+class RowsFile:
+    """A JSON-lines file that grows under a temporary name until `finish` gives it its own.
+
+    Raises VtexpError where the disk does not take it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._partial = path.with_name(path.name + ".partial")
+        self._mode = "wb"  # what an earlier try left is written over
+
+    def write(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows."""
+        with _writing(self.path), self._partial.open(self._mode) as file:
+            self._mode = "ab"
+            file.write(_lines(rows))
+
+    def go_on(self, key: str) -> list[Any]:
+        """Keep what an earlier try left, up to its last whole row: the values of a key in them."""
+        values: list[Any] = []
+        if not self._partial.is_file():
+            return values
+        whole = 0
+        with _writing(self.path), self._partial.open("rb+") as file:
+            for line in file:
+                try:
+                    values.append(json.loads(line)[key])
+                except (ValueError, KeyError):  # cut short
+                    break
+                whole += len(line)
+            file.truncate(whole)
+        self._mode = "ab"
+        return values
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """What has been added so far."""
+        return rows_of(self._partial)
+
+    def discard(self) -> None:
+        """Leave nothing, as far as the disk allows."""
+        self._mode = "wb"
+        for path in (self._partial, self.path):
+            with suppress(OSError):
+                path.unlink()
+
+    def finish(self) -> None:
+        """Nothing is added any more: the file is on the disk as a whole."""
+        with _writing(self.path):
+            with self._partial.open("ab") as file:
+                os.fsync(file.fileno())
+            self._partial.replace(self.path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -59,8 +128,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file. Raises DataError if it is damaged."""
+    return list(rows_of(path))
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON-lines file, one after the other. Raises DataError if it is damaged."""
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        with path.open("rb") as file:
+            for line in file:
+                yield json.loads(line)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: cannot be read ({error}); delete its folder to run it again"

@@ -1,13 +1,11 @@
-"""The flow of a sweep: config -> plan -> runs -> records -> comparison."""
+"""A sweep: its jobs, checked before any starts; what became of its runs; the comparison."""
 
 from __future__ import annotations
 
-import gc
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
@@ -19,9 +17,6 @@ from vtexp.config import Config, from_hydra, values_key
 from vtexp.errors import ConfigError, RunFailedError, VtexpError
 from vtexp.planning import Plan, PlannedRun, make_plan, same_inputs, sweep_folder, tiling_summary
 from vtexp.progress import console
-
-if TYPE_CHECKING:
-    from vtexp.models.runner import Runner
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def finish_sweep(jobs: Sequence[Job], returns: Sequence[JobReturn]) -> None:
         error = getattr(returned, "_return_value", None)
         for run in job.runs:
             # A job that died before its runs began (no weights, no device) recorded nothing.
-            if not _finished(run) and not (run.folder / records.FAILURE).is_file():
+            if not finished(run) and not (run.folder / records.FAILURE).is_file():
                 record_failure(
                     job.config, run, error or VtexpError("the job ended without a result")
                 )
@@ -136,112 +131,28 @@ def show_plan(plan: Plan) -> None:
 
 def show_comparison(sweep: Path) -> None:
     """Write and print the comparison of a sweep folder, if it has runs."""
-    from vtexp import compare
+    from vtexp import compare, question_types
 
     rows = compare.write_comparison(sweep) if sweep.is_dir() else []
     if not rows:
         return
     console.print()
     console.print(compare.table(rows))
+    question_types.write_question_types(sweep, rows)
+    if (by_type := question_types.question_types_table(rows)) is not None:
+        console.print(by_type)
     for note in compare.notes(rows):
         console.print(f"- {note}")
-    names = [n for n in (compare.CSV_NAME, compare.PICTURE_NAME) if (sweep / n).is_file()]
+    files = (compare.CSV_NAME, question_types.CSV_NAME, compare.PICTURE_NAME)
+    names = [name for name in files if (sweep / name).is_file()]
     console.print(f"{sweep}: {', '.join(names)}, one folder per run")
 
 
-# --- in a job ----------------------------------------------------------------------------------
+# --- outcomes ---------------------------------------------------------------------------------
 
 
-def run_job(config: Config, *, alone: bool) -> None:
-    """All knob values of a config, one after the other, on one loaded model.
-
-    Runs with a result are kept and skipped. A failing run is recorded and the next one starts.
-    `alone`: no sweeper will compare afterwards. Raises VtexpError for what a user can mend,
-    RunFailedError at the end if runs failed.
-    """
-    plan = make_plan(config)
-    if config.plan:
-        show_plan(plan)
-        return
-    plan.require_feasible()
-    if alone:
-        console.print(f"{len(plan.runs)} runs, results in {sweep_folder(config)}")
-    try:
-        _make_runs(plan)
-    finally:
-        if alone:
-            show_comparison(sweep_folder(config))
-    raise_failures(plan.runs)
-
-
-def _make_runs(plan: Plan) -> None:
-    """Make the runs of a plan that have no result yet."""
-    from vtexp import tracking
-
-    waiting = [run for run in plan.runs if not _finished(run)]
-    for run in plan.runs:
-        if run not in waiting:
-            console.print(f"{run.label}: has a result already, kept{_older_code(run)}")
-            tracking.mirror(plan.config, run.folder)
-    if waiting:
-        runner = load_runner(plan)
-        for run in waiting:
-            _run_one(plan, run, runner)
-
-
-def _older_code(run: PlannedRun) -> str:
-    """A remark where a kept result was made by another commit of vtexp."""
-    from vtexp.environment import git_state
-
-    made, now = records.read_json(run.folder / records.ENVIRONMENT)["git"], git_state()
-    if made == now:
-        return ""
-    commit = made["commit"][:12] if made else "an installed package"
-    return f" (made by other code: {commit})"
-
-
-#: The one model that this process holds, by what it was loaded from.
-_loaded: dict[tuple, Runner] = {}
-
-
-def load_runner(plan: Plan) -> Runner:
-    """The model of a plan; a process loads it once for all jobs that want the same."""
-    hardware = plan.config.hardware
-    device, dtype = hardware.device.value, hardware.dtype.value
-    checkpoint = plan.checkpoint
-    made = (device, dtype, hardware.sharded, hardware.compile, hardware.uint8_crops)
-    key = (checkpoint.folder, checkpoint.fingerprint, plan.geometry, made)
-    if key not in _loaded:
-        _loaded.clear()  # first make room: two large models do not fit
-        gc.collect()
-        what = "random weights of " if checkpoint.folder is None else ""
-        console.print(f"loading {what}{checkpoint.name} on {device} ({dtype})")
-        from vtexp.models.runner import runner_class
-
-        _loaded[key] = runner_class(checkpoint.family).load(checkpoint, plan.geometry, hardware)
-    return _loaded[key]
-
-
-def _run_one(plan: Plan, run: PlannedRun, runner: Runner) -> None:
-    from vtexp import tracking
-    from vtexp.experiment import execute
-
-    try:
-        result = execute(plan, run, runner)
-    except Exception as error:  # a sweep survives any failure of one run
-        record_failure(plan.config, run, error)
-        console.print(f"{run.label}: FAILED: {_line(error)}")
-        return
-    prefill = result["latency"]["prefill_ms"]["median"]
-    accuracy = "none" if result["accuracy"] is None else f"{result['accuracy']:.1%}"
-    console.print(
-        f"{run.label}: {result['measured_vision_tokens']:.5g} vision tokens, "
-        f"accuracy {accuracy}, prefill {prefill:.1f} ms"
-    )
-    tracking.mirror(plan.config, run.folder)
-
-
-def _finished(run: PlannedRun) -> bool:
+def finished(run: PlannedRun) -> bool:
+    """Whether a run has its result."""
     return (run.folder / records.RESULT).is_file()
 
 
@@ -250,7 +161,7 @@ def record_failure(config: Config, run: PlannedRun, error: BaseException) -> Non
     row = {
         "status": "failed",
         **run.columns(config),
-        "error": _line(error),
+        "error": error_line(error),
         "traceback": traceback.format_exception(error),
     }
     records.write_text(run.folder / records.CONFIG, run.resolved_config(config))
@@ -259,7 +170,7 @@ def record_failure(config: Config, run: PlannedRun, error: BaseException) -> Non
 
 def raise_failures(runs: Sequence[PlannedRun]) -> None:
     """Raises RunFailedError naming the runs that have no result and where their story is."""
-    failed = [run for run in runs if not _finished(run)]
+    failed = [run for run in runs if not finished(run)]
     if failed:
         names = ", ".join(run.label for run in failed)
         first = failed[0].folder
@@ -271,6 +182,7 @@ def raise_failures(runs: Sequence[PlannedRun]) -> None:
         )
 
 
-def _line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
+    """An error as one line, with its kind where it is not a user's."""
     text = " ".join(str(error).split())
     return text if isinstance(error, VtexpError) else f"{type(error).__name__}: {text}"

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vtexp.config import DatasetConfig
 from vtexp.data.images import AnyImage, image_pixels, image_size
 from vtexp.data.images import ImageFile as ImageFile
 from vtexp.data.images import StoredImage as StoredImage
 from vtexp.data.images import to_rgb as to_rgb
-from vtexp.errors import DataError
+from vtexp.errors import ConfigError, DataError
 from vtexp.geometry import Size
 
 
@@ -84,6 +85,24 @@ def choose(
         places = (ranks + starts[codes]) / sizes[codes]
         order = order[np.argsort(places, kind="stable")]
     return [int(i) for i in order[:limit]]
+
+
+def drawn(
+    dataset: DatasetConfig, count: int, strata: Sequence[str] | None, index: int | None
+) -> list[int]:
+    """Which of a split's `count` samples a run asks, in its order; with `index`, that place alone.
+
+    Raises ConfigError where the order has no such place.
+    """
+    order = choose(count, dataset.limit, dataset.seed, strata)
+    if index is None:
+        return order
+    if not 0 <= index < len(order):
+        raise ConfigError(
+            f"index {index}: dataset={dataset.name} has {len(order)} questions in its split "
+            f"{dataset.split}, counted from 0"
+        )
+    return [order[index]]
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:

@@ -18,8 +18,14 @@ COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
 
 def load(split: str) -> list[Sample]:
-    """All questions of a split (38 575 train, 9 673 test), in the package's order."""
-    folder = _package_folder() / "data" / split
+    """All questions of a split (38 575 train, 9 673 test), in the package's order.
+
+    Raises DataError where the package is not installed.
+    """
+    package = _package_folder()
+    if package is None:
+        raise DataError("dataset=easy_vqa needs the package easy-vqa: pip install easy-vqa==1.0")
+    folder = package / "data" / split
     questions = json.loads((folder / "questions.json").read_text())
     return [
         Sample(
@@ -40,9 +46,12 @@ def _question_type(answer: str) -> str:
     return "shape" if answer in SHAPES else "color"
 
 
-def _package_folder() -> Path:
+def is_here() -> bool:
+    """Whether the package is installed."""
+    return _package_folder() is not None
+
+
+def _package_folder() -> Path | None:
     # Not imported: only the files are wanted.
     spec = importlib.util.find_spec("easy_vqa")
-    if spec is None or spec.origin is None:
-        raise DataError("dataset=easy_vqa needs the package easy-vqa: pip install easy-vqa==1.0")
-    return Path(spec.origin).parent
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent

@@ -38,7 +38,7 @@ def find_folder(dataset: DatasetConfig, *, fetch: bool) -> Folder:
             raise DataError(f"dataset.source.folder={source.folder}: no such folder{how}")
         return Folder(folder, folder)
     assert source.hub is not None
-    patterns = [_pattern(dataset, files) for files in _all_files(dataset)]
+    patterns = _patterns(dataset)
     parts = [f"hf download {source.hub} --repo-type dataset"]
     parts += [f"--revision {source.revision}"] if source.revision else []
     parts += [f"--include '{pattern}'" for pattern in patterns]
@@ -58,8 +58,16 @@ def find_folder(dataset: DatasetConfig, *, fetch: bool) -> Folder:
     return Folder(folder, folder.parents[1])
 
 
-def _all_files(dataset: DatasetConfig) -> list[str]:
-    return [files for files in (dataset.source.files, dataset.join.files) if files is not None]
+def is_whole(dataset: DatasetConfig, folder: Folder) -> bool:
+    """Whether a data set's folder has all files of its tables, and the folder of its images."""
+    images, _ = image_folder(dataset, folder)
+    return not _missing(folder.path, _patterns(dataset)) and images.is_dir()
+
+
+def _patterns(dataset: DatasetConfig) -> list[str]:
+    """Pattern of the files of each table."""
+    tables = (dataset.source.files, dataset.join.files)
+    return [_pattern(dataset, files) for files in tables if files is not None]
 
 
 def _pattern(dataset: DatasetConfig, files: str) -> str:
@@ -89,7 +97,10 @@ def _glob(folder: Path, pattern: str) -> list[Path]:
     if pattern == ".":
         return [folder]
     try:
-        return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+        # A link of the hub's cache outlives the file that it leads to.
+        return sorted(
+            path for path in folder.glob(pattern) if not path.name.startswith(".") and path.exists()
+        )
     except (NotImplementedError, ValueError) as error:
         raise ConfigError(f"dataset.source.files={pattern}: {error}") from error
 

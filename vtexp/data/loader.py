@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from vtexp.config import ColumnsConfig, DatasetConfig
-from vtexp.data.base import FailedSample, LoadedSamples, Sample, choose
+from vtexp.config import ColumnsConfig, DatasetConfig, Form
+from vtexp.data.base import FailedSample, LoadedSamples, Sample, drawn
 from vtexp.data.columns import (
     Row,
     list_in_text,
@@ -19,7 +19,7 @@ from vtexp.data.columns import (
     texts_of,
     value_of,
 )
-from vtexp.data.files import find_folder, open_rows
+from vtexp.data.files import find_folder, is_whole, open_rows
 from vtexp.data.images import AnyImage
 from vtexp.data.pictures import OutsideError, Pictures
 from vtexp.data.tables import Rows
@@ -30,11 +30,12 @@ from vtexp.errors import ConfigError, DataError
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def load(dataset: DatasetConfig, *, fetch: bool) -> LoadedSamples:
+def load(dataset: DatasetConfig, *, fetch: bool, index: int | None = None) -> LoadedSamples:
     """Draw the samples of a data set; of the hub's, `fetch` downloads what the cache lacks.
 
-    Raises ConfigError for keys that do not fit together or the files, DataError for files that
-    cannot be read or name images outside their folder. Rows that cannot be asked are `failed`.
+    With `index`, the sample at that place of the draw alone. Raises ConfigError for keys that do
+    not fit together or the files, DataError for files that cannot be read or name images outside
+    their folder. Rows that cannot be asked are `failed`.
     """
     _check(dataset)
     image = dataset.columns.image.replace("{split}", dataset.split)
@@ -44,8 +45,37 @@ def load(dataset: DatasetConfig, *, fetch: bool) -> LoadedSamples:
     _check_columns(dataset, rows)
     units = units_of(dataset, rows)
     strata = _question_types(dataset, rows, units) if dataset.stratify else None
-    drawn = [units[i] for i in choose(len(units), dataset.limit, dataset.seed, strata)]
-    return _samples(dataset, rows, drawn, Pictures(dataset, rows, folder, fetch=fetch))
+    asked = [units[i] for i in drawn(dataset, len(units), strata, index)]
+    return _samples(dataset, rows, asked, Pictures(dataset, rows, folder, fetch=fetch))
+
+
+def is_here(dataset: DatasetConfig) -> bool:
+    """Whether a run finds all of a data set without a network; nothing is downloaded.
+
+    Its tables must be there with all their parts, and the folder of its images, of which single
+    ones are not looked for; but images that rows name by address must have been downloaded. Raises
+    ConfigError for keys that do not fit together.
+    """
+    _check(dataset)
+    try:
+        folder = find_folder(dataset, fetch=False)
+        if not is_whole(dataset, folder):
+            return False
+        if dataset.source.form in (Form.imagefolder, Form.saved):  # a folder says nothing yet
+            count_questions(dataset)
+        if dataset.source.image_url is None:
+            return True
+        found = load(replace(dataset, limit=None), fetch=False)
+    except DataError:
+        return False
+    return len(found.failed) <= dataset.max_failed
+
+
+def count_questions(dataset: DatasetConfig) -> int:
+    """Questions of a split that is on this machine. Raises ConfigError or DataError as `load`."""
+    _check(dataset)
+    folder = find_folder(dataset, fetch=False)
+    return len(units_of(dataset, open_rows(dataset, folder.path, _wanted(dataset))))
 
 
 def _check(dataset: DatasetConfig) -> None:

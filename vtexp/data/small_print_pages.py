@@ -6,17 +6,14 @@ DejaVu, which come with matplotlib (a free licence, LICENSE_DEJAVU there).
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from vtexp.errors import DataError
+from vtexp.fonts import font
 
 FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf")
 #: Print sizes in px (the font's em), drawn log-uniformly. At a page of 950 px, the global crop
@@ -125,15 +122,15 @@ class Pen:
 
     def width_of(self, text: str, print_px: int) -> float:
         """Width of a text in px."""
-        return _font(self.font_name, print_px).getlength(text.upper())
+        return font(self.font_name, print_px).getlength(text.upper())
 
     def write(self, x: float, y: float, text: str, print_px: int) -> None:
         """Write in capitals, with the left end at x and the middle of the line near y."""
         text = text.upper()
-        font = _font(self.font_name, print_px)
-        self.draw.text((x, y), text, fill=self.ink, font=font, anchor="lm")
+        face = font(self.font_name, print_px)
+        self.draw.text((x, y), text, fill=self.ink, font=face, anchor="lm")
         words = text.split(" ")
-        ends = [x + font.getlength(text[:i]) for i in range(len(text) + 1)]
+        ends = [x + face.getlength(text[:i]) for i in range(len(text) + 1)]
         start = 0
         for word in words:
             for i, character in enumerate(word, start):
@@ -311,13 +308,3 @@ def add_noise(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     grain = rng.standard_normal(pixels.shape[:2], dtype=np.float32) * rng.uniform(0, 6)
     pixels += np.rint(grain).astype(np.int16)[..., None]
     return Image.fromarray(np.clip(pixels, 0, 255, out=pixels).astype(np.uint8))
-
-
-@lru_cache(maxsize=1024)
-def _font(name: str, print_px: int) -> ImageFont.FreeTypeFont:
-    spec = importlib.util.find_spec("matplotlib")  # not imported: only its files are wanted
-    folder = Path(spec.origin or "").parent / "mpl-data" / "fonts" / "ttf" if spec else Path()
-    try:
-        return ImageFont.truetype(str(folder / name), print_px)
-    except OSError as error:
-        raise DataError(f"{folder / name}: font missing; pip install matplotlib") from error

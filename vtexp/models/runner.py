@@ -142,9 +142,11 @@ class Runner(ABC):
         devices = {parameter.device for parameter in self.model.parameters()}
         return sorted((d for d in devices if d.type == "cuda"), key=lambda d: d.index)
 
-    def prepare(self, sample: Sample, setting: CropSetting, style: str) -> PreparedSample:
-        """Decode, crop and tokenise one sample on the host."""
-        image = self.read_image(sample.pixels(), setting)
+    def prepare(
+        self, sample: Sample, setting: CropSetting, style: str, pixels: np.ndarray | None = None
+    ) -> PreparedSample:
+        """Crop and tokenise one sample on the host, its image decoded here without `pixels`."""
+        image = self.read_image(sample.pixels() if pixels is None else pixels, setting)
         before, after = self.tokenizer.prompt(sample, style)
         parts = (torch.tensor(before).long(), image.image_tokens, torch.tensor(after).long())
         return PreparedSample(torch.cat(parts), image, len(before))

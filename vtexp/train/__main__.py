@@ -1,6 +1,6 @@
 """Train molmo_tiny to read small_print and to know easy-VQA: `python -m vtexp.train --out FOLDER`.
 
-Seeded, resumable (run the same command again), with a progress bar. Nine stages:
+Seeded, resumable (run the same command again), with a progress bar. Ten stages:
 
 - read (`see.py`): the vision encoder alone. A head asks each patch for the characters it shows.
   From answers alone, nothing was learned.
@@ -14,7 +14,8 @@ Seeded, resumable (run the same command again), with a progress bar. Nine stages
 - answer: the same on pages of all sizes under all budgets.
 - all: everything, at a low rate.
 - tables: the language model alone, with more tables, whose values are found by row and column.
-- finish: everything again.
+- settle: everything again, with more tables.
+- finish: everything, all kinds of pages alike: with more tables, the others were read worse.
 
 The heads are not kept.
 """
@@ -97,11 +98,12 @@ STAGES = (
     Stage("look", 1000, 4e-3, 6e-3),
     Stage("answer", 2600, 2e-3, 3e-3),
     Stage("all", 600, 3e-4, 4e-4),
-    Stage("tables", 1500, 1.5e-3, 2e-3),
-    Stage("finish", 1200, 5e-4, 5e-4),
+    Stage("tables", 2500, 2e-3, 3e-3),
+    Stage("settle", 800, 5e-4, 5e-4),
+    Stage("finish", 700, 4e-4, 4e-4),
 )
 #: Stages on whole images with their questions.
-ANSWERING = ("look", "answer", "all", "tables", "finish")
+ANSWERING = ("look", "answer", "all", "tables", "settle", "finish")
 #: Loss of a step, and what was found in it, for the log.
 Step = tuple[torch.Tensor, dict[str, float]]
 #: What is drawn once for the stages that look at single crops.
@@ -135,7 +137,7 @@ class Draws(Dataset):
             return draw_page_crops(rng, ids)
         if self.name == "shapes":
             return draw_shape(rng, groups, ids)
-        small, tables = self.name == "look", self.name in ("tables", "finish")
+        small, tables = self.name == "look", self.name in ("tables", "settle")
         return draw_answer_batch(rng, groups, tokenizer, small=small, tables=tables)
 
 
@@ -345,8 +347,9 @@ class Training:
         draws = Draws(stage.name, steps, self.seed, self.materials)
         order = range(self.step, steps)
         loader = DataLoader(draws, batch_size=None, sampler=order, num_workers=1, prefetch_factor=8)
+        seeing = stage.name in ("all", "settle", "finish")
         for batch in loader:
-            yield answer(self.model, self.heads.fields, batch, stage.name in ("all", "finish"))
+            yield answer(self.model, self.heads.fields, batch, seeing)
 
     def _note(self, stage: Stage, recent: list[dict[str, float]]) -> None:
         means = {

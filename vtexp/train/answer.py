@@ -2,16 +2,19 @@
 
 All questions of an image share one sequence: each question sees the image and itself, not the
 others. Besides the answers, `FieldHeads` asks inside the language model: each printed value, at
-its vision tokens, what it is the value of and what it says; each question, what it looks for.
-And `pointing` asks two heads to look from the question at the value. Without, the look-up was not
-found: among a thousand tokens, the one that matters gives hardly any gradient.
+its vision tokens, what it is the value of and what it says; each question, what it looks for; and
+both, and a table's headings, which column they are of: without, the right row was found and the
+column guessed. And `pointing` asks two heads of a block to look from the question at the value,
+two of the block before at the heading, and two of the first from the second column to the first.
+Without, the look-up was not found: among a thousand tokens, the one that matters gives hardly any
+gradient.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vtexp.data.base import Sample
-from vtexp.data.small_print_pages import AREA_PX, KINDS, Page, draw_page
+from vtexp.data.small_print_pages import AREA_PX, HEADINGS, KINDS, Page, draw_page
 from vtexp.geometry import MOLMO, Size, Tiling, tiling_to_resolution
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.molmo.modeling import MolmoBlock, MolmoForCausalLM
@@ -47,8 +50,11 @@ SMALL_PX = (150_000, 350_000)
 SHAPE_SHARE, FULL_SHARE = 0.25, 0.1
 #: How many more times tables are drawn than other kinds of pages, where they are drawn more often.
 MORE_TABLES = 4
+#: Columns of a table that hold numbers; labels of a vision token in `AnswerBatch.fields`.
+COLUMNS, LABELS = 2, 10
+NOTHING = (IGNORE,) * 3
 #: The block of the language model that looks values up: `FieldHeads` read what it is given, and
-#: `pointing` asks some of its heads. Weight of both in the loss.
+#: `pointing` asks some heads of it and of the blocks before. Weight of all that in the loss.
 LOOKING_BLOCK, POINTING_HEADS, AUXILIARY_WEIGHT = 2, 2, 0.5
 
 
@@ -58,7 +64,7 @@ class Question(NamedTuple):
     style: str
     question: str
     answer: str
-    asked: tuple[int, int] = (NONE, NONE)  # key and heading that it names, places in KEYS plus 1
+    asked: tuple[int, int, int] = (NONE,) * 3  # key, heading (places in KEYS), column; all plus 1
 
 
 class AnswerBatch(NamedTuple):
@@ -71,20 +77,21 @@ class AnswerBatch(NamedTuple):
     patches: torch.Tensor  # float32 (N, 576, 588)
     padding_mask: torch.Tensor  # float32 (N, 576)
     image_input_idx: torch.Tensor  # int32 (B, C, 144), negative where dropped or no such crop
-    fields: torch.Tensor  # int64 (B, C, 144, 8), see `label_fields`
-    asked: torch.Tensor  # int64 (B, L, 2), key and heading where answers are told, else -100
+    fields: torch.Tensor  # int64 (B, C, 144, 10), see `label_fields`
+    asked: torch.Tensor  # int64 (B, L, 3), `Question.asked` where answers are told, else -100
 
 
 class SlotHead(nn.Module):
-    """Four labels of `classes` and none at each place; not kept after training."""
+    """Some labels of `classes` and none at each place; not kept after training."""
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int, classes: int, slots: int) -> None:
         super().__init__()
-        self.labels = nn.Linear(width, 4 * (classes + 1))
+        self.slots = slots
+        self.labels = nn.Linear(width, slots * (classes + 1))
 
     def forward(self, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Loss of hidden (n, width) and labels (n, 4), and the share of labels told rightly."""
-        logits = self.labels(hidden).unflatten(-1, (4, -1))
+        """Loss of hidden (n, width) and labels (n, slots), and the share told rightly."""
+        logits = self.labels(hidden).unflatten(-1, (self.slots, -1))
         some = labels > NONE
         right = (logits.argmax(dim=-1) == labels)[some].float().mean().item()
         return mostly_none_loss(logits, labels), right
@@ -93,54 +100,110 @@ class SlotHead(nn.Module):
 class FieldHeads(nn.Module):
     """What printed values belong to and say, and what questions ask for.
 
-    The same reader (`keys`) for values and questions: what is to be matched then looks alike.
+    The same readers for values and questions: what is to be matched then looks alike.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.keys = SlotHead(width, len(KEYS))
-        self.digits = SlotHead(width, 10)
+        self.keys = SlotHead(width, len(KEYS), 4)
+        self.digits = SlotHead(width, 10, 4)
+        self.columns = SlotHead(width, COLUMNS, 2)
 
     def forward(
-        self, hidden: torch.Tensor, batch: AnswerBatch
+        self, before: torch.Tensor, hidden: torch.Tensor, batch: AnswerBatch
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss of hidden (B, L, width) of a batch, and the shares told rightly."""
+        """Loss of a batch, and the shares told rightly, from what the block that looks up is given
+        (`hidden`, (B, L, width)) and the block before it (`before`), by which columns must be
+        known."""
         found: dict[str, float] = {}
         row, crop, token = (batch.image_input_idx >= 0).nonzero(as_tuple=True)
-        values = hidden[row, batch.image_input_idx[row, crop, token].long()]
-        keys, digits = batch.fields[row, crop, token].split(4, dim=-1)
+        place = batch.image_input_idx[row, crop, token].long()
+        values = hidden[row, place]
+        keys, digits, columns = batch.fields[row, crop, token].split([4, 4, 2], dim=-1)
         key_loss, found["fields"] = self.keys(values, keys)
         digit_loss, found["digits"] = self.digits(values, digits)
+        early_loss, found["columns"] = self.columns(before[row, place], columns)
+        column_loss = early_loss + self.columns(values, columns)[0]
         telling = (batch.asked != IGNORE).all(dim=-1)
-        # A value's slots tell key and heading twice, for its upper and its lower half.
-        asked = batch.asked[telling].repeat(1, 2)
+        # A value's slots tell all twice, for its upper and its lower half.
+        asked, column = (part.repeat(1, 2) for part in batch.asked[telling].split([2, 1], dim=-1))
         asked_loss, found["asked"] = self.keys(hidden[telling], asked)
-        return key_loss + digit_loss + asked_loss, found
+        asked_column_loss, found["asked_columns"] = self.columns(hidden[telling], column)
+        return key_loss + digit_loss + column_loss + asked_loss + asked_column_loss, found
+
+
+#: Places of a row that look for something (n,), and the places that show it: bool (n, L).
+Looking = tuple[torch.Tensor, torch.Tensor]
+
+
+def value_asked(batch: AnswerBatch, row: int) -> Looking:
+    """Questions, where they are answered, and the values that they ask for."""
+    places, fields = shown(batch, row)
+    telling, asked = told(batch, row)
+    slots = fields[:, :4].unflatten(-1, (2, 2))
+    found = (slots[None] == asked[:, None, None, :2]).all(dim=-1).any(dim=-1)
+    return telling, spread(batch, places, found)
+
+
+def heading_asked(batch: AnswerBatch, row: int) -> Looking:
+    """Questions, where they are answered, and the headings that they name."""
+    places, fields = shown(batch, row)
+    telling, asked = told(batch, row)
+    headings = (fields[:, :4:2] == NONE) & (fields[:, 8:] > NONE)
+    found = (headings & (fields[:, 8:] == asked[:, None, 2:])).any(dim=-1)
+    return telling, spread(batch, places, found)
+
+
+def left_of(batch: AnswerBatch, row: int) -> Looking:
+    """Values and headings of a table's second column, and those of the first in their line."""
+    places, fields = shown(batch, row)
+    keys, columns = fields[:, :4:2], fields[:, 8:]
+    second = (columns == 2).any(dim=-1)
+    key = torch.where(columns == 2, keys, NONE).amax(dim=-1)[second]  # none of a heading
+    found = ((columns == 1) & (keys == key[:, None, None])).any(dim=-1)
+    return places[second], spread(batch, places, found)
+
+
+def shown(batch: AnswerBatch, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places (m,) of the vision tokens of a row, and their fields (m, 10)."""
+    kept = batch.image_input_idx[row] >= 0
+    return batch.image_input_idx[row][kept].long(), batch.fields[row][kept]
+
+
+def told(batch: AnswerBatch, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places (n,) of a row where answers are told, and what is asked there (n, 3)."""
+    telling = (batch.asked[row] != IGNORE).all(dim=-1).nonzero().squeeze(-1)
+    return telling, batch.asked[row, telling]
+
+
+def spread(batch: AnswerBatch, places: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    """What was found among some places (n, m) among all of a row (n, L)."""
+    wanted = torch.zeros(len(found), batch.asked.shape[1], dtype=torch.bool)
+    wanted[:, places] = found
+    return wanted
 
 
 def pointing(
-    block: MolmoBlock, inputs: tuple[Any, ...], batch: AnswerBatch
+    block: MolmoBlock,
+    inputs: tuple[Any, ...],
+    batch: AnswerBatch,
+    look: Callable[[AnswerBatch, int], Looking],
 ) -> tuple[torch.Tensor, float]:
-    """Loss of where POINTING_HEADS of a block look when an answer is told, and the share of their
-    attention that lies on the value asked for. `inputs`: of the block's forward."""
+    """Loss of where POINTING_HEADS of a block look, and the share of their attention that lies
+    where it should, as `look` says. `inputs`: of the block's forward."""
     x, rotary, mask, _ = inputs
     query, key = block.attention_inputs(x, rotary)[:2]
     losses, shares = [], []
     for row in range(len(x)):
-        telling = (batch.asked[row] != IGNORE).all(dim=-1).nonzero().squeeze(-1)
-        kept = batch.image_input_idx[row] >= 0
-        places = batch.image_input_idx[row][kept].long()
-        slots = batch.fields[row][kept][:, :4].unflatten(-1, (2, 2))
-        asked = batch.asked[row, telling]
-        wanted = torch.zeros(len(telling), x.shape[1], dtype=torch.bool)
-        wanted[:, places] = (slots[None] == asked[:, None, None]).all(dim=-1).any(dim=-1)
+        looking, wanted = look(batch, row)
+        wanted &= mask[row, 0, looking]
         some = wanted.any(dim=-1)
         if not some.any():
             continue
         heads = slice(0, POINTING_HEADS)
-        scores = query[row, heads][:, telling[some]] @ key[row, heads].transpose(-1, -2)
+        scores = query[row, heads][:, looking[some]] @ key[row, heads].transpose(-1, -2)
         scores = scores * key.shape[-1] ** -0.5
-        scores = scores.masked_fill(~mask[row, :, telling[some]], -math.inf)
+        scores = scores.masked_fill(~mask[row, :, looking[some]], -math.inf)
         found = scores.log_softmax(dim=-1).masked_fill(~wanted[some], -math.inf).logsumexp(dim=-1)
         losses.append(-found.flatten())
         shares.append(found.detach().exp().flatten())
@@ -156,15 +219,31 @@ def named_keys(question: str) -> tuple[int, int]:
     return first, second
 
 
+def heading_columns(page: Page) -> dict[int, int]:
+    """Words of a page that are a table's headings: column of each, from 1."""
+    headings = [word for word, text in enumerate(page.words) if text.lower() in HEADINGS]
+    return {word: column for column, word in enumerate(headings, start=1)}
+
+
+def asked_of(page: Page, question: str) -> tuple[int, int, int]:
+    """Key, heading and column that a question about a page asks for, see `Question`."""
+    key, heading = named_keys(question)
+    names = {page.words[word].lower(): column for word, column in heading_columns(page).items()}
+    return key, heading, names[KEYS[heading - 1]] if heading else NONE
+
+
 def label_fields(page: Page, tiling: Tiling, fit: str) -> torch.Tensor:
-    """int64 (C, T, 8): key and heading of the value in the upper and in the lower slot of each
-    token, then both digits of each, all plus 1."""
+    """int64 (C, T, 10): key and heading of the value in the upper and in the lower slot of each
+    token, then both digits of each, then the column of each value or heading; all plus 1."""
     keys, digits = np.zeros((2, 2, len(page.words)), dtype=int)
+    columns = np.zeros((1, len(page.words)), dtype=int)
+    for word, column in heading_columns(page).items():
+        columns[0, word] = column
     all_digits = word_labels(page)[1:]
     for asked in page.fields:
-        keys[:, asked.word] = named_keys(asked.question)
+        *keys[:, asked.word], columns[0, asked.word] = asked_of(page, asked.question)
         digits[:, asked.word] = all_digits[:, asked.word]
-    labels = [label_words(page, tiling, fit, rows).flatten(-2) for rows in (keys, digits)]
+    labels = [label_words(page, tiling, fit, rows).flatten(-2) for rows in (keys, digits, columns)]
     return torch.cat(labels, dim=-1)
 
 
@@ -187,7 +266,7 @@ def draw_page_questions(
     size = Size(page.image.height, page.image.width)
     scale = least_scale(size, image.tiling, setting.fit)
     questions = [
-        Question("small_print", asked.question, asked.answer, named_keys(asked.question))
+        Question("small_print", asked.question, asked.answer, asked_of(page, asked.question))
         for asked in page.fields
         if asked.print_px * scale >= LEAST_SEEN_PX
     ]
@@ -201,7 +280,7 @@ def draw_shape_questions(
     group = groups[rng.integers(len(groups))]
     image = read_shape(group, setting, rng, ids)
     questions = [Question("easy_vqa", s.question, s.references[0]) for s in group]
-    return image, questions, torch.zeros(*image.image_input_idx.shape, 8, dtype=torch.int64)
+    return image, questions, torch.zeros(*image.image_input_idx.shape, LABELS, dtype=torch.int64)
 
 
 def draw_answer_batch(
@@ -236,13 +315,13 @@ def draw_answer_batch(
 
 def pack_questions(
     image: ProcessedImage, questions: list[Question], tokenizer: PromptTokenizer
-) -> tuple[list[int], list[int], list[int], list[int], list[int], list[int]]:
+) -> tuple[list[int], list[int], list[int], list[int], list[tuple[int, int, int]]]:
     """An image with its questions: ids, labels, positions, block numbers (block 0: image), and
-    the key and the heading that each question names, wherever its answer is told."""
+    what each question asks for, wherever its answer is told."""
     ids = [tokenizer.bos_id, *image.image_tokens.tolist()]
     prefix = len(ids)
     labels, positions, blocks = [IGNORE] * prefix, list(range(prefix)), [0] * prefix
-    keys, headings = [IGNORE] * prefix, [IGNORE] * prefix
+    sought = [NOTHING] * prefix
     for number, asked in enumerate(questions, start=1):
         prompt = tokenizer.encode(build_prompt(asked.question, asked.style))
         answer = [*tokenizer.encode(" " + asked.answer), tokenizer.eos_id]
@@ -250,11 +329,10 @@ def pack_questions(
         # The label of a place is the token that follows it.
         before = [IGNORE] * (len(prompt) - 1)
         labels += before + answer + [IGNORE]
-        keys += [*before, *[asked.asked[0]] * len(answer), IGNORE]
-        headings += [*before, *[asked.asked[1]] * len(answer), IGNORE]
+        sought += [*[NOTHING] * len(before), *[asked.asked] * len(answer), NOTHING]
         positions += range(prefix, prefix + len(prompt) + len(answer))
         blocks += [number] * (len(prompt) + len(answer))
-    return ids, labels, positions, blocks, keys, headings
+    return ids, labels, positions, blocks, sought
 
 
 def collate(
@@ -267,8 +345,8 @@ def collate(
     rows = [pack_questions(i, q, tokenizer) for i, q in zip(images, questions, strict=True)]
     length = max(len(row[0]) for row in rows)
 
-    def stack(column: int, fill: int) -> torch.Tensor:
-        padded = [row[column] + [fill] * (length - len(row[column])) for row in rows]
+    def stack(column: int, fill: Any) -> torch.Tensor:
+        padded = [[*row[column], *[fill] * (length - len(row[column]))] for row in rows]
         return torch.tensor(padded)
 
     blocks = stack(3, -1)
@@ -276,7 +354,7 @@ def collate(
     mask = same & torch.ones(length, length, dtype=torch.bool).tril()
     crops = max(len(image.patches) for image in images)
     index = torch.full((len(images), crops, MOLMO.tokens_per_crop), IGNORE, dtype=torch.int32)
-    all_fields = torch.zeros(*index.shape, 8, dtype=torch.int64)
+    all_fields = torch.zeros(*index.shape, LABELS, dtype=torch.int64)
     for row, (image, found) in enumerate(zip(images, fields, strict=True)):
         places = image.image_input_idx
         index[row, : len(places)] = torch.where(places < 0, places, places + 1)
@@ -290,7 +368,7 @@ def collate(
         padding_mask=torch.cat([image.padding_mask for image in images]),
         image_input_idx=index,
         fields=all_fields,
-        asked=torch.stack([stack(4, IGNORE), stack(5, IGNORE)], dim=-1),
+        asked=stack(4, NOTHING),
     )
 
 
@@ -302,8 +380,10 @@ def answer(
         features = model.encode_images(batch.patches, batch.padding_mask)
     answered = (batch.labels != IGNORE).any(dim=0)
     seen: list[tuple[Any, ...]] = []
-    block = model.model.transformer.blocks[LOOKING_BLOCK]
-    hook = block.register_forward_pre_hook(lambda *call: seen.append(call[1]))
+    blocks = list(model.model.transformer.blocks)[: LOOKING_BLOCK + 1]
+    hooks = [
+        block.register_forward_pre_hook(lambda *call: seen.append(call[1])) for block in blocks
+    ]
     logits = model(
         batch.input_ids,
         attention_mask=batch.mask,
@@ -312,7 +392,8 @@ def answer(
         image_input_idx=batch.image_input_idx,
         logits_to_keep=torch.nonzero(answered).squeeze(-1),
     ).logits
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
     labels = batch.labels[:, answered]
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
     # The end of text is always right: judge the words.
@@ -321,6 +402,9 @@ def answer(
     if not batch.fields.any():  # shapes
         return loss, {"shape_loss": loss.item(), "shape_words": right}
     found = {"answer_loss": loss.item(), "answer_words": right}
-    field_loss, told = heads(seen[0][0], batch)
-    pointing_loss, found["pointed"] = pointing(block, seen[0], batch)
-    return loss + AUXILIARY_WEIGHT * (field_loss + pointing_loss), found | told
+    field_loss, said = heads(seen[1][0], seen[2][0], batch)
+    looks = {"pointed_left": left_of, "pointed_headings": heading_asked, "pointed": value_asked}
+    for block, inputs, (name, look) in zip(blocks, seen, looks.items(), strict=True):
+        pointing_loss, found[name] = pointing(block, inputs, batch, look)
+        field_loss = field_loss + pointing_loss
+    return loss + AUXILIARY_WEIGHT * field_loss, found | said

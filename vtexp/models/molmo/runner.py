@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
+from vtexp.config import HardwareConfig
+from vtexp.geometry import Geometry
 from vtexp.knobs import CropSetting
+from vtexp.models.checkpoints import Checkpoint
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.models.runner import Inputs, PreparedSample, Runner
@@ -36,6 +39,13 @@ class MolmoRunner(Runner):
     def model_class(cls, config: dict[str, Any]) -> type[MolmoForCausalLM]:
         """MolmoE where the config has experts."""
         return MolmoEForCausalLM if config.get("moe_num_experts") else MolmoForCausalLM
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, geometry: Geometry, hardware: HardwareConfig) -> Self:
+        """Load a checkpoint as `Runner.load` does; weights that are used together lie together."""
+        runner = super().load(checkpoint, geometry, hardware)
+        runner.model.model.vision_backbone.image_vit.fuse()
+        return runner
 
     def read_image(self, pixels: np.ndarray, setting: CropSetting) -> ProcessedImage:
         """Crops, padding mask and image tokens; `image_input_idx` counts from the first token."""

@@ -25,6 +25,20 @@ class VisionAttention(nn.Module):
         self.wk = nn.Linear(width_in, num_heads * head_dim)
         self.wv = nn.Linear(width_in, num_heads * head_dim)
         self.wo = nn.Linear(num_heads * head_dim, width_out)
+        self._fused: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Make the weights of queries, keys and values parts of one matrix, for one matmul where
+        all are of the same input. To be called once they are where they stay; names stay."""
+        projections = (self.wq, self.wk, self.wv)
+        weight = torch.cat([p.weight for p in projections])
+        bias = torch.cat([p.bias for p in projections])
+        for projection, rows, entries in zip(
+            projections, weight.chunk(3), bias.chunk(3), strict=True
+        ):
+            projection.weight.data, projection.bias.data = rows, entries
+        self._fused = weight, bias
 
     def forward(self, query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """query (N, Q, width_in), context (N, K, width_in) -> (N, Q, width_out)."""
@@ -32,9 +46,11 @@ class VisionAttention(nn.Module):
         def heads(x: torch.Tensor) -> torch.Tensor:
             return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-        out = F.scaled_dot_product_attention(
-            heads(self.wq(query)), heads(self.wk(context)), heads(self.wv(context))
-        )
+        if self._fused is not None and query is context:
+            q, k, v = F.linear(query, *self._fused).chunk(3, dim=-1)
+        else:
+            q, k, v = self.wq(query), self.wk(context), self.wv(context)
+        out = F.scaled_dot_product_attention(heads(q), heads(k), heads(v))
         return self.wo(out.transpose(1, 2).flatten(2))
 
 
@@ -92,6 +108,17 @@ class VisionTransformer(nn.Module):
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """patches (N, P, 588) -> (N, P, width * layers read); stops at the last layer read."""
+        if patches.device.type == "cpu" and not torch.is_grad_enabled():
+            # Crop by crop: what one block hands to the next then stays in the caches.
+            return torch.cat([self._encode(crop) for crop in patches.split(1)])
+        return self._encode(patches)
+
+    def fuse(self) -> None:
+        """One matmul for queries, keys and values of each block, see `VisionAttention.fuse`."""
+        for block in self.transformer.resblocks:
+            block.attention.fuse()
+
+    def _encode(self, patches: torch.Tensor) -> torch.Tensor:
         x = self.patch_embedding(patches)
         cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = self.pre_ln(torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype))

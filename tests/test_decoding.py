@@ -1,0 +1,112 @@
+"""Decoding ahead in worker processes: the same pixels, each image once, bounded memory."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vtexp.data import decoding
+from vtexp.data.base import ImageFile, Sample
+from vtexp.data.decoding import decoded_chunks
+from vtexp.geometry import Size
+
+Draw = Callable[[list[tuple[int, int]]], list[Sample]]
+ANY_SAMPLE = Sample("0", "0", ImageFile(Path()), "", ("a",), "")
+SHAPES = [(30, 40), (64, 64), (200, 100), (20, 20), (90, 90)]
+
+
+@pytest.fixture
+def samples(draw_noise: Draw) -> list[Sample]:
+    """Five images, and a second question about the first."""
+    drawn = draw_noise(SHAPES)
+    return [*drawn, replace(drawn[0], sample_id="again")]
+
+
+def sizes(samples: list[Sample]) -> list[Size]:
+    return [sample.image_size() for sample in samples]
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_chunk_has_each_image_once(samples: list[Sample], workers: int) -> None:
+    (chunk,) = decoded_chunks(samples, sizes(samples), workers=workers)
+    assert list(chunk) == [0, 1, 2, 3, 4, 5]
+    for i, pixels in chunk.items():
+        assert isinstance(pixels, np.ndarray)
+        assert np.array_equal(pixels, samples[i].pixels())
+    assert chunk[0] is chunk[5]
+
+
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 400), st.integers(0, 5))
+def test_parts_cover_all_samples_and_take_no_more_than_they_may(
+    images: list[int], most: int, first: int
+) -> None:
+    """Image number n is n + 1 px high and 10 px wide; several samples can share it."""
+    asked = [replace(ANY_SAMPLE, image_id=str(number)) for number in images]
+    of_images = [Size(number + 1, 10) for number in images]
+    parts = list(decoding._parts(asked, of_images, first, most))
+    assert [i for part in parts for i in part] == list(range(first, len(images)))
+    for part in parts:
+        needed = sum(30 * (number + 1) for number in {images[i] for i in part})
+        assert needed <= most or len({images[i] for i in part}) == 1
+
+
+def test_an_image_that_cannot_be_decoded_fails_alone(samples: list[Sample], tmp_path: Path) -> None:
+    path = tmp_path / "cut.png"
+    data = samples[2].image.open_bytes().read()
+    path.write_bytes(data[: len(data) // 2])
+    samples[2] = replace(samples[2], image=ImageFile(path), image_id="cut")
+    (chunk,) = decoded_chunks(samples, sizes(samples))
+    assert "cut.png: the image cannot be decoded" in str(chunk[2])
+    assert all(isinstance(chunk[i], np.ndarray) for i in (0, 1, 3, 4, 5))
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from multiprocessing import active_children
+from vtexp.data.base import ImageFile, Sample
+from vtexp.data.decoding import decoded_chunks
+
+if __name__ == "__main__":
+    image, victim = ImageFile(Path(sys.argv[1])), sys.argv[2]
+    samples = [Sample(str(i), str(i), image, "", ("a",), "") for i in range(200)]
+    sizes = [samples[0].image_size()] * 200
+    chunks = decoded_chunks(samples, sizes, workers=2, most_bytes=10**6)
+    next(chunks)
+    print(*(child.pid for child in active_children()), flush=True)
+    os.kill(os.getpid() if victim == "parent" else active_children()[0].pid, signal.SIGKILL)
+    list(chunks)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["parent", "worker"])
+def test_a_killed_process_is_survived_by_no_other(tmp_path: Path, victim: str) -> None:
+    """Workers end with the process they work for; that one learns of a worker's death."""
+    image, script = tmp_path / "noise.png", tmp_path / "script.py"
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (700, 500, 3), dtype=np.uint8)).save(image)
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(image), victim]
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if victim == "parent":
+        assert killed.returncode == -signal.SIGKILL
+    else:
+        assert "DataError: a process that decodes images ended" in killed.stderr
+    workers = [Path("/proc", pid) for pid in killed.stdout.split()]
+    assert len(workers) == 2
+    until = time.monotonic() + 30
+    while any(path.exists() for path in workers) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(path.exists() for path in workers)

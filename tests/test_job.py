@@ -1,0 +1,213 @@
+"""A job: its runs answer the same decoded images, and broken ones fail in all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vtexp import experiment, job, records
+from vtexp.compare import collect, require_same_samples
+from vtexp.config import Config
+from vtexp.data import decoding
+from vtexp.data.base import fingerprint
+from vtexp.errors import RunFailedError, VtexpError
+from vtexp.job import run_job
+from vtexp.models import runner
+from vtexp.planning import make_plan
+
+MakeConfig = Callable[..., Config]
+IMAGES = 5
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five images of about 500 KiB with two questions each."""
+    folder = tmp_path / "set" / "test"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    lines = []
+    for number in range(IMAGES):
+        pixels = rng.integers(0, 255, (400 + 20 * number, 400, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        for question in ("is it red?", "is there a number in it?"):
+            lines.append(
+                f'{{"file_name": "{number}.png", "question": "{question}", "answers": ["yes"]}}'
+            )
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def cut(image: Path) -> None:
+    """Half of a file: the header is whole, the pixels are not."""
+    data = image.read_bytes()
+    image.write_bytes(data[: len(data) // 2])
+
+
+def overrides(folder: Path, *more: str) -> list[str]:
+    return ["dataset.source.form=imagefolder", f"dataset.source.folder={folder.parent}",
+            "dataset.source.files=test", "dataset.limit=null", "knob.sizes=[336x336,560x336]",
+            *more]  # fmt: skip
+
+
+def answers(sweep: Path) -> dict[str, list[dict]]:
+    """Rows of each run by the start of its folder's name."""
+    return {
+        path.parent.name.split("_easy")[0]: records.read_jsonl(path)
+        for path in sorted(sweep.glob(f"*/{records.SAMPLES}"))
+    }
+
+
+def test_chunks_and_workers_change_no_answer(
+    make_config: MakeConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    real = decoding.image_pixels
+
+    def counting(image):
+        decoded.append(str(image))
+        return real(image)
+
+    monkeypatch.setattr(decoding, "image_pixels", counting)
+    run_job(make_config(*overrides(folder, "sweep.name=one")), alone=True)
+    assert len(decoded) == IMAGES  # once for both runs and both questions
+    one = answers(tmp_path / "one")
+    plan = make_plan(make_config(*overrides(folder)))
+    assert len(one) == 2
+    for rows in one.values():
+        assert [row["sample_id"] for row in rows] == [s.sample_id for s in plan.samples]
+
+    small = partial(decoding.decoded_chunks, most_bytes=10**6)
+    monkeypatch.setattr(job, "decoded_chunks", small)
+    run_job(make_config(*overrides(folder, "sweep.name=many", "hardware.batch_size=1")), alone=True)
+    assert answers(tmp_path / "many") == one
+    decoded.clear()
+    run_job(
+        make_config(*overrides(folder, "sweep.name=ahead", "hardware.decode_workers=1")), alone=True
+    )
+    assert answers(tmp_path / "ahead") == one
+    assert not decoded  # elsewhere
+
+
+def test_a_broken_image_fails_its_samples_in_all_runs(
+    make_config: MakeConfig, folder: Path, tmp_path: Path
+) -> None:
+    run_job(make_config(*overrides(folder, "sweep.name=whole")), alone=True)
+    cut(folder / "0.png")
+    config = make_config(*overrides(folder, "dataset.max_failed=2"))
+    run_job(config, alone=True)
+    rows = collect(tmp_path / "sweep")
+    assert len(rows) == 2
+    for row in rows:
+        assert (row["num_failed"], row["num_samples"]) == (2, 2 * IMAGES - 2)
+        for failed in row["failed_samples"]:
+            assert "0.png: the image cannot be decoded" in failed["reason"]
+    require_same_samples(rows)
+    kept = [s for s in make_plan(config).samples if s.image_id != "0.png"]
+    assert {row["samples_fingerprint"] for row in rows} == {fingerprint(kept)}
+    whole = answers(tmp_path / "whole")
+    for run, found in answers(tmp_path / "sweep").items():
+        assert found == [row for row in whole[run] if row["image_id"] != "0.png"]
+
+
+def test_more_broken_images_than_allowed_stop_the_job(
+    make_config: MakeConfig, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut(folder / "2.png")
+    config = make_config(*overrides(folder, "dataset.max_failed=1"))
+    line = r"2 of 10 samples cannot be asked, more than dataset\.max_failed=1; sample .*2\.png"
+    with pytest.raises(RunFailedError, match=line):
+        run_job(config, alone=True)
+    assert not answers(tmp_path / "sweep")
+    assert len(list((tmp_path / "sweep").glob(f"*/{records.FAILURE}"))) == 2
+    assert not list((tmp_path / "sweep").glob("*/*.partial"))
+    assert "Traceback" not in capsys.readouterr().out
+
+
+def test_an_interrupted_job_goes_on_behind_its_last_answer(
+    make_config: MakeConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped within the second of several chunks, between its runs, a row half written."""
+    run_job(make_config(*overrides(folder, "sweep.name=whole")), alone=True)
+    monkeypatch.setattr(job, "decoded_chunks", partial(decoding.decoded_chunks, most_bytes=10**6))
+    real, answered = experiment.Measurement.answer, []
+
+    def stopped(run, images, advance):
+        if len(answered) == 3:
+            raise KeyboardInterrupt
+        answered.append(run.run.value.value)
+        real(run, images, advance)
+
+    config = make_config(*overrides(folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment.Measurement, "answer", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(config, alone=True)
+    sweep = tmp_path / "sweep"
+    left = {path.parent.name: path.read_bytes() for path in sweep.glob("*/samples.jsonl.partial")}
+    timed = {path: path.read_bytes() for path in sweep.glob(f"*/{records.LATENCY}")}
+    assert len(left) == len(timed) == 2 and len({len(rows) for rows in left.values()}) == 2
+    ahead = max(left, key=lambda name: len(left[name]))
+    (sweep / ahead / "samples.jsonl.partial").write_bytes(left[ahead][:-20])
+
+    prepared: list[str] = []
+    prepare = runner.Runner.prepare
+
+    def counting(self, sample, *rest):
+        prepared.append(sample.sample_id)
+        return prepare(self, sample, *rest)
+
+    monkeypatch.setattr(runner.Runner, "prepare", counting)
+    run_job(config, alone=True)
+    kept = sum(rows.count(b"\n") for rows in left.values()) - 1
+    assert len(prepared) == 2 * 2 * IMAGES - kept  # none twice, and nothing timed again
+    assert {path: path.read_bytes() for path in timed} == timed
+    assert answers(sweep) == answers(tmp_path / "whole")
+
+
+def test_records_of_two_processes_are_no_result(
+    make_config: MakeConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = experiment.Measurement.finish
+
+    def mixed(run, failed):
+        run._samples.write(list(run._samples.rows())[:1])
+        return real(run, failed)
+
+    monkeypatch.setattr(experiment.Measurement, "finish", mixed)
+    with pytest.raises(RunFailedError, match="does another process make the same run"):
+        run_job(make_config(*overrides(folder)), alone=True)
+    assert not answers(tmp_path / "sweep")
+
+
+def test_a_run_whose_failure_cannot_be_written_leaves_the_others_alone(
+    make_config: MakeConfig, folder: Path, tmp_path: Path
+) -> None:
+    config = make_config(*overrides(folder))
+    first, second = make_plan(config).runs
+    first.folder.parent.mkdir()
+    first.folder.write_text("in the way")
+    with pytest.raises(VtexpError, match="cannot be written"):
+        run_job(config, alone=True)
+    assert (second.folder / records.RESULT).is_file()
+
+
+def test_nothing_is_decoded_for_no_run(
+    make_config: MakeConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(make_config(*overrides(folder)))
+    monkeypatch.setattr(decoding, "image_pixels", None)
+    job.RunsUnderWay(plan, [], job.load_runner(plan)).make()
+
+
+def test_images_that_cannot_be_decoded_are_not_timed(make_config: MakeConfig, folder: Path) -> None:
+    plan = make_plan(make_config(*overrides(folder, "dataset.max_failed=2")))
+    first = plan.samples[0].image_id
+    cut(folder / first)
+    group = job.RunsUnderWay(plan, plan.runs, job.load_runner(plan))
+    others = [i for i, s in enumerate(plan.samples) if s.image_id != first]
+    assert group._first_readable(3) == others[:3]

@@ -1,0 +1,118 @@
+"""`python -m vtexp COMMAND`: what is not a sweep; sweeps are launched by `launch.py`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NoReturn
+
+#: Options of the commands that take a value; any other --key is one of the config's.
+OPTIONS = ("--index", "--out", "--config-dir")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command; returns its exit code. Raises SystemExit for --help and unknown arguments."""
+    parser = _parser()
+    own, overrides = split_overrides(arguments, parser.error)
+    parsed = parser.parse_args(own)
+    if overrides and not parsed.takes_overrides:
+        parser.error(f"{parsed.prog} takes no keys of the config ({overrides[0]})")
+    from vtexp import cli  # not for --help: Hydra takes longer to import than all the rest
+
+    return cli.reported(
+        lambda: parsed.command(parsed, overrides),
+        show_traceback="HYDRA_FULL_ERROR" in os.environ,
+        interrupted="nothing was written",
+    )
+
+
+def split_overrides(
+    arguments: Sequence[str], error: Callable[[str], NoReturn]
+) -> tuple[list[str], list[str]]:
+    """A command's own arguments, and overrides as `launch.py` takes them.
+
+    `--knob.sizes 560x336`, `--knob.sizes=560x336` and `knob.sizes=560x336` are one. `error` is
+    called with what is wrong.
+    """
+    own: list[str] = []
+    overrides: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        flag, equals, _ = argument.partition("=")
+        if flag in OPTIONS:
+            own.append(argument)
+            if not equals:
+                own += islice(rest, 1)
+        elif argument.startswith("--") and argument != "--help":
+            value = "" if equals else next(rest, "")
+            if not equals and (not value or value.startswith("--")):
+                error(f"{argument}: needs a value")
+            overrides.append(argument[2:] if equals else f"{argument[2:]}={value}")
+        elif equals:
+            overrides.append(argument)
+        else:
+            own.append(argument)
+    return own, overrides
+
+
+def _parser() -> argparse.ArgumentParser:
+    about = "What is not a sweep; sweeps are launched by `python launch.py`."
+    parser = _Parser(prog="python -m vtexp", description=about)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_datasets(commands)
+    return parser
+
+
+def _add_datasets(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "list the data sets: size, metric, licence, and whether they are on this machine"
+    listing = commands.add_parser("datasets", help=about, description=about)
+    listing.set_defaults(command=_list_datasets, takes_overrides=False, prog=listing.prog)
+    _add_config_dir(listing, default=None)
+    about = "draw one sample: image, crops, overlap, padding, tokens, question and references"
+    show = listing.add_subparsers(title="commands", metavar="[show NAME]").add_parser(
+        "show",
+        help=about,
+        description=about,
+        epilog="Any key of launch.py can be given too, such as --knob.sizes 560x336, or "
+        "--knob max_crops --knob.max_crops 4, or --dataset.split train.",
+    )
+    show.set_defaults(command=_show_sample, takes_overrides=True, prog=show.prog)
+    show.add_argument("name", metavar="NAME", help="of the data set, as in dataset=NAME")
+    about = "place of the question in the order of a run, from 0 (default)"
+    show.add_argument("--index", type=int, default=0, help=about)
+    about = "PNG to write; default: named after the sample, in this folder"
+    show.add_argument("--out", type=Path, metavar="FILE.png", help=about)
+    # Without a default of its own, it would undo what stands before `show`.
+    _add_config_dir(show, default=argparse.SUPPRESS)
+
+
+def _add_config_dir(parser: argparse.ArgumentParser, default: object) -> None:
+    about = "folder with a folder dataset/ of sets of your own, as for launch.py"
+    parser.add_argument("--config-dir", type=Path, metavar="FOLDER", default=default, help=about)
+
+
+def _list_datasets(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from vtexp.datasets_command import show_list
+
+    show_list(parsed.config_dir)
+
+
+def _show_sample(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from vtexp.datasets_command import show_sample
+
+    show_sample(parsed.name, parsed.index, parsed.out, parsed.config_dir, overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

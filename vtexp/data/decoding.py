@@ -1,0 +1,131 @@
+"""Images decoded ahead in worker processes, in bounded memory, each once for all that use it then.
+
+The memory that is taken is a chunk of images, and the few that each worker has decoded ahead.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from vtexp.data.base import Sample
+from vtexp.data.images import AnyImage, image_pixels
+from vtexp.errors import DataError
+from vtexp.geometry import Size
+
+#: Decoded images of a chunk by the index of their sample, or why there are none.
+Chunk = dict[int, np.ndarray | str]
+#: A chunk's images take no more than this (or are one image); small ones are no more than so many.
+MOST_BYTES, MOST_SAMPLES = 512 * 2**20, 4096
+#: Images that each worker decodes ahead of need.
+AHEAD = 16
+
+
+def decoded_chunks(
+    samples: Sequence[Sample],
+    sizes: Sequence[Size],
+    *,
+    first: int = 0,
+    workers: int = 0,
+    most_bytes: int = MOST_BYTES,
+) -> Iterator[Chunk]:
+    """The images of samples in order, from the sample `first` on, in chunks.
+
+    `sizes` are those of the images' headers. An image that several samples of a chunk share is
+    decoded once and is the same array. Workers decode while a chunk is in use; without any, images
+    are decoded when their chunk's turn comes. Raises DataError where a worker dies or memory ends.
+    """
+    from torch.utils.data import DataLoader
+
+    parts = list(_parts(samples, sizes, first, most_bytes))
+    wanted = [_images(samples, part) for part in parts]
+    loader: DataLoader[Any] = DataLoader(
+        _Images([image for images in wanted for image in images.values()]),  # type: ignore[arg-type]
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
+        # A process that holds a GPU must not be forked.
+        multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_follow_parent,
+    )
+    try:
+        decoded = iter(loader)
+        for part, images in zip(parts, wanted, strict=True):
+            found = {image_id: next(decoded) for image_id in images}
+            yield {i: found[samples[i].image_id] for i in part}
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            "a process that decodes images ended or has no memory left; take fewer "
+            "hardware.decode_workers, or 0"
+        ) from error
+
+
+class _Images:
+    """Images to be decoded, as a loader takes them."""
+
+    def __init__(self, images: Sequence[AnyImage]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: int) -> np.ndarray | str:
+        """Pixels of an image, or why there are none."""
+        try:
+            return image_pixels(self.images[place])
+        except DataError as error:
+            return str(error)
+
+
+def _images(samples: Sequence[Sample], part: range) -> dict[str, AnyImage]:
+    """The distinct images of some samples."""
+    return {samples[i].image_id: samples[i].image for i in part}
+
+
+def _parts(
+    samples: Sequence[Sample], sizes: Sequence[Size], first: int, most_bytes: int
+) -> Iterator[range]:
+    """The samples cut into runs whose distinct images take no more than so much memory."""
+    start, taken = first, 0
+    seen: set[str] = set()
+    for i in range(first, len(samples)):
+        image_id, size = samples[i].image_id, sizes[i]
+        needed = 0 if image_id in seen else 3 * size.height * size.width
+        if i > start and (taken + needed > most_bytes or i - start == MOST_SAMPLES):
+            yield range(start, i)
+            start, taken, seen = i, 0, set()
+            needed = 3 * size.height * size.width
+        seen.add(image_id)
+        taken += needed
+    if start < len(samples):
+        yield range(start, len(samples))
+
+
+def _as_it_is(image: Any) -> Any:
+    """No conversion to a tensor."""
+    return image
+
+
+def _follow_parent(_: int) -> None:
+    """Ctrl-C is for the process that uses the images; the workers end with it, however it ends.
+
+    PyTorch's own watch does not end a worker that waits for its results to be taken.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

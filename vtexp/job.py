@@ -1,0 +1,214 @@
+"""One job: the knob values of a config on one loaded model and the same decoded images."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vtexp import records
+from vtexp.config import Config
+from vtexp.data.base import FailedSample, require_few_failed
+from vtexp.data.decoding import Chunk, decoded_chunks
+from vtexp.errors import DataError, VtexpError
+from vtexp.metrics import metric
+from vtexp.planning import Plan, PlannedRun, make_plan, sweep_folder
+from vtexp.progress import console, progress
+from vtexp.sweep import (
+    error_line,
+    finished,
+    raise_failures,
+    record_failure,
+    show_comparison,
+    show_plan,
+)
+
+if TYPE_CHECKING:
+    from vtexp.experiment import Measurement
+    from vtexp.models.runner import Runner
+
+
+def run_job(config: Config, *, alone: bool) -> None:
+    """All knob values of a config on one loaded model.
+
+    Runs with a result are kept and skipped. A failing run is recorded and the others go on.
+    `alone`: no sweeper will compare afterwards. Raises VtexpError for what a user can mend,
+    RunFailedError at the end if runs failed.
+    """
+    plan = make_plan(config)
+    if config.plan:
+        show_plan(plan)
+        return
+    plan.require_feasible()
+    if alone:
+        console.print(f"{len(plan.runs)} runs, results in {sweep_folder(config)}")
+    try:
+        _make_runs(plan)
+    finally:
+        if alone:
+            show_comparison(sweep_folder(config))
+    raise_failures(plan.runs)
+
+
+def _make_runs(plan: Plan) -> None:
+    """Make the runs of a plan that have no result yet."""
+    from vtexp import tracking
+
+    waiting = [run for run in plan.runs if not finished(run)]
+    for run in plan.runs:
+        if run not in waiting:
+            console.print(f"{run.label}: has a result already, kept{_older_code(run)}")
+            tracking.mirror(plan.config, run.folder)
+    if waiting:
+        RunsUnderWay(plan, waiting, load_runner(plan)).make()
+
+
+def _older_code(run: PlannedRun) -> str:
+    """A remark where a kept result was made by another commit of vtexp."""
+    from vtexp.environment import git_state
+
+    made, now = records.read_json(run.folder / records.ENVIRONMENT)["git"], git_state()
+    if made == now:
+        return ""
+    commit = made["commit"][:12] if made else "an installed package"
+    return f" (made by other code: {commit})"
+
+
+#: The one model that this process holds, by what it was loaded from.
+_loaded: dict[tuple, Runner] = {}
+
+
+def load_runner(plan: Plan) -> Runner:
+    """The model of a plan; a process loads it once for all jobs that want the same."""
+    hardware = plan.config.hardware
+    device, dtype = hardware.device.value, hardware.dtype.value
+    checkpoint = plan.checkpoint
+    made = (device, dtype, hardware.sharded, hardware.compile, hardware.uint8_crops)
+    key = (checkpoint.folder, checkpoint.fingerprint, plan.geometry, made)
+    if key not in _loaded:
+        _loaded.clear()  # first make room: two large models do not fit
+        gc.collect()
+        what = "" if plan.answers else "random weights of "
+        console.print(f"loading {what}{checkpoint.name} on {device} ({dtype})")
+        from vtexp.models.runner import runner_class
+
+        _loaded[key] = runner_class(checkpoint.family).load(checkpoint, plan.geometry, hardware)
+    return _loaded[key]
+
+
+class RunsUnderWay:
+    """The runs of a job: each is timed, then all answer the same images, decoded once for them.
+
+    A run that fails is recorded and leaves; the others go on. A sample whose image turns out to be
+    broken when it is decoded fails in all.
+    """
+
+    def __init__(self, plan: Plan, runs: Sequence[PlannedRun], runner: Runner) -> None:
+        from vtexp.experiment import Measurement
+
+        dataset = plan.config.dataset
+        score = metric(dataset.metric).prepare(plan.samples) if plan.answers else None
+        self.plan = plan
+        self.under_way = [Measurement(plan, run, runner, score) for run in runs]
+        self.broken: dict[int, FailedSample] = {}
+        self.unrecorded: VtexpError | None = None
+
+    def make(self) -> None:
+        """Make all runs; one that fails says so and leaves its `failure.json`.
+
+        Raises VtexpError where that could not be written.
+        """
+        try:
+            timed = self._first_readable(self.plan.config.measure.latency_samples)
+            self._each(lambda run: run.start(timed))
+            if self.plan.answers:
+                self._answer()
+            self._each(self._finish)
+        except Exception as error:  # of the images that all share
+            for measurement in self.under_way:
+                if not finished(measurement.run):
+                    self._fail(measurement, error)
+        if self.unrecorded is not None:
+            raise self.unrecorded
+
+    def _each(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Take a step with each run under way: a sweep survives any failure of one run."""
+        for measurement in list(self.under_way):
+            try:
+                step(measurement, *arguments)
+            except Exception as error:
+                self.under_way.remove(measurement)
+                self._fail(measurement, error)
+
+    def _first_readable(self, count: int) -> list[int]:
+        """Indices of the first samples whose image can be decoded."""
+        found: list[int] = []
+        for i, sample in enumerate(self.plan.samples):
+            try:
+                sample.pixels()
+                found.append(i)
+            except DataError as error:
+                self._set_aside(i, str(error))
+            if len(found) == count:
+                break
+        return found
+
+    def _set_aside(self, index: int, reason: str) -> None:
+        """Record a sample as failed. Raises DataError where they are more than allowed."""
+        plan = self.plan
+        self.broken[index] = FailedSample(plan.samples[index].sample_id, reason)
+        failed, dataset = (*self.broken.values(), *plan.failed), plan.config.dataset
+        require_few_failed(
+            failed, dataset.max_failed, len(plan.samples) - len(self.broken), dataset.name
+        )
+
+    def _answer(self) -> None:
+        plan, count = self.plan, len(self.under_way)
+        first = min((run.position for run in self.under_way), default=0)
+        chunks = decoded_chunks(
+            plan.samples,
+            plan.image_sizes,
+            first=first,
+            workers=plan.config.hardware.decode_workers,
+        )
+        label = "answers" if count == 1 else f"answers of {count} runs"
+        with progress(label, len(plan.samples) * count) as advance:
+            advance(sum(run.position for run in self.under_way))
+            while self.under_way and (chunk := next(chunks, None)) is not None:
+                images = self._readable(chunk)
+                self._each(lambda run, images: run.answer(images, advance), images)
+
+    def _readable(self, chunk: Chunk) -> dict[int, np.ndarray]:
+        """The images of a chunk but those that could not be decoded."""
+        images: dict[int, np.ndarray] = {}
+        for i, decoded in chunk.items():
+            if isinstance(decoded, str):
+                self._set_aside(i, decoded)
+            elif i not in self.broken:
+                images[i] = decoded
+        return images
+
+    def _finish(self, measurement: Measurement) -> None:
+        from vtexp import tracking
+
+        result, run = measurement.finish(self.broken), measurement.run
+        prefill = result["latency"]["prefill_ms"]["median"]
+        accuracy = "none" if result["accuracy"] is None else f"{result['accuracy']:.1%}"
+        console.print(
+            f"{run.label}: {result['measured_vision_tokens']:.5g} vision tokens, "
+            f"accuracy {accuracy}, prefill {prefill:.1f} ms"
+        )
+        tracking.mirror(self.plan.config, run.folder)
+
+    def _fail(self, measurement: Measurement, error: Exception) -> None:
+        run = measurement.run
+        console.print(f"{run.label}: FAILED: {error_line(error)}")
+        measurement.discard()
+        try:
+            failed = replace(run, failed=(*run.failed, *self.broken.values()))
+            record_failure(self.plan.config, failed, error)
+        except VtexpError as trouble:  # the same disk, most likely
+            self.unrecorded = trouble

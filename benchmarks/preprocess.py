@@ -171,7 +171,7 @@ def summarise(times: dict[str, np.ndarray]) -> dict[str, Any]:
             least = times["reference"][:, part].min() / times[name][:, part].min()
             row[f"{name}_{clock}_of_least"] = float(least)
     wall, cpu = sum(values.sum(axis=0) for values in times.values())
-    row["off_processor"] = float(1 - cpu / wall)
+    row["off_processor"] = max(0.0, float(1 - cpu / wall))
     return row
 
 
@@ -242,18 +242,15 @@ def main() -> None:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """The rows as a table, how equal the outputs are, and whether other processes disturbed."""
-    table = Table(
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        title=f"images per second, JPEG of {HEIGHT}x{WIDTH}, one thread",
-    )
+    title = f"images per second, JPEG of {HEIGHT}x{WIDTH}, one thread"
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title)
     with_reference = "reference_ms" in rows[0]
     headings = ["picture", "crops", "exact", "bytes"]
     if with_reference:
         headings += ["reference", "exact by", "CPU time", "bytes by"]
     for heading in headings:
         justify: Any = "left" if heading == "picture" else "right"
-        table.add_column(heading, justify=justify, no_wrap=True)
+        table.add_column(heading, justify=justify)
     for row in rows:
         cells = [row["picture"], str(row["max_crops"])]
         cells += [f"{row[f'{name}_images_per_s']:.1f}" for name in ("exact", "bytes")]

@@ -4,7 +4,6 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from vtexp import cli
@@ -13,13 +12,13 @@ from vtexp.config import from_hydra, register_schemas
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def launch(raw: DictConfig) -> None:
-    """One job: all its knob values."""
-    alone = HydraConfig.get().mode == RunMode.RUN
-    with cli.errors_past_hydra(alone):
+    """All knob values in this process; with `-m`, vtexp's sweeper does not come by here."""
+    named = any(o.startswith("sweep.name=") for o in HydraConfig.get().overrides.task)
+    with cli.errors_past_hydra():
         config = from_hydra(raw)
         from vtexp.job import run_job  # imported late: --help and config errors stay quick
 
-        run_job(config, alone=alone)
+        run_job(config, named=named)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,15 @@ from typing import NoReturn
 #: Options of the commands that take a value; any other --key is one of the config's.
 OPTIONS = ("--index", "--out", "--config-dir")
 
+#: Commands of vtexp.sweep_commands by their names.
+SWEEP_COMMANDS = {
+    "status": "show the runs of a sweep and how far they are",
+    "wait": "watch a sweep to its end, then compare its runs",
+    "cancel": "cancel what is queued or running of a sweep",
+    "resume": "make the runs of a sweep that are missing or failed",
+    "report": "compare the runs of a sweep that are done",
+}
+
 
 class _Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line."""
@@ -71,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m vtexp", description=about)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_datasets(commands)
+    for name, about in SWEEP_COMMANDS.items():
+        command = commands.add_parser(name, help=about, description=about)
+        command.set_defaults(command=_sweep_command, takes_overrides=False, prog=command.prog)
+        command.set_defaults(name=name)
+        command.add_argument("sweep", metavar="SWEEP", help="its name in outputs/, or its folder")
     return parser
 
 
@@ -100,6 +114,12 @@ def _add_datasets(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _add_config_dir(parser: argparse.ArgumentParser, default: object) -> None:
     about = "folder with a folder dataset/ of sets of your own, as for launch.py"
     parser.add_argument("--config-dir", type=Path, metavar="FOLDER", default=default, help=about)
+
+
+def _sweep_command(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from vtexp import sweep_commands
+
+    getattr(sweep_commands, parsed.name)(parsed.sweep)
 
 
 def _list_datasets(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -26,14 +26,12 @@ class _PastHydra(BaseException):
 
 
 @contextmanager
-def errors_past_hydra(active: bool) -> Iterator[None]:
-    """Around a job; not active under a sweeper, which must see the error as Hydra reports it."""
+def errors_past_hydra() -> Iterator[None]:
+    """Around a job that Hydra runs."""
     try:
         yield
     except USER_ERRORS as error:
-        if active:
-            raise _PastHydra from error
-        raise
+        raise _PastHydra from error
 
 
 def call(launch: Callable[[], None]) -> int:

@@ -75,14 +75,16 @@ COLUMNS = (
 
 
 def collect(sweep: Path) -> list[dict[str, Any]]:
-    """One flat row per run folder of a sweep, done or failed, in the order of vision tokens.
+    """One flat row per run folder of a sweep, in the order of vision tokens.
+
+    `status` is done, failed, or missing: planned, but neither of both.
 
     `settings` names what else differs between runs (dtype, path, limit, ...). Done rows with the
     same inputs as an earlier row of the same series name it in `same_inputs_as`.
     """
     rows, configs = [], []
     for folder in sorted(path for path in sweep.iterdir() if path.is_dir()):
-        for name in (records.RESULT, records.FAILURE):
+        for name in (records.RESULT, records.FAILURE, records.PLANNED):
             if (folder / name).is_file():
                 rows.append(_read_row(folder / name))
                 configs.append(_settings(folder / records.CONFIG))
@@ -119,6 +121,8 @@ def _varying(rows: list[dict[str, Any]], configs: list[dict[str, Any]]) -> set[s
 def _read_row(path: Path) -> dict[str, Any]:
     """A result or failure as a flat row. Raises DataError if it is none."""
     row = records.read_json(path)
+    if path.name == records.PLANNED:
+        row = {"status": "missing"} | row
     needed = ("status", "run", "knob", "knob_value", "model", "dataset", "hardware")
     if not isinstance(row, dict) or any(key not in row for key in needed):
         raise DataError(f"{path}: not a result of vtexp; delete its folder to run it again")
@@ -138,6 +142,8 @@ def _settings(path: Path) -> dict[str, Any]:
     unseen = {f"{group}.{key}" for group, key in OF_NO_NUMBER}
 
     def add(path: str, value: Any) -> None:
+        if path in unseen:
+            return
         if isinstance(value, dict):
             for key, inner in value.items():
                 add(f"{path}.{key}", inner)
@@ -198,6 +204,8 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
         if row.get("same_inputs_as"):
             found.append(f"{name}: every image gives the same inputs as {row['same_inputs_as']}")
         found += [f"{name}: {warning}" for warning in row.get("warnings", [])]
+        if row["status"] == "missing":
+            found.append(f"{label(row)}: no result yet")
         if row["status"] == "failed":
             found.append(f"{name} FAILED: {row['error']}")
         if row.get("num_failed"):
@@ -276,7 +284,7 @@ def _common(rows: list[dict[str, Any]], key: str) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     if row["status"] != "done":
-        return [row["tiling"], f"{row['num_crops']}", "", "", "failed", "", "", "", ""]
+        return [row["tiling"], f"{row['num_crops']}", "", "", row["status"], "", "", "", ""]
     low, high = row["accuracy_low"], row["accuracy_high"]
     return [
         row["tiling"],

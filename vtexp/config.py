@@ -43,6 +43,14 @@ class Dtype(Enum):
     float16 = "float16"
 
 
+class Launcher(Enum):
+    """Where `-m` runs jobs: in this process, as processes of this machine, or through SLURM."""
+
+    here = "here"
+    local = "local"
+    slurm = "slurm"
+
+
 class Weights(Enum):
     """Where a model's weights come from; random ones have a latency but no accuracy."""
 
@@ -202,8 +210,33 @@ class MaxCropsKnob(KnobConfig):
 
 
 @dataclass
+class SlurmConfig:
+    """What is asked of SLURM for one job; None leaves it to the site's defaults.
+
+    `gpus` and `cpus` are per run, times `hardware.gpus_per_run`. `setup`: shell lines before Python
+    starts. `extra`: further options of sbatch by their long name, such as `gres` or `reservation`.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus: int = 1
+    cpus: int = 8
+    memory_gb: int | None = None
+    time_min: int = 240
+    max_requeues: int = 20
+    setup: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class HardwareConfig:
-    """Where a run runs, and how much it may load at once."""
+    """Where a run runs, and how much it may load at once.
+
+    `memory_gb`, `peak_tflops` (of `dtype`, dense) and `bandwidth_gb_per_s` are a GPU's, from its
+    data sheet; None where unknown.
+    """
 
     name: str = MISSING
     device: Device = Device.cpu
@@ -214,6 +247,13 @@ class HardwareConfig:
     batch_size: int = 16
     auto_adjust_batch_size: bool = True
     decode_workers: int = 0
+    gpus_per_run: int = 1
+    memory_gb: float | None = None
+    peak_tflops: float | None = None
+    bandwidth_gb_per_s: float | None = None
+    launcher: Launcher = Launcher.here
+    max_parallel: int | None = None
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
 
 @dataclass
@@ -244,6 +284,7 @@ class SweepConfig:
     name: str = MISSING
     folder: str = "outputs"
     values_per_job: int = 1
+    wait: bool = True
 
 
 #: Settings that change no number of a run.
@@ -252,6 +293,12 @@ OF_NO_NUMBER = (
     ("dataset", "max_failed"),
     ("dataset", "num_questions"),
     ("hardware", "decode_workers"),
+    ("hardware", "memory_gb"),
+    ("hardware", "peak_tflops"),
+    ("hardware", "bandwidth_gb_per_s"),
+    ("hardware", "launcher"),
+    ("hardware", "max_parallel"),
+    ("hardware", "slurm"),
 )
 
 
@@ -300,6 +347,15 @@ class Config:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+#: The schema of each group but the knob's.
+GROUP_SCHEMAS: dict[str, type] = {
+    "model": ModelConfig,
+    "dataset": DatasetConfig,
+    "hardware": HardwareConfig,
+    "measure": MeasureConfig,
+    "tracking": TrackingConfig,
+    "sweep": SweepConfig,
+}
 #: The schema and the list of values of each knob: the key a user sweeps.
 KNOB_SCHEMAS: dict[str, tuple[type[KnobConfig], str]] = {
     "image_size": (ImageSizeKnob, "sizes"),
@@ -333,14 +389,7 @@ def register_schemas() -> None:
     """Tell Hydra the schemas that the files of `conf/` name in their defaults lists."""
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config)
-    for group, schema in {
-        "model": ModelConfig,
-        "dataset": DatasetConfig,
-        "hardware": HardwareConfig,
-        "measure": MeasureConfig,
-        "tracking": TrackingConfig,
-        "sweep": SweepConfig,
-    }.items():
+    for group, schema in GROUP_SCHEMAS.items():
         store.store(group="schema", name=group, node=schema)
     for name, (schema, _) in KNOB_SCHEMAS.items():
         store.store(group="schema", name=name, node=schema)
@@ -364,6 +413,15 @@ def from_hydra(raw: DictConfig) -> Config:
     config = Config(**typed)
     _check(config)
     return config
+
+
+def from_plain(plain: dict[str, Any]) -> Config:
+    """The checked config of what `to_plain` gave. Raises ConfigError, or OmegaConf's errors."""
+    schemas: dict[str, type] = {**GROUP_SCHEMAS, "knob": KNOB_SCHEMAS[plain["knob"]["name"]][0]}
+    raw = OmegaConf.create({key: plain[key] for key in (f.name for f in fields(Config))})
+    for group, schema in schemas.items():
+        raw[group] = OmegaConf.merge(OmegaConf.structured(schema), plain[group])
+    return from_hydra(raw)
 
 
 def _refuse_unknown(part: DictConfig, path: str) -> None:
@@ -394,6 +452,11 @@ def _check(config: Config) -> None:
         "measure.latency_repeats": config.measure.latency_repeats,
         "model.max_sequence_length": config.model.max_sequence_length,
         "sweep.values_per_job": config.sweep.values_per_job,
+        "hardware.gpus_per_run": config.hardware.gpus_per_run,
+        "hardware.max_parallel": config.hardware.max_parallel,
+        "hardware.slurm.cpus": config.hardware.slurm.cpus,
+        "hardware.slurm.memory_gb": config.hardware.slurm.memory_gb,
+        "hardware.slurm.time_min": config.hardware.slurm.time_min,
         "tracking.timeout_s": config.tracking.timeout_s,
     }
     for key, value in at_least_one.items():
@@ -404,6 +467,8 @@ def _check(config: Config) -> None:
         "dataset.seed": config.dataset.seed,
         "dataset.max_failed": config.dataset.max_failed,
         "hardware.decode_workers": config.hardware.decode_workers,
+        "hardware.slurm.gpus": config.hardware.slurm.gpus,
+        "hardware.slurm.max_requeues": config.hardware.slurm.max_requeues,
     }
     for key, value in at_least_zero.items():
         if value < 0:

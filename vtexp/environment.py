@@ -38,7 +38,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "vtexp": vtexp.__version__,
         "git": git_state(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "host": platform.node(),
+        "host": host(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -48,6 +48,11 @@ def describe(device: torch.device) -> dict[str, Any]:
         "load_average_1min": round(os.getloadavg()[0], 2),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
     }
+
+
+def host() -> str:
+    """Name of this machine, as SLURM calls it where it runs this process."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
 def _device(device: torch.device) -> dict[str, Any]:

@@ -27,3 +27,9 @@ class CountMismatchError(VtexpError):
 
 class RunFailedError(VtexpError):
     """One or more runs of a sweep failed; the others are kept."""
+
+
+def error_line(error: BaseException) -> str:
+    """An error as one line, with its kind where it is not a user's."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, VtexpError) else f"{type(error).__name__}: {text}"

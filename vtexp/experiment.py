@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -15,72 +17,81 @@ import numpy as np
 
 from vtexp import environment, measuring, records
 from vtexp.batching import BatchSize
-from vtexp.data.base import FailedSample, Sample, fingerprint
-from vtexp.errors import CountMismatchError, VtexpError
+from vtexp.data.base import FailedSample, Sample, fingerprint, require_few_failed
+from vtexp.errors import CountMismatchError, VtexpError, error_line
 from vtexp.geometry import Tiling, theoretical_tokens, token_layout
 from vtexp.metrics import metric
 from vtexp.metrics.registry import Score
 from vtexp.models.runner import PreparedSample, Runner
 from vtexp.planning import Plan, PlannedRun, tiling_summary
 from vtexp.probe import Counts
-from vtexp.progress import progress
+from vtexp.progress import ProgressFile, progress
 from vtexp.statistics import clustered_mean
+
+#: A rank that has changed no file for so long is taken for dead; loading a large model is slow.
+SILENT_S = 3600
 
 
 class Measurement:
-    """One run under way: started and timed, answered part by part, then finished.
+    """One run under way in one process: started and timed, answered part by part, then finished.
 
     The runs of a job are under way together, so that an image that has been decoded serves them
-    all. Answers are added to the records as they come: a run that was interrupted goes on behind
-    the last one. Each method raises VtexpError for what a user can mend.
+    all. Of a run with several processes (`hardware.gpus_per_run`) each, by its rank, answers its
+    share of the samples and times prefills of the same ones; rank 0 then puts all together. Answers
+    are added to the records as they come: a run that was interrupted goes on with what is missing.
+    Each method raises VtexpError for what a user can mend.
     """
 
-    def __init__(self, plan: Plan, run: PlannedRun, runner: Runner, score: Score | None) -> None:
+    def __init__(
+        self, plan: Plan, run: PlannedRun, runner: Runner, score: Score | None, rank: int = 0
+    ) -> None:
         """`score` scores a prediction; None with random weights, whose answers mean nothing."""
-        self.plan, self.run, self.runner, self._score = plan, run, runner, score
-        #: Samples, from the first, that need no answer any more.
-        self.position = 0
+        self.plan, self.run, self.runner, self._score, self._rank = plan, run, runner, score, rank
         hardware = plan.config.hardware
+        #: Indices of the samples that this process still has to answer.
+        self.waiting = set(range(rank, len(plan.samples), hardware.gpus_per_run))
         self._batches = BatchSize(hardware.batch_size, hardware.auto_adjust_batch_size)
-        self._samples = records.RowsFile(run.folder / records.SAMPLES)
+        self._folder = _share_folder(run, rank)
+        self._answers = records.RowsFile(self._folder / records.ANSWERS)
+        self._progress = ProgressFile(self._folder / records.PROGRESS)
         self._duration_s = 0.0
 
     def start(self, indices: Sequence[int]) -> None:
         """Write down what is measured on what, and time prefills of the samples of these indices.
 
-        Not again where an earlier try was interrupted behind that. With random weights the timed
-        samples are all there is.
+        Answers and times of an earlier try are kept: answers of the same code, times of the same
+        code on the same machine. With random weights the timed samples are all there is.
         """
-        folder = self.run.folder
-        if self._goes_on():
-            self._surroundings = records.read_json(folder / records.ENVIRONMENT)
-            self._latency_rows = records.read_jsonl(folder / records.LATENCY)
-            return
+        folder = self._folder
         with self._at_work():
-            self.discard()
+            (folder / records.SHARE).unlink(missing_ok=True)
             (folder / records.FAILURE).unlink(missing_ok=True)
-            records.write_text(folder / records.CONFIG, self.run.resolved_config(self.plan.config))
-            self._surroundings = environment.describe(self.runner.device)
-            self._latency_rows, other_cores = self._time(indices)
-            self._surroundings["other_cores_busy"] = other_cores
-            records.write_json(folder / records.ENVIRONMENT, self._surroundings)
-            records.write_jsonl(folder / records.LATENCY, self._latency_rows)
+            surroundings = environment.describe(self.runner.device)
+            before = self._earlier_try(surroundings)
+            if before is None:
+                self.discard()
+            if before is None or not same_machine(before, surroundings):
+                self._time(indices, surroundings)
+                records.write_json(folder / records.ENVIRONMENT, surroundings)
+        self._progress.start("answers", len(self.waiting))
 
-    def _goes_on(self) -> bool:
-        """Whether this code has timed the run, and the answers that it left are those of the first
-        samples, every one; then they are kept."""
-        folder = self.run.folder
-        if not (folder / records.LATENCY).is_file():
-            return False
-        made = records.read_json(folder / records.ENVIRONMENT)["git"]
-        if self._score is None or made != environment.git_state():
-            return False
-        answered = self._samples.go_on("sample_id")
-        self.position = len(answered)
-        return answered == [sample.sample_id for sample in self.plan.samples[: self.position]]
+    def _earlier_try(self, surroundings: dict[str, Any]) -> dict[str, Any] | None:
+        """Surroundings of an earlier try of this code, whose answers are taken over; else None."""
+        folder = self._folder
+        if self._score is None or not (folder / records.LATENCY).is_file():
+            return None
+        before = records.read_json(folder / records.ENVIRONMENT)
+        if before["git"] != surroundings["git"]:
+            return None
+        index = {self.plan.samples[i].sample_id: i for i in self.waiting}
+        answered = self._answers.go_on("sample_id")
+        if len(set(answered)) < len(answered) or not index.keys() >= set(answered):
+            return None
+        self.waiting -= {index[sample_id] for sample_id in answered}
+        return before
 
-    def _time(self, indices: Sequence[int]) -> tuple[list[dict[str, Any]], float | None]:
-        """Rows of the timed prefills, and the cores that other processes kept busy meanwhile."""
+    def _time(self, indices: Sequence[int], surroundings: dict[str, Any]) -> None:
+        """Time prefills; `surroundings` learn how many cores others kept busy meanwhile."""
         plan, run, runner = self.plan, self.run, self.runner
         measure, style = plan.config.measure, plan.config.dataset.style
         samples = [plan.samples[i] for i in indices]
@@ -93,29 +104,32 @@ class Measurement:
 
         rows: list[dict[str, Any]] = []
         count = len(samples) * measure.latency_repeats
+        self._progress.start("prefill", count)
         with progress(f"{run.label} prefill", count) as advance:
             load = measuring.OtherLoad()
             for row in measuring.time_prefills(runner, samples, run.setting, style, measure, check):
-                rows.append(row)
+                rows.append({"rank": self._rank} | row)
                 advance(1)
-            other_cores = load.cores()
-        if self._score is None:
-            self._samples.write(timed)
-        return rows, other_cores
+                self._progress.advance(1)
+            surroundings["other_cores_busy"] = load.cores()
+        if self._score is None and self._rank == 0:
+            self._answers.write(timed)
+        records.write_jsonl(self._folder / records.LATENCY, rows)
 
     def answer(self, images: Mapping[int, np.ndarray], advance: Callable[[int], None]) -> None:
-        """Answer some samples, given the pixels of each by its index; `advance` hears of each.
+        """Answer those samples that wait for it, given the pixels of some by their index.
 
-        To be called in the order of the samples; those before `position` are left out.
+        `advance` hears of each batch.
         """
         plan, run, runner, score = self.plan, self.run, self.runner, self._score
         assert score is not None
         dataset = plan.config.dataset
-        images = {i: pixels for i, pixels in images.items() if i >= self.position}
         # Like with like: batches of equal tilings have no padding crops, of equal lengths no
         # padding at all. Stable, so deterministic.
-        order = sorted(images, key=lambda i: (run.tilings[i].num_crops, run.prompt_lengths[i]))
-        rows: dict[int, dict[str, Any]] = {}
+        order = sorted(
+            (i for i in images if i in self.waiting),
+            key=lambda i: (run.tilings[i].num_crops, run.prompt_lengths[i]),
+        )
         with self._at_work(), runner.probe() as probe:
 
             def process(
@@ -129,64 +143,109 @@ class Measurement:
                 return prepared, runner.answer(prepared, dataset.max_new_tokens), probe.take()
 
             for batch, (prepared, answers, counts) in self._batches.run(order, process):
+                rows = []
                 for i, inputs, ids, counted in zip(batch, prepared, answers, counts, strict=True):
                     sample = plan.samples[i]
                     prediction = runner.tokenizer.decode(ids)
-                    rows[i] = {
-                        **_about(plan, sample),
-                        "prediction": prediction,
-                        "score": score(prediction, sample),
-                        **check_counts(run, sample, run.tilings[i], counted),
-                        "sequence_length": len(inputs.input_ids),
-                        "answer_tokens": len(ids),
-                    }
+                    rows.append(
+                        {
+                            **_about(plan, sample),
+                            "prediction": prediction,
+                            "score": score(prediction, sample),
+                            **check_counts(run, sample, run.tilings[i], counted),
+                            "sequence_length": len(inputs.input_ids),
+                            "answer_tokens": len(ids),
+                        }
+                    )
+                # Batch by batch: what is scored stays so, whenever the process ends.
+                self._answers.write(rows)
+                self.waiting.difference_update(batch)
                 advance(len(batch))
-            self._samples.write(rows[i] for i in sorted(rows))
+                self._progress.advance(len(batch))
 
-    def finish(self, failed: Mapping[int, FailedSample]) -> dict[str, Any]:
-        """Sum up the records; `result.json` comes last and says that the run is whole.
-
-        `failed`: samples, by index, that turned out impossible to ask. Raises VtexpError where the
-        records are not of the others, each once.
-        """
-        plan = self.plan
-        kept = [i for i in range(len(plan.samples)) if i not in failed]
-        samples = [plan.samples[i] for i in kept]
-        run = replace(
-            self.run,
-            failed=(*self.run.failed, *failed.values()),
-            tilings=tuple(self.run.tilings[i] for i in kept),
-            prompt_lengths=tuple(self.run.prompt_lengths[i] for i in kept),
-        )
-        with self._at_work():
-            columns = _by_column(self._samples.rows())
-            if plan.answers and columns["sample_id"] != [sample.sample_id for sample in samples]:
-                raise VtexpError(
-                    f"{run.folder}: the records are not those of the run's {len(samples)} samples; "
-                    "does another process make the same run?"
-                )
-            result = summarise(plan, run, columns, self._latency_rows)
-            self._samples.finish()
-        other_cores = self._surroundings["other_cores_busy"]
-        tokens = result["measured_vision_tokens"]
-        result["samples_fingerprint"] = fingerprint(samples)
-        result["warnings"] += measuring.doubts(self._latency_rows, tokens, other_cores)
-        result |= {
-            "other_cores_busy": other_cores,
+    def finish_share(self, broken: Mapping[int, FailedSample]) -> None:
+        """This process has answered all that it could but `broken`, samples by index."""
+        self._answers.finish()
+        share = {
+            "git": records.read_json(self._folder / records.ENVIRONMENT)["git"],
+            "broken": {str(index): failed.reason for index, failed in broken.items()},
             "batch_size": self._batches.most,
             "out_of_memory_count": self._batches.out_of_memory_count,
-            "device": self._surroundings["device"]["name"],
             "duration_s": round(self._duration_s, 2),
         }
+        records.write_json(self._folder / records.SHARE, share)
+
+    def finish(self) -> dict[str, Any]:
+        """Put the shares of all ranks together; `result.json` comes last: the run is whole.
+
+        Raises VtexpError where a rank failed, or the records are not of all samples, each once.
+        """
+        plan, run = self.plan, self.run
+        folders = [_share_folder(run, rank) for rank in range(plan.config.hardware.gpus_per_run)]
+        surroundings = records.read_json(self._folder / records.ENVIRONMENT)
+        shares = wait_for_shares(folders, surroundings["git"])
+        broken = {
+            int(index): FailedSample(plan.samples[int(index)].sample_id, reason)
+            for share in shares
+            for index, reason in share["broken"].items()
+        }
+        failed = [broken[index] for index in sorted(broken)]
+        require_few_failed(
+            (*failed, *plan.failed),
+            plan.config.dataset.max_failed,
+            len(plan.samples) - len(failed),
+            plan.config.dataset.name,
+        )
+        latency_rows = [row for f in folders for row in records.read_jsonl(f / records.LATENCY)]
+        kept = [i for i in range(len(plan.samples)) if i not in broken]
+        if not plan.answers:
+            timed = {row["sample_id"] for row in latency_rows}
+            kept = [i for i in kept if plan.samples[i].sample_id in timed]
+        samples = [plan.samples[i] for i in kept]
+        order = [sample.sample_id for sample in samples]
+        answers = [folder / records.ANSWERS for folder in folders]
+        if not plan.answers:
+            answers = answers[:1]
+        records.merge_rows(answers, run.folder / records.SAMPLES, "sample_id", order)
+        records.write_jsonl(run.folder / records.LATENCY, latency_rows)
+        surroundings["ranks"] = [
+            {key: found[key] for key in ("host", "device", "other_cores_busy")}
+            for found in (records.read_json(f / records.ENVIRONMENT) for f in folders)
+        ]
+        records.write_json(run.folder / records.ENVIRONMENT, surroundings)
+        run = replace(
+            run,
+            failed=(*run.failed, *failed),
+            tilings=tuple(run.tilings[i] for i in kept),
+            prompt_lengths=tuple(run.prompt_lengths[i] for i in kept),
+        )
+        columns = _by_column(records.rows_of(run.folder / records.SAMPLES))
+        result = summarise(plan, run, columns, latency_rows)
+        busy = [rank["other_cores_busy"] for rank in surroundings["ranks"]]
+        other_cores = max((cores for cores in busy if cores is not None), default=None)
+        tokens = result["measured_vision_tokens"]
+        result["samples_fingerprint"] = fingerprint(samples)
+        result["warnings"] += measuring.doubts(latency_rows, tokens, other_cores)
+        result |= {
+            "other_cores_busy": other_cores,
+            "batch_size": max(share["batch_size"] for share in shares),
+            "out_of_memory_count": sum(share["out_of_memory_count"] for share in shares),
+            "device": surroundings["device"]["name"],
+            "duration_s": max(share["duration_s"] for share in shares),
+        }
         records.write_json(run.folder / records.RESULT, result)
+        shutil.rmtree(run.folder / records.RANKS, ignore_errors=True)
         return result
 
     def discard(self) -> None:
         """Leave no answers and no times of a run that failed."""
-        self._samples.discard()
+        self._answers.discard()
         with suppress(OSError):
-            (self.run.folder / records.LATENCY).unlink()
-        self.position = 0
+            (self._folder / records.LATENCY).unlink()
+
+    def record_failure(self, error: BaseException) -> None:
+        """Leave word that this rank failed, for rank 0 to find."""
+        records.write_json(self._folder / records.FAILURE, {"error": error_line(error)})
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -194,6 +253,48 @@ class Measurement:
         began = time.monotonic()
         yield
         self._duration_s += time.monotonic() - began
+
+
+def _share_folder(run: PlannedRun, rank: int) -> Path:
+    """Where a process of a run keeps what it has so far."""
+    return run.folder / records.RANKS / str(rank)
+
+
+def same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether times of two surroundings can be taken together."""
+    return all(one[key] == other[key] for key in ("host", "device"))
+
+
+def wait_for_shares(folders: Sequence[Path], git: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The shares of all ranks, made by the code of this commit, as soon as all are there.
+
+    Raises VtexpError where one failed, or none of its files has changed for `SILENT_S`.
+    """
+    shares: list[dict[str, Any]] = []
+    for rank, folder in enumerate(folders):
+        began = time.time()
+        while True:
+            if (path := folder / records.SHARE).is_file():
+                share = records.read_json(path)
+                if share["git"] == git:
+                    break
+            if (path := folder / records.FAILURE).is_file():
+                raise VtexpError(f"rank {rank}: {records.read_json(path)['error']}")
+            if time.time() - max(began, _last_change(folder)) > SILENT_S:
+                raise VtexpError(
+                    f"rank {rank}: nothing heard of it for {SILENT_S // 60} min; see its log"
+                )
+            time.sleep(0.2)
+        shares.append(share)
+    return shares
+
+
+def _last_change(folder: Path) -> float:
+    """Time of the newest file of a folder, 0 if there is none."""
+    try:
+        return max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
+    except OSError:
+        return 0.0
 
 
 def _about(plan: Plan, sample: Sample) -> dict[str, Any]:

@@ -13,57 +13,55 @@ from vtexp import records
 from vtexp.config import Config
 from vtexp.data.base import FailedSample, require_few_failed
 from vtexp.data.decoding import Chunk, decoded_chunks
-from vtexp.errors import DataError, VtexpError
+from vtexp.errors import ConfigError, DataError, VtexpError, error_line
 from vtexp.metrics import metric
+from vtexp.outcomes import finished, freeze, raise_failures, record_failure
 from vtexp.planning import Plan, PlannedRun, make_plan, sweep_folder
 from vtexp.progress import console, progress
-from vtexp.sweep import (
-    error_line,
-    finished,
-    raise_failures,
-    record_failure,
-    show_comparison,
-    show_plan,
-)
+from vtexp.sweep import in_new_folder, show_comparison, show_plan
 
 if TYPE_CHECKING:
     from vtexp.experiment import Measurement
     from vtexp.models.runner import Runner
 
 
-def run_job(config: Config, *, alone: bool) -> None:
-    """All knob values of a config on one loaded model.
+def run_job(config: Config, *, named: bool = True) -> None:
+    """All knob values of a config on one loaded model, in this process alone.
 
     Runs with a result are kept and skipped. A failing run is recorded and the others go on.
-    `alone`: no sweeper will compare afterwards. Raises VtexpError for what a user can mend,
-    RunFailedError at the end if runs failed.
+    `named`: the sweep's name was given, so that what is there already belongs to it. Raises
+    VtexpError for what a user can mend, RunFailedError at the end if runs failed.
     """
     plan = make_plan(config)
     if config.plan:
         show_plan(plan)
         return
     plan.require_feasible()
-    if alone:
-        console.print(f"{len(plan.runs)} runs, results in {sweep_folder(config)}")
+    if config.hardware.gpus_per_run > 1:
+        raise ConfigError("hardware.gpus_per_run: several processes are started by -m alone")
+    if not named:
+        (plan,) = in_new_folder([plan])
+    sweep = sweep_folder(plan.config)
+    console.print(f"{len(plan.runs)} runs, results in {sweep}")
+    freeze(plan)
     try:
-        _make_runs(plan)
+        make_runs(plan)
     finally:
-        if alone:
-            show_comparison(sweep_folder(config))
-    raise_failures(plan.runs)
+        show_comparison(sweep)
+    raise_failures([run.folder for run in plan.runs])
 
 
-def _make_runs(plan: Plan) -> None:
-    """Make the runs of a plan that have no result yet."""
+def make_runs(plan: Plan, rank: int = 0) -> None:
+    """Make the runs of a plan that have no result yet, or the share that a rank has in them."""
     from vtexp import tracking
 
-    waiting = [run for run in plan.runs if not finished(run)]
+    waiting = [run for run in plan.runs if not finished(run.folder)]
     for run in plan.runs:
-        if run not in waiting:
+        if run not in waiting and rank == 0:
             console.print(f"{run.label}: has a result already, kept{_older_code(run)}")
             tracking.mirror(plan.config, run.folder)
     if waiting:
-        RunsUnderWay(plan, waiting, load_runner(plan)).make()
+        RunsUnderWay(plan, waiting, load_runner(plan), rank).make()
 
 
 def _older_code(run: PlannedRun) -> str:
@@ -106,13 +104,15 @@ class RunsUnderWay:
     broken when it is decoded fails in all.
     """
 
-    def __init__(self, plan: Plan, runs: Sequence[PlannedRun], runner: Runner) -> None:
+    def __init__(
+        self, plan: Plan, runs: Sequence[PlannedRun], runner: Runner, rank: int = 0
+    ) -> None:
         from vtexp.experiment import Measurement
 
         dataset = plan.config.dataset
         score = metric(dataset.metric).prepare(plan.samples) if plan.answers else None
-        self.plan = plan
-        self.under_way = [Measurement(plan, run, runner, score) for run in runs]
+        self.plan, self.rank = plan, rank
+        self.under_way = [Measurement(plan, run, runner, score, rank) for run in runs]
         self.broken: dict[int, FailedSample] = {}
         self.unrecorded: VtexpError | None = None
 
@@ -126,10 +126,12 @@ class RunsUnderWay:
             self._each(lambda run: run.start(timed))
             if self.plan.answers:
                 self._answer()
-            self._each(self._finish)
+            self._each(lambda run: run.finish_share(self.broken))
+            if self.rank == 0:
+                self._each(self._finish)
         except Exception as error:  # of the images that all share
             for measurement in self.under_way:
-                if not finished(measurement.run):
+                if not finished(measurement.run.folder):
                     self._fail(measurement, error)
         if self.unrecorded is not None:
             raise self.unrecorded
@@ -167,16 +169,17 @@ class RunsUnderWay:
 
     def _answer(self) -> None:
         plan, count = self.plan, len(self.under_way)
-        first = min((run.position for run in self.under_way), default=0)
+        total = len(range(self.rank, len(plan.samples), plan.config.hardware.gpus_per_run))
+        waiting = sorted(set().union(*(run.waiting for run in self.under_way)) - set(self.broken))
         chunks = decoded_chunks(
             plan.samples,
             plan.image_sizes,
-            first=first,
+            indices=waiting,
             workers=plan.config.hardware.decode_workers,
         )
         label = "answers" if count == 1 else f"answers of {count} runs"
-        with progress(label, len(plan.samples) * count) as advance:
-            advance(sum(run.position for run in self.under_way))
+        with progress(label, total * count) as advance:
+            advance(sum(total - len(run.waiting) for run in self.under_way))
             while self.under_way and (chunk := next(chunks, None)) is not None:
                 images = self._readable(chunk)
                 self._each(lambda run, images: run.answer(images, advance), images)
@@ -194,7 +197,7 @@ class RunsUnderWay:
     def _finish(self, measurement: Measurement) -> None:
         from vtexp import tracking
 
-        result, run = measurement.finish(self.broken), measurement.run
+        result, run = measurement.finish(), measurement.run
         prefill = result["latency"]["prefill_ms"]["median"]
         accuracy = "none" if result["accuracy"] is None else f"{result['accuracy']:.1%}"
         console.print(
@@ -206,9 +209,11 @@ class RunsUnderWay:
     def _fail(self, measurement: Measurement, error: Exception) -> None:
         run = measurement.run
         console.print(f"{run.label}: FAILED: {error_line(error)}")
-        measurement.discard()
         try:
-            failed = replace(run, failed=(*run.failed, *self.broken.values()))
-            record_failure(self.plan.config, failed, error)
+            measurement.record_failure(error)
+            if self.rank == 0:
+                measurement.discard()
+                failed = replace(run, failed=(*run.failed, *self.broken.values()))
+                record_failure(run.folder, error, failed.columns(self.plan.config))
         except VtexpError as trouble:  # the same disk, most likely
             self.unrecorded = trouble

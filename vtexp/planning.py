@@ -160,6 +160,13 @@ class Plan:
         """Whether there is anything to answer with: of random weights no answer means anything."""
         return self.checkpoint.folder is not None
 
+    def renamed(self, sweep: str) -> Plan:
+        """The same plan in a sweep of another name."""
+        config = replace(self.config, sweep=replace(self.config.sweep, name=sweep))
+        folder = sweep_folder(config)
+        runs = tuple(replace(run, folder=folder / run.folder.name) for run in self.runs)
+        return replace(self, config=config, runs=runs)
+
     def require_feasible(self) -> None:
         """Raises ConfigError for the first run that the model's context refuses."""
         for run in self.runs:

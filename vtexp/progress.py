@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vtexp import environment, records
+from vtexp.errors import VtexpError
+
 #: The one console: bars, tables and messages share it, so that none breaks another.
 #: Without a terminal the width is that of a wide log, so that no column of a table is cut.
 console = Console(
@@ -24,6 +28,7 @@ console = Console(
 )
 
 _LINE_EVERY_S = 30.0
+_FILE_EVERY_S = 5.0
 
 
 @contextmanager
@@ -61,3 +66,37 @@ def _lines(label: str, total: int) -> Callable[[int], None]:
             console.print(f"{label}: {done}/{total}, about {left_s:.0f} s left")
 
     return advance
+
+
+class ProgressFile:
+    """How far a process of a run is, in a file for others to read; never an error."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stage, self._done, self._total = "", 0, 0
+        self._began = self._last = 0.0
+
+    def start(self, stage: str, total: int) -> None:
+        """A new stage of `total` steps."""
+        self._stage, self._done, self._total = stage, 0, total
+        self._began = time.time()
+        self._write()
+
+    def advance(self, steps: int) -> None:
+        """Steps done; written down every few seconds."""
+        self._done += steps
+        if time.time() - self._last >= _FILE_EVERY_S or self._done == self._total:
+            self._write()
+
+    def _write(self) -> None:
+        self._last = time.time()
+        row = {
+            "stage": self._stage,
+            "done": self._done,
+            "total": self._total,
+            "host": environment.host(),
+            "began": self._began,
+            "updated": self._last,
+        }
+        with suppress(VtexpError):
+            records.write_json(self._path, row)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,16 @@ from vtexp.errors import DataError, VtexpError
 
 RESULT = "result.json"
 FAILURE = "failure.json"
+PLANNED = "planned.json"
 SAMPLES = "samples.jsonl"
 LATENCY = "latency.jsonl"
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+#: Below a run's folder, while it is made: what each of its processes has so far.
+RANKS = "ranks"
+ANSWERS = "answers.jsonl"
+SHARE = "share.json"
+PROGRESS = "progress.json"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -97,10 +103,6 @@ class RowsFile:
         self._mode = "ab"
         return values
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """What has been added so far."""
-        return rows_of(self._partial)
-
     def discard(self) -> None:
         """Leave nothing, as far as the disk allows."""
         self._mode = "wb"
@@ -114,6 +116,37 @@ class RowsFile:
             with self._partial.open("ab") as file:
                 os.fsync(file.fileno())
             self._partial.replace(self.path)
+
+
+def merge_rows(sources: Sequence[Path], target: Path, key: str, order: Sequence[Any]) -> None:
+    """Write the rows of several JSON-lines files as one, each value of a key once, in this order.
+
+    Raises DataError where they are not the rows of these values, each once.
+    """
+    places: dict[Any, tuple[int, int]] = {}
+    with ExitStack() as stack, _writing(target):
+        files = [stack.enter_context(path.open("rb")) for path in sources]
+        rows = 0
+        for number, file in enumerate(files):
+            at = 0
+            for line in file:
+                places[json.loads(line)[key]] = (number, at)
+                at += len(line)
+                rows += 1
+        if rows != len(order) or places.keys() != set(order):
+            raise DataError(
+                f"{target.parent}: the records are not those of the run's {len(order)} samples; "
+                "does another process make the same run?"
+            )
+        partial = target.with_name(target.name + ".partial")
+        with partial.open("wb") as out:
+            for value in order:
+                number, at = places[value]
+                files[number].seek(at)
+                out.write(files[number].readline())
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(target)
 
 
 def read_json(path: Path) -> dict[str, Any]:

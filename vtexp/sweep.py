@@ -1,94 +1,74 @@
-"""A sweep: its jobs, checked before any starts; what became of its runs; the comparison."""
+"""A sweep: its jobs, checked before any starts; the plan and the comparison on the screen."""
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
-from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from vtexp import records
-from vtexp.config import Config, from_hydra, values_key
-from vtexp.errors import ConfigError, RunFailedError, VtexpError
-from vtexp.planning import Plan, PlannedRun, make_plan, same_inputs, sweep_folder, tiling_summary
+from vtexp.config import from_hydra
+from vtexp.errors import ConfigError
+from vtexp.jobs import Job
+from vtexp.outcomes import freeze
+from vtexp.planning import Plan, make_plan, same_inputs, sweep_folder, tiling_summary
 from vtexp.progress import console
 
 
-@dataclass(frozen=True)
-class Job:
-    """One job of a multirun: Hydra overrides, and the runs that it will make."""
-
-    overrides: list[str]
-    sweep: Path
-    runs: tuple[PlannedRun, ...]
-    config: Config
-
-
-# --- in the launching process ------------------------------------------------------------------
-
-
 def prepare_jobs(
-    combinations: Sequence[list[str]], compose: Callable[[list[str]], DictConfig]
+    combinations: Sequence[list[str]], compose: Callable[[list[str]], DictConfig], *, named: bool
 ) -> list[Job]:
     """Jobs of a multirun, all checked before the first starts; none if only a plan was asked for.
 
     `combinations` are Hydra overrides, one list per combination of swept groups; the knob's values
-    are dealt out `sweep.values_per_job` at a time. Raises ConfigError for anything refused.
+    are dealt out `sweep.values_per_job` at a time. The runs' configs are frozen in their folders.
+    `named`: the sweep's name was given, so that what is there already belongs to it. Raises
+    ConfigError for anything refused.
     """
-    jobs: list[Job] = []
-    plans = []
-    for overrides in combinations:
-        config = from_hydra(compose(overrides))
-        plan = make_plan(config)
-        plans.append(plan)
-        if config.plan:
-            continue
-        plan.require_feasible()
-        step = config.sweep.values_per_job
-        for start in range(0, len(plan.runs), step):
-            runs = plan.runs[start : start + step]
-            values = ",".join(run.value.value for run in runs)
-            override = f"{values_key(config.knob)}=[{values}]"
-            jobs.append(Job([*overrides, override], sweep_folder(config), runs, config))
+    plans = [make_plan(from_hydra(compose(overrides))) for overrides in combinations]
     if any(plan.config.plan for plan in plans):
         for plan in plans:
             show_plan(plan)
         return []
-    folders = [run.folder for job in jobs for run in job.runs]
+    for plan in plans:
+        plan.require_feasible()
+    if len({sweep_folder(plan.config) for plan in plans}) > 1:
+        raise ConfigError("sweep.folder: one sweep has one folder; start two for two folders")
+    if not named:
+        plans = in_new_folder(plans)
+    jobs: list[Job] = []
+    for plan in plans:
+        hardware, step = plan.config.hardware, plan.config.sweep.values_per_job
+        folders = [run.folder for run in plan.runs]
+        for start in range(0, len(folders), step):
+            jobs.append(Job(tuple(folders[start : start + step]), hardware))
+    folders = [folder for job in jobs for folder in job.folders]
     if len(set(folders)) < len(folders):
         twice = next(folder for folder in folders if folders.count(folder) > 1)
         raise ConfigError(f"two jobs would make the same run ({twice.name}): sweep other settings")
-    for folder in folders:
-        (folder / records.FAILURE).unlink(missing_ok=True)  # of an earlier try
-    console.print(f"{len(jobs)} jobs, results in {jobs[0].sweep}")
+    for plan in plans:
+        freeze(plan)
+    console.print(f"{len(jobs)} jobs, results in {sweep_folder(plans[0].config)}")
     return jobs
 
 
-def finish_sweep(jobs: Sequence[Job], returns: Sequence[JobReturn]) -> None:
-    """Compare whatever runs there are. Raises RunFailedError naming the runs without a result."""
-    for job, returned in zip(jobs, returns, strict=True):
-        if returned.status == JobStatus.COMPLETED:
-            continue
-        error = getattr(returned, "_return_value", None)
-        for run in job.runs:
-            # A job that died before its runs began (no weights, no device) recorded nothing.
-            if not finished(run) and not (run.folder / records.FAILURE).is_file():
-                record_failure(
-                    job.config, run, error or VtexpError("the job ended without a result")
-                )
-    show_sweeps(jobs)
-    raise_failures([run for job in jobs for run in job.runs])
+def in_new_folder(plans: Sequence[Plan]) -> list[Plan]:
+    """The plans in a folder that no other sweep has taken: named `-2`, `-3` ... if need be.
 
-
-def show_sweeps(jobs: Sequence[Job]) -> None:
-    """The comparison of each sweep folder that jobs wrote to."""
-    for sweep in dict.fromkeys(job.sweep for job in jobs):
-        show_comparison(sweep)
+    Of two sweeps that start in the same second, on one file system, each gets its own.
+    """
+    config = plans[0].config
+    name, number = config.sweep.name, 1
+    while True:
+        own = replace(config.sweep, name=name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError):
+            sweep_folder(replace(config, sweep=own)).mkdir(parents=True)
+            return [plan.renamed(own.name) for plan in plans]
+        number += 1
 
 
 def show_plan(plan: Plan) -> None:
@@ -146,43 +126,3 @@ def show_comparison(sweep: Path) -> None:
     files = (compare.CSV_NAME, question_types.CSV_NAME, compare.PICTURE_NAME)
     names = [name for name in files if (sweep / name).is_file()]
     console.print(f"{sweep}: {', '.join(names)}, one folder per run")
-
-
-# --- outcomes ---------------------------------------------------------------------------------
-
-
-def finished(run: PlannedRun) -> bool:
-    """Whether a run has its result."""
-    return (run.folder / records.RESULT).is_file()
-
-
-def record_failure(config: Config, run: PlannedRun, error: BaseException) -> None:
-    """Write `failure.json`: the row of a failed run, its one-line error and its traceback."""
-    row = {
-        "status": "failed",
-        **run.columns(config),
-        "error": error_line(error),
-        "traceback": traceback.format_exception(error),
-    }
-    records.write_text(run.folder / records.CONFIG, run.resolved_config(config))
-    records.write_json(run.folder / records.FAILURE, row)
-
-
-def raise_failures(runs: Sequence[PlannedRun]) -> None:
-    """Raises RunFailedError naming the runs that have no result and where their story is."""
-    failed = [run for run in runs if not finished(run)]
-    if failed:
-        names = ", ".join(run.label for run in failed)
-        first = failed[0].folder
-        path = first / records.FAILURE
-        error = records.read_json(path)["error"] if path.is_file() else "no result"
-        raise RunFailedError(
-            f"{len(failed)} of {len(runs)} runs failed: {names} ({error}); see {path}; "
-            f"the same command with sweep.name={first.parent.name} runs only these again"
-        )
-
-
-def error_line(error: BaseException) -> str:
-    """An error as one line, with its kind where it is not a user's."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, VtexpError) else f"{type(error).__name__}: {text}"

@@ -39,18 +39,15 @@ class VtexpSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all jobs. Raises VtexpError when runs failed, after the comparison is written."""
-        from vtexp.sweep import finish_sweep, prepare_jobs, show_sweeps
+        from vtexp.errors import ConfigError
+        from vtexp.sweep import prepare_jobs
 
-        jobs = prepare_jobs(self._combinations(arguments), self._compose)
-        if not jobs:
-            return None  # plan=true: the plan has been shown
-        try:
-            returns = self.job_launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
-        except KeyboardInterrupt:
-            show_sweeps(jobs)
-            raise
-        finish_sweep(jobs, returns)
-        return returns
+        if not hasattr(self.job_launcher, "launch_jobs"):
+            raise ConfigError("hydra/launcher: take hardware.launcher=here, local or slurm instead")
+        named = any(argument.startswith("sweep.name=") for argument in arguments)
+        jobs = prepare_jobs(self._combinations(arguments), self._compose, named=named)
+        if jobs:  # else the plan has been shown
+            self.job_launcher.launch_jobs(jobs, wait=self.sweep_config.sweep.wait)
 
     def _combinations(self, arguments: list[str]) -> list[list[str]]:
         """Overrides of each combination of swept groups; at least one, maybe empty."""

@@ -31,11 +31,11 @@ def decoded_chunks(
     samples: Sequence[Sample],
     sizes: Sequence[Size],
     *,
-    first: int = 0,
+    indices: Sequence[int],
     workers: int = 0,
     most_bytes: int = MOST_BYTES,
 ) -> Iterator[Chunk]:
-    """The images of samples in order, from the sample `first` on, in chunks.
+    """The images of the samples of these indices, in their order, in chunks.
 
     `sizes` are those of the images' headers. An image that several samples of a chunk share is
     decoded once and is the same array. Workers decode while a chunk is in use; without any, images
@@ -43,7 +43,7 @@ def decoded_chunks(
     """
     from torch.utils.data import DataLoader
 
-    parts = list(_parts(samples, sizes, first, most_bytes))
+    parts = list(_parts(samples, sizes, indices, most_bytes))
     wanted = [_images(samples, part) for part in parts]
     loader: DataLoader[Any] = DataLoader(
         _Images([image for images in wanted for image in images.values()]),  # type: ignore[arg-type]
@@ -86,28 +86,28 @@ class _Images:
             return str(error)
 
 
-def _images(samples: Sequence[Sample], part: range) -> dict[str, AnyImage]:
+def _images(samples: Sequence[Sample], part: Sequence[int]) -> dict[str, AnyImage]:
     """The distinct images of some samples."""
     return {samples[i].image_id: samples[i].image for i in part}
 
 
 def _parts(
-    samples: Sequence[Sample], sizes: Sequence[Size], first: int, most_bytes: int
-) -> Iterator[range]:
-    """The samples cut into runs whose distinct images take no more than so much memory."""
-    start, taken = first, 0
+    samples: Sequence[Sample], sizes: Sequence[Size], indices: Sequence[int], most_bytes: int
+) -> Iterator[Sequence[int]]:
+    """The indices cut into runs whose distinct images take no more than so much memory."""
+    start, taken = 0, 0
     seen: set[str] = set()
-    for i in range(first, len(samples)):
+    for place, i in enumerate(indices):
         image_id, size = samples[i].image_id, sizes[i]
         needed = 0 if image_id in seen else 3 * size.height * size.width
-        if i > start and (taken + needed > most_bytes or i - start == MOST_SAMPLES):
-            yield range(start, i)
-            start, taken, seen = i, 0, set()
+        if place > start and (taken + needed > most_bytes or place - start == MOST_SAMPLES):
+            yield indices[start:place]
+            start, taken, seen = place, 0, set()
             needed = 3 * size.height * size.width
         seen.add(image_id)
         taken += needed
-    if start < len(samples):
-        yield range(start, len(samples))
+    if start < len(indices):
+        yield indices[start:]
 
 
 def _as_it_is(image: Any) -> Any:

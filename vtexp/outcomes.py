@@ -1,0 +1,103 @@
+"""Runs as they were asked for, frozen in their folders, and what became of them.
+
+A run folder holds, from submission on, `config.yaml` (all of the config, with this run's one knob
+value) and `planned.json` (the first columns of its row in a comparison); then `result.json`, or
+`failure.json`. All that is told about a run, on any machine and day, is told by these files.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vtexp import records
+from vtexp.config import KNOB_SCHEMAS, Config, from_plain
+from vtexp.errors import DataError, RunFailedError, error_line
+from vtexp.planning import Plan
+
+
+def freeze(plan: Plan) -> None:
+    """Write config and planned row of all runs that have no result; forget their failures."""
+    for run in plan.runs:
+        if not finished(run.folder):
+            records.write_text(run.folder / records.CONFIG, run.resolved_config(plan.config))
+            records.write_json(run.folder / records.PLANNED, run.columns(plan.config))
+            (run.folder / records.FAILURE).unlink(missing_ok=True)
+
+
+def thaw(folders: Sequence[Path]) -> Config:
+    """The config of a job that makes these runs of one sweep.
+
+    Raises DataError for a folder without its config.
+    """
+    plain, values = {}, []
+    for folder in folders:
+        try:
+            plain = yaml.safe_load((folder / records.CONFIG).read_text())
+            values.append(plain.pop("run")["value"])
+        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{folder / records.CONFIG}: cannot be read ({error})") from error
+    knob = plain["knob"]
+    if "vision_tokens_list" in knob:
+        knob["vision_tokens_list"] = None
+    knob[KNOB_SCHEMAS[knob["name"]][1]] = values
+    sweep = folders[0].parent
+    plain["sweep"] |= {"folder": str(sweep.parent), "name": sweep.name}
+    return from_plain(plain)
+
+
+def run_folders(sweep: Path) -> list[Path]:
+    """The folders of the runs of a sweep, in order of their names."""
+    return sorted(path.parent for path in sweep.glob(f"*/{records.CONFIG}"))
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run has its result."""
+    return (folder / records.RESULT).is_file()
+
+
+def failure(folder: Path) -> dict[str, Any] | None:
+    """The row of a failed run, None of any other."""
+    if finished(folder) or not (folder / records.FAILURE).is_file():
+        return None
+    return records.read_json(folder / records.FAILURE)
+
+
+def record_failure(
+    folder: Path, error: BaseException, columns: dict[str, Any] | None = None
+) -> None:
+    """Write `failure.json`: the row of a failed run, its one-line error and its traceback.
+
+    `columns`: of the run, if they are not the planned ones any more.
+    """
+    row = {
+        "status": "failed",
+        **(columns or records.read_json(folder / records.PLANNED)),
+        "error": error_line(error),
+        "traceback": traceback.format_exception(error),
+    }
+    records.write_json(folder / records.FAILURE, row)
+
+
+def raise_failures(folders: Sequence[Path]) -> None:
+    """Raises RunFailedError naming the runs that have no result and where their story is."""
+    failed = [folder for folder in folders if not finished(folder)]
+    if failed:
+        names = ", ".join(label(folder) for folder in failed)
+        found = failure(failed[0])
+        error = found["error"] if found else "no result"
+        raise RunFailedError(
+            f"{len(failed)} of {len(folders)} runs failed: {names} ({error}); see "
+            f"{failed[0] / records.FAILURE}; python -m vtexp resume {failed[0].parent} "
+            "makes only these again"
+        )
+
+
+def label(folder: Path) -> str:
+    """What a run is called in messages, such as `image_size=560x336`."""
+    planned = records.read_json(folder / records.PLANNED)
+    return f"{planned['knob']}={planned['knob_value']}"

@@ -1,0 +1,259 @@
+"""What has become of the runs of a sweep, told by their files and their jobs; and waiting for it.
+
+Any process can ask, on another day too. A run whose job has ended without a word is recorded as
+failed, with how its job ended and the last lines of its log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.live import Live
+from rich.table import Table
+
+from vtexp import local, records, slurm
+from vtexp.config import Launcher
+from vtexp.errors import DataError, VtexpError
+from vtexp.jobs import SubmittedJob, of_launcher, read_submitted
+from vtexp.outcomes import failure, finished, label, record_failure, run_folders
+from vtexp.progress import console
+from vtexp.slurm import JobState
+
+#: Files of another machine may be seen so much later than the end of its job.
+GRACE_S = 10.0
+POLL_S = 3.0
+#: Without a terminal, a line at least this often while nothing changes.
+LINE_EVERY_S = 600.0
+#: A run of a process that nobody submitted is taken to run while its files change this often.
+LIVELY_S = 60.0
+LOG_LINES = 5
+#: Rows of the live table; of the rest only numbers are shown.
+MOST_ROWS = 20
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run as seen from outside.
+
+    state: done, failed, running, queued, lost (its job ended without a word), unknown (its
+    launcher does not answer) or missing (nothing is to make it).
+    """
+
+    folder: Path
+    state: str
+    cause: str = ""
+    node: str = ""
+    job: SubmittedJob | None = None
+    progress: dict[str, Any] | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come of it by itself."""
+        return self.state in ("done", "failed", "missing")
+
+
+def find_sweep(name: str) -> Path:
+    """Folder of a sweep given by its name or path. Raises DataError if there is none."""
+    for path in (Path(name), Path("outputs") / name):
+        if path.is_dir() and run_folders(path):
+            return path.absolute()
+    raise DataError(f"{name}: no sweep of this name in outputs/, and no folder with runs")
+
+
+def look(sweep: Path) -> list[RunStatus]:
+    """Status of each run of a sweep."""
+    jobs = {run: job for job in read_submitted(sweep) for run in job.runs}
+    # A job is asked for before the files are: one that ends in between has written them.
+    of_jobs = _job_states([job for run, job in jobs.items() if not _settled(sweep / run)])
+    return [_status(folder, jobs.get(folder.name), of_jobs) for folder in run_folders(sweep)]
+
+
+def _settled(folder: Path) -> bool:
+    return finished(folder) or failure(folder) is not None
+
+
+def _job_states(jobs: Sequence[SubmittedJob]) -> dict[str, JobState]:
+    return slurm.states(of_launcher(jobs, Launcher.slurm)) | local.states(
+        of_launcher(jobs, Launcher.local)
+    )
+
+
+def _status(folder: Path, job: SubmittedJob | None, of_jobs: dict[str, JobState]) -> RunStatus:
+    if finished(folder):
+        return RunStatus(folder, "done", job=job)
+    if (failed := failure(folder)) is not None:
+        return RunStatus(folder, "failed", failed["error"], job=job)
+    made = _progress(folder)
+    if job is None:
+        lively = made is not None and time.time() - made["updated"] < LIVELY_S
+        cause = "" if lively else "no job makes it"
+        return RunStatus(folder, "running" if lively else "missing", cause, progress=made)
+    state, cause, node = of_jobs[job.job_id]
+    if state == "ended":
+        return RunStatus(folder, "lost", cause, node, job)
+    if state == "running" and made is None:
+        return RunStatus(folder, "queued", "its job makes other runs or loads the model", node, job)
+    return RunStatus(folder, state, cause, node, job, made)
+
+
+def _progress(folder: Path) -> dict[str, Any] | None:
+    """How far all ranks of a run are together, None before the first has begun."""
+    found = []
+    for path in folder.glob(f"{records.RANKS}/*/{records.PROGRESS}"):
+        with suppress(DataError):
+            found.append(records.read_json(path))
+    if not found:
+        return None
+    slowest = min(found, key=lambda row: row["stage"] == "answers")
+    same = [row for row in found if row["stage"] == slowest["stage"]]
+    return {
+        "stage": slowest["stage"],
+        "done": sum(row["done"] for row in same),
+        "total": sum(row["total"] for row in same),
+        "began": min(row["began"] for row in same),
+        "updated": max(row["updated"] for row in found),
+    }
+
+
+def settle(statuses: Sequence[RunStatus]) -> None:
+    """Record runs as failed whose job ended without a word; to be called after the grace period."""
+    for status in statuses:
+        if status.state == "lost" and not _settled(status.folder):
+            tail = _log_tail(status.job)
+            said = f"; its log ends: {tail[-1]}" if tail else ""
+            where = f" on {status.node}" if status.node else ""
+            text = f"its job ended without a result ({status.cause}{where}){said}"
+            row = records.read_json(status.folder / records.PLANNED)
+            log = None if status.job is None else status.job.log
+            record_failure(status.folder, VtexpError(text), row | {"log": log, "log_tail": tail})
+
+
+def _log_tail(job: SubmittedJob | None) -> list[str]:
+    """Last lines of a job's log that say something."""
+    if job is None:
+        return []
+    with suppress(OSError):
+        lines = Path(job.log).read_text(errors="replace").splitlines()
+        return [line.strip() for line in lines if line.strip()][-LOG_LINES:]
+    return []
+
+
+def look_again(sweep: Path) -> list[RunStatus]:
+    """Status of each run, lost ones recorded as failed once their files had time to be seen."""
+    statuses = look(sweep)
+    if any(status.state == "lost" for status in statuses):
+        time.sleep(GRACE_S)
+        settle(look(sweep))
+        statuses = look(sweep)
+    return statuses
+
+
+def watch(sweep: Path) -> None:
+    """Show a sweep until nothing of it is under way: a live table, or plain lines in a log.
+
+    Ctrl-C leaves the jobs alone and says how to come back.
+    """
+    try:
+        if console.is_terminal:
+            with Live(console=console, auto_refresh=False, transient=True) as live:
+                _watch(sweep, lambda statuses: live.update(table(sweep, statuses), refresh=True))
+        else:
+            _watch(sweep, _Lines())
+    except KeyboardInterrupt:
+        console.print(come_back(sweep))
+        raise
+
+
+def _watch(sweep: Path, show: Any) -> None:
+    lost_since: dict[Path, float] = {}
+    while True:
+        statuses, now = look(sweep), time.monotonic()
+        show(statuses)
+        if all(status.over for status in statuses):
+            return
+        lost = [status for status in statuses if status.state == "lost"]
+        lost_since = {s.folder: lost_since.get(s.folder, now) for s in lost}
+        settle([s for s in lost if now - lost_since[s.folder] >= GRACE_S])
+        time.sleep(POLL_S)
+
+
+class _Lines:
+    """A plain line per change of a run, and one for the whole where nothing changes for long."""
+
+    def __init__(self) -> None:
+        self._states: dict[Path, str] = {}
+        self._last = time.monotonic()
+
+    def __call__(self, statuses: Sequence[RunStatus]) -> None:
+        changed = False
+        for status in statuses:
+            if self._states.get(status.folder) != status.state:
+                self._states[status.folder] = status.state
+                if status.state != "queued":
+                    changed = True
+                    note = f": {status.cause}" if status.cause else ""
+                    where = f" on {status.node}" if status.node else ""
+                    console.print(f"{label(status.folder)}: {status.state}{where}{note}")
+        if changed or time.monotonic() - self._last > LINE_EVERY_S:
+            self._last = time.monotonic()
+            console.print(summary(statuses))
+
+
+def summary(statuses: Sequence[RunStatus]) -> str:
+    """Such as `8 runs: 3 done, 1 failed, 2 running, 2 queued`."""
+    counts = Counter(status.state for status in statuses)
+    names = ("done", "failed", "running", "queued", "lost", "unknown", "missing")
+    parts = [f"{counts[name]} {name}" for name in names if counts[name]]
+    return f"{len(statuses)} runs: {', '.join(parts)}"
+
+
+def table(sweep: Path, statuses: Sequence[RunStatus]) -> Table:
+    """The runs of a sweep and how far they are; those that need eyes first where they are many."""
+    shown = list(statuses)
+    if len(shown) > MOST_ROWS:
+        first = ("failed", "lost", "unknown", "running", "queued", "missing", "done")
+        shown = sorted(shown, key=lambda status: first.index(status.state))[:MOST_ROWS]
+    result = Table(
+        title=f"{sweep.name}: {summary(statuses)}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("run", "state", "progress", "left", "node", "job", ""):
+        result.add_column(name, overflow="fold" if not name else "ellipsis")
+    for status in shown:
+        planned = records.read_json(status.folder / records.PLANNED)
+        name = f"{planned['knob']}={planned['knob_value']} {planned['model']} {planned['hardware']}"
+        job = "" if status.job is None else status.job.job_id
+        result.add_row(name, status.state, *_how_far(status), status.node, job, status.cause)
+    if len(shown) < len(statuses):
+        result.add_row(f"and {len(statuses) - len(shown)} more", *[""] * 6)
+    return result
+
+
+def _how_far(status: RunStatus) -> tuple[str, str]:
+    """Steps done of a stage, and about how long it still takes."""
+    made = status.progress
+    if made is None or status.state != "running":
+        return "", ""
+    done, total = made["done"], made["total"]
+    left = ""
+    if done and done < total:
+        left_s = (made["updated"] - made["began"]) / done * (total - done)
+        left = f"{left_s / 60:.0f} min" if left_s >= 90 else f"{left_s:.0f} s"
+    return f"{made['stage']} {done}/{total}", left
+
+
+def come_back(sweep: Path) -> str:
+    """How to go on after leaving a sweep alone."""
+    return (
+        f"the jobs go on by themselves; come back with: python -m vtexp wait {sweep} "
+        "(or status, cancel, resume, report)"
+    )

@@ -1,0 +1,92 @@
+"""What a job runs, on whatever machine: some runs of a sweep, known by their folders alone.
+
+`python -m vtexp.worker SWEEP RUN [RUN ...]` makes them as one process; submitit calls `SweepJob`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vtexp.errors import VtexpError, error_line
+
+#: Which of `hardware.gpus_per_run` processes this is, where SLURM does not say.
+RANK = "VTEXP_RANK"
+
+
+class SweepJob:
+    """Some runs of a sweep as submitit takes them: a callable that pickles to two paths and names.
+
+    After a time limit or a preemption SLURM starts it again, and it goes on from the runs' files.
+    """
+
+    def __init__(self, sweep: Path, runs: Sequence[str], working_folder: Path) -> None:
+        self.sweep, self.runs, self.working_folder = sweep, tuple(runs), working_folder
+
+    def __call__(self) -> None:
+        """Make the runs; whatever happens is in their folders."""
+        os.chdir(self.working_folder)
+        make_job([self.sweep / run for run in self.runs], rank_of_process())
+
+    def checkpoint(self) -> object:
+        """What SLURM is to run when it starts the job again: the same, all state is in files."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def rank_of_process() -> int:
+    """Which of the processes of a run this is, from 0."""
+    return int(os.environ.get(RANK, os.environ.get("SLURM_PROCID", "0")))
+
+
+def make_job(folders: Sequence[Path], rank: int = 0) -> None:
+    """Make runs that were frozen in these folders of one sweep, or a rank's share in them.
+
+    Nothing is raised but by Ctrl-C: where nothing can be made at all, each run's folder says why.
+    """
+    from vtexp.outcomes import finished, record_failure
+    from vtexp.progress import console
+
+    try:
+        _make(folders, rank)
+    except Exception as error:
+        console.print(f"FAILED: {error_line(error)}")
+        for folder in folders:
+            if rank == 0 and not finished(folder):
+                record_failure(folder, error)
+
+
+def _make(folders: Sequence[Path], rank: int) -> None:
+    from vtexp.outcomes import thaw
+    from vtexp.planning import make_plan
+
+    config = thaw(folders)
+    if config.hardware.gpus_per_run > 1:
+        _take_own_gpus(rank, config.hardware.gpus_per_run)
+    plan = make_plan(config)
+    if {run.folder for run in plan.runs} != set(folders):
+        raise VtexpError(
+            f"{config.model.path}: the weights are not those that the sweep was submitted with; "
+            "start a new sweep"
+        )
+    from vtexp.job import make_runs
+
+    make_runs(plan, rank)
+
+
+def _take_own_gpus(rank: int, ranks: int) -> None:
+    """Leave this process its share of the GPUs that it can see, before CUDA looks at them."""
+    visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    share = len(visible) // ranks
+    if share:
+        place = int(os.environ.get("SLURM_LOCALID", rank))
+        own = visible[place * share : (place + 1) * share]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+
+
+if __name__ == "__main__":
+    sweep = Path(sys.argv[1])
+    make_job([sweep / run for run in sys.argv[2:]], rank_of_process())

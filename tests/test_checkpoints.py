@@ -140,7 +140,7 @@ def test_random_weights_are_those_of_the_seed_and_size(small_checkpoint: Path) -
 def test_random_weights_have_latency_but_no_accuracy(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_job(make_config("model.weights=random", "knob.sizes=[336x336,560x560]"), alone=True)
+    run_job(make_config("model.weights=random", "knob.sizes=[336x336,560x560]"))
     sweep = tmp_path / "sweep"
     results = [records.read_json(path) for path in sorted(sweep.glob("*/result.json"))]
     assert [r["accuracy"] for r in results] == [None, None]

@@ -48,7 +48,6 @@ def test_held_out_accuracy(make_config: MakeConfig, tmp_path: Path, size: str) -
     """Measured by the framework; more questions are in the model card."""
     run_job(
         make_config("model.path=embedded:molmo_tiny", f"knob.sizes=[{size}]", "dataset.limit=150"),
-        alone=True,
     )
     result = records.read_json(next((tmp_path / "sweep").glob("*/result.json")))
     assert result["accuracy"] >= 0.95
@@ -64,7 +63,7 @@ def test_more_crops_read_more_print(make_config: MakeConfig, tmp_path: Path) -> 
             "knob=max_crops", "knob.max_crops=[1,4,9]", "measure.latency_samples=1",
             "measure.latency_repeats=1",
         ),
-        alone=True,
+
     )  # fmt: skip
     results = [records.read_json(path) for path in (tmp_path / "sweep").glob("*/result.json")]
     accuracy = {result["knob_value"]: result["accuracy"] for result in results}

@@ -229,7 +229,7 @@ def test_knobs_run_and_are_counted(
         f"force_full_tokens={full}",
         "dataset.limit=3",
     )
-    run_job(config, alone=True)
+    run_job(config)
     result = records.read_json(next((tmp_path / "sweep").glob("*/result.json")))
     assert result["measured_num_crops"] == rows * cols
     assert result["measured_vision_tokens"] == expected_tokens(folder.name, rows, cols, full)
@@ -406,7 +406,7 @@ def test_random_weights_have_counts_and_latency(
 ) -> None:
     knob, values, (rows, cols) = CASES[folder.name][0]
     model = (f"model.path={folder}", "model.weights=random")
-    run_job(make_config(*model, f"knob={knob}", f"knob.{values}", "sweep.name=r"), alone=True)
+    run_job(make_config(*model, f"knob={knob}", f"knob.{values}", "sweep.name=r"))
     result = records.read_json(next((tmp_path / "r").glob("*/result.json")))
     assert result["accuracy"] is None
     assert result["measured_vision_tokens"] == expected_tokens(folder.name, rows, cols, False)
@@ -480,4 +480,4 @@ def test_a_vision_token_that_is_lost_fails_the_run(
     knob, values, _ = CASES[folder.name][0]
     config = make_config(f"model.path={folder}", f"knob={knob}", f"knob.{values}")
     with pytest.raises(RunFailedError, match=r"made \d+ vision tokens, but \d+ entered"):
-        run_job(config, alone=True)
+        run_job(config)

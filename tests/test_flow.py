@@ -72,7 +72,7 @@ def test_known_answers_and_times_reach_the_files(
         SCRIPT.setdefault(text, "nothing" if i % 3 == 0 else sample.references[0])
         scores[sample.sample_id] = float(SCRIPT[text] == sample.references[0])
     assert 0 < sum(scores.values()) < 40
-    run_job(config, alone=True)
+    run_job(config)
 
     folder = next((tmp_path / "sweep").glob("*560x336*"))
     rows = records.read_jsonl(folder / "samples.jsonl")
@@ -146,9 +146,9 @@ def test_the_model_that_lost_a_token_fails_the_run(
 
     monkeypatch.setattr(MolmoForCausalLM, "_embed", lossy)
     with pytest.raises(RunFailedError, match=r"384 vision tokens, but the model read .* 383"):
-        run_job(make_config("knob.sizes=[560x336]"), alone=True)
+        run_job(make_config("knob.sizes=[560x336]"))
     # Forced, the theoretical count is reported, and what was read is kept beside it.
-    run_job(make_config("knob.sizes=[560x336]", "force_full_tokens=true"), alone=True)
+    run_job(make_config("knob.sizes=[560x336]", "force_full_tokens=true"))
     row = next(row for row in collect(tmp_path / "sweep") if row["status"] == "done")
     assert (row["measured_vision_tokens"], row["actual_vision_tokens"]) == (431, 432)
     assert row["actual_overridden"]
@@ -169,12 +169,12 @@ def test_the_timed_path_is_counted_by_itself(
 
     monkeypatch.setattr(MolmoForCausalLM, "_embed", lossy)
     with pytest.raises(RunFailedError, match=r"384 vision tokens, but the model read .* 383"):
-        run_job(make_config("knob.sizes=[560x336]"), alone=True)
+        run_job(make_config("knob.sizes=[560x336]"))
 
 
 def test_timed_and_all_questions_that_differ_are_told() -> None:
     rows = [
-        {"sample_id": str(i), "prefill_ms": 10.0 + repeat, "vision_tokens": 288}
+        {"rank": 0, "sample_id": str(i), "prefill_ms": 10.0 + repeat, "vision_tokens": 288}
         for repeat in range(4)
         for i in range(2)
     ]
@@ -186,7 +186,7 @@ def test_timed_and_all_questions_that_differ_are_told() -> None:
 def test_spread_is_within_a_question_not_between() -> None:
     def rows(noise: float) -> list[dict]:
         return [
-            {"sample_id": str(i), "prefill_ms": 10.0 ** (i + 1) * (1 + noise * repeat),
+            {"rank": 0, "sample_id": str(i), "prefill_ms": 10.0 ** (i + 1) * (1 + noise * repeat),
              "vision_tokens": 1}
             for repeat in range(4) for i in range(3)
         ]  # fmt: skip
@@ -213,7 +213,7 @@ def test_other_processes_are_noticed() -> None:
     if cores is None:
         pytest.skip("only some of this machine's cores may be used: the load cannot be told")
     assert cores > 0.4
-    rows = [{"sample_id": "a", "prefill_ms": 1.0, "vision_tokens": 1}]
+    rows = [{"rank": 0, "sample_id": "a", "prefill_ms": 1.0, "vision_tokens": 1}]
     assert any("other processes kept" in doubt for doubt in measuring.doubts(rows, 1.0, 1e9))
 
 
@@ -221,7 +221,7 @@ def test_settings_that_differ_are_in_the_comparison(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     for change in ("hardware.dtype=float32", "hardware.dtype=bfloat16", "knob.fit=letterbox"):
-        run_job(make_config("knob.sizes=[336x336]", change), alone=True)
+        run_job(make_config("knob.sizes=[336x336]", change))
     rows = collect(tmp_path / "sweep")
     assert sorted(row["settings"] for row in rows) == [
         "hardware.dtype=bfloat16, knob.fit=stretch",
@@ -229,7 +229,7 @@ def test_settings_that_differ_are_in_the_comparison(
         "hardware.dtype=float32, knob.fit=stretch",
     ]
     assert not any(row.get("same_inputs_as") for row in rows)
-    run_job(make_config("knob.sizes=[336x336]", "dataset.limit=5"), alone=True)
+    run_job(make_config("knob.sizes=[336x336]", "dataset.limit=5"))
     assert any("answered different questions" in n for n in notes(collect(tmp_path / "sweep")))
 
 
@@ -248,12 +248,12 @@ def test_a_model_made_otherwise_is_another_model(make_config: MakeConfig, change
 
 def test_damaged_result_is_one_line(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config("knob.sizes=[336x336]")
-    run_job(config, alone=True)
+    run_job(config)
     path = next((tmp_path / "sweep").glob("*/result.json"))
     for text in ("{}", "{", "[]"):
         path.write_text(text)
         with pytest.raises(DataError, match="delete its folder to run it again"):
-            run_job(config, alone=True)
+            run_job(config)
 
 
 def test_two_jobs_may_not_make_one_run(make_config: MakeConfig) -> None:
@@ -265,10 +265,10 @@ def test_two_jobs_may_not_make_one_run(make_config: MakeConfig) -> None:
     raw = OmegaConf.structured(config)
     assert to_plain(config)
     with pytest.raises(ConfigError, match="two jobs would make the same run"):
-        sweep.prepare_jobs([["tracking=none"], ["tracking=wandb"]], lambda _: raw)
+        sweep.prepare_jobs([["tracking=none"], ["tracking=wandb"]], lambda _: raw, named=True)
 
 
 def test_a_disk_that_takes_nothing_is_one_line(make_config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(VtexpError, match=r"file/sweep/.* cannot be written"):
-        run_job(make_config(f"sweep.folder={tmp_path}/file"), alone=True)
+        run_job(make_config(f"sweep.folder={tmp_path}/file"))

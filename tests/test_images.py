@@ -219,7 +219,7 @@ def test_unusable_samples_are_recorded_with_their_reasons(
     columns = plan.runs[0].columns(config)
     assert columns["num_failed"] == 5
     assert columns["failed_samples"][0].keys() == {"sample_id", "reason"}
-    run_job(config, alone=True)
+    run_job(config)
     assert "cannot be asked: 5 samples in all" in capsys.readouterr().out
 
 

@@ -73,7 +73,7 @@ def test_chunks_and_workers_change_no_answer(
         return real(image)
 
     monkeypatch.setattr(decoding, "image_pixels", counting)
-    run_job(make_config(*overrides(folder, "sweep.name=one")), alone=True)
+    run_job(make_config(*overrides(folder, "sweep.name=one")))
     assert len(decoded) == IMAGES  # once for both runs and both questions
     one = answers(tmp_path / "one")
     plan = make_plan(make_config(*overrides(folder)))
@@ -83,12 +83,10 @@ def test_chunks_and_workers_change_no_answer(
 
     small = partial(decoding.decoded_chunks, most_bytes=10**6)
     monkeypatch.setattr(job, "decoded_chunks", small)
-    run_job(make_config(*overrides(folder, "sweep.name=many", "hardware.batch_size=1")), alone=True)
+    run_job(make_config(*overrides(folder, "sweep.name=many", "hardware.batch_size=1")))
     assert answers(tmp_path / "many") == one
     decoded.clear()
-    run_job(
-        make_config(*overrides(folder, "sweep.name=ahead", "hardware.decode_workers=1")), alone=True
-    )
+    run_job(make_config(*overrides(folder, "sweep.name=ahead", "hardware.decode_workers=1")))
     assert answers(tmp_path / "ahead") == one
     assert not decoded  # elsewhere
 
@@ -96,10 +94,10 @@ def test_chunks_and_workers_change_no_answer(
 def test_a_broken_image_fails_its_samples_in_all_runs(
     make_config: MakeConfig, folder: Path, tmp_path: Path
 ) -> None:
-    run_job(make_config(*overrides(folder, "sweep.name=whole")), alone=True)
+    run_job(make_config(*overrides(folder, "sweep.name=whole")))
     cut(folder / "0.png")
     config = make_config(*overrides(folder, "dataset.max_failed=2"))
-    run_job(config, alone=True)
+    run_job(config)
     rows = collect(tmp_path / "sweep")
     assert len(rows) == 2
     for row in rows:
@@ -121,66 +119,108 @@ def test_more_broken_images_than_allowed_stop_the_job(
     config = make_config(*overrides(folder, "dataset.max_failed=1"))
     line = r"2 of 10 samples cannot be asked, more than dataset\.max_failed=1; sample .*2\.png"
     with pytest.raises(RunFailedError, match=line):
-        run_job(config, alone=True)
+        run_job(config)
     assert not answers(tmp_path / "sweep")
     assert len(list((tmp_path / "sweep").glob(f"*/{records.FAILURE}"))) == 2
     assert not list((tmp_path / "sweep").glob("*/*.partial"))
     assert "Traceback" not in capsys.readouterr().out
 
 
-def test_an_interrupted_job_goes_on_behind_its_last_answer(
-    make_config: MakeConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped within the second of several chunks, between its runs, a row half written."""
-    run_job(make_config(*overrides(folder, "sweep.name=whole")), alone=True)
-    monkeypatch.setattr(job, "decoded_chunks", partial(decoding.decoded_chunks, most_bytes=10**6))
-    real, answered = experiment.Measurement.answer, []
+class Interrupted:
+    """A sweep stopped within the second of several chunks, between its runs, a row half written."""
 
-    def stopped(run, images, advance):
-        if len(answered) == 3:
-            raise KeyboardInterrupt
-        answered.append(run.run.value.value)
-        real(run, images, advance)
+    def __init__(self, make: Callable[[], None], sweep: Path) -> None:
+        real, answered = experiment.Measurement.answer, []
 
-    config = make_config(*overrides(folder))
-    with monkeypatch.context() as patch:
-        patch.setattr(experiment.Measurement, "answer", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run_job(config, alone=True)
-    sweep = tmp_path / "sweep"
-    left = {path.parent.name: path.read_bytes() for path in sweep.glob("*/samples.jsonl.partial")}
-    timed = {path: path.read_bytes() for path in sweep.glob(f"*/{records.LATENCY}")}
-    assert len(left) == len(timed) == 2 and len({len(rows) for rows in left.values()}) == 2
-    ahead = max(left, key=lambda name: len(left[name]))
-    (sweep / ahead / "samples.jsonl.partial").write_bytes(left[ahead][:-20])
+        def stopped(run, images, advance):
+            if len(answered) == 3:
+                raise KeyboardInterrupt
+            answered.append(run.run.value.value)
+            real(run, images, advance)
 
-    prepared: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(experiment.Measurement, "answer", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                make()
+        left = {path: path.read_bytes() for path in sweep.glob("*/ranks/0/answers.jsonl.partial")}
+        assert len(left) == 2 and len({len(rows) for rows in left.values()}) == 2
+        ahead = max(left, key=lambda path: len(left[path]))
+        ahead.write_bytes(left[ahead][:-20])
+        self.kept = sum(rows.count(b"\n") for rows in left.values()) - 1
+        self.timed = {p: p.read_bytes() for p in sweep.glob(f"*/ranks/0/{records.LATENCY}")}
+        assert len(self.timed) == 2
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of the samples that were made ready for the model, as they come."""
+    found: list[str] = []
     prepare = runner.Runner.prepare
 
     def counting(self, sample, *rest):
-        prepared.append(sample.sample_id)
+        found.append(sample.sample_id)
         return prepare(self, sample, *rest)
 
     monkeypatch.setattr(runner.Runner, "prepare", counting)
-    run_job(config, alone=True)
-    kept = sum(rows.count(b"\n") for rows in left.values()) - 1
-    assert len(prepared) == 2 * 2 * IMAGES - kept  # none twice, and nothing timed again
-    assert {path: path.read_bytes() for path in timed} == timed
-    assert answers(sweep) == answers(tmp_path / "whole")
+    return found
+
+
+def test_an_interrupted_job_goes_on_with_what_is_missing(
+    make_config: MakeConfig,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    prepared: list[str],
+) -> None:
+    run_job(make_config(*overrides(folder, "sweep.name=whole")))
+    monkeypatch.setattr(job, "decoded_chunks", partial(decoding.decoded_chunks, most_bytes=10**6))
+    config = make_config(*overrides(folder))
+    left = Interrupted(lambda: run_job(config), tmp_path / "sweep")
+    prepared.clear()
+    run_job(config)
+    assert len(prepared) == 2 * 2 * IMAGES - left.kept  # none twice, and nothing timed again
+    for path, rows in left.timed.items():
+        assert (path.parents[2] / records.LATENCY).read_bytes() == rows
+    assert answers(tmp_path / "sweep") == answers(tmp_path / "whole")
+    assert not list((tmp_path / "sweep").glob("*/ranks"))
+
+
+def test_on_another_machine_answers_are_kept_and_times_are_not(
+    make_config: MakeConfig,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    prepared: list[str],
+) -> None:
+    run_job(make_config(*overrides(folder, "sweep.name=whole")))
+    monkeypatch.setattr(job, "decoded_chunks", partial(decoding.decoded_chunks, most_bytes=10**6))
+    config = make_config(*overrides(folder))
+    left = Interrupted(lambda: run_job(config), tmp_path / "sweep")
+    monkeypatch.setenv("SLURMD_NODENAME", "another")
+    prepared.clear()
+    run_job(config)
+    counted = 2 * config.measure.latency_samples  # each timed sample is made ready once
+    assert len(prepared) == counted + 2 * 2 * IMAGES - left.kept
+    for path, rows in left.timed.items():
+        assert (path.parents[2] / records.LATENCY).read_bytes() != rows
+        environment = records.read_json(path.parents[2] / records.ENVIRONMENT)
+        assert environment["host"] == "another"
+    assert answers(tmp_path / "sweep") == answers(tmp_path / "whole")
 
 
 def test_records_of_two_processes_are_no_result(
     make_config: MakeConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = experiment.Measurement.finish
+    real = experiment.Measurement.finish_share
 
-    def mixed(run, failed):
-        run._samples.write(list(run._samples.rows())[:1])
-        return real(run, failed)
+    def mixed(run, broken):
+        rows = list(records.rows_of(run._folder / "answers.jsonl.partial"))
+        run._answers.write(rows[:1])
+        return real(run, broken)
 
-    monkeypatch.setattr(experiment.Measurement, "finish", mixed)
+    monkeypatch.setattr(experiment.Measurement, "finish_share", mixed)
     with pytest.raises(RunFailedError, match="does another process make the same run"):
-        run_job(make_config(*overrides(folder)), alone=True)
+        run_job(make_config(*overrides(folder)))
     assert not answers(tmp_path / "sweep")
 
 
@@ -189,10 +229,11 @@ def test_a_run_whose_failure_cannot_be_written_leaves_the_others_alone(
 ) -> None:
     config = make_config(*overrides(folder))
     first, second = make_plan(config).runs
-    first.folder.parent.mkdir()
-    first.folder.write_text("in the way")
+    first.folder.mkdir(parents=True)
+    (first.folder / records.RANKS).write_text("in the way")
+    (first.folder / f"{records.FAILURE}.partial").mkdir()
     with pytest.raises(VtexpError, match="cannot be written"):
-        run_job(config, alone=True)
+        run_job(config)
     assert (second.folder / records.RESULT).is_file()
 
 

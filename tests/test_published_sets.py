@@ -304,8 +304,8 @@ def test_a_run_counts_the_samples_that_failed(
     fill(cache, make_config("dataset=a_okvqa").dataset, {path: [*rows, broken]})
     overrides = ("dataset=a_okvqa", "dataset.limit=null", "knob.sizes=[336x336]")
     with pytest.raises(DataError, match=r"1 of 2 samples.*sample broken: .*row 1: not a readable"):
-        run_job(make_config(*overrides), alone=True)
-    run_job(make_config(*overrides, "dataset.max_failed=1"), alone=True)
+        run_job(make_config(*overrides))
+    run_job(make_config(*overrides, "dataset.max_failed=1"))
     folder = next((tmp_path / "sweep").glob("image_size-*"))
     result = records.read_json(folder / "result.json")
     assert result["num_samples"] == result["num_failed"] == 1

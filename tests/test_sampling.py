@@ -109,11 +109,11 @@ def test_samples_are_the_same_for_every_value_and_job(make_config: MakeConfig) -
 def test_runs_on_different_samples_refuse_to_be_paired(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    run_job(make_config("knob.sizes=[336x336]"), alone=True)
+    run_job(make_config("knob.sizes=[336x336]"))
     rows = collect(tmp_path / "sweep")
     require_same_samples(rows)
     assert rows[0]["num_failed"] == 0 and rows[0]["failed_samples"] == []
-    run_job(make_config("knob.sizes=[560x336]", "dataset.seed=1"), alone=True)
+    run_job(make_config("knob.sizes=[560x336]", "dataset.seed=1"))
     rows = collect(tmp_path / "sweep")
     assert len({row["samples_fingerprint"] for row in rows}) == 2
     with pytest.raises(DataError, match="easy_vqa: rows answered different questions; they cannot"):

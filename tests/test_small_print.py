@@ -117,7 +117,7 @@ def test_a_run_on_pages_of_many_shapes(
     run_job(
         make_config("dataset=small_print", "dataset.limit=8", "knob=max_crops",
                     "knob.max_crops=[4]"),
-        alone=True,
+
     )  # fmt: skip
     folder = next((tmp_path / "sweep").glob("max_crops-4_*"))
     rows = records.read_jsonl(folder / "samples.jsonl")

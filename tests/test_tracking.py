@@ -20,7 +20,7 @@ MakeConfig = Callable[..., Config]
 
 
 def test_no_tracking_writes_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
-    run_job(make_config("knob.sizes=[336x336]", "tracking=none"), alone=True)
+    run_job(make_config("knob.sizes=[336x336]", "tracking=none"))
     assert not list(tmp_path.rglob("*wandb*"))
 
 
@@ -47,7 +47,7 @@ def test_offline_run_holds_config_counts_and_samples(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = make_config("knob.sizes=[560x336,336x336]", "tracking=wandb", "tracking.tags=[mine]")
-    run_job(config, alone=True)
+    run_job(config)
     files = sorted((tmp_path / "sweep" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
     assert {p.name for p in tmp_path.iterdir()} <= {"sweep", "home"}
@@ -99,7 +99,7 @@ def test_a_key_without_network_falls_back_in_time(
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nothing listens there
     began = time.monotonic()
     config = make_config("knob.sizes=[336x336,560x336]", "tracking=wandb", "tracking.timeout_s=3")
-    run_job(config, alone=True)
+    run_job(config)
     assert time.monotonic() - began < 60
     assert capsys.readouterr().out.count("W&B cannot be reached") == 1
     assert len(list((tmp_path / "sweep" / "wandb").glob("offline-run-*/*.wandb"))) == 2
@@ -112,7 +112,7 @@ def test_a_broken_mirror_does_not_fail_the_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # not installed
-    run_job(make_config("knob.sizes=[336x336]", "tracking=wandb"), alone=True)
+    run_job(make_config("knob.sizes=[336x336]", "tracking=wandb"))
     assert "was not logged" in capsys.readouterr().out
     assert len(list((tmp_path / "sweep").glob("*/result.json"))) == 1
 
@@ -127,7 +127,7 @@ def test_online_without_a_key_does_not_ask(
     modes: list[str] = []
     monkeypatch.setattr(tracking, "_log", lambda *args: modes.append(args[-1]))
     config = make_config("knob.sizes=[336x336,560x336]", "tracking=wandb", "tracking.mode=online")
-    run_job(config, alone=True)
+    run_job(config)
     assert modes == ["offline", "offline"]
     assert capsys.readouterr().out.count("no API key") == 1
 
@@ -136,13 +136,13 @@ def test_disabled_by_wandbs_own_variable(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    run_job(make_config("knob.sizes=[336x336]", "tracking=wandb"), alone=True)
+    run_job(make_config("knob.sizes=[336x336]", "tracking=wandb"))
     assert not list(tmp_path.rglob("*wandb*"))
 
 
 @pytest.mark.slow
 def test_a_kept_run_is_mirrored_once(make_config: MakeConfig, tmp_path: Path) -> None:
-    run_job(make_config("knob.sizes=[336x336]", "tracking=none"), alone=True)
+    run_job(make_config("knob.sizes=[336x336]", "tracking=none"))
     for _ in range(2):
-        run_job(make_config("knob.sizes=[336x336]", "tracking=wandb"), alone=True)
+        run_job(make_config("knob.sizes=[336x336]", "tracking=wandb"))
     assert len(list((tmp_path / "sweep" / "wandb").glob("offline-run-*"))) == 1

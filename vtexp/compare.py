@@ -147,7 +147,7 @@ def _settings(path: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             for key, inner in value.items():
                 add(f"{path}.{key}", inner)
-        elif path.partition(".")[2] not in ("name", "split") and path not in unseen:
+        elif path.partition(".")[2] not in ("name", "split"):
             flat[path] = value
 
     for group in ("model", "dataset", "hardware", "measure"):

@@ -227,6 +227,7 @@ class Measurement:
         result["samples_fingerprint"] = fingerprint(samples)
         result["warnings"] += measuring.doubts(latency_rows, tokens, other_cores)
         result |= {
+            "prefill_ms_by_rank": measuring.median_by_rank(latency_rows),
             "other_cores_busy": other_cores,
             "batch_size": max(share["batch_size"] for share in shares),
             "out_of_memory_count": sum(share["out_of_memory_count"] for share in shares),

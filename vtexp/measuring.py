@@ -21,6 +21,8 @@ from vtexp.probe import Counts
 
 #: Fewest timings for a 90th percentile: below, it is one of the handful of slowest timings.
 LEAST_FOR_P90 = 64
+#: Medians of ranks may differ by so much before it is told.
+RANK_SPREAD = 0.1
 STAGES = (
     "preprocess_ms",
     "transfer_ms",
@@ -91,13 +93,21 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | int
     return summary
 
 
+def median_by_rank(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """Median prefill in ms of each process of a run, by its rank: each has its own device."""
+    by_rank: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        by_rank[row["rank"]].append(row["prefill_ms"])
+    return [float(np.median(by_rank[rank])) for rank in sorted(by_rank)]
+
+
 def doubts(
     rows: Sequence[dict[str, Any]], all_vision_tokens: float, other_cores: float | None
 ) -> list[str]:
     """What makes the timings doubtful, in words.
 
-    A wide spread of the repeats of a sample, timed samples unlike all samples (whose mean vision
-    tokens are given), or other processes that took cores.
+    A wide spread of the repeats of a sample, ranks that differ, timed samples unlike all samples
+    (whose mean vision tokens are given), or other processes that took cores.
     """
     found = []
     by_sample: dict[str, list[float]] = defaultdict(list)
@@ -108,6 +118,11 @@ def doubts(
     if spread > 0.25:
         found.append(
             f"the middle half of a question's prefill times spreads over {spread:.0%} of its median"
+        )
+    by_rank = median_by_rank(rows)
+    if max(by_rank) > (1 + RANK_SPREAD) * min(by_rank):
+        found.append(
+            f"median prefill differs between ranks: {min(by_rank):.4g} to {max(by_rank):.4g} ms"
         )
     timed = fmean(row["vision_tokens"] for row in rows)
     if abs(timed - all_vision_tokens) > 0.02 * all_vision_tokens:

@@ -114,7 +114,7 @@ def show_comparison(sweep: Path) -> None:
     from vtexp import compare, question_types
 
     rows = compare.write_comparison(sweep) if sweep.is_dir() else []
-    if not rows:
+    if all(row["status"] == "missing" for row in rows):
         return
     console.print()
     console.print(compare.table(rows))

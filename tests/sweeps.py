@@ -1,0 +1,95 @@
+"""Sweeps as a user starts and finds them again, in processes of their own, and what they left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from vtexp import records
+
+ROOT = Path(__file__).parents[1]
+PATIENCE_S = 120
+
+
+class Sweep:
+    """A sweep of small runs in a folder; `overrides` are those of all its commands."""
+
+    def __init__(self, folder: Path, checkpoint: Path, *overrides: str, root: Path = ROOT) -> None:
+        self.folder = folder
+        self._launcher = root / "launch.py"
+        self._overrides = [
+            f"model.path={checkpoint}",
+            "dataset=easy_vqa",
+            "measure.latency_samples=2",
+            "measure.latency_repeats=1",
+            "measure.warmup_repeats=0",
+            "tracking=none",
+            f"sweep.folder={folder.parent}",
+            f"sweep.name={folder.name}",
+            *overrides,
+        ]
+        # On two cores, several jobs that take all of them each are in each other's way.
+        self._environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start(self, *overrides: str) -> subprocess.Popen[str]:
+        """Type `launch.py -m`; the process."""
+        command = [sys.executable, str(self._launcher), "-m", *self._overrides, *overrides]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=self._environment)
+
+    def launch(self, *overrides: str) -> subprocess.CompletedProcess[str]:
+        """Type `launch.py -m` and wait for it."""
+        process = self.start(*overrides)
+        output, errors = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def do(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Type `python -m vtexp COMMAND` of this sweep, in a folder of its own."""
+        arguments = [sys.executable, "-m", "vtexp", command, str(self.folder)]
+        return subprocess.run(
+            arguments, capture_output=True, text=True, env=self._environment, cwd="/"
+        )
+
+    def answers(self) -> dict[str, list[tuple[str, str, float]]]:
+        """Sample, prediction and score of each answer, by the finished run's folder."""
+        found = {}
+        for path in sorted(self.folder.glob(f"*/{records.RESULT}")):
+            rows = records.read_jsonl(path.with_name(records.SAMPLES))
+            values = [(row["sample_id"], row["prediction"], row["score"]) for row in rows]
+            found[path.parent.name] = values
+        return found
+
+    def failures(self) -> dict[str, str]:
+        """Error of each failed run, by its folder's name."""
+        paths = sorted(self.folder.glob(f"*/{records.FAILURE}"))
+        return {path.parent.name: records.read_json(path)["error"] for path in paths}
+
+    def environment_of(self, run: str) -> dict:
+        """What a finished run ran on."""
+        return records.read_json(self.folder / run / records.ENVIRONMENT)
+
+    def job_ids(self) -> list[str]:
+        """Ids of the jobs that were submitted, in order."""
+        jobs = records.read_json(self.folder / "jobs.json")["jobs"]
+        return list(dict.fromkeys(job["job_id"] for job in jobs))
+
+    def wait_for_answers(self, count: int, run: str = "*") -> None:
+        """Return when so many answers of unfinished runs are written."""
+        wait_until(lambda: self._written(run) >= count, f"{count} answers in {self.folder}")
+
+    def _written(self, run: str) -> int:
+        paths = self.folder.glob(f"{run}/{records.RANKS}/*/{records.ANSWERS}*")
+        return sum(path.read_bytes().count(b"\n") for path in paths)
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    """Return when something is so; TimeoutError after two minutes."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {PATIENCE_S} s for {what}")
+        time.sleep(0.1)

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from vtexp import records
+from vtexp.jobs import read_submitted
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 120
@@ -74,16 +76,18 @@ class Sweep:
 
     def job_ids(self) -> list[str]:
         """Ids of the jobs that were submitted, in order."""
-        jobs = records.read_json(self.folder / "jobs.json")["jobs"]
-        return list(dict.fromkeys(job["job_id"] for job in jobs))
+        return list(dict.fromkeys(job.job_id for job in read_submitted(self.folder)))
 
     def wait_for_answers(self, count: int, run: str = "*") -> None:
         """Return when so many answers of unfinished runs are written."""
         wait_until(lambda: self._written(run) >= count, f"{count} answers in {self.folder}")
 
     def _written(self, run: str) -> int:
-        paths = self.folder.glob(f"{run}/{records.RANKS}/*/{records.ANSWERS}*")
-        return sum(path.read_bytes().count(b"\n") for path in paths)
+        count = 0
+        for path in self.folder.glob(f"{run}/{records.RANKS}/*/{records.ANSWERS}*"):
+            with suppress(FileNotFoundError):  # just finished
+                count += path.read_bytes().count(b"\n")
+        return count
 
 
 def wait_until(is_so: Callable[[], bool], what: str) -> None:

@@ -152,16 +152,16 @@ class Interrupted:
 
 
 @pytest.fixture
-def prepared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Ids of the samples that were made ready for the model, as they come."""
-    found: list[str] = []
-    prepare = runner.Runner.prepare
+def answered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches that the model answers, as they come."""
+    found: list[int] = []
+    answer = runner.Runner.answer
 
-    def counting(self, sample, *rest):
-        found.append(sample.sample_id)
-        return prepare(self, sample, *rest)
+    def counting(self, batch, *rest):
+        found.append(len(batch))
+        return answer(self, batch, *rest)
 
-    monkeypatch.setattr(runner.Runner, "prepare", counting)
+    monkeypatch.setattr(runner.Runner, "answer", counting)
     return found
 
 
@@ -170,15 +170,15 @@ def test_an_interrupted_job_goes_on_with_what_is_missing(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    prepared: list[str],
+    answered: list[int],
 ) -> None:
     run_job(make_config(*overrides(folder, "sweep.name=whole")))
     monkeypatch.setattr(job, "decoded_chunks", partial(decoding.decoded_chunks, most_bytes=10**6))
     config = make_config(*overrides(folder))
     left = Interrupted(lambda: run_job(config), tmp_path / "sweep")
-    prepared.clear()
+    answered.clear()
     run_job(config)
-    assert len(prepared) == 2 * 2 * IMAGES - left.kept  # none twice, and nothing timed again
+    assert sum(answered) == 2 * 2 * IMAGES - left.kept  # none twice
     for path, rows in left.timed.items():
         assert (path.parents[2] / records.LATENCY).read_bytes() == rows
     assert answers(tmp_path / "sweep") == answers(tmp_path / "whole")
@@ -190,17 +190,16 @@ def test_on_another_machine_answers_are_kept_and_times_are_not(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    prepared: list[str],
+    answered: list[int],
 ) -> None:
     run_job(make_config(*overrides(folder, "sweep.name=whole")))
     monkeypatch.setattr(job, "decoded_chunks", partial(decoding.decoded_chunks, most_bytes=10**6))
     config = make_config(*overrides(folder))
     left = Interrupted(lambda: run_job(config), tmp_path / "sweep")
     monkeypatch.setenv("SLURMD_NODENAME", "another")
-    prepared.clear()
+    answered.clear()
     run_job(config)
-    counted = 2 * config.measure.latency_samples  # each timed sample is made ready once
-    assert len(prepared) == counted + 2 * 2 * IMAGES - left.kept
+    assert sum(answered) == 2 * 2 * IMAGES - left.kept
     for path, rows in left.timed.items():
         assert (path.parents[2] / records.LATENCY).read_bytes() != rows
         environment = records.read_json(path.parents[2] / records.ENVIRONMENT)

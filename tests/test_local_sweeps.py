@@ -6,15 +6,17 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.sweeps import Sweep, wait_until
-from vtexp import local, records, slurm, watching
-from vtexp.config import Config
-from vtexp.errors import ConfigError, DataError
-from vtexp.jobs import SubmittedJob
+from vtexp import experiment, local, records, slurm, watching, worker
+from vtexp.config import Config, Launcher
+from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
+from vtexp.jobs import Job, SubmittedJob, note_submitted, of_process
+from vtexp.launching import launch
 from vtexp.outcomes import freeze, thaw
 from vtexp.planning import make_plan, sweep_folder
 from vtexp.sweep import in_new_folder
@@ -57,8 +59,13 @@ def test_no_slurm_is_one_line(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="no SLURM on this machine"):
         slurm.submit(tmp_path, [], make_config("hardware=h100").hardware)
-    job = SubmittedJob(("a",), "slurm", "7", "here", "log")
-    assert slurm.states([job])["7"].state == "unknown"
+    job = SubmittedJob(("a",), Launcher.slurm, "7", user_id=os.getuid())
+    assert slurm.states([job])[job].state == "unknown"
+
+
+def test_the_sweep_of_another_user_is_not_judged() -> None:
+    job = SubmittedJob(("a",), Launcher.slurm, "7", user_id=os.getuid() + 1)
+    assert slurm.states([job])[job].state == "unknown"
 
 
 def test_no_such_sweep_is_one_line(tmp_path: Path) -> None:
@@ -66,12 +73,66 @@ def test_no_such_sweep_is_one_line(tmp_path: Path) -> None:
         watching.find_sweep(str(tmp_path))
 
 
-def test_a_process_that_is_another_now_is_not_the_job(tmp_path: Path) -> None:
-    me = SubmittedJob(
-        ("a",), "local", "1", local.environment.host(), "log", os.getpid(), "long ago"
-    )
-    assert local.states([me])["1"].state == "ended"
-    local.cancel([me])  # or this test would end here
+def test_a_process_that_is_another_now_is_not_the_job() -> None:
+    me = of_process(["a"], Launcher.local, os.getpid())
+    assert local.states([me])[me].state == "running"
+    other = replace(me, process_started="long ago")
+    assert local.states([other])[other].state == "ended"
+    local.cancel([other])  # or this test would end here
+    away = replace(me, host="another")
+    assert local.states([away])[away].state == "unknown"
+    with pytest.raises(VtexpError, match="cancel it there"):
+        local.cancel([away])
+
+
+def test_a_run_under_way_is_not_made_twice(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(make_config("knob.sizes=[336x336]"))
+    freeze(plan)
+    sweep, job = sweep_folder(plan.config), Job((plan.runs[0].folder,), plan.config.hardware)
+    note_submitted(sweep, [of_process(job.runs, Launcher.here, os.getpid())])
+    monkeypatch.setattr(worker, "make_job", None)
+    with pytest.raises(RunFailedError, match="no result"):
+        launch([job], wait=True)
+    assert "1 runs are under way already" in capsys.readouterr().out
+
+
+def test_a_rank_that_failed_or_is_of_an_earlier_start_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / records.RANKS / str(rank) for rank in range(2)]
+    monkeypatch.setenv("VTEXP_ATTEMPT", "earlier")
+    for folder in folders:
+        records.write_json(folder / records.SHARE, {"attempt": "earlier"})
+    assert len(experiment.wait_for_shares(folders)) == 2
+    monkeypatch.setenv("VTEXP_ATTEMPT", "later")
+    records.write_json(folders[0] / records.SHARE, {"attempt": "later"})
+    experiment.record_rank_failure(tmp_path, 1, VtexpError("no GPU left"))
+    with pytest.raises(VtexpError, match="rank 1: no GPU left"):
+        experiment.wait_for_shares(folders)
+    monkeypatch.setenv("VTEXP_ATTEMPT", "last")
+    records.write_json(folders[0] / records.SHARE, {"attempt": "last"})
+    monkeypatch.setattr(experiment, "SILENT_S", -1)
+    with pytest.raises(VtexpError, match="rank 1: nothing heard of it"):
+        experiment.wait_for_shares(folders)
+
+
+def test_a_finished_share_is_not_answered_again(tmp_path: Path) -> None:
+    rows = [{"sample_id": "a"}, {"sample_id": "b"}]
+    first = records.RowsFile(tmp_path / "answers.jsonl")
+    first.write(rows)
+    first.finish()
+    again = records.RowsFile(tmp_path / "answers.jsonl")
+    assert again.go_on("sample_id") == ["a", "b"]
+    again.write([{"sample_id": "c"}])
+    again.finish()
+    records.merge_rows([again.path], tmp_path / "all.jsonl", "sample_id", ["c", "a", "b"])
+    found = records.read_jsonl(tmp_path / "all.jsonl")
+    assert [row["sample_id"] for row in found] == ["c", "a", "b"]
+    for order in (["a", "b"], ["a", "b", "c", "d"], ["a", "b", "c", "c"]):
+        with pytest.raises(DataError, match="does another process make the same run"):
+            records.merge_rows([again.path], tmp_path / "all.jsonl", "sample_id", order)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -195,7 +196,7 @@ def test_editing_conf_changes_no_job_that_waits(
     wait_until(lambda: len(sweep.answers()) == 1, "the first run")
     # Asked for held again, as it was frozen: released from outside once more.
     resume = subprocess.Popen(
-        [*("python", "-m", "vtexp", "resume"), str(sweep.folder)], env=sweep._environment
+        [sys.executable, *("-m", "vtexp", "resume"), str(sweep.folder)], env=sweep._environment
     )
     wait_until(lambda: len(sweep.job_ids()) == 3, "the run to be submitted again")
     slurm.run("scontrol", "release", sweep.job_ids()[2])

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     return cli.reported(
         lambda: parsed.command(parsed, overrides),
         show_traceback="HYDRA_FULL_ERROR" in os.environ,
-        interrupted="nothing was written",
+        interrupted=parsed.interrupted,
     )
 
 
@@ -78,12 +78,13 @@ def split_overrides(
 def _parser() -> argparse.ArgumentParser:
     about = "What is not a sweep; sweeps are launched by `python launch.py`."
     parser = _Parser(prog="python -m vtexp", description=about)
+    parser.set_defaults(interrupted="nothing was written")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_datasets(commands)
     for name, about in SWEEP_COMMANDS.items():
         command = commands.add_parser(name, help=about, description=about)
         command.set_defaults(command=_sweep_command, takes_overrides=False, prog=command.prog)
-        command.set_defaults(name=name)
+        command.set_defaults(name=name, interrupted="what has been submitted is left alone")
         command.add_argument("sweep", metavar="SWEEP", help="its name in outputs/, or its folder")
     return parser
 

@@ -47,7 +47,7 @@ def call(launch: Callable[[], None]) -> int:
     return reported(
         with_arguments,
         show_traceback=show_traceback,
-        interrupted="what was answered is kept; the same command with this sweep.name goes on",
+        interrupted="what was answered is kept; python -m vtexp resume goes on",
     )
 
 

@@ -70,15 +70,15 @@ class Measurement:
             before = self._earlier_try(surroundings)
             if before is None:
                 self.discard()
-            if before is None or not same_machine(before, surroundings):
+            timed = (folder / records.LATENCY).is_file()
+            if before is None or not timed or not same_machine(before, surroundings):
                 self._time(indices, surroundings)
-                records.write_json(folder / records.ENVIRONMENT, surroundings)
         self._progress.start("answers", len(self.waiting))
 
     def _earlier_try(self, surroundings: dict[str, Any]) -> dict[str, Any] | None:
         """Surroundings of an earlier try of this code, whose answers are taken over; else None."""
         folder = self._folder
-        if self._score is None or not (folder / records.LATENCY).is_file():
+        if self._score is None or not (folder / records.ENVIRONMENT).is_file():
             return None
         before = records.read_json(folder / records.ENVIRONMENT)
         if before["git"] != surroundings["git"]:
@@ -114,6 +114,9 @@ class Measurement:
             surroundings["other_cores_busy"] = load.cores()
         if self._score is None and self._rank == 0:
             self._answers.write(timed)
+        # Times come last: those that are there are of these surroundings.
+        (self._folder / records.LATENCY).unlink(missing_ok=True)
+        records.write_json(self._folder / records.ENVIRONMENT, surroundings)
         records.write_jsonl(self._folder / records.LATENCY, rows)
 
     def answer(self, images: Mapping[int, np.ndarray], advance: Callable[[int], None]) -> None:
@@ -167,7 +170,7 @@ class Measurement:
         """This process has answered all that it could but `broken`, samples by index."""
         self._answers.finish()
         share = {
-            "git": records.read_json(self._folder / records.ENVIRONMENT)["git"],
+            "attempt": environment.attempt(),
             "broken": {str(index): failed.reason for index, failed in broken.items()},
             "batch_size": self._batches.most,
             "out_of_memory_count": self._batches.out_of_memory_count,
@@ -183,7 +186,7 @@ class Measurement:
         plan, run = self.plan, self.run
         folders = [_share_folder(run, rank) for rank in range(plan.config.hardware.gpus_per_run)]
         surroundings = records.read_json(self._folder / records.ENVIRONMENT)
-        shares = wait_for_shares(folders, surroundings["git"])
+        shares = wait_for_shares(folders)
         broken = {
             int(index): FailedSample(plan.samples[int(index)].sample_id, reason)
             for share in shares
@@ -212,6 +215,8 @@ class Measurement:
             {key: found[key] for key in ("host", "device", "other_cores_busy")}
             for found in (records.read_json(f / records.ENVIRONMENT) for f in folders)
         ]
+        if len({rank["host"] for rank in surroundings["ranks"]}) > 1:
+            raise VtexpError(f"{run.folder}: its ranks were timed on several nodes")
         records.write_json(run.folder / records.ENVIRONMENT, surroundings)
         run = replace(
             run,
@@ -234,6 +239,7 @@ class Measurement:
             "device": surroundings["device"]["name"],
             "duration_s": max(share["duration_s"] for share in shares),
         }
+        (run.folder / records.FAILURE).unlink(missing_ok=True)
         records.write_json(run.folder / records.RESULT, result)
         shutil.rmtree(run.folder / records.RANKS, ignore_errors=True)
         return result
@@ -243,10 +249,6 @@ class Measurement:
         self._answers.discard()
         with suppress(OSError):
             (self._folder / records.LATENCY).unlink()
-
-    def record_failure(self, error: BaseException) -> None:
-        """Leave word that this rank failed, for rank 0 to find."""
-        records.write_json(self._folder / records.FAILURE, {"error": error_line(error)})
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -266,21 +268,17 @@ def same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(one[key] == other[key] for key in ("host", "device"))
 
 
-def wait_for_shares(folders: Sequence[Path], git: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The shares of all ranks, made by the code of this commit, as soon as all are there.
+def wait_for_shares(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """The shares of all ranks, of this start of the job, as soon as all are there.
 
     Raises VtexpError where one failed, or none of its files has changed for `SILENT_S`.
     """
     shares: list[dict[str, Any]] = []
     for rank, folder in enumerate(folders):
         began = time.time()
-        while True:
-            if (path := folder / records.SHARE).is_file():
-                share = records.read_json(path)
-                if share["git"] == git:
-                    break
-            if (path := folder / records.FAILURE).is_file():
-                raise VtexpError(f"rank {rank}: {records.read_json(path)['error']}")
+        while (share := _of_this_start(folder / records.SHARE)) is None:
+            if (failed := _of_this_start(folder / records.FAILURE)) is not None:
+                raise VtexpError(f"rank {rank}: {failed['error']}")
             if time.time() - max(began, _last_change(folder)) > SILENT_S:
                 raise VtexpError(
                     f"rank {rank}: nothing heard of it for {SILENT_S // 60} min; see its log"
@@ -288,6 +286,20 @@ def wait_for_shares(folders: Sequence[Path], git: dict[str, Any] | None) -> list
             time.sleep(0.2)
         shares.append(share)
     return shares
+
+
+def _of_this_start(path: Path) -> dict[str, Any] | None:
+    """What a rank wrote since this job was started, None if there is nothing yet."""
+    if not path.is_file():
+        return None
+    row = records.read_json(path)
+    return row if row["attempt"] == environment.attempt() else None
+
+
+def record_rank_failure(folder: Path, rank: int, error: BaseException) -> None:
+    """Leave word in a run's folder that a rank failed, for rank 0 to find."""
+    row = {"attempt": environment.attempt(), "error": error_line(error)}
+    records.write_json(folder / records.RANKS / str(rank) / records.FAILURE, row)
 
 
 def _last_change(folder: Path) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vtexp import records
-from vtexp.config import Config
+from vtexp.config import Config, Launcher
 from vtexp.data.base import FailedSample, require_few_failed
 from vtexp.data.decoding import Chunk, decoded_chunks
 from vtexp.errors import ConfigError, DataError, VtexpError, error_line
+from vtexp.jobs import note_submitted, of_process
+from vtexp.leaving import leaving
 from vtexp.metrics import metric
-from vtexp.outcomes import finished, freeze, raise_failures, record_failure
+from vtexp.outcomes import finished, freeze, raise_failures, record_failure, settled
 from vtexp.planning import Plan, PlannedRun, make_plan, sweep_folder
 from vtexp.progress import console, progress
 from vtexp.sweep import in_new_folder, show_comparison, show_plan
@@ -44,6 +47,8 @@ def run_job(config: Config, *, named: bool = True) -> None:
     sweep = sweep_folder(plan.config)
     console.print(f"{len(plan.runs)} runs, results in {sweep}")
     freeze(plan)
+    runs = tuple(run.folder.name for run in plan.runs)
+    note_submitted(sweep, [of_process(runs, Launcher.here, os.getpid())])
     try:
         make_runs(plan)
     finally:
@@ -55,9 +60,10 @@ def make_runs(plan: Plan, rank: int = 0) -> None:
     """Make the runs of a plan that have no result yet, or the share that a rank has in them."""
     from vtexp import tracking
 
-    waiting = [run for run in plan.runs if not finished(run.folder)]
+    # One that failed since it was frozen is not made again when SLURM starts its job again.
+    waiting = [run for run in plan.runs if not settled(run.folder)]
     for run in plan.runs:
-        if run not in waiting and rank == 0:
+        if finished(run.folder) and rank == 0:
             console.print(f"{run.label}: has a result already, kept{_older_code(run)}")
             tracking.mirror(plan.config, run.folder)
     if waiting:
@@ -130,6 +136,8 @@ class RunsUnderWay:
             if self.rank == 0:
                 self._each(self._finish)
         except Exception as error:  # of the images that all share
+            if leaving.is_set():
+                raise
             for measurement in self.under_way:
                 if not finished(measurement.run.folder):
                     self._fail(measurement, error)
@@ -142,6 +150,8 @@ class RunsUnderWay:
             try:
                 step(measurement, *arguments)
             except Exception as error:
+                if leaving.is_set():
+                    raise
                 self.under_way.remove(measurement)
                 self._fail(measurement, error)
 
@@ -207,11 +217,14 @@ class RunsUnderWay:
         tracking.mirror(self.plan.config, run.folder)
 
     def _fail(self, measurement: Measurement, error: Exception) -> None:
+        from vtexp.experiment import record_rank_failure
+
         run = measurement.run
         console.print(f"{run.label}: FAILED: {error_line(error)}")
         try:
-            measurement.record_failure(error)
-            if self.rank == 0:
+            if self.rank > 0:
+                record_rank_failure(run.folder, self.rank, error)
+            else:
                 measurement.discard()
                 failed = replace(run, failed=(*run.failed, *self.broken.values()))
                 record_failure(run.folder, error, failed.columns(self.plan.config))

@@ -1,20 +1,19 @@
-"""The jobs of a sweep: which runs each makes, and where it was submitted to, in `jobs.json`."""
+"""The jobs of a sweep: which runs each makes, and to whom it was handed, in `jobs/*.json`."""
 
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from vtexp import records
+from vtexp import environment, records
 from vtexp.config import HardwareConfig, Launcher
 
-JOBS = "jobs.json"
-#: Folder of the jobs' logs in a sweep's.
-LOGS = "jobs"
+#: Folder of what was submitted, and of the jobs' logs, in a sweep's.
+JOBS = "jobs"
 
 
 @dataclass(frozen=True)
@@ -24,61 +23,73 @@ class Job:
     folders: tuple[Path, ...]
     hardware: HardwareConfig
 
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Names of the folders."""
+        return tuple(folder.name for folder in self.folders)
+
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A job that was handed to SLURM (`job_id` is its), or to processes of this machine.
+    """A job that was handed to SLURM (`job_id` is its), or to a process of a machine (`host`).
 
-    runs: names of folders; process_id, process_started: of the local process that makes it.
+    process_started: of a process, so that another one of the same number is not taken for it.
     """
 
     runs: tuple[str, ...]
-    launcher: str
+    launcher: Launcher
     job_id: str
-    host: str
-    log: str
-    process_id: int | None = None
+    log: str | None = None
+    host: str = ""
     process_started: str | None = None
-    submitted: str = ""
+    user_id: int = -1
 
 
-def add_submitted(sweep: Path, jobs: Sequence[SubmittedJob]) -> None:
-    """Note jobs behind those that are noted already, and where they were submitted from."""
-    noted = read_submitted(sweep)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    rows = [asdict(job) | {"submitted": now} for job in jobs]
-    content: dict[str, Any] = {
-        "working_folder": str(working_folder(sweep)),
-        "jobs": [*(asdict(job) for job in noted), *rows],
+def of_process(
+    runs: Sequence[str], launcher: Launcher, process_id: int, log: Path | None = None
+) -> SubmittedJob:
+    """The job that a process of this machine makes."""
+    return SubmittedJob(
+        runs=tuple(runs),
+        launcher=launcher,
+        job_id=str(process_id),
+        log=None if log is None else str(log),
+        host=environment.host(),
+        process_started=environment.process_started(process_id),
+        user_id=os.getuid(),
+    )
+
+
+def note_submitted(sweep: Path, jobs: Sequence[SubmittedJob]) -> None:
+    """Write down jobs that were submitted together, and from which folder, in a file of their own.
+
+    Relative paths in the sweep's config start from that folder.
+    """
+    now = datetime.now(UTC)
+    content = {
+        "submitted": now.isoformat(timespec="seconds"),
+        "working_folder": str(Path.cwd()),
+        "jobs": [asdict(job) | {"launcher": job.launcher.value} for job in jobs],
     }
-    records.write_json(sweep / JOBS, content)
+    name = f"{now:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.json"
+    records.write_json(sweep / JOBS / name, content)
 
 
 def read_submitted(sweep: Path) -> list[SubmittedJob]:
-    """The jobs that were submitted, in order; a run's last one counts. None where none was."""
-    if not (sweep / JOBS).is_file():
-        return []
-    rows = records.read_json(sweep / JOBS)["jobs"]
-    return [SubmittedJob(**row | {"runs": tuple(row["runs"])}) for row in rows]
+    """The jobs that were submitted, in order; of a run's, the last one counts."""
+    found = []
+    for path in _notes(sweep):
+        for row in records.read_json(path)["jobs"]:
+            own = {"runs": tuple(row["runs"]), "launcher": Launcher(row["launcher"])}
+            found.append(SubmittedJob(**row | own))
+    return found
 
 
 def working_folder(sweep: Path) -> Path:
     """The folder that relative paths of the sweep's config start from."""
-    if (sweep / JOBS).is_file():
-        return Path(records.read_json(sweep / JOBS)["working_folder"])
-    return Path.cwd()
+    notes = _notes(sweep)
+    return Path(records.read_json(notes[0])["working_folder"]) if notes else Path.cwd()
 
 
-def job_name(sweep: Path) -> str:
-    """What a sweep's jobs are called in squeue."""
-    return f"vtexp-{sweep.name}"
-
-
-def of_launcher(jobs: Sequence[SubmittedJob], launcher: Launcher) -> list[SubmittedJob]:
-    """Those that were submitted to a launcher."""
-    return [job for job in jobs if job.launcher == launcher.value]
-
-
-def local_user() -> str:
-    """The user whose jobs these are."""
-    return os.environ.get("USER") or str(os.getuid())
+def _notes(sweep: Path) -> list[Path]:
+    return sorted((sweep / JOBS).glob("*.json"))

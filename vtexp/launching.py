@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vtexp import local, slurm
 from vtexp.config import HardwareConfig, Launcher
 from vtexp.errors import ConfigError
-from vtexp.jobs import Job, add_submitted
-from vtexp.outcomes import finished, raise_failures
+from vtexp.jobs import Job, note_submitted, of_process
+from vtexp.outcomes import raise_failures
 from vtexp.progress import console
 from vtexp.sweep import show_comparison
-from vtexp.watching import come_back, watch
+from vtexp.watching import come_back, look, watch
 
 
 def launch(jobs: Sequence[Job], *, wait: bool) -> None:
     """Run jobs of one sweep, or submit them where `wait` is false.
 
-    Jobs for elsewhere go first, then those of this process run. Raises RunFailedError when runs
-    failed, after the comparison is written.
+    Runs that have a result, or that another job makes already, are left alone. Jobs for elsewhere
+    go first, then those of this process run. Raises ConfigError or VtexpError where they cannot be
+    submitted, RunFailedError when runs failed, after the comparison is written.
     """
     sweep = jobs[0].folders[0].parent
-    waiting = [job for job in jobs if not all(map(finished, job.folders))]
-    here = [job for job in waiting if job.hardware.launcher == Launcher.here]
-    away = [job for job in waiting if job.hardware.launcher != Launcher.here]
+    wanted = _not_under_way(sweep, jobs)
+    here = [job for job in wanted if job.hardware.launcher == Launcher.here]
+    away = [job for job in wanted if job.hardware.launcher != Launcher.here]
     for job in here:
         if job.hardware.gpus_per_run > 1:
             raise ConfigError(
                 f"hardware.gpus_per_run={job.hardware.gpus_per_run}: several processes need "
                 "hardware.launcher=local or slurm"
             )
-    for launcher in (Launcher.slurm, Launcher.local):
-        _submit(sweep, [job for job in away if job.hardware.launcher == launcher], launcher)
-    kept = len(jobs) - len(waiting)
-    if kept:
-        console.print(f"{kept} jobs have their results already, kept")
+    _submit(sweep, away)
     if away and not wait:
         console.print(come_back(sweep))
     try:
-        from vtexp.worker import make_job
-
-        for job in here:
-            make_job(job.folders)
+        _run_here(sweep, here, others=bool(away))
         if away and wait:
             watch(sweep)
     finally:
@@ -52,19 +48,73 @@ def launch(jobs: Sequence[Job], *, wait: bool) -> None:
         raise_failures([folder for job in jobs for folder in job.folders])
 
 
-def _submit(sweep: Path, jobs: Sequence[Job], launcher: Launcher) -> None:
-    """Submit jobs of one launcher, those of each hardware together."""
-    by_hardware: list[tuple[HardwareConfig, list[Job]]] = []
+def _not_under_way(sweep: Path, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs without the runs that are done or that some job still makes."""
+    statuses = {status.folder: status for status in look(sweep)}
+    busy = [folder for folder, status in statuses.items() if status.active]
+    done = [folder for folder, status in statuses.items() if status.state == "done"]
+    left = [
+        replace(job, folders=tuple(f for f in job.folders if f not in busy and f not in done))
+        for job in jobs
+    ]
+    asked = {folder for job in jobs for folder in job.folders}
+    for folders, text in ((done, "have a result already, kept"), (busy, "are under way already")):
+        if count := len(asked.intersection(folders)):
+            console.print(f"{count} runs {text}")
+    return [job for job in left if job.folders]
+
+
+def _run_here(sweep: Path, jobs: Sequence[Job], *, others: bool) -> None:
+    """Run jobs one after the other in this process; `others` have been submitted elsewhere."""
+    from vtexp.worker import make_job
+
+    if jobs:  # written down, so that nobody else makes them meanwhile
+        own = [of_process(job.runs, Launcher.here, os.getpid()) for job in jobs]
+        note_submitted(sweep, own)
+    try:
+        for job in jobs:
+            make_job(job.folders)
+    except KeyboardInterrupt:
+        if others:
+            console.print(come_back(sweep))
+        raise
+
+
+def _submit(sweep: Path, jobs: Sequence[Job]) -> None:
+    """Submit jobs: those of each hardware to SLURM together, all for this machine together."""
+    submitted = 0
+    try:
+        for hardware, own in _by_hardware(jobs):
+            given = slurm.submit(sweep, own, hardware)
+            note_submitted(sweep, given)
+            submitted += len(given)
+            console.print(f"{hardware.name}: jobs {_ids([job.job_id for job in given])}")
+        own = [job for job in jobs if job.hardware.launcher == Launcher.local]
+        if own:
+            given = local.submit(sweep, own)
+            note_submitted(sweep, given)
+            console.print(f"local processes {_ids([job.job_id for job in given])}")
+    except Exception:
+        if submitted:
+            console.print(come_back(sweep))
+        raise
+
+
+def _by_hardware(jobs: Sequence[Job]) -> list[tuple[HardwareConfig, list[Job]]]:
+    """Jobs for SLURM, those of equal hardware together."""
+    found: list[tuple[HardwareConfig, list[Job]]] = []
     for job in jobs:
-        same = next((own for hardware, own in by_hardware if hardware == job.hardware), None)
+        if job.hardware.launcher != Launcher.slurm:
+            continue
+        same = next((own for hardware, own in found if hardware == job.hardware), None)
         if same is None:
-            by_hardware.append((job.hardware, [job]))
+            found.append((job.hardware, [job]))
         else:
             same.append(job)
-    submit = slurm.submit if launcher == Launcher.slurm else local.submit
-    for hardware, own in by_hardware:
-        submitted = submit(sweep, own, hardware)
-        add_submitted(sweep, submitted)
-        ids = dict.fromkeys(job.job_id for job in submitted)
-        what = "jobs" if launcher == Launcher.slurm else "processes"
-        console.print(f"{hardware.name}: {launcher.value} {what} {', '.join(ids)}")
+    return found
+
+
+def _ids(ids: Sequence[str]) -> str:
+    """Such as `4711_0, 4711_1`, or the first and last of many."""
+    distinct = list(dict.fromkeys(ids))
+    return ", ".join(distinct) if len(distinct) <= 8 else f"{distinct[0]} to {distinct[-1]}"

@@ -6,128 +6,128 @@ killed takes no other along.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from vtexp import environment
-from vtexp.config import HardwareConfig, Launcher
-from vtexp.errors import VtexpError
-from vtexp.jobs import LOGS, Job, SubmittedJob
+from vtexp.config import Device, Launcher
+from vtexp.errors import ConfigError, VtexpError
+from vtexp.jobs import JOBS, Job, SubmittedJob, of_process
+from vtexp.outcomes import record_end, settled
 from vtexp.slurm import JobState
 from vtexp.worker import RANK
 
 
-def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[SubmittedJob]:
-    """Start `hardware.max_parallel` lanes (1 if null) over the jobs."""
-    logs = sweep / LOGS
-    logs.mkdir(parents=True, exist_ok=True)
-    count = min(hardware.max_parallel or 1, len(jobs))
+def submit(sweep: Path, jobs: Sequence[Job]) -> list[SubmittedJob]:
+    """Start `hardware.max_parallel` lanes (1 if null, the most of all jobs) over the jobs.
+
+    Raises ConfigError where there are fewer GPUs than lanes.
+    """
+    (sweep / JOBS).mkdir(parents=True, exist_ok=True)
+    count = min(max(job.hardware.max_parallel or 1 for job in jobs), len(jobs))
+    gpus = _gpus_of_lanes(count) if any(on_gpu(job) for job in jobs) else [{}] * count
     submitted = []
     for number in range(count):
-        own = [[path.name for path in job.folders] for job in jobs[number::count]]
-        log = _unused(logs, "lane")
-        arguments = [str(hardware.gpus_per_run), *("/".join(names) for names in own)]
+        own = jobs[number::count]
+        log = _new_log(sweep / JOBS)
+        parts = ["/".join((str(job.hardware.gpus_per_run), *job.runs)) for job in own]
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "vtexp.local", str(sweep), *arguments],
-                env=os.environ | _gpus_of_lane(number, count),
+                [sys.executable, "-m", "vtexp.local", str(sweep), str(log), *parts],
+                env=os.environ | gpus[number],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        for names in own:
-            submitted.append(
-                SubmittedJob(
-                    runs=tuple(names),
-                    launcher=Launcher.local.value,
-                    job_id=f"{process.pid}",
-                    host=environment.host(),
-                    log=str(log),
-                    process_id=process.pid,
-                    process_started=_started(process.pid),
-                )
-            )
+        submitted += [of_process(job.runs, Launcher.local, process.pid, log) for job in own]
     return submitted
 
 
-def _unused(folder: Path, name: str) -> Path:
+def on_gpu(job: Job) -> bool:
+    """Whether a job wants GPUs."""
+    return job.hardware.device == Device.cuda
+
+
+def _new_log(folder: Path) -> Path:
     """A log that no earlier lane has written."""
-    number = 0
-    while True:
-        path = folder / f"{name}{number}.log"
+    for number in itertools.count():
+        path = folder / f"lane{number}.log"
         with suppress(FileExistsError):
             path.touch(exist_ok=False)
             return path
-        number += 1
+    raise AssertionError
 
 
-def _gpus_of_lane(number: int, count: int) -> dict[str, str]:
-    """The lane's share of the GPUs that this process may use, none said where it cannot tell."""
+def _gpus_of_lanes(count: int) -> list[dict[str, str]]:
+    """Environment variables by which each lane sees its share of the GPUs of this process.
+
+    Raises ConfigError where they are too few.
+    """
     visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
     if not visible:
-        with suppress(OSError):
-            command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-            visible = subprocess.run(command, capture_output=True, text=True).stdout.split()
+        command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        with suppress(OSError, subprocess.CalledProcessError):
+            visible = subprocess.run(
+                command, capture_output=True, text=True, check=True
+            ).stdout.split()
+    if len(visible) < count:
+        raise ConfigError(
+            f"hardware.max_parallel={count}: only {len(visible)} GPUs can be used on this machine"
+        )
     share = len(visible) // count
-    own = visible[number * share : (number + 1) * share]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {}
+    shares = [visible[number * share : (number + 1) * share] for number in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(own)} for own in shares]
 
 
-def states(jobs: Sequence[SubmittedJob]) -> dict[str, JobState]:
-    """State of each lane by its id: `running` for all of its jobs until it ends."""
+def states(jobs: Sequence[SubmittedJob]) -> dict[SubmittedJob, JobState]:
+    """State of each job by its process: `running`, a lane for all of its jobs, until it ends."""
     here, found = environment.host(), {}
     for job in jobs:
         if job.host != here:
-            found[job.job_id] = JobState("unknown", f"started on {job.host}: ask there", job.host)
-        elif _alive(job):
-            found[job.job_id] = JobState("running", "", here)
+            found[job] = JobState("unknown", f"started on {job.host}: ask there", job.host)
+        elif alive(job):
+            found[job] = JobState("running", "", here)
         else:
-            found[job.job_id] = JobState("ended", "its process has ended", here)
+            found[job] = JobState("ended", "its process has ended", here)
     return found
 
 
 def cancel(jobs: Sequence[SubmittedJob]) -> None:
-    """End lanes of this machine and all that they started."""
+    """End lanes of this machine and all that they started. Raises VtexpError for another's."""
     for job in jobs:
         if job.host != environment.host():
-            raise VtexpError(f"job {job.job_id} was started on {job.host}: cancel it there")
-        if job.process_id is not None and _alive(job):
+            raise VtexpError(f"process {job.job_id} was started on {job.host}: cancel it there")
+        if alive(job):
             with suppress(ProcessLookupError):
-                os.killpg(job.process_id, signal.SIGTERM)
+                os.killpg(int(job.job_id), signal.SIGTERM)
 
 
-def _alive(job: SubmittedJob) -> bool:
-    """Whether a lane's process runs: that number, started at that time."""
-    assert job.process_id is not None
-    return job.process_started is not None and _started(job.process_id) == job.process_started
+def alive(job: SubmittedJob) -> bool:
+    """Whether a job's process runs: that number, started at that time."""
+    started = environment.process_started(int(job.job_id))
+    return started is not None and started == job.process_started
 
 
-def _started(process_id: int) -> str | None:
-    """When a process was started; None where there is none, or a dead one not yet collected."""
-    command = ["ps", "-o", "stat=,lstart=", "-p", str(process_id)]
-    words = subprocess.run(command, capture_output=True, text=True).stdout.split()
-    return None if not words or words[0].startswith("Z") else " ".join(words[1:])
-
-
-def run_lane(sweep: Path, ranks: int, jobs: Sequence[Sequence[str]]) -> None:
-    """Run jobs one after the other, each as `ranks` processes; a killed one fails its runs."""
-    from vtexp.outcomes import failure, finished, record_failure
-
-    for names in jobs:
+def run_lane(sweep: Path, log: Path, jobs: Sequence[tuple[int, Sequence[str]]]) -> None:
+    """Run jobs (processes, runs) one after the other; what a killed one leaves has failed."""
+    for ranks, names in jobs:
         command = [sys.executable, "-m", "vtexp.worker", str(sweep), *names]
+        start = os.environ | {environment.ATTEMPT: uuid.uuid4().hex}
         processes = [
-            subprocess.Popen(command, env=os.environ | {RANK: str(rank)}) for rank in range(ranks)
+            subprocess.Popen(command, env=start | {RANK: str(rank)}) for rank in range(ranks)
         ]
         ends = _wait_for_all(processes)
         for folder in (sweep / name for name in names):
-            if not finished(folder) and failure(folder) is None:
-                record_failure(folder, VtexpError(f"its process ended: {ends}"))
+            if not settled(folder):
+                record_end(folder, f"its process ended ({ends})", str(log))
 
 
 def _wait_for_all(processes: Sequence[subprocess.Popen[bytes]]) -> str:
@@ -145,5 +145,10 @@ def _wait_for_all(processes: Sequence[subprocess.Popen[bytes]]) -> str:
     return ", ".join(f"signal {-code}" if code < 0 else f"exit code {code}" for code in codes)
 
 
+def _main(sweep: str, log: str, *parts: str) -> None:
+    split = [part.split("/") for part in parts]
+    run_lane(Path(sweep), Path(log), [(int(ranks), names) for ranks, *names in split])
+
+
 if __name__ == "__main__":
-    run_lane(Path(sys.argv[1]), int(sys.argv[2]), [names.split("/") for names in sys.argv[3:]])
+    _main(*sys.argv[1:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import yaml
 
 from vtexp import records
 from vtexp.config import KNOB_SCHEMAS, Config, from_plain
-from vtexp.errors import DataError, RunFailedError, error_line
+from vtexp.errors import DataError, RunFailedError, VtexpError, error_line
 from vtexp.planning import Plan
+
+#: Last lines of a log that a failure keeps.
+LOG_LINES = 5
 
 
 def freeze(plan: Plan) -> None:
@@ -60,6 +64,11 @@ def finished(folder: Path) -> bool:
     return (folder / records.RESULT).is_file()
 
 
+def settled(folder: Path) -> bool:
+    """Whether a run has its result or has failed."""
+    return finished(folder) or (folder / records.FAILURE).is_file()
+
+
 def failure(folder: Path) -> dict[str, Any] | None:
     """The row of a failed run, None of any other."""
     if finished(folder) or not (folder / records.FAILURE).is_file():
@@ -81,6 +90,24 @@ def record_failure(
         "traceback": traceback.format_exception(error),
     }
     records.write_json(folder / records.FAILURE, row)
+
+
+def record_end(folder: Path, end: str, log: str | None) -> None:
+    """Record a run as failed whose job ended without a word, with the last lines of its log."""
+    tail = _log_tail(log)
+    said = f"; its log ends: {tail[-1]}" if tail else ""
+    row = records.read_json(folder / records.PLANNED) | {"log": log, "log_tail": tail}
+    record_failure(folder, VtexpError(f"{end}{said}"), row)
+
+
+def _log_tail(log: str | None) -> list[str]:
+    """Last lines of a job's log that say something."""
+    if log is None:
+        return []
+    with suppress(OSError):
+        lines = Path(log).read_text(errors="replace").splitlines()
+        return [line.strip() for line in lines if line.strip()][-LOG_LINES:]
+    return []
 
 
 def raise_failures(folders: Sequence[Path]) -> None:

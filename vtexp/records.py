@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from vtexp import environment
 from vtexp.errors import DataError, VtexpError
 
 RESULT = "result.json"
@@ -27,7 +28,8 @@ PROGRESS = "progress.json"
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing. Raises VtexpError where the disk does not take it."""
-    partial = path.with_name(path.name + ".partial")
+    # Of several processes that write the same file, one's whole file is left.
+    partial = path.with_name(f"{path.name}.{environment.host()}-{os.getpid()}.partial")
     try:
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,15 +91,16 @@ class RowsFile:
     def go_on(self, key: str) -> list[Any]:
         """Keep what an earlier try left, up to its last whole row: the values of a key in them."""
         values: list[Any] = []
+        if self.path.is_file() and not self._partial.is_file():
+            self.path.replace(self._partial)  # it had been finished, but what uses it had not
         if not self._partial.is_file():
             return values
         whole = 0
         with _writing(self.path), self._partial.open("rb+") as file:
             for line in file:
-                try:
-                    values.append(json.loads(line)[key])
-                except (ValueError, KeyError):  # cut short
+                if not line.endswith(b"\n"):  # cut short
                     break
+                values.append(json.loads(line)[key])
                 whole += len(line)
             file.truncate(whole)
         self._mode = "ab"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtexp import environment
 from vtexp.config import HardwareConfig, Launcher
 from vtexp.errors import ConfigError, VtexpError
-from vtexp.jobs import LOGS, Job, SubmittedJob, job_name, working_folder
+from vtexp.jobs import JOBS, Job, SubmittedJob
 
 QUEUED = (
     *("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD"),
@@ -48,24 +48,20 @@ def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[S
     from vtexp.worker import SweepJob
 
     executor = _executor(sweep, hardware, len(jobs))
-    folder = working_folder(sweep)
     try:
         with executor.batch():
-            handed = [
-                executor.submit(SweepJob(sweep, [path.name for path in job.folders], folder))
-                for job in jobs
-            ]
+            handed = [executor.submit(SweepJob(sweep, job.runs, Path.cwd())) for job in jobs]
     except Exception as error:  # submitit's own, of sbatch's words
         lines = [line for line in str(error).splitlines() if "error" in line.lower()]
         text = " ".join((lines[-1] if lines else str(error)).split())
         raise VtexpError(f"hardware={hardware.name}: SLURM refused the jobs: {text}") from error
     return [
         SubmittedJob(
-            runs=tuple(path.name for path in job.folders),
-            launcher=Launcher.slurm.value,
+            runs=job.runs,
+            launcher=Launcher.slurm,
             job_id=given.job_id,
-            host=environment.host(),
             log=str(given.paths.stderr),
+            user_id=os.getuid(),
         )
         for job, given in zip(jobs, handed, strict=True)
     ]
@@ -76,7 +72,7 @@ def _executor(sweep: Path, hardware: HardwareConfig, count: int) -> Any:
     import submitit
 
     slurm, ranks = hardware.slurm, hardware.gpus_per_run
-    executor = submitit.SlurmExecutor(sweep / LOGS / "%j", max_num_timeout=slurm.max_requeues)
+    executor = submitit.SlurmExecutor(sweep / JOBS / "%j", max_num_timeout=slurm.max_requeues)
     wanted = {
         "partition": slurm.partition,
         "account": slurm.account,
@@ -85,40 +81,42 @@ def _executor(sweep: Path, hardware: HardwareConfig, count: int) -> Any:
         "gpus_per_node": slurm.gpus * ranks or None,
         "mem": None if slurm.memory_gb is None else f"{slurm.memory_gb}GB",
         "setup": list(slurm.setup) or None,
-        "additional_parameters": dict(slurm.extra) or None,
     }
     executor.update_parameters(
-        job_name=job_name(sweep),
+        job_name=f"vtexp-{sweep.name}",
         time=slurm.time_min,
         nodes=1,
         ntasks_per_node=ranks,
         cpus_per_task=slurm.cpus,
         array_parallelism=hardware.max_parallel or count,
         signal_delay_s=min(SIGNAL_S, slurm.time_min * 20),
-        # One process of a run that dies takes the others along, so that none waits for it.
-        srun_args=["--kill-on-bad-exit=1"],
+        # Some sites put no job back into the queue that does not ask for it.
+        additional_parameters={"requeue": True, **slurm.extra},
+        # One process of a run that dies takes the others along, so that none waits for it. Newer
+        # srun do not take the number of CPUs from sbatch.
+        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={slurm.cpus}"],
         **{key: value for key, value in wanted.items() if value is not None},
     )
     return executor
 
 
-def states(jobs: Sequence[SubmittedJob]) -> dict[str, JobState]:
-    """State of each job by its id; `unknown` while SLURM does not answer."""
-    if not jobs:
-        return {}
+def states(jobs: Sequence[SubmittedJob]) -> dict[SubmittedJob, JobState]:
+    """State of each job; `unknown` while SLURM does not answer, and of another user's."""
+    own = [job for job in jobs if job.user_id == os.getuid()]
+    found = {job: JobState("unknown", f"of user {job.user_id}") for job in jobs if job not in own}
+    if not own:
+        return found
     listed = _lines("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%N")
     if listed is None:
-        return {job.job_id: JobState("unknown", "SLURM does not answer") for job in jobs}
-    found = {row[0]: _state(*row[1:]) for row in listed}
-    gone = [job.job_id for job in jobs if job.job_id not in found]
+        return found | {job: JobState("unknown", "SLURM does not answer") for job in own}
+    by_id = {row[0]: _state(*row[1:]) for row in listed}
+    gone = [job.job_id for job in own if job.job_id not in by_id]
     if gone:
         asked = ("-j", ",".join(gone), "-o", "JobID,State,NodeList")
         accounted = _lines("sacct", "-n", "-P", "-X", *asked) or []
-        found |= {row[0]: _state(row[1].split()[0], "", row[2]) for row in accounted}
-    return {
-        job.job_id: found.get(job.job_id, JobState("ended", "SLURM has forgotten it"))
-        for job in jobs
-    }
+        by_id |= {row[0]: _state(row[1].split()[0], "", row[2]) for row in accounted}
+    forgotten = JobState("ended", "SLURM has forgotten it")
+    return found | {job: by_id.get(job.job_id, forgotten) for job in own}
 
 
 def _state(word: str, reason: str, node: str) -> JobState:

@@ -62,11 +62,12 @@ def in_new_folder(plans: Sequence[Plan]) -> list[Plan]:
     Of two sweeps that start in the same second, on one file system, each gets its own.
     """
     config = plans[0].config
+    sweep_folder(config).parent.mkdir(parents=True, exist_ok=True)
     name, number = config.sweep.name, 1
     while True:
         own = replace(config.sweep, name=name if number == 1 else f"{name}-{number}")
         with suppress(FileExistsError):
-            sweep_folder(replace(config, sweep=own)).mkdir(parents=True)
+            sweep_folder(replace(config, sweep=own)).mkdir()
             return [plan.renamed(own.name) for plan in plans]
         number += 1
 

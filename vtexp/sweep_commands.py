@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
-from vtexp import local, slurm
+import yaml
+
+from vtexp import local, records, slurm
 from vtexp.config import Launcher
-from vtexp.errors import DataError
-from vtexp.jobs import Job, of_launcher, read_submitted, working_folder
+from vtexp.errors import ConfigError, DataError
+from vtexp.jobs import Job, read_submitted, working_folder
 from vtexp.launching import launch
-from vtexp.outcomes import finished, freeze, raise_failures, run_folders, thaw
-from vtexp.planning import make_plan
+from vtexp.outcomes import freeze, raise_failures, run_folders, thaw
+from vtexp.planning import Plan, make_plan
 from vtexp.progress import console
 from vtexp.sweep import show_comparison
-from vtexp.watching import find_sweep, look, look_again, summary, table, watch
+from vtexp.watching import RunStatus, find_sweep, look, look_again, summary, table, watch
 
 
 def status(name: str) -> None:
@@ -41,52 +45,74 @@ def report(name: str) -> None:
 
 
 def cancel(name: str) -> None:
-    """Cancel what is queued or running of a sweep; results that are there stay."""
+    """Cancel what is queued or running of a sweep; results that are there stay.
+
+    Raises VtexpError where SLURM does not answer, or a process is another machine's.
+    """
     sweep = find_sweep(name)
-    jobs = {s.job.job_id: s.job for s in look(sweep) if s.job and s.state in ("queued", "running")}
-    slurm.cancel(of_launcher(list(jobs.values()), Launcher.slurm))
-    local.cancel(of_launcher(list(jobs.values()), Launcher.local))
-    console.print(
-        f"{sweep.name}: {len(jobs)} jobs cancelled; python -m vtexp resume {name} goes on"
-    )
+    jobs = {status.job for status in look(sweep) if status.job and status.active}
+    if any(job.launcher == Launcher.here for job in jobs):
+        raise ConfigError(f"{name}: runs in the process that launched it; interrupt it there")
+    slurm.cancel([job for job in jobs if job.launcher == Launcher.slurm])
+    local.cancel([job for job in jobs if job.launcher == Launcher.local])
+    console.print(f"{len(jobs)} jobs cancelled; python -m vtexp resume {name} goes on")
 
 
 def resume(name: str) -> None:
     """Make the runs that are missing or failed, as they were asked for when the sweep began.
 
-    Raises RunFailedError when runs failed again.
+    Raises RunFailedError when runs failed again, ConfigError while processes of the sweep run on
+    this machine: more would disturb what they time.
     """
     sweep = find_sweep(name)
     statuses = look_again(sweep)
-    busy = [s.folder.name for s in statuses if s.state in ("queued", "running", "unknown")]
-    if busy:
-        console.print(f"{len(busy)} runs are under way or cannot be seen, and are left alone")
-    wanted = [s.folder for s in statuses if s.state in ("failed", "missing")]
+    wanted = [s for s in statuses if s.state in ("failed", "missing") and not s.active]
+    if busy := [s for s in statuses if s.active]:
+        console.print(f"{len(busy)} runs have a job that is still there, and are left alone")
     if not wanted:
         console.print(f"{summary(statuses)}; nothing to resume")
         return
     os.chdir(working_folder(sweep))
-    jobs = [_job(folders) for folders in _as_before(sweep, wanted)]
+    plans = _plans([status.folder for status in wanted])
+    jobs = [_job(statuses, plans) for statuses in _as_before(sweep, wanted)]
+    at_work = any(s.job and s.job.launcher in (Launcher.here, Launcher.local) for s in busy)
+    if at_work and any(job.hardware.launcher != Launcher.slurm for job in jobs):
+        raise ConfigError(f"{name}: processes of it still run on this machine; wait for them first")
+    for plan in plans.values():
+        freeze(plan)
     launch(jobs, wait=True)
 
 
-def _as_before(sweep: Path, folders: list[Path]) -> list[list[Path]]:
+def _plans(folders: Sequence[Path]) -> dict[Path, Plan]:
+    """The plan of each run, one for all whose configs differ in the knob's value alone.
+
+    Raises DataError where the runs cannot be the same now.
+    """
+    alike: dict[str, list[Path]] = defaultdict(list)
+    for folder in folders:
+        plain = yaml.safe_load((folder / records.CONFIG).read_text())
+        del plain["run"]
+        alike[yaml.safe_dump(plain)].append(folder)
+    found: dict[Path, Plan] = {}
+    for own in alike.values():
+        plan = make_plan(thaw(own))
+        if {run.folder for run in plan.runs} != set(own):
+            raise DataError(
+                f"{plan.config.model.path}: the weights are not those that the sweep was made "
+                "with; start a new sweep"
+            )
+        found |= dict.fromkeys(own, plan)
+    return found
+
+
+def _as_before(sweep: Path, wanted: Sequence[RunStatus]) -> list[list[Path]]:
     """Runs in the groups that shared a job before; those of no job one by one."""
     job_of = {run: number for number, job in enumerate(read_submitted(sweep)) for run in job.runs}
-    groups: dict[int | Path, list[Path]] = {}
-    for folder in folders:
-        groups.setdefault(job_of.get(folder.name, folder), []).append(folder)
+    groups: dict[int | Path, list[Path]] = defaultdict(list)
+    for status in wanted:
+        groups[job_of.get(status.folder.name, status.folder)].append(status.folder)
     return list(groups.values())
 
 
-def _job(folders: list[Path]) -> Job:
-    """The job of runs as they were frozen. Raises DataError where they cannot be the same now."""
-    config = thaw(folders)
-    plan = make_plan(config)
-    if {run.folder for run in plan.runs} != set(folders):
-        raise DataError(
-            f"{config.model.path}: the weights are not those that the sweep was made with; "
-            "start a new sweep"
-        )
-    freeze(plan)
-    return Job(tuple(f for f in folders if not finished(f)), config.hardware)
+def _job(folders: Sequence[Path], plans: dict[Path, Plan]) -> Job:
+    return Job(tuple(folders), plans[folders[0]].config.hardware)

@@ -20,20 +20,18 @@ from rich.table import Table
 
 from vtexp import local, records, slurm
 from vtexp.config import Launcher
-from vtexp.errors import DataError, VtexpError
-from vtexp.jobs import SubmittedJob, of_launcher, read_submitted
-from vtexp.outcomes import failure, finished, label, record_failure, run_folders
+from vtexp.errors import DataError
+from vtexp.jobs import SubmittedJob, read_submitted
+from vtexp.outcomes import failure, finished, label, record_end, run_folders, settled
 from vtexp.progress import console
 from vtexp.slurm import JobState
 
 #: Files of another machine may be seen so much later than the end of its job.
-GRACE_S = 10.0
-POLL_S = 3.0
+GRACE_S = 30.0
+#: SLURM is asked this often.
+POLL_S = 5.0
 #: Without a terminal, a line at least this often while nothing changes.
 LINE_EVERY_S = 600.0
-#: A run of a process that nobody submitted is taken to run while its files change this often.
-LIVELY_S = 60.0
-LOG_LINES = 5
 #: Rows of the live table; of the rest only numbers are shown.
 MOST_ROWS = 20
 
@@ -43,7 +41,8 @@ class RunStatus:
     """A run as seen from outside.
 
     state: done, failed, running, queued, lost (its job ended without a word), unknown (its
-    launcher does not answer) or missing (nothing is to make it).
+    launcher does not answer) or missing (nothing is to make it). `active`: its job is still there,
+    whatever has become of the run.
     """
 
     folder: Path
@@ -52,6 +51,7 @@ class RunStatus:
     node: str = ""
     job: SubmittedJob | None = None
     progress: dict[str, Any] | None = None
+    active: bool = False
 
     @property
     def over(self) -> bool:
@@ -69,38 +69,33 @@ def find_sweep(name: str) -> Path:
 
 def look(sweep: Path) -> list[RunStatus]:
     """Status of each run of a sweep."""
-    jobs = {run: job for job in read_submitted(sweep) for run in job.runs}
-    # A job is asked for before the files are: one that ends in between has written them.
-    of_jobs = _job_states([job for run, job in jobs.items() if not _settled(sweep / run)])
-    return [_status(folder, jobs.get(folder.name), of_jobs) for folder in run_folders(sweep)]
+    last = {run: job for job in read_submitted(sweep) for run in job.runs}
+    # Jobs are asked for before the files are: one that ends in between has written them.
+    asked = {job for run, job in last.items() if not finished(sweep / run)}
+    of_slurm = [job for job in asked if job.launcher == Launcher.slurm]
+    states = slurm.states(of_slurm) | local.states([job for job in asked if job not in of_slurm])
+    return [_status(folder, last.get(folder.name), states) for folder in run_folders(sweep)]
 
 
-def _settled(folder: Path) -> bool:
-    return finished(folder) or failure(folder) is not None
-
-
-def _job_states(jobs: Sequence[SubmittedJob]) -> dict[str, JobState]:
-    return slurm.states(of_launcher(jobs, Launcher.slurm)) | local.states(
-        of_launcher(jobs, Launcher.local)
-    )
-
-
-def _status(folder: Path, job: SubmittedJob | None, of_jobs: dict[str, JobState]) -> RunStatus:
+def _status(
+    folder: Path, job: SubmittedJob | None, states: dict[SubmittedJob, JobState]
+) -> RunStatus:
     if finished(folder):
         return RunStatus(folder, "done", job=job)
+    ended = JobState("ended", "no job makes it")
+    state, cause, node = ended if job is None else states.get(job, ended)
+    active = state != "ended"
     if (failed := failure(folder)) is not None:
-        return RunStatus(folder, "failed", failed["error"], job=job)
-    made = _progress(folder)
-    if job is None:
-        lively = made is not None and time.time() - made["updated"] < LIVELY_S
-        cause = "" if lively else "no job makes it"
-        return RunStatus(folder, "running" if lively else "missing", cause, progress=made)
-    state, cause, node = of_jobs[job.job_id]
-    if state == "ended":
+        return RunStatus(folder, "failed", failed["error"], job=job, active=active)
+    if job is None or (not active and job.launcher == Launcher.here):
+        return RunStatus(folder, "missing", cause, job=job)
+    if not active:
         return RunStatus(folder, "lost", cause, node, job)
+    made = _progress(folder)
     if state == "running" and made is None:
-        return RunStatus(folder, "queued", "its job makes other runs or loads the model", node, job)
-    return RunStatus(folder, state, cause, node, job, made)
+        why = "its job makes other runs or loads the model"
+        return RunStatus(folder, "queued", why, node, job, active=True)
+    return RunStatus(folder, state, cause, node, job, made, active=True)
 
 
 def _progress(folder: Path) -> dict[str, Any] | None:
@@ -125,34 +120,29 @@ def _progress(folder: Path) -> dict[str, Any] | None:
 def settle(statuses: Sequence[RunStatus]) -> None:
     """Record runs as failed whose job ended without a word; to be called after the grace period."""
     for status in statuses:
-        if status.state == "lost" and not _settled(status.folder):
-            tail = _log_tail(status.job)
-            said = f"; its log ends: {tail[-1]}" if tail else ""
+        with suppress(OSError):
+            list(status.folder.iterdir())  # makes a network file system look again
+        if status.state == "lost" and not settled(status.folder):
             where = f" on {status.node}" if status.node else ""
-            text = f"its job ended without a result ({status.cause}{where}){said}"
-            row = records.read_json(status.folder / records.PLANNED)
             log = None if status.job is None else status.job.log
-            record_failure(status.folder, VtexpError(text), row | {"log": log, "log_tail": tail})
-
-
-def _log_tail(job: SubmittedJob | None) -> list[str]:
-    """Last lines of a job's log that say something."""
-    if job is None:
-        return []
-    with suppress(OSError):
-        lines = Path(job.log).read_text(errors="replace").splitlines()
-        return [line.strip() for line in lines if line.strip()][-LOG_LINES:]
-    return []
+            end = f"its job ended without a result ({status.cause}{where})"
+            record_end(status.folder, end, log)
 
 
 def look_again(sweep: Path) -> list[RunStatus]:
     """Status of each run, lost ones recorded as failed once their files had time to be seen."""
     statuses = look(sweep)
     if any(status.state == "lost" for status in statuses):
-        time.sleep(GRACE_S)
+        time.sleep(max(map(_grace_s, statuses)))
         settle(look(sweep))
         statuses = look(sweep)
     return statuses
+
+
+def _grace_s(status: RunStatus) -> float:
+    """How long files may still come after a job's end."""
+    through_slurm = status.job is not None and status.job.launcher == Launcher.slurm
+    return GRACE_S if status.state == "lost" and through_slurm else 1.0
 
 
 def watch(sweep: Path) -> None:
@@ -180,8 +170,9 @@ def _watch(sweep: Path, show: Any) -> None:
             return
         lost = [status for status in statuses if status.state == "lost"]
         lost_since = {s.folder: lost_since.get(s.folder, now) for s in lost}
-        settle([s for s in lost if now - lost_since[s.folder] >= GRACE_S])
-        time.sleep(POLL_S)
+        settle([s for s in lost if now - lost_since[s.folder] >= _grace_s(s)])
+        far = any(s.job is not None and s.job.launcher == Launcher.slurm for s in statuses)
+        time.sleep(POLL_S if far else 1.0)
 
 
 class _Lines:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vtexp.errors import VtexpError, error_line
+from vtexp.leaving import leaving
 
 #: Which of `hardware.gpus_per_run` processes this is, where SLURM does not say.
 RANK = "VTEXP_RANK"
@@ -34,6 +35,7 @@ class SweepJob:
         """What SLURM is to run when it starts the job again: the same, all state is in files."""
         from submitit.helpers import DelayedSubmission
 
+        leaving.set()
         return DelayedSubmission(self)
 
 
@@ -45,17 +47,26 @@ def rank_of_process() -> int:
 def make_job(folders: Sequence[Path], rank: int = 0) -> None:
     """Make runs that were frozen in these folders of one sweep, or a rank's share in them.
 
-    Nothing is raised but by Ctrl-C: where nothing can be made at all, each run's folder says why.
+    Where nothing can be made at all, each run's folder says why. A rank but the first raises it
+    too, so that the others are not kept waiting.
     """
-    from vtexp.outcomes import finished, record_failure
+    from vtexp.outcomes import record_failure, settled
     from vtexp.progress import console
 
     try:
         _make(folders, rank)
     except Exception as error:
+        if leaving.is_set():
+            raise
         console.print(f"FAILED: {error_line(error)}")
+        if rank > 0:
+            from vtexp.experiment import record_rank_failure
+
+            for folder in folders:
+                record_rank_failure(folder, rank, error)
+            raise
         for folder in folders:
-            if rank == 0 and not finished(folder):
+            if not settled(folder):
                 record_failure(folder, error)
 
 
@@ -78,13 +89,19 @@ def _make(folders: Sequence[Path], rank: int) -> None:
 
 
 def _take_own_gpus(rank: int, ranks: int) -> None:
-    """Leave this process its share of the GPUs that it can see, before CUDA looks at them."""
+    """Leave this process its share of the GPUs that it can see, before CUDA looks at them.
+
+    Raises VtexpError where they are fewer than the ranks. All ranks are on one node.
+    """
     visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    if not visible:
+        return
     share = len(visible) // ranks
-    if share:
-        place = int(os.environ.get("SLURM_LOCALID", rank))
-        own = visible[place * share : (place + 1) * share]
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    if not share:
+        raise VtexpError(
+            f"hardware.gpus_per_run={ranks}: only {len(visible)} GPUs can be used here"
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[rank * share : (rank + 1) * share])
 
 
 if __name__ == "__main__":

@@ -120,7 +120,8 @@ def _follow_parent(_: int) -> None:
 
     PyTorch's own watch does not end a worker that waits for its results to be taken.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGUSR2):  # SLURM's word that the time is up
+        signal.signal(ignored, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -224,13 +224,17 @@ def test_records_of_two_processes_are_no_result(
 
 
 def test_a_run_whose_failure_cannot_be_written_leaves_the_others_alone(
-    make_config: MakeConfig, folder: Path, tmp_path: Path
+    make_config: MakeConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(*overrides(folder))
     first, second = make_plan(config).runs
     first.folder.mkdir(parents=True)
     (first.folder / records.RANKS).write_text("in the way")
-    (first.folder / f"{records.FAILURE}.partial").mkdir()
+
+    def refuse(run: Path, *_: object) -> None:
+        raise VtexpError(f"{run}: cannot be written")
+
+    monkeypatch.setattr(job, "record_failure", refuse)
     with pytest.raises(VtexpError, match="cannot be written"):
         run_job(config)
     assert (second.folder / records.RESULT).is_file()

@@ -163,8 +163,7 @@ def test_a_killed_run_leaves_its_lane_alone(tmp_path: Path, small_checkpoint: Pa
     os.kill(_worker(folder.name, rank=1), signal.SIGKILL)
     output, errors = process.communicate()
     assert process.returncode == 1, output
-    assert "1 of 2 runs failed: image_size=784x784 (its process ended: " in errors
-    assert "signal 9" in errors
+    assert "1 of 2 runs failed: image_size=784x784 (its process ended (signal 9" in errors
     assert len(sweep.answers()) == 1
     assert sweep.do("resume").returncode == 0
     assert {len(rows) for rows in sweep.answers().values()} == {50}
@@ -199,7 +198,7 @@ def test_an_interrupted_sweep_of_this_process_is_resumed(
     sweep = Sweep(tmp_path / "sweep", small_checkpoint, *LONG, "knob.sizes=784x784,336x336")
     process = sweep.start()
     sweep.wait_for_answers(3)
-    assert "1 running, 1 missing" in sweep.do("status").stdout
+    assert "1 running, 1 queued" in sweep.do("status").stdout
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130
     report = sweep.do("report")

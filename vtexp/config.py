@@ -396,18 +396,16 @@ def _check(config: Config) -> None:
         "sweep.values_per_job": config.sweep.values_per_job,
         "tracking.timeout_s": config.tracking.timeout_s,
     }
-    for key, value in at_least_one.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{key}={value}: must be at least 1")
     at_least_zero = {
         "measure.warmup_repeats": config.measure.warmup_repeats,
         "dataset.seed": config.dataset.seed,
         "dataset.max_failed": config.dataset.max_failed,
         "hardware.decode_workers": config.hardware.decode_workers,
     }
-    for key, value in at_least_zero.items():
-        if value < 0:
-            raise ConfigError(f"{key}={value}: must be at least 0")
+    for least, settings in ((1, at_least_one), (0, at_least_zero)):
+        for key, value in settings.items():
+            if value is not None and value < least:
+                raise ConfigError(f"{key}={value}: must be at least {least}")
     names = {
         "sweep.name": config.sweep.name,
         "model.name": config.model.name,

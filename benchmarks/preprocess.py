@@ -10,9 +10,10 @@ image tokens and their places: a page of small_print and a smooth, grainy pictur
 The reference does so with its own `load_image` and `MultiModalPreprocessor`. All take turns, in
 random order. Shown are medians, and the median of the ratios of neighbouring runs with its 95 %
 bootstrap interval: of the wall clock, and of the processor's time, which other processes disturb
-less. `bytes` is `hardware.uint8_crops`: resized as bytes and normalised where the model is, so that
-its error is that of the normalised patches against the exact ones, and normalising is not in its
-time. Without --reference only this project's two are timed.
+less. `exact` is what models in float32 read, `products` what those in 16 bits do, `bytes` is
+`hardware.uint8_crops`: resized as bytes and normalised where the model is, so that its error is
+that of the normalised patches, and normalising is not in its time. Errors are against `exact`, that
+of `exact` against the reference. Without --reference only this project's three are timed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -41,7 +42,13 @@ from vtexp.data.images import ImageFile, image_pixels
 from vtexp.data.small_print_pages import KINDS, add_noise, new_page
 from vtexp.geometry import MOLMO
 from vtexp.knobs import CropSetting
-from vtexp.preprocess import ImageTokenIds, ProcessedImage, normalised_bytes, preprocess_image
+from vtexp.preprocess import (
+    ImageTokenIds,
+    ProcessedImage,
+    Resize,
+    normalised_bytes,
+    preprocess_image,
+)
 
 HEIGHT, WIDTH = 1200, 900
 JPEG_QUALITY = 85
@@ -87,10 +94,10 @@ def draw_photo() -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
-def native(path: Path, max_crops: int, *, uint8: bool) -> ProcessedImage:
+def native(path: Path, max_crops: int, resize: Resize) -> ProcessedImage:
     """This project's preprocessing of a file."""
     pixels = image_pixels(ImageFile(path))
-    return preprocess_image(pixels, CropSetting(max_crops), MOLMO, IDS, uint8=uint8)
+    return preprocess_image(pixels, CropSetting(max_crops), MOLMO, IDS, resize=resize)
 
 
 def load_reference(folder: Path) -> tuple[Callable[[Path, int], Output], Callable[[Path], Any]]:
@@ -163,7 +170,7 @@ def summarise(times: dict[str, np.ndarray]) -> dict[str, Any]:
         row[f"{name}_ms"], row[f"{name}_cpu_ms"] = np.median(values, axis=0).tolist()
         row[f"{name}_least_ms"], row[f"{name}_least_cpu_ms"] = values.min(axis=0).tolist()
         row[f"{name}_images_per_s"] = 1000 / row[f"{name}_ms"]
-    for name in ("exact", "bytes") if "reference" in times else ():
+    for name in get_args(Resize) if "reference" in times else ():
         ratios = times["reference"] / times[name]
         for clock, part in (("ratio", 0), ("cpu_ratio", 1)):
             row[f"{name}_{clock}"] = float(np.median(ratios[:, part]))
@@ -202,26 +209,27 @@ def main() -> None:
             path = Path(folder) / f"{name}.jpg"
             draw().save(path, quality=JPEG_QUALITY)
             for max_crops in args.crops:
-                exact = native(path, max_crops, uint8=False)
-                fast = native(path, max_crops, uint8=True)
-                error = (normalised_bytes(fast.patches) - exact.patches).abs()
+                exact = native(path, max_crops, "exact")
                 row: dict[str, Any] = {
                     "picture": name,
                     "file_kb": path.stat().st_size / 1000,
                     "max_crops": max_crops,
                     "tiling": str(exact.tiling),
-                    "bytes_largest_error": error.max().item(),
-                    "bytes_mean_error": error.mean().item(),
                 }
                 calls: dict[str, Callable[[], Any]] = {
-                    "exact": partial(native, path, max_crops, uint8=False),
-                    "bytes": partial(native, path, max_crops, uint8=True),
-                    "decode": partial(image_pixels, ImageFile(path)),
+                    "decode": partial(image_pixels, ImageFile(path))
                 }
+                for way in get_args(Resize):
+                    calls[way] = partial(native, path, max_crops, way)
+                    patches = native(path, max_crops, way).patches
+                    if patches.dtype == torch.uint8:
+                        patches = normalised_bytes(patches)
+                    error = (patches - exact.patches).abs()
+                    row[f"{way}_largest_error"] = error.max().item()
+                    row[f"{way}_mean_error"] = error.mean().item()
                 if reference is not None:
-                    row["largest_difference"] = largest_difference(
-                        exact, reference(path, max_crops)
-                    )
+                    difference = largest_difference(exact, reference(path, max_crops))
+                    row["exact_largest_error"] = difference
                     calls["reference"] = partial(reference, path, max_crops)
                     calls["reference_decode"] = partial(decode, path)
                 rows.append(row | summarise(take_turns(calls, args.repeats)))
@@ -245,32 +253,34 @@ def show(rows: list[dict[str, Any]]) -> None:
     title = f"images per second, JPEG of {HEIGHT}x{WIDTH}, one thread"
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title)
     with_reference = "reference_ms" in rows[0]
-    headings = ["picture", "crops", "exact", "bytes"]
+    ways = get_args(Resize)
+    headings = ["picture", "crops", *ways]
     if with_reference:
-        headings += ["reference", "exact by", "CPU time", "bytes by"]
+        headings += ["reference", *(f"{way} by" for way in ways)]
     for heading in headings:
         justify: Any = "left" if heading == "picture" else "right"
         table.add_column(heading, justify=justify)
     for row in rows:
         cells = [row["picture"], str(row["max_crops"])]
-        cells += [f"{row[f'{name}_images_per_s']:.1f}" for name in ("exact", "bytes")]
+        cells += [f"{row[f'{way}_images_per_s']:.1f}" for way in ways]
         if with_reference:
             cells.append(f"{row['reference_images_per_s']:.1f}")
-            low, high = row["exact_ratio_interval"]
-            cells.append(f"{row['exact_ratio']:.2f} ({low:.2f}-{high:.2f})")
-            cells += [f"{row[name]:.2f}" for name in ("exact_cpu_ratio", "bytes_ratio")]
+            for way in ways:
+                low, high = row[f"{way}_ratio_interval"]
+                cells.append(f"{row[f'{way}_ratio']:.2f} ({low:.2f}-{high:.2f})")
         table.add_row(*cells)
     console = Console()
     console.print(table)
     if with_reference:
-        most = max(row["largest_difference"] for row in rows)
+        most = max(row["exact_largest_error"] for row in rows)
         console.print(
             f"exact: masks, tokens and places are the reference's, patches within {most:.1e}"
         )
-    largest, mean = (
-        max(row[f"bytes_{name}_error"] for row in rows) for name in ("largest", "mean")
-    )
-    console.print(f"bytes: off by up to {largest:.4f}, {mean:.4f} in the mean, after normalisation")
+    for way in ways[1:]:
+        most, mean = (
+            max(row[f"{way}_{name}_error"] for row in rows) for name in ("largest", "mean")
+        )
+        console.print(f"{way}: patches off by up to {most:.1e}, {mean:.1e} in the mean")
     share = max(row["off_processor"] for row in rows)
     if share > DISTURBED:
         console.print(f"disturbed: other processes ran up to {share:.0%} of the time instead")

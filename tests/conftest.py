@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -71,17 +71,6 @@ def draw_noise(
         return found
 
     return draw
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Sums in the order of the reference: on more threads, features of size 300 differ by 6e-4."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.preprocess import ImageTokenIds, preprocess_image
 from vtexp.prompts import Prompt
 
-pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.golden
 
 #: An id that no row of logits has: generation then never stops early.
 NEVER = 1_000_000

@@ -22,7 +22,7 @@ from vtexp.models.runner import PreparedSample
 from vtexp.prompts import PromptForm, PromptTokenizer
 from vtexp.wording import Wording
 
-pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.golden
 
 
 class Reference:

@@ -10,29 +10,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from vtexp.data.base import to_rgb
 from vtexp.errors import CheckpointError
-from vtexp.geometry import MOLMO, Size, Tiling, letterbox, tiling_to_resolution
+from vtexp.geometry import MOLMO
 from vtexp.knobs import CropSetting
 from vtexp.models.checkpoints import ASSETS, Checkpoint
 from vtexp.models.families import FAMILIES
 from vtexp.models.loading import load_model
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
-from vtexp.preprocess import (
-    IMAGE_MEAN,
-    IMAGE_STD,
-    ONE_CROP,
-    ImageTokenIds,
-    normalised,
-    preprocess_image,
-    to_patches,
-)
+from vtexp.preprocess import ImageTokenIds, preprocess_image
 from vtexp.prompts import PromptTokenizer
 
-pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.golden
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +41,6 @@ def model(request: pytest.FixtureRequest, folder: Path) -> MolmoEForCausalLM:
     )
     assert not any(loading.values())
     return model.eval()
-
-
-def patches_by_torch(picture: np.ndarray, tiling: Tiling) -> torch.Tensor:
-    """The released preprocessing in torch's own operators: that of the expected outputs."""
-    pixels = torch.from_numpy(picture).permute(2, 0, 1).to(torch.float32) / 255
-    views = []
-    for shown in (ONE_CROP, tiling):
-        target = tiling_to_resolution(shown)
-        (height, width), top, left = letterbox(Size(*picture.shape[:2]), target)
-        resized = F.interpolate(pixels[None], (height, width), mode="bilinear", antialias=True)
-        view = torch.zeros((3, *target))
-        view[:, top : top + height, left : left + width] = resized[0].clamp(0, 1)
-        views.append(to_patches(normalised(view, IMAGE_MEAN, IMAGE_STD), shown, MOLMO))
-    return torch.cat(views)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -90,12 +67,8 @@ def test_from_picture_to_answer(folder: Path, model: MolmoEForCausalLM, number: 
         "image_masks": image.padding_mask[None],
         "image_input_idx": index[None],
     }
-    # The features reach 366, where their tolerance is six steps of float32: noise of 1e-8 in the
-    # patches moves them by up to 2e-3 (and the logits by 1e-5). So they get the very same patches.
-    exact = patches_by_torch(picture, image.tiling)
-    torch.testing.assert_close(image.patches, exact, atol=2e-6, rtol=0)
     with torch.no_grad():
-        features = model.encode_images(exact, image.padding_mask).flatten(0, 1)
+        features = model.encode_images(image.patches, image.padding_mask).flatten(0, 1)
         logits = model(**inputs).logits[0]
     np.testing.assert_allclose(features[::17], expected["features_sample"], atol=2e-4, rtol=0)
     np.testing.assert_allclose(logits[-1], expected["logits_last"], atol=2e-4, rtol=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from vtexp.preprocess import (
     IMAGE_MEAN,
     IMAGE_STD,
     ImageTokenIds,
+    Resize,
     image_token_sequence,
     normalised_bytes,
     preprocess_image,
@@ -113,13 +116,14 @@ def test_one_crop_shows_what_the_global_crop_shows() -> None:
     assert torch.equal(processed.patches[0], processed.patches[1])
 
 
-@pytest.mark.parametrize("uint8", [False, True])
-def test_thread_count_changes_nothing_and_is_kept(uint8: bool) -> None:
+@pytest.mark.parametrize("resize", get_args(Resize))
+def test_thread_count_changes_nothing_and_is_kept(resize: Resize) -> None:
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append(preprocess_image(photo(600, 800), CropSetting(6), MOLMO, IDS, uint8=uint8))
+            image = preprocess_image(photo(600, 800), CropSetting(6), MOLMO, IDS, resize=resize)
+            found.append(image)
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -132,11 +136,23 @@ def test_too_flat_image_is_a_clear_error() -> None:
 
 
 @pytest.mark.parametrize("fit", ["stretch", "letterbox", "crop"])
+@pytest.mark.parametrize("size", ["560x784", "784x784"])
+def test_products_differ_by_rounding_alone(fit: str, size: str) -> None:
+    setting = KnobValue("image_size", size, fit).crop_setting(MOLMO)
+    exact = preprocess_image(photo(700, 900), setting, MOLMO, IDS)
+    products = preprocess_image(photo(700, 900), setting, MOLMO, IDS, resize="products")
+    torch.testing.assert_close(products.patches, exact.patches, atol=1.5e-6, rtol=0)
+    assert torch.equal(products.padding_mask, exact.padding_mask)
+    assert torch.equal(products.image_tokens, exact.image_tokens)
+    assert torch.equal(products.image_input_idx, exact.image_input_idx)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox", "crop"])
 def test_bytes_are_near_the_exact_pixels(fit: str) -> None:
     """Their rounding costs half a step of 255 in each of two passes: 0.015 after normalisation."""
     setting = KnobValue("image_size", "560x784", fit).crop_setting(MOLMO)
     exact = preprocess_image(photo(700, 900), setting, MOLMO, IDS)
-    fast = preprocess_image(photo(700, 900), setting, MOLMO, IDS, uint8=True)
+    fast = preprocess_image(photo(700, 900), setting, MOLMO, IDS, resize="bytes")
     assert fast.patches.dtype == torch.uint8
     difference = (normalised_bytes(fast.patches) - exact.patches).abs()
     assert 0 < difference.max() < 0.016

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from vtexp.geometry import Placement, Size
-from vtexp.resize import byte_cells, one_thread, resized_bands
+from vtexp.resize import one_thread, resized_bands, resized_cells
 
 PATCH_PX = 14
 SCALE = torch.tensor([1 / 255, 2 / 255, 3 / 255])
@@ -34,7 +34,7 @@ def pasted(resized: torch.Tensor, placement: Placement, target: Size) -> torch.T
 
 def interpolated(image: torch.Tensor, size: Size) -> torch.Tensor:
     """Torch's antialiased bilinear resize (h, w, 3) of an image of any dtype."""
-    batch = image.permute(2, 0, 1)[None]
+    batch = image.permute(2, 0, 1)[None].contiguous()
     resized = F.interpolate(batch, tuple(size), mode="bilinear", antialias=True)
     return resized[0].permute(1, 2, 0)
 
@@ -46,7 +46,7 @@ def canvas_of(cells: torch.Tensor) -> torch.Tensor:
 
 
 @one_thread()
-def exact_canvas(image: torch.Tensor, placement: Placement, target: Size) -> torch.Tensor:
+def product_canvas(image: torch.Tensor, placement: Placement, target: Size) -> torch.Tensor:
     """The canvas (H, W, 3) that bands are cut from; their buffer is used again and again."""
     bands = resized_bands(image, placement, target, PATCH_PX, SCALE)
     return torch.cat([canvas_of(band) for band in bands])
@@ -55,20 +55,20 @@ def exact_canvas(image: torch.Tensor, placement: Placement, target: Size) -> tor
 # Scaled to at least 2 px of width: for 1, torch 2.13's own does not resize the height.
 @given(sides, sides, sides, st.integers(2, 400), st.integers(-60, 60), st.integers(-60, 60))
 @settings(deadline=None, max_examples=60)
-def test_exact_cells_are_torchs_resize(
+def test_bands_are_torchs_resize(
     height: int, width: int, scaled_height: int, scaled_width: int, top: int, left: int
 ) -> None:
     image, target = noise(height, width), Size(11 * PATCH_PX, 6 * PATCH_PX)
     placement = Placement(Size(scaled_height, scaled_width), top, left)
-    canvas = exact_canvas(image, placement, target)
+    canvas = product_canvas(image, placement, target)
     resized = interpolated(image.to(torch.float32) / 255, placement.scaled)
     expected = pasted(resized, placement, target) * (255 * SCALE)
     torch.testing.assert_close(canvas, expected, atol=2e-6, rtol=0)
 
 
-def test_large_images_are_torchs_resize() -> None:
+def test_bands_of_large_images_are_torchs_resize() -> None:
     image, target = noise(3000, 1100), Size(1008, 784)
-    canvas = exact_canvas(image, Placement(Size(1008, 369), 0, 207), target)
+    canvas = product_canvas(image, Placement(Size(1008, 369), 0, 207), target)
     resized = interpolated(image.to(torch.float32) / 255, Size(1008, 369))
     expected = torch.zeros((*target, 3))
     expected[:, 207:576] = resized * (255 * SCALE)
@@ -85,8 +85,11 @@ def test_large_images_are_torchs_resize() -> None:
         Placement(Size(90, 70), 0, 0),
     ],
 )
-def test_byte_cells_are_torchs_resize_of_bytes(placement: Placement) -> None:
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_resized_cells_are_torchs_resize(placement: Placement, dtype: torch.dtype) -> None:
     image, target = noise(90, 70), Size(4 * PATCH_PX, 6 * PATCH_PX)
-    cells = byte_cells(image, placement, target, PATCH_PX)
-    expected = pasted(interpolated(image, placement.scaled), placement, target)
+    white = 255 if dtype == torch.uint8 else 1
+    image = image if white == 255 else image.to(dtype) / 255
+    cells = resized_cells(image, placement, target, PATCH_PX)
+    expected = pasted(interpolated(image, placement.scaled).clamp(0, white), placement, target)
     assert torch.equal(canvas_of(cells), expected)

@@ -459,9 +459,6 @@ def _check(config: Config) -> None:
         "hardware.slurm.time_min": config.hardware.slurm.time_min,
         "tracking.timeout_s": config.tracking.timeout_s,
     }
-    for key, value in at_least_one.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{key}={value}: must be at least 1")
     at_least_zero = {
         "measure.warmup_repeats": config.measure.warmup_repeats,
         "dataset.seed": config.dataset.seed,
@@ -470,9 +467,10 @@ def _check(config: Config) -> None:
         "hardware.slurm.gpus": config.hardware.slurm.gpus,
         "hardware.slurm.max_requeues": config.hardware.slurm.max_requeues,
     }
-    for key, value in at_least_zero.items():
-        if value < 0:
-            raise ConfigError(f"{key}={value}: must be at least 0")
+    for least, settings in ((1, at_least_one), (0, at_least_zero)):
+        for key, value in settings.items():
+            if value is not None and value < least:
+                raise ConfigError(f"{key}={value}: must be at least {least}")
     names = {
         "sweep.name": config.sweep.name,
         "model.name": config.model.name,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,15 +21,21 @@ from PIL import Image
 from vtexp.errors import DataError
 from vtexp.geometry import Geometry, Placement, Size, Tiling, letterbox, tiling_to_resolution
 from vtexp.knobs import CropSetting
-from vtexp.resize import byte_cells, one_thread, resized_bands
+from vtexp.resize import one_thread, resized_bands, resized_cells
 
 #: OpenAI CLIP's mean and standard deviation per RGB channel (preprocessor_config.json of the
 #: published checkpoints).
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+_MEAN, _STD = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
 #: A byte times the first plus the second is the normalised value of its channel.
-_SCALE = 1 / (255 * torch.tensor(IMAGE_STD))
-_SHIFT = -torch.tensor(IMAGE_MEAN) / torch.tensor(IMAGE_STD)
+_SCALE = 1 / (255 * _STD)
+_SHIFT = -_MEAN / _STD
+
+#: How an image is resized. exact: the released preprocessing, bit for bit. products: the same but
+#: for the order of sums, so that patches are off by up to 1.5e-6, a thousandth of what 16 bits
+#: resolve. bytes: pixels are rounded to bytes, off by up to 0.015, and left so until they are used.
+Resize = Literal["exact", "products", "bytes"]
 
 #: Value of a dropped pooled token in `image_input_idx` (any negative number means dropped).
 DROPPED = -100
@@ -131,14 +138,18 @@ def _write_view(
 ) -> None:
     """Bring an image to its place on a canvas of `target` px, and write the canvas's crops.
 
-    crops: (rows, cols, side, side, px, px * 3) of patches, float32 to be normalised, or uint8.
+    pixels: float32 in [0, 1] or uint8; crops: (rows, cols, side, side, px, px * 3), float32 that is
+    normalised, or uint8 that is not.
     """
     px = geometry.patch_px
-    if crops.dtype == torch.uint8:
-        _lay_out([byte_cells(pixels, placement, target, px)], crops, geometry)
-    else:
+    if pixels.dtype == torch.uint8 and crops.dtype == torch.float32:
         bands = resized_bands(pixels, placement, target, px, _SCALE)
         _lay_out(bands, crops, geometry, _SHIFT.repeat(px, px))
+        return
+    cells = resized_cells(pixels, placement, target, px)
+    if crops.dtype == torch.float32:
+        cells.sub_(_MEAN.repeat(px)).div_(_STD.repeat(px))
+    _lay_out([cells], crops, geometry)
 
 
 def shaped(image: np.ndarray, target: Size, fit: str) -> np.ndarray:
@@ -258,17 +269,17 @@ def preprocess_image(
     geometry: Geometry,
     ids: ImageTokenIds,
     *,
-    uint8: bool = False,
+    resize: Resize = "exact",
 ) -> ProcessedImage:
     """Crop, resize, normalise and lay out one uint8 (H, W, 3) image under a crop setting.
 
-    The resize is the released one, in float32, but for rounding. The global crop comes from the
-    original image, letterboxed as released, or stretched where the setting stretches, so that no
-    view is padded then. With `uint8`, the resize runs on bytes, and patches are left as they are,
-    to be normalised where they are used: a quarter of the bytes, and off by up to 0.015. Raises
-    DataError for images too flat to resize.
+    The global crop comes from the original image, letterboxed as released, or stretched where the
+    setting stretches, so that no view is padded then. Patches are float32 and normalised, but uint8
+    as they are for `bytes`. Raises DataError for images too flat to resize.
     """
     size, pixels = Size(*image.shape[:2]), torch.from_numpy(image)
+    if resize == "exact":
+        pixels = pixels.to(torch.float32).div_(255)
     tiling = setting.tiling(size, geometry)
     canvas = tiling_to_resolution(tiling, geometry)
     placement = _placement(size, canvas, setting.fit)
@@ -279,7 +290,7 @@ def preprocess_image(
     side, px = geometry.patches_per_side, geometry.patch_px
     patches = torch.empty(
         (1 + tiling.num_crops, side, side, px, px * 3),
-        dtype=torch.uint8 if uint8 else torch.float32,
+        dtype=torch.uint8 if resize == "bytes" else torch.float32,
     )
     _write_view(pixels, whole_placement, whole, patches[None, :1], geometry)
     if (placement, canvas) == (whole_placement, whole):

@@ -1,7 +1,7 @@
 """An image brought to its place on a canvas, in the cells that its patches are made of.
 
-The exact resize is torch's antialiased bilinear one (`F.interpolate` of float32) but for rounding:
-every pixel of the canvas weighs the few pixels of the image around it, down and across by
+Either by torch's antialiased bilinear resize, bit for bit, or by the same weights in another order
+of sums: every pixel of the canvas weighs the few pixels of the image around it, down and across by
 themselves. The weights of a row of patches, then of a column, are a small dense matrix, so that all
 is products of matrices, several times as fast, and neither the image nor the canvas is ever held
 as floats.
@@ -118,16 +118,21 @@ def _of_pixels(weights: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return matrices.view(blocks, 3 * block, 3 * taps).mT
 
 
-def byte_cells(
+def resized_cells(
     image: torch.Tensor, placement: Placement, target: Size, patch_px: int
 ) -> torch.Tensor:
-    """uint8 cells of a canvas of `target` px: each of two passes rounds to bytes, torch's own."""
+    """Cells of a canvas of `target` px, of the image's dtype: torch's own resize; 0 beyond it.
+
+    image: float32 in [0, 1] (rounding beyond is clipped), or uint8 (each of two passes rounds).
+    """
     scaled, top, left = placement
     if tuple(image.shape[:2]) != tuple(scaled):
         batch = image[None].permute(0, 3, 1, 2)  # in this order, torch keeps channels last
         resized = F.interpolate(batch, tuple(scaled), mode="bilinear", antialias=True)
         image = resized[0].permute(1, 2, 0)
-    canvas = torch.zeros((*target, 3), dtype=torch.uint8)
+        if image.is_floating_point():
+            image.clamp_(0, 1)
+    canvas = torch.zeros((*target, 3), dtype=image.dtype)
     to_rows, from_rows = _overlap(scaled.height, top, target.height)
     to_cols, from_cols = _overlap(scaled.width, left, target.width)
     canvas[to_rows, to_cols] = image[from_rows, from_cols]

@@ -21,6 +21,7 @@ from vtexp.preprocess import (
     DROPPED,
     ImageTokenIds,
     ProcessedImage,
+    Resize,
     normalised_bytes,
     preprocess_image,
 )
@@ -51,7 +52,10 @@ class MolmoRunner(Runner):
         """Crops, padding mask and image tokens; `image_input_idx` counts from the first token."""
         start, end, patch, column = self.tokenizer.image_ids
         ids = ImageTokenIds(start, end, patch, column)
-        return preprocess_image(pixels, setting, self.geometry, ids, uint8=self.uint8_crops)
+        resize: Resize = "exact" if self.dtype == torch.float32 else "products"
+        if self.uint8_crops:
+            resize = "bytes"
+        return preprocess_image(pixels, setting, self.geometry, ids, resize=resize)
 
     def inputs(self, batch: Sequence[PreparedSample]) -> Inputs:
         """Model inputs of a batch, right-padded with -1; crops padded with 0 up to the most."""

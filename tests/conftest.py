@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
+from tests.slurm_cluster import Cluster, what_is_missing
 from vtexp.config import Config, from_hydra, register_schemas
 from vtexp.data.base import ImageFile, Sample
 
@@ -121,3 +126,56 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     MolmoForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def slurm_clusters() -> Iterator[Callable[..., Cluster]]:
+    """Running clusters by the options of `Cluster`; each is started once, when first asked for."""
+    with ExitStack() as stack:
+        # What `timeout` or a CI system sends: like Ctrl-C it has to come by `stop`.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stack.callback(signal.signal, signal.SIGTERM, before)
+
+        @functools.cache
+        def start(**options: Any) -> Cluster:
+            cluster = Cluster(**options)
+            stack.callback(cluster.stop)
+            cluster.start()
+            return cluster
+
+        yield start
+
+
+@pytest.fixture
+def use_slurm(
+    slurm_clusters: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Cluster]]:
+    """Cluster with the given options as this test's SLURM; empty and whole again afterwards.
+
+    Skips the test where none can start, unless VTEXP_REQUIRE_SLURM=1 makes that a failure.
+    """
+    with ExitStack() as stack:
+
+        def use(**options: Any) -> Cluster:
+            if reason := what_is_missing(accounting=bool(options.get("accounting"))):
+                required = os.environ.get("VTEXP_REQUIRE_SLURM") == "1"
+                (pytest.fail if required else pytest.skip)(reason)
+            cluster = slurm_clusters(**options)
+            stack.callback(cluster.reset)
+            for name, value in cluster.environment.items():
+                monkeypatch.setenv(name, value)
+            return cluster
+
+        yield use
+
+
+@pytest.fixture
+def slurm(use_slurm: Callable[..., Cluster]) -> Cluster:
+    """A SLURM of 2 nodes x 2 GPUs without accounting: sacct fails, as on many small clusters."""
+    return use_slurm()
+
+
+@pytest.fixture
+def slurm_with_accounting(use_slurm: Callable[..., Cluster]) -> Cluster:
+    """The same with slurmdbd, so that sacct works."""
+    return use_slurm(accounting=True)

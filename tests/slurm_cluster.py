@@ -30,7 +30,7 @@ CPUS_PER_NODE = 8
 PROGRAMS = {"slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "munged": "munge"}
 ACCOUNTING_PROGRAMS = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server"}
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 POLL_S = 0.1
 # Below those that the kernel gives to clients: while a node is off, nobody else gets its port.
 PORTS = range(20000, 32000)
@@ -185,7 +185,7 @@ class Cluster:
         return self._call(*command).stdout.strip()
 
     def wait_for(self, job_id: str, state: str) -> None:
-        """Return when a job is in a state as `state` gives it; TimeoutError after a minute."""
+        """Return when a job is in a state as `state` gives it; TimeoutError after two minutes."""
         wait_until(lambda: self.state(job_id) == state, f"job {job_id} to be {state or 'gone'}")
 
     def node_down(self, node: str) -> None:
@@ -337,7 +337,7 @@ class Cluster:
 
 
 def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    """Return as soon as something is so; TimeoutError that names it after a minute."""
+    """Return as soon as something is so; TimeoutError that names it after two minutes."""
     deadline = time.monotonic() + PATIENCE_S
     while not is_so():
         if time.monotonic() > deadline:

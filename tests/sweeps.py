@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from tests.slurm_cluster import wait_until
 from vtexp import records
 from vtexp.jobs import read_submitted
 
 ROOT = Path(__file__).parents[1]
-PATIENCE_S = 120
 
 
 class Sweep:
@@ -88,12 +86,3 @@ class Sweep:
             with suppress(FileNotFoundError):  # just finished
                 count += path.read_bytes().count(b"\n")
         return count
-
-
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    """Return when something is so; TimeoutError after two minutes."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {PATIENCE_S} s for {what}")
-        time.sleep(0.1)

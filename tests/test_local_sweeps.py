@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweeps import Sweep, wait_until
+from tests.slurm_cluster import wait_until
+from tests.sweeps import Sweep
 from vtexp import experiment, local, records, slurm, watching, worker
 from vtexp.config import Config, Launcher
 from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.slurm_cluster import NODES, Cluster
 
-from tests.sweeps import ROOT, Sweep, wait_until
+from tests.slurm_cluster import NODES, Cluster, wait_until
+from tests.sweeps import ROOT, Sweep
 from vtexp import records
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -230,5 +230,5 @@ def test_what_slurm_refuses_is_one_line(
     done = sweep.launch("hardware.slurm.partition=nowhere")
     assert done.returncode == 1
     assert done.stderr.startswith("error: hardware=cpu: SLURM refused the jobs: ")
-    assert "invalid partition specified: nowhere" in done.stderr
+    assert "Invalid partition name" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +51,8 @@ def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[S
 
     executor = _executor(sweep, hardware, len(jobs))
     try:
-        with executor.batch():
+        # sbatch's own lines are told below.
+        with redirect_stderr(io.StringIO()), executor.batch():
             handed = [executor.submit(SweepJob(sweep, job.runs, Path.cwd())) for job in jobs]
     except Exception as error:  # submitit's own, of sbatch's words
         lines = [line for line in str(error).splitlines() if "error" in line.lower()]

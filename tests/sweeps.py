@@ -86,3 +86,13 @@ class Sweep:
             with suppress(FileNotFoundError):  # just finished
                 count += path.read_bytes().count(b"\n")
         return count
+
+
+def process_of(argument: str, variable: str) -> int:
+    """Id of the first process with a text among its arguments and a variable set so."""
+    for path in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+        with suppress(OSError):  # it has ended
+            variables = (path / "environ").read_text(errors="replace").split("\0")
+            if argument in (path / "cmdline").read_text() and variable in variables:
+                return int(path.name)
+    raise LookupError(f"no process with {argument} and {variable}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm_cluster import wait_until
-from tests.sweeps import Sweep
+from tests.sweeps import Sweep, process_of
 from vtexp import experiment, local, records, slurm, watching, worker
 from vtexp.config import Config, Launcher
 from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
@@ -159,9 +159,10 @@ def test_a_killed_run_leaves_its_lane_alone(tmp_path: Path, small_checkpoint: Pa
     """Also of two ranks: the other one does not wait for it."""
     sweep = Sweep(tmp_path / "sweep", small_checkpoint, *LONG, *LOCAL, "hardware.gpus_per_run=2")
     process = sweep.start("knob.sizes=784x784,336x336")
-    sweep.wait_for_answers(3)
-    (folder,) = (p.parents[2] for p in sweep.folder.glob("*/ranks/1/answers.jsonl.partial"))
-    os.kill(_worker(folder.name, rank=1), signal.SIGKILL)
+    started = "*/ranks/1/answers.jsonl.partial"
+    wait_until(lambda: any(sweep.folder.glob(started)), "answers of the second rank")
+    (folder,) = (path.parents[2] for path in sweep.folder.glob(started))
+    os.kill(process_of(folder.name, "VTEXP_RANK=1"), signal.SIGKILL)
     output, errors = process.communicate()
     assert process.returncode == 1, output
     assert "1 of 2 runs failed: image_size=784x784 (its process ended (signal 9" in errors
@@ -171,25 +172,6 @@ def test_a_killed_run_leaves_its_lane_alone(tmp_path: Path, small_checkpoint: Pa
     for run in sweep.answers():
         result = records.read_json(sweep.folder / run / records.RESULT)
         assert len(result["prefill_ms_by_rank"]) == 2
-
-
-def _worker(run: str, rank: int) -> int:
-    """Process that makes a rank of a run."""
-    found: list[int] = []
-
-    def look() -> bool:
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (path / "cmdline").read_text()
-                variables = (path / "environ").read_text().split("\0")
-            except OSError:
-                continue
-            if "vtexp.worker" in command and run in command and f"VTEXP_RANK={rank}" in variables:
-                found.append(int(path.name))
-        return bool(found)
-
-    wait_until(look, f"rank {rank} of {run}")
-    return found[0]
 
 
 @pytest.mark.slow

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.slurm_cluster import NODES, Cluster, wait_until
-from tests.sweeps import ROOT, Sweep
+from tests.sweeps import ROOT, Sweep, process_of
 from vtexp import records
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -95,35 +97,42 @@ def test_a_job_that_cannot_begin_says_why(
 
 
 def test_a_killed_job_tells_its_log(
-    slurm_with_accounting: Cluster, tmp_path: Path, small_checkpoint: Path
+    use_slurm: Callable[..., Cluster], tmp_path: Path, small_checkpoint: Path
 ) -> None:
-    """As the kernel kills for memory; and SLURM has forgotten the job, sacct has not."""
+    """As the kernel kills for memory; squeue has forgotten the job then, sacct has not."""
+    cluster = use_slurm(accounting=True, min_job_age_s=2)
     sweep = Sweep(tmp_path / "sweep", small_checkpoint, *LONG, *ON_SLURM, "sweep.wait=false")
     assert sweep.launch().returncode == 0
     sweep.wait_for_answers(3)
     (job,) = sweep.job_ids()
-    slurm_with_accounting.run("scancel", "--signal=KILL", "--full", job)
+    os.kill(process_of("submitit.core._submit", f"SLURM_JOB_ID={job}"), signal.SIGKILL)
+    cluster.wait_for(job, "")
     waited = sweep.do("wait")
     assert waited.returncode == 1
     (error,) = sweep.failures().values()
     assert "its job ended without a result (FAILED" in error
     (folder,) = (path.parent for path in sweep.folder.glob(f"*/{records.FAILURE}"))
     failure = records.read_json(folder / records.FAILURE)
-    assert failure["log_tail"] and Path(failure["log"]).is_file()
+    assert any("Killed" in line for line in failure["log_tail"])
+    assert Path(failure["log"]).is_file()
 
 
 def test_at_the_time_limit_a_job_is_requeued_and_goes_on(
-    slurm: Cluster, tmp_path: Path, small_checkpoint: Path, undisturbed: Sweep
+    slurm: Cluster, tmp_path: Path, small_checkpoint: Path
 ) -> None:
-    sweep = Sweep(tmp_path / "sweep", small_checkpoint, *LONG, *ON_SLURM, "sweep.wait=false")
-    assert sweep.launch("hardware.slurm.time_min=10").returncode == 0
+    longer = ("dataset.limit=250", "knob.sizes=784x784", "hardware.batch_size=1")
+    here = Sweep(tmp_path / "here" / "sweep", small_checkpoint, *longer)
+    beside = here.start()
+    sweep = Sweep(tmp_path / "there" / "sweep", small_checkpoint, *longer, *ON_SLURM)
+    assert sweep.launch("sweep.wait=false", "hardware.slurm.time_min=10").returncode == 0
     (job,) = sweep.job_ids()
     sweep.wait_for_answers(3)
     slurm.run("scontrol", "update", f"jobid={job}", "timelimit=1")
     slurm.wait_for(job, "PENDING")
     slurm.run("scontrol", "update", f"jobid={job}", "timelimit=10")
     assert sweep.do("wait").returncode == 0
-    same_as(undisturbed, sweep)
+    assert beside.wait() == 0
+    assert sweep.answers() == here.answers() and here.answers()
     assert "Restarts=1" in slurm.run("scontrol", "show", "job", job)
 
 
@@ -131,7 +140,7 @@ def test_a_preempted_job_goes_on(
     slurm: Cluster, tmp_path: Path, small_checkpoint: Path, undisturbed: Sweep
 ) -> None:
     sweep = Sweep(tmp_path / "sweep", small_checkpoint, *LONG, *ON_SLURM, "sweep.wait=false")
-    extra = f"hardware.slurm.extra={{nodelist: {NODES[0]}}}"
+    extra = f"+hardware.slurm.extra.nodelist={NODES[0]}"
     assert sweep.launch("hardware.slurm.gpus=2", extra).returncode == 0
     (job,) = sweep.job_ids()
     sweep.wait_for_answers(3)
@@ -182,7 +191,7 @@ def test_editing_conf_changes_no_job_that_waits(
     shutil.copy(ROOT / "launch.py", copy)
     short = ("knob.sizes=336x336,560x336", "dataset.limit=4")
     sweep = Sweep(tmp_path / "sweep", small_checkpoint, *short, *ON_SLURM, root=copy)
-    hold = "hardware.slurm.extra={hold: true}"
+    hold = "+hardware.slurm.extra.hold=true"
     assert sweep.launch("sweep.wait=false", hold).returncode == 0
     status = sweep.do("status").stdout
     assert "2 queued" in status and "JobHeldUser" in status

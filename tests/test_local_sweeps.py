@@ -13,11 +13,11 @@ import pytest
 
 from tests.slurm_cluster import wait_until
 from tests.sweeps import Sweep, process_of
-from vtexp import experiment, local, records, slurm, watching, worker
+from vtexp import experiment, launching, local, records, slurm, watching, worker
 from vtexp.config import Config, Launcher
 from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
+from vtexp.job import run_job
 from vtexp.jobs import Job, SubmittedJob, note_submitted, of_process
-from vtexp.launching import launch
 from vtexp.outcomes import freeze, thaw
 from vtexp.planning import make_plan, sweep_folder
 from vtexp.sweep import in_new_folder
@@ -92,11 +92,16 @@ def test_a_run_under_way_is_not_made_twice(
     plan = make_plan(make_config("knob.sizes=[336x336]"))
     freeze(plan)
     sweep, job = sweep_folder(plan.config), Job((plan.runs[0].folder,), plan.config.hardware)
-    note_submitted(sweep, [of_process(job.runs, Launcher.here, os.getpid())])
+    note_submitted(sweep, [of_process(job.runs, Launcher.here, os.getppid())])
+    watched: list[Path] = []
     monkeypatch.setattr(worker, "make_job", None)
+    monkeypatch.setattr(launching, "watch", watched.append)
     with pytest.raises(RunFailedError, match="no result"):
-        launch([job], wait=True)
+        launching.launch([job], wait=True)
+    assert watched == [sweep]
     assert "1 runs are under way already" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="336x336: is under way already"):
+        run_job(plan.config)
 
 
 def test_a_rank_that_failed_or_is_of_an_earlier_start_is_not_waited_for(

@@ -46,6 +46,7 @@ def run_job(config: Config, *, named: bool = True) -> None:
         (plan,) = in_new_folder([plan])
     sweep = sweep_folder(plan.config)
     console.print(f"{len(plan.runs)} runs, results in {sweep}")
+    refuse_runs_under_way(plan)
     freeze(plan)
     runs = tuple(run.folder.name for run in plan.runs)
     note_submitted(sweep, [of_process(runs, Launcher.here, os.getpid())])
@@ -54,6 +55,20 @@ def run_job(config: Config, *, named: bool = True) -> None:
     finally:
         show_comparison(sweep)
     raise_failures([run.folder for run in plan.runs])
+
+
+def refuse_runs_under_way(plan: Plan) -> None:
+    """Raises ConfigError where some other process makes a run of a plan."""
+    from vtexp.watching import look
+
+    folders = {run.folder: run for run in plan.runs}
+    for status in look(sweep_folder(plan.config)):
+        own = status.job is not None and status.job.job_id == str(os.getpid())
+        if status.active and not own and status.folder in folders:
+            raise ConfigError(
+                f"{folders[status.folder].label}: is under way already; wait for it with "
+                f"python -m vtexp wait {status.folder.parent}"
+            )
 
 
 def make_runs(plan: Plan, rank: int = 0) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,18 +14,20 @@ from vtexp.jobs import Job, note_submitted, of_process
 from vtexp.outcomes import raise_failures
 from vtexp.progress import console
 from vtexp.sweep import show_comparison
-from vtexp.watching import come_back, look, watch
+from vtexp.watching import RunStatus, come_back, look, watch
 
 
 def launch(jobs: Sequence[Job], *, wait: bool) -> None:
     """Run jobs of one sweep, or submit them where `wait` is false.
 
-    Runs that have a result, or that another job makes already, are left alone. Jobs for elsewhere
-    go first, then those of this process run. Raises ConfigError or VtexpError where they cannot be
-    submitted, RunFailedError when runs failed, after the comparison is written.
+    Runs that have a result are left alone; those that some job makes already are waited for, too.
+    Jobs for elsewhere go first, then those of this process run. Raises ConfigError or VtexpError
+    where they cannot be submitted, RunFailedError when runs failed, after the comparison.
     """
     sweep = jobs[0].folders[0].parent
-    wanted = _not_under_way(sweep, jobs)
+    statuses = {status.folder: status for status in look(sweep)}
+    wanted = _unmade(jobs, statuses)
+    under_way = any(statuses[folder].active for job in jobs for folder in job.folders)
     here = [job for job in wanted if job.hardware.launcher == Launcher.here]
     away = [job for job in wanted if job.hardware.launcher != Launcher.here]
     for job in here:
@@ -39,28 +41,27 @@ def launch(jobs: Sequence[Job], *, wait: bool) -> None:
         console.print(come_back(sweep))
     try:
         _run_here(sweep, here, others=bool(away))
-        if away and wait:
+        if (away or under_way) and wait:
             watch(sweep)
     finally:
         if wait or not away:
             show_comparison(sweep)
-    if wait or not away:
+    if wait or not (away or under_way):
         raise_failures([folder for job in jobs for folder in job.folders])
 
 
-def _not_under_way(sweep: Path, jobs: Sequence[Job]) -> list[Job]:
+def _unmade(jobs: Sequence[Job], statuses: Mapping[Path, RunStatus]) -> list[Job]:
     """The jobs without the runs that are done or that some job still makes."""
-    statuses = {status.folder: status for status in look(sweep)}
-    busy = [folder for folder, status in statuses.items() if status.active]
-    done = [folder for folder, status in statuses.items() if status.state == "done"]
+    asked = [folder for job in jobs for folder in job.folders]
+    done = [folder for folder in asked if statuses[folder].state == "done"]
+    busy = [folder for folder in asked if statuses[folder].active]
+    for folders, text in ((done, "have a result already, kept"), (busy, "are under way already")):
+        if folders:
+            console.print(f"{len(folders)} runs {text}")
     left = [
-        replace(job, folders=tuple(f for f in job.folders if f not in busy and f not in done))
+        replace(job, folders=tuple(f for f in job.folders if f not in done and f not in busy))
         for job in jobs
     ]
-    asked = {folder for job in jobs for folder in job.folders}
-    for folders, text in ((done, "have a result already, kept"), (busy, "are under way already")):
-        if count := len(asked.intersection(folders)):
-            console.print(f"{count} runs {text}")
     return [job for job in left if job.folders]
 
 

@@ -34,7 +34,6 @@ import torch
 from PIL import Image
 from reference import make_importable, make_torchvision_importable
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from vtexp import environment
@@ -49,6 +48,7 @@ from vtexp.preprocess import (
     normalised_bytes,
     preprocess_image,
 )
+from vtexp.progress import console
 
 HEIGHT, WIDTH = 1200, 900
 JPEG_QUALITY = 85
@@ -269,7 +269,6 @@ def show(rows: list[dict[str, Any]]) -> None:
                 low, high = row[f"{way}_ratio_interval"]
                 cells.append(f"{row[f'{way}_ratio']:.2f} ({low:.2f}-{high:.2f})")
         table.add_row(*cells)
-    console = Console()
     console.print(table)
     if with_reference:
         most = max(row["exact_largest_error"] for row in rows)

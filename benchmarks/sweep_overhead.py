@@ -21,13 +21,13 @@ from statistics import median
 
 import torch
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from vtexp import environment, records
 from vtexp.composing import compose_config
 from vtexp.outcomes import freeze
 from vtexp.planning import make_plan
+from vtexp.progress import console
 
 VALUES = [1, 2, 3, 4, 6, 8, 9, 12]
 LOAD_ONLY = """
@@ -35,6 +35,7 @@ import sys
 from pathlib import Path
 from vtexp.outcomes import thaw
 from vtexp.planning import make_plan
+from vtexp.progress import console
 from vtexp.job import load_runner
 load_runner(make_plan(thaw([Path(f) for f in sys.argv[1:]])))
 """
@@ -98,7 +99,7 @@ def main() -> None:
             values = [row[key] for row in rows]
             parts.append(f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})")
         table.add_row(str(per_job), str(len(VALUES) // per_job), *parts)
-    Console().print(table)
+    console.print(table)
     if args.out:
         about = {
             "command": " ".join(["python", "benchmarks/sweep_overhead.py", *sys.argv[1:]]),

@@ -47,12 +47,12 @@ def picture(lines: Mapping[str, Sequence[dict[str, Any]]]) -> bytes:
         below = median - _column(points, "prefill_ms_p25")
         above = _column(points, "prefill_ms_p75") - median
         bottom.errorbar(tokens, median, yerr=[below, above], **style)
-        for x, y, point in zip(tokens, median, points, strict=True):
+        for x, y, point in zip(tokens, median + above, points, strict=True):
             bottom.annotate(
                 point["knob_value"],
                 (x, y),
                 textcoords="offset points",
-                xytext=(0, 8),
+                xytext=(0, 4),
                 ha="center",
                 fontsize=8,
             )

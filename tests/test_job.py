@@ -165,46 +165,32 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize("node", [None, "another"])
 def test_an_interrupted_job_goes_on_with_what_is_missing(
     make_config: MakeConfig,
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     answered: list[int],
+    node: str | None,
 ) -> None:
+    """On another machine the answers are kept, too, but not the times."""
     run_job(make_config(*overrides(folder, "sweep.name=whole")))
     monkeypatch.setattr(job, "decoded_chunks", partial(decoding.decoded_chunks, most_bytes=10**6))
     config = make_config(*overrides(folder))
     left = Interrupted(lambda: run_job(config), tmp_path / "sweep")
+    if node is not None:
+        monkeypatch.setenv("SLURMD_NODENAME", node)
     answered.clear()
     run_job(config)
     assert sum(answered) == 2 * 2 * IMAGES - left.kept  # none twice
     for path, rows in left.timed.items():
-        assert (path.parents[2] / records.LATENCY).read_bytes() == rows
+        run = path.parents[2]
+        assert ((run / records.LATENCY).read_bytes() == rows) == (node is None)
+        host = records.read_json(run / records.ENVIRONMENT)["host"]
+        assert (host == node) == (node is not None)
     assert answers(tmp_path / "sweep") == answers(tmp_path / "whole")
     assert not list((tmp_path / "sweep").glob("*/ranks"))
-
-
-def test_on_another_machine_answers_are_kept_and_times_are_not(
-    make_config: MakeConfig,
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    answered: list[int],
-) -> None:
-    run_job(make_config(*overrides(folder, "sweep.name=whole")))
-    monkeypatch.setattr(job, "decoded_chunks", partial(decoding.decoded_chunks, most_bytes=10**6))
-    config = make_config(*overrides(folder))
-    left = Interrupted(lambda: run_job(config), tmp_path / "sweep")
-    monkeypatch.setenv("SLURMD_NODENAME", "another")
-    answered.clear()
-    run_job(config)
-    assert sum(answered) == 2 * 2 * IMAGES - left.kept
-    for path, rows in left.timed.items():
-        assert (path.parents[2] / records.LATENCY).read_bytes() != rows
-        environment = records.read_json(path.parents[2] / records.ENVIRONMENT)
-        assert environment["host"] == "another"
-    assert answers(tmp_path / "sweep") == answers(tmp_path / "whole")
 
 
 def test_records_of_two_processes_are_no_result(

@@ -104,6 +104,16 @@ def test_a_run_under_way_is_not_made_twice(
         run_job(plan.config)
 
 
+def test_runs_that_are_timed_are_not_disturbed(make_config: MakeConfig) -> None:
+    plan = make_plan(make_config("knob.sizes=[336x336,560x336]"))
+    freeze(plan)
+    first, second = (Job((run.folder,), plan.config.hardware) for run in plan.runs)
+    sweep = sweep_folder(plan.config)
+    note_submitted(sweep, [of_process(first.runs, Launcher.local, os.getppid())])
+    with pytest.raises(ConfigError, match="processes of it still run"):
+        launching.launch([first, second], wait=True)
+
+
 def test_a_rank_that_failed_or_is_of_an_earlier_start_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,8 +157,12 @@ def test_a_local_sweep_is_cancelled_and_resumed(tmp_path: Path, small_checkpoint
     here = Sweep(tmp_path / "here" / "sweep", small_checkpoint, *LONG, sizes)
     assert here.launch().returncode == 0
     sweep = Sweep(tmp_path / "there" / "sweep", small_checkpoint, *LONG, sizes, *LOCAL)
-    assert sweep.launch("sweep.wait=false").returncode == 0
+    launcher = sweep.start()
     sweep.wait_for_answers(3)
+    launcher.send_signal(signal.SIGINT)  # asks nothing of the jobs
+    output, _ = launcher.communicate()
+    assert launcher.returncode == 130
+    assert f"come back with: python -m vtexp wait {sweep.folder}" in output
     status = sweep.do("status").stdout
     assert "1 running, 1 queued" in status
     assert sweep.do("cancel").returncode == 0

@@ -27,6 +27,7 @@ def launch(jobs: Sequence[Job], *, wait: bool) -> None:
     sweep = jobs[0].folders[0].parent
     statuses = {status.folder: status for status in look(sweep)}
     wanted = _unmade(jobs, statuses)
+    refuse_to_disturb(list(statuses.values()), wanted)
     under_way = any(statuses[folder].active for job in jobs for folder in job.folders)
     here = [job for job in wanted if job.hardware.launcher == Launcher.here]
     away = [job for job in wanted if job.hardware.launcher != Launcher.here]
@@ -63,6 +64,21 @@ def _unmade(jobs: Sequence[Job], statuses: Mapping[Path, RunStatus]) -> list[Job
         for job in jobs
     ]
     return [job for job in left if job.folders]
+
+
+def refuse_to_disturb(statuses: Sequence[RunStatus], jobs: Sequence[Job]) -> None:
+    """Raises ConfigError where jobs for this machine would run beside others of their sweep."""
+    for status in statuses:
+        on_a_machine = status.job is not None and status.job.launcher != Launcher.slurm
+        if (
+            status.active
+            and on_a_machine
+            and any(j.hardware.launcher != Launcher.slurm for j in jobs)
+        ):
+            raise ConfigError(
+                f"{status.folder.parent.name}: processes of it still run, and more would disturb "
+                f"what they time; first python -m vtexp wait {status.folder.parent}, or cancel"
+            )
 
 
 def _run_here(sweep: Path, jobs: Sequence[Job], *, others: bool) -> None:

@@ -13,7 +13,7 @@ from vtexp import local, records, slurm
 from vtexp.config import Launcher
 from vtexp.errors import ConfigError, DataError
 from vtexp.jobs import Job, read_submitted, working_folder
-from vtexp.launching import launch
+from vtexp.launching import launch, refuse_to_disturb
 from vtexp.outcomes import freeze, raise_failures, run_folders, thaw
 from vtexp.planning import Plan, make_plan
 from vtexp.progress import console
@@ -74,10 +74,8 @@ def resume(name: str) -> None:
         return
     os.chdir(working_folder(sweep))
     plans = _plans([status.folder for status in wanted])
-    jobs = [_job(statuses, plans) for statuses in _as_before(sweep, wanted)]
-    at_work = any(s.job and s.job.launcher in (Launcher.here, Launcher.local) for s in busy)
-    if at_work and any(job.hardware.launcher != Launcher.slurm for job in jobs):
-        raise ConfigError(f"{name}: processes of it still run on this machine; wait for them first")
+    jobs = [_job(folders, plans) for folders in _as_before(sweep, wanted)]
+    refuse_to_disturb(statuses, jobs)
     for plan in plans.values():
         freeze(plan)
     launch(jobs, wait=True)

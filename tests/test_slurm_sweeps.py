@@ -41,20 +41,29 @@ def same_as(undisturbed: Sweep, sweep: Sweep) -> None:
     assert found == {run: expected[run] for run in found}
 
 
-def test_a_sweep_over_two_nodes(slurm: Cluster, tmp_path: Path, small_checkpoint: Path) -> None:
-    two_by_two = ("dataset=easy_vqa,small_print", "knob.sizes=336x336,560x336", "dataset.limit=8")
-    here = Sweep(tmp_path / "here" / "sweep", small_checkpoint, *two_by_two)
-    assert here.launch().returncode == 0
-    there = Sweep(tmp_path / "there" / "sweep", small_checkpoint, *two_by_two, *ON_SLURM)
-    done = there.launch()
+def test_a_sweep_of_two_hardwares_over_two_nodes(
+    slurm: Cluster, tmp_path: Path, small_checkpoint: Path
+) -> None:
+    """One is a site's own. Two runs of each: two arrays over four GPUs."""
+    own = tmp_path / "site" / "hardware" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("defaults: [cpu, _self_]\nname: mine\nslurm: {extra: {comment: ours}}\n")
+    two_by_two = ("hardware=cpu,mine", "knob.sizes=336x336,560x336", "dataset.limit=8")
+    site = ("--config-dir", str(tmp_path / "site"), *two_by_two)
+    here = Sweep(tmp_path / "here" / "sweep", small_checkpoint)
+    assert here.launch(*site).returncode == 0
+    there = Sweep(tmp_path / "there" / "sweep", small_checkpoint, *ON_SLURM)
+    done = there.launch(*site)
     assert done.returncode == 0, done.stderr
     assert "4 runs: 4 done" in done.stdout
     assert there.answers() == here.answers() and len(here.answers()) == 4
     hosts = {there.environment_of(run)["host"] for run in there.answers()}
     assert hosts == set(NODES)
-    first, *others = there.job_ids()
-    assert first.endswith("_0") and len(others) == 3  # one array
+    arrays = {job.partition("_")[0] for job in there.job_ids()}
+    assert len(there.job_ids()) == 4 and len(arrays) == 2
     assert (there.folder / "comparison.csv").is_file()
+    about = [slurm.run("scontrol", "show", "job", job) for job in there.job_ids()]
+    assert sum("Comment=ours" in text for text in about) == 2
 
 
 def test_raising_and_cancelled_runs_leave_the_others_alone(

@@ -83,7 +83,9 @@ def measure(folder: Path, workers: int) -> dict[str, Any]:
     rows = records.RowsFile(folder / "samples.jsonl")
     tenths: list[float] = []
     began = time.monotonic()
-    for chunk in decoded_chunks(plan.samples, plan.image_sizes, workers=workers):
+    for chunk in decoded_chunks(
+        plan.samples, plan.image_sizes, indices=range(len(plan.samples)), workers=workers
+    ):
         rows.write(
             {"sample_id": plan.samples[i].sample_id, "mean": float(pixels.mean())}
             for i, pixels in chunk.items()

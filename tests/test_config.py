@@ -166,6 +166,8 @@ def test_malformed_arguments_are_config_errors(argument: str) -> None:
 
 def test_flag_may_come_after_overrides() -> None:
     assert cli.flags_first(["a=1", "-m", "b=2"]) == ["-m", "a=1", "b=2"]
+    for flag in (["--config-dir", "x"], ["--config-dir=x"]):
+        assert cli.flags_first(["a=1", *flag, "b=2", "-m"]) == [*flag, "-m", "a=1", "b=2"]
 
 
 def test_help_shows_examples(tmp_path: Path) -> None:

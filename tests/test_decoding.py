@@ -39,7 +39,7 @@ def sizes(samples: list[Sample]) -> list[Size]:
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_chunk_has_each_image_once(samples: list[Sample], workers: int) -> None:
-    (chunk,) = decoded_chunks(samples, sizes(samples), workers=workers)
+    (chunk,) = decoded_chunks(samples, sizes(samples), indices=range(6), workers=workers)
     assert list(chunk) == [0, 1, 2, 3, 4, 5]
     for i, pixels in chunk.items():
         assert isinstance(pixels, np.ndarray)
@@ -47,15 +47,16 @@ def test_a_chunk_has_each_image_once(samples: list[Sample], workers: int) -> Non
     assert chunk[0] is chunk[5]
 
 
-@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 400), st.integers(0, 5))
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 400), st.integers(1, 3))
 def test_parts_cover_all_samples_and_take_no_more_than_they_may(
-    images: list[int], most: int, first: int
+    images: list[int], most: int, step: int
 ) -> None:
-    """Image number n is n + 1 px high and 10 px wide; several samples can share it."""
+    """Every so many are asked for. Image n is n + 1 px high, 10 px wide; samples can share it."""
     asked = [replace(ANY_SAMPLE, image_id=str(number)) for number in images]
     of_images = [Size(number + 1, 10) for number in images]
-    parts = list(decoding._parts(asked, of_images, first, most))
-    assert [i for part in parts for i in part] == list(range(first, len(images)))
+    indices = range(0, len(images), step)
+    parts = list(decoding._parts(asked, of_images, indices, most))
+    assert [i for part in parts for i in part] == list(indices)
     for part in parts:
         needed = sum(30 * (number + 1) for number in {images[i] for i in part})
         assert needed <= most or len({images[i] for i in part}) == 1
@@ -66,7 +67,7 @@ def test_an_image_that_cannot_be_decoded_fails_alone(samples: list[Sample], tmp_
     data = samples[2].image.open_bytes().read()
     path.write_bytes(data[: len(data) // 2])
     samples[2] = replace(samples[2], image=ImageFile(path), image_id="cut")
-    (chunk,) = decoded_chunks(samples, sizes(samples))
+    (chunk,) = decoded_chunks(samples, sizes(samples), indices=range(6))
     assert "cut.png: the image cannot be decoded" in str(chunk[2])
     assert all(isinstance(chunk[i], np.ndarray) for i in (0, 1, 3, 4, 5))
 
@@ -82,7 +83,7 @@ if __name__ == "__main__":
     image, victim = ImageFile(Path(sys.argv[1])), sys.argv[2]
     samples = [Sample(str(i), str(i), image, "", ("a",), "") for i in range(200)]
     sizes = [samples[0].image_size()] * 200
-    chunks = decoded_chunks(samples, sizes, workers=2, most_bytes=10**6)
+    chunks = decoded_chunks(samples, sizes, indices=range(200), workers=2, most_bytes=10**6)
     next(chunks)
     print(*(child.pid for child in active_children()), flush=True)
     os.kill(os.getpid() if victim == "parent" else active_children()[0].pid, signal.SIGKILL)

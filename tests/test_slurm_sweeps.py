@@ -66,24 +66,32 @@ def test_a_sweep_of_two_hardwares_over_two_nodes(
     assert sum("Comment=ours" in text for text in about) == 2
 
 
-def test_raising_and_cancelled_runs_leave_the_others_alone(
-    slurm: Cluster, tmp_path: Path, small_checkpoint: Path, undisturbed: Sweep
+def test_cancelled_and_killed_runs_say_so_and_are_resumed(
+    use_slurm: Callable[..., Cluster], tmp_path: Path, small_checkpoint: Path, undisturbed: Sweep
 ) -> None:
+    """Killed as the kernel does for memory. squeue has forgotten both by then, sacct has not."""
+    cluster = use_slurm(accounting=True, min_job_age_s=2, kill_wait_s=1)
     sweep = Sweep(tmp_path / "sweep", small_checkpoint, *TWO_LONG, *ON_SLURM, "sweep.wait=false")
-    submitted = sweep.launch()
+    submitted = sweep.launch("sweep.values_per_job=1")
     assert submitted.returncode == 0, submitted.stderr
     assert "come back with: python -m vtexp wait" in submitted.stdout
+    cancelled, killed = sweep.job_ids()
     sweep.wait_for_answers(3, "*784x784*")
-    slurm.run("scancel", sweep.job_ids()[0])
+    cluster.run("scancel", cancelled)
+    sweep.wait_for_answers(3, "*672x672*")
+    array, _, task = killed.partition("_")
+    variable = f"SLURM_ARRAY_TASK_ID={task}"
+    os.kill(process_of("submitit.core._submit", variable), signal.SIGKILL)
+    cluster.wait_for(array, "")
     waited = sweep.do("wait")
     assert waited.returncode == 1
-    assert "1 of 2 runs failed: image_size=784x784 (its job ended without a result (CANCELLED" in (
-        waited.stderr
-    )
-    same_as(undisturbed, sweep)
-    assert len(sweep.answers()) == 1
-    (error,) = sweep.failures().values()
-    assert "CANCELLED" in error
+    assert "2 of 2 runs failed: image_size=" in waited.stderr
+    failed = [records.read_json(path) for path in sweep.folder.glob(f"*/{records.FAILURE}")]
+    by_value = {failure["knob_value"]: failure for failure in failed}
+    assert "ended without a result (CANCELLED" in by_value["784x784"]["error"]
+    assert "ended without a result (FAILED" in by_value["672x672"]["error"]
+    assert any("Killed" in line for line in by_value["672x672"]["log_tail"])
+    assert Path(by_value["672x672"]["log"]).is_file()
     report = sweep.do("report")
     assert report.returncode == 0 and "image_size=784x784 FAILED" in report.stdout
     resumed = sweep.do("resume")
@@ -103,27 +111,6 @@ def test_a_job_that_cannot_begin_says_why(
     assert done.returncode == 1
     assert "1 of 2 runs failed" in done.stderr and "cannot be loaded as Molmo v1" in done.stderr
     assert len(sweep.answers()) == 1
-
-
-def test_a_killed_job_tells_its_log(
-    use_slurm: Callable[..., Cluster], tmp_path: Path, small_checkpoint: Path
-) -> None:
-    """As the kernel kills for memory; squeue has forgotten the job then, sacct has not."""
-    cluster = use_slurm(accounting=True, min_job_age_s=2)
-    sweep = Sweep(tmp_path / "sweep", small_checkpoint, *LONG, *ON_SLURM, "sweep.wait=false")
-    assert sweep.launch().returncode == 0
-    sweep.wait_for_answers(3)
-    (job,) = sweep.job_ids()
-    os.kill(process_of("submitit.core._submit", f"SLURM_JOB_ID={job}"), signal.SIGKILL)
-    cluster.wait_for(job, "")
-    waited = sweep.do("wait")
-    assert waited.returncode == 1
-    (error,) = sweep.failures().values()
-    assert "its job ended without a result (FAILED" in error
-    (folder,) = (path.parent for path in sweep.folder.glob(f"*/{records.FAILURE}"))
-    failure = records.read_json(folder / records.FAILURE)
-    assert any("Killed" in line for line in failure["log_tail"])
-    assert Path(failure["log"]).is_file()
 
 
 def test_at_the_time_limit_a_job_is_requeued_and_goes_on(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from itertools import islice
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -19,6 +20,9 @@ from vtexp.errors import ConfigError, VtexpError
 
 #: Mistakes of a user and troubles of a machine (full disk, no permission): one line, no traceback.
 USER_ERRORS = (VtexpError, HydraException, OmegaConfBaseException, YAMLError, OSError)
+
+#: Flags of Hydra that a sweep may need, whose value can be the next argument.
+FLAGS_WITH_VALUE = ("--config-dir", "-cd")
 
 
 class _PastHydra(BaseException):
@@ -74,8 +78,18 @@ def reported(command: Callable[[], None], *, show_traceback: bool, interrupted: 
 
 
 def flags_first(arguments: list[str]) -> list[str]:
-    """Flags moved before overrides: Hydra refuses overrides on both sides of `-m`."""
-    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+    """Flags moved before overrides: Hydra refuses overrides on both sides of one."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in FLAGS_WITH_VALUE:
+            flags += [argument, *islice(rest, 1)]
+        elif argument in ("-m", "--multirun") or argument.startswith(FLAGS_WITH_VALUE):
+            flags.append(argument)
+        else:
+            overrides.append(argument)
+    return flags + overrides
 
 
 def with_brackets(argument: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,25 +73,3 @@ def test_sacct_knows_a_job_that_has_ended(slurm_with_accounting: Cluster, tmp_pa
     query = ("sacct", "--noheader", "--allocations", f"--jobs={job.job_id}", "--format=state")
     # It hears of an end some seconds after squeue.
     wait_until(lambda: slurm_with_accounting.run(*query) == "COMPLETED", "sacct to know the end")
-
-
-@pytest.mark.slow
-def test_a_dead_node_is_noticed_and_its_job_starts_elsewhere(
-    slurm: Cluster, tmp_path: Path
-) -> None:
-    job = executor(tmp_path).submit(time.sleep, 300)
-    slurm.wait_for(job.job_id, "RUNNING")
-    nodes = ("squeue", "--noheader", f"--jobs={job.job_id}", "--format=%N")
-    node = slurm.run(*nodes)
-    slurm.node_down(node)
-    slurm.wait_for(job.job_id, "PENDING")
-    slurm.wait_for(job.job_id, "RUNNING")
-    assert {node, slurm.run(*nodes)} == set(NODES)
-
-
-@pytest.mark.slow
-def test_squeue_forgets_a_job(use_slurm: Callable[..., Cluster], tmp_path: Path) -> None:
-    slurm = use_slurm(min_job_age_s=2)
-    job = executor(tmp_path).submit(time.time)
-    slurm.wait_for(job.job_id, "COMPLETED")
-    slurm.wait_for(job.job_id, "")

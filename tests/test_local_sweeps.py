@@ -24,7 +24,7 @@ from vtexp.sweep import in_new_folder
 
 MakeConfig = Callable[..., Config]
 LOCAL = ("hardware.launcher=local",)
-LONG = ("dataset.limit=50", "hardware.batch_size=1")
+LONG = ("dataset.limit=80", "hardware.batch_size=1")
 
 
 def test_a_frozen_config_thaws_to_the_same_runs(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_killed_run_leaves_its_lane_alone(tmp_path: Path, small_checkpoint: Pa
     assert "1 of 2 runs failed: image_size=784x784 (its process ended (signal 9" in errors
     assert len(sweep.answers()) == 1
     assert sweep.do("resume").returncode == 0
-    assert {len(rows) for rows in sweep.answers().values()} == {50}
+    assert {len(rows) for rows in sweep.answers().values()} == {80}
     for run in sweep.answers():
         result = records.read_json(sweep.folder / run / records.RESULT)
         assert len(result["prefill_ms_by_rank"]) == 2
@@ -206,4 +206,4 @@ def test_an_interrupted_sweep_of_this_process_is_resumed(
     report = sweep.do("report")
     assert report.returncode == 0
     assert sweep.do("resume").returncode == 0
-    assert {len(rows) for rows in sweep.answers().values()} == {50}
+    assert {len(rows) for rows in sweep.answers().values()} == {80}

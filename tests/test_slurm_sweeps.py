@@ -19,9 +19,9 @@ from vtexp import records
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 ON_SLURM = ("hardware.launcher=slurm", "hardware.slurm.cpus=1", "hardware.slurm.gpus=1")
-#: A run that takes some 20 s, so that something can happen to it.
-LONG = ("dataset.limit=50", "knob.sizes=784x784", "hardware.batch_size=1")
-TWO_LONG = ("dataset.limit=50", "knob.sizes=[784x784,672x672]", "hardware.batch_size=1")
+#: A run that takes some 10 s, so that something can happen to it.
+LONG = ("dataset.limit=80", "knob.sizes=784x784", "hardware.batch_size=1")
+TWO_LONG = ("dataset.limit=80", "knob.sizes=[784x784,672x672]", "hardware.batch_size=1")
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +70,15 @@ def test_cancelled_and_killed_runs_say_so_and_are_resumed(
     use_slurm: Callable[..., Cluster], tmp_path: Path, small_checkpoint: Path, undisturbed: Sweep
 ) -> None:
     """Killed as the kernel does for memory. squeue has forgotten both by then, sacct has not."""
-    cluster = use_slurm(accounting=True, min_job_age_s=2, kill_wait_s=1)
+    cluster = use_slurm(accounting=True, min_job_age_s=2)
     sweep = Sweep(tmp_path / "sweep", small_checkpoint, *TWO_LONG, *ON_SLURM, "sweep.wait=false")
     submitted = sweep.launch("sweep.values_per_job=1")
     assert submitted.returncode == 0, submitted.stderr
     assert "come back with: python -m vtexp wait" in submitted.stdout
     cancelled, killed = sweep.job_ids()
     sweep.wait_for_answers(3, "*784x784*")
-    cluster.run("scancel", cancelled)
+    # At once: submitit ignores SIGTERM, and in the time until SIGKILL the run could end well.
+    cluster.run("scancel", "--signal=KILL", "--full", cancelled)
     sweep.wait_for_answers(3, "*672x672*")
     array, _, task = killed.partition("_")
     variable = f"SLURM_ARRAY_TASK_ID={task}"

@@ -164,6 +164,12 @@ def test_malformed_arguments_are_config_errors(argument: str) -> None:
         cli.with_brackets(argument)
 
 
+def test_several_processes_need_somewhere_to_be_started(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match="hardware.launcher=local or slurm"):
+        make_config("hardware.gpus_per_run=2")
+    assert make_config("hardware.gpus_per_run=2", "hardware.launcher=local")
+
+
 def test_flag_may_come_after_overrides() -> None:
     assert cli.flags_first(["a=1", "-m", "b=2"]) == ["-m", "a=1", "b=2"]
     for flag in (["--config-dir", "x"], ["--config-dir=x"]):

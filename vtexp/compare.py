@@ -205,7 +205,7 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
             found.append(f"{name}: every image gives the same inputs as {row['same_inputs_as']}")
         found += [f"{name}: {warning}" for warning in row.get("warnings", [])]
         if row["status"] == "missing":
-            found.append(f"{label(row)}: no result yet")
+            found.append(f"{name}: no result yet")
         if row["status"] == "failed":
             found.append(f"{name} FAILED: {row['error']}")
         if row.get("num_failed"):

@@ -483,6 +483,11 @@ def _check(config: Config) -> None:
                 f"{key}={name!r}: becomes part of a folder's name; at most 64 letters, digits "
                 "and . _ + - (a letter, digit or _ first)"
             )
+    if config.hardware.gpus_per_run > 1 and config.hardware.launcher == Launcher.here:
+        raise ConfigError(
+            f"hardware.gpus_per_run={config.hardware.gpus_per_run}: several processes need "
+            "hardware.launcher=local or slurm"
+        )
     if config.hardware.sharded:
         if config.hardware.device != Device.cuda:
             raise ConfigError("hardware.sharded=true: only over GPUs; take hardware.device=cuda")

@@ -31,12 +31,6 @@ def launch(jobs: Sequence[Job], *, wait: bool) -> None:
     under_way = any(statuses[folder].active for job in jobs for folder in job.folders)
     here = [job for job in wanted if job.hardware.launcher == Launcher.here]
     away = [job for job in wanted if job.hardware.launcher != Launcher.here]
-    for job in here:
-        if job.hardware.gpus_per_run > 1:
-            raise ConfigError(
-                f"hardware.gpus_per_run={job.hardware.gpus_per_run}: several processes need "
-                "hardware.launcher=local or slurm"
-            )
     _submit(sweep, away)
     if away and not wait:
         console.print(come_back(sweep))

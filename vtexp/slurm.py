@@ -47,6 +47,8 @@ def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[S
             f"hardware={hardware.name}: no SLURM on this machine (sbatch not found); launch on a "
             "login node, or take hardware.launcher=local or here"
         )
+    from submitit.core.utils import FailedJobError
+
     from vtexp.worker import SweepJob
 
     executor = _executor(sweep, hardware, len(jobs))
@@ -54,7 +56,7 @@ def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[S
         # sbatch's own lines are told below.
         with redirect_stderr(io.StringIO()), executor.batch():
             handed = [executor.submit(SweepJob(sweep, job.runs, Path.cwd())) for job in jobs]
-    except Exception as error:  # submitit's own, of sbatch's words
+    except FailedJobError as error:  # with sbatch's words
         lines = [line for line in str(error).splitlines() if "error" in line.lower()]
         text = " ".join((lines[-1] if lines else str(error)).split())
         raise VtexpError(f"hardware={hardware.name}: SLURM refused the jobs: {text}") from error

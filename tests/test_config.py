@@ -165,7 +165,7 @@ def test_malformed_arguments_are_config_errors(argument: str) -> None:
 
 
 def test_several_processes_need_somewhere_to_be_started(make_config: MakeConfig) -> None:
-    with pytest.raises(ConfigError, match="hardware.launcher=local or slurm"):
+    with pytest.raises(ConfigError, match=r"hardware\.launcher=local or slurm"):
         make_config("hardware.gpus_per_run=2")
     assert make_config("hardware.gpus_per_run=2", "hardware.launcher=local")
 

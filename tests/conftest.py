@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,10 +18,22 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from tests.slurm_cluster import Cluster, what_is_missing
+from tests.wandb_server import KEY, WandbServer
 from vtexp.config import Config, from_hydra, register_schemas
 from vtexp.data.base import ImageFile, Sample
 
 ROOT = Path(__file__).parents[1]
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes that take all cores are slower
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What a test of a fault shows goes with its result, for `benchmarks/faults.py`."""
+    for item in items:
+        for mark in item.iter_markers("fault"):
+            names = ("part", "fault", "outcome")
+            item.user_properties += zip(names, mark.args, strict=True)
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +51,18 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drawn_pages: Pat
     monkeypatch.setenv("VTEXP_CACHE_DIR", str(drawn_pages))
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
         monkeypatch.setenv(name, "unset by the test")
+
+
+@pytest.fixture
+def wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A stand-in for W&B's API, and a key for it, as a user with an account has them."""
+    server = WandbServer()
+    monkeypatch.setattr("vtexp.tracking._offline_because", None)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +114,8 @@ def make_config(tmp_path: Path, small_checkpoint: Path) -> Callable[..., Config]
         "measure.latency_samples=2",
         "measure.latency_repeats=2",
         "measure.warmup_repeats=1",
+        "measure.min_seconds=0",
+        "measure.max_seconds=0",
         "tracking=none",
         f"sweep.folder={tmp_path}",
         "sweep.name=sweep",
@@ -100,6 +127,22 @@ def make_config(tmp_path: Path, small_checkpoint: Path) -> Callable[..., Config]
             return from_hydra(compose("config", [*small, *overrides]))
 
     return make
+
+
+@pytest.fixture
+def made_runs(
+    make_config: Callable[..., Config], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A sweep of two finished runs, made without tracking, once for all tests."""
+    kept = tmp_path_factory.getbasetemp() / "made_runs"
+    if not kept.is_dir():
+        from vtexp.job import run_job
+
+        run_job(make_config("knob.sizes=[336x336,560x336]"))
+        shutil.copytree(tmp_path / "sweep", kept)
+    else:
+        shutil.copytree(kept, tmp_path / "sweep")
+    return tmp_path / "sweep"
 
 
 @pytest.fixture(scope="session")

@@ -163,6 +163,7 @@ class Cluster:
 
     def reset(self) -> None:
         """Cancel all jobs and switch all nodes on; TimeoutError if a job is left after a minute."""
+        self.controller_up()
         self.run("scancel", "--user=root")
         if self._is_busy():  # submitit's jobs ignore SIGTERM: do not wait for `kill_wait_s`
             for node in self._nodes_up():
@@ -212,6 +213,17 @@ class Cluster:
             lambda: not self.run(*query).startswith("down"),
             SLURMD_NODENAME=node,
         )
+
+    def controller_down(self) -> None:
+        """Stop slurmctld: no program of SLURM gets an answer, while jobs run on."""
+        daemon = self._daemons.pop("slurmctld")
+        daemon.terminate()
+        daemon.wait()
+
+    def controller_up(self) -> None:
+        """Start slurmctld where it does not run; it knows its jobs again."""
+        if "slurmctld" not in self._daemons:
+            self._start_slurmctld()
 
     def _is_busy(self) -> bool:
         return bool(self.run("squeue", "--noheader"))

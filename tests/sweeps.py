@@ -27,19 +27,25 @@ class Sweep:
             "measure.latency_samples=2",
             "measure.latency_repeats=1",
             "measure.warmup_repeats=0",
+            "measure.min_seconds=0",
+            "measure.max_seconds=0",
             "tracking=none",
             f"sweep.folder={folder.parent}",
             f"sweep.name={folder.name}",
             *overrides,
         ]
         # On two cores, several jobs that take all of them each are in each other's way.
-        self._environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
         """Type `launch.py -m`; the process."""
-        command = [sys.executable, str(self._launcher), "-m", *self._overrides, *overrides]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=self._environment)
+        command, environment = self.command(*overrides), self.environment
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+    def command(self, *overrides: str) -> list[str]:
+        """`launch.py -m` as it is typed."""
+        return [sys.executable, str(self._launcher), "-m", *self._overrides, *overrides]
 
     def launch(self, *overrides: str) -> subprocess.CompletedProcess[str]:
         """Type `launch.py -m` and wait for it."""
@@ -51,7 +57,7 @@ class Sweep:
         """Type `python -m vtexp COMMAND` of this sweep, in a folder of its own."""
         arguments = [sys.executable, "-m", "vtexp", command, str(self.folder)]
         return subprocess.run(
-            arguments, capture_output=True, text=True, env=self._environment, cwd="/"
+            arguments, capture_output=True, text=True, env=self.environment, cwd="/"
         )
 
     def answers(self) -> dict[str, list[tuple[str, str, float]]]:

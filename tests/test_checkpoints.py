@@ -45,6 +45,11 @@ def test_cached_repository_needs_no_network(
 
 
 @pytest.mark.parametrize("fetch", [True, False])
+@pytest.mark.fault(
+    "outside world",
+    "the hub refuses connections",
+    "one line within 4 s, with the command that fetches",
+)
 def test_missing_repository_says_at_once_how_to_get_it(cache: Path, fetch: bool) -> None:
     began = time.monotonic()
     with pytest.raises(CheckpointError, match=r"not in the cache.*hf download someone/small"):
@@ -52,6 +57,11 @@ def test_missing_repository_says_at_once_how_to_get_it(cache: Path, fetch: bool)
     assert time.monotonic() - began < 4
 
 
+@pytest.mark.fault(
+    "outside world",
+    "a network that swallows everything",
+    "given up after 3 s, one line",
+)
 def test_a_network_that_swallows_everything_is_given_up_soon(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +104,11 @@ def test_half_cached_repository_names_the_missing_shard(
         find_checkpoint("someone/small", fetch=True)
 
 
+@pytest.mark.fault(
+    "hostile input",
+    "a checkpoint of pickles alone",
+    "refused, unread",
+)
 def test_pickled_weights_are_refused(small_checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pickled"
     shutil.copytree(small_checkpoint, folder)

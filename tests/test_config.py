@@ -12,7 +12,14 @@ import pytest
 from omegaconf.errors import OmegaConfBaseException
 
 from vtexp import cli
-from vtexp.config import Config, ImageSizeKnob, MaxCropsKnob, VisionTokensKnob, to_plain
+from vtexp.config import (
+    Config,
+    ImageSizeKnob,
+    MaxCropsKnob,
+    VisionTokensKnob,
+    from_plain,
+    to_plain,
+)
 from vtexp.errors import ConfigError
 from vtexp.knobs import KnobValue
 
@@ -191,3 +198,15 @@ def test_a_mistake_is_one_line_and_an_exit_code(mode: list[str], tmp_path: Path)
         "error: image size '56ox336' is not HxW: write height x width in pixels, such as 560x336"
     ]
     assert done.stdout == ""
+
+
+def test_margin_of_the_report_changes_no_run(make_config: MakeConfig) -> None:
+    one, two = make_config(), make_config("report.margin=2.5")
+    assert two.report.margin == 2.5
+    (value,) = one.knob_values[:1]
+    assert one.run_id(value, "weights") == two.run_id(value, "weights")
+    with pytest.raises(ConfigError, match=r"report\.margin=-1\.0: must be at least 0"):
+        make_config("report.margin=-1")
+    old = to_plain(one)
+    del old["report"]  # a sweep from before there was one is resumed
+    assert from_plain(old).report.margin == 1.0

@@ -93,6 +93,11 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["parent", "worker"])
+@pytest.mark.fault(
+    "kill anywhere",
+    "a process that decodes images, or its parent, is killed",
+    "no process is left behind",
+)
 def test_a_killed_process_is_survived_by_no_other(tmp_path: Path, victim: str) -> None:
     """Workers end with the process they work for; that one learns of a worker's death."""
     image, script = tmp_path / "noise.png", tmp_path / "script.py"

@@ -32,6 +32,7 @@ from vtexp.data.base import ImageFile, Sample
 from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFailedError
 from vtexp.job import run_job
 from vtexp.knobs import CropSetting, KnobValue
+from vtexp.measuring import PARTS
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.families import FAMILIES
 from vtexp.models.runner import Runner, runner_class
@@ -418,11 +419,23 @@ def test_timed_prefill_gives_the_first_token_of_the_answer(
 ) -> None:
     logits: list[torch.Tensor] = []
     handle = runner.model.register_forward_hook(lambda *args: logits.append(args[2].logits))
-    runner.timed_prefill(samples[1], settings(runner), "easy_vqa")
+    times = runner.timed_prefill(samples[1], settings(runner), "easy_vqa")
     handle.remove()
+    assert all(getattr(times, stage) > 0 for stage in PARTS)
+    assert sum(getattr(times, stage) for stage in PARTS) == pytest.approx(times.ttft_ms, abs=1)
     answer = runner.answer([runner.prepare(samples[1], settings(runner), "easy_vqa")], 1)
     assert [tuple(found.shape[:2]) for found in logits] == [(1, 1)]
     assert int(logits[0].argmax()) == answer[0][0]
+
+
+def test_decoding_and_memory_of_every_family(runner: Runner, samples: list[Sample]) -> None:
+    """The end of text, which random weights may say at once, does not stop what is timed."""
+    asked = (samples[1], settings(runner), "easy_vqa")
+    assert runner.timed_decode(*asked, num_tokens=4) > 0
+    memory = runner.prefill_memory(*asked)
+    if memory:  # Linux lets the peak be reset
+        assert [f"{stage}_ms" for stage in memory] == list(PARTS)
+        assert all(peaks["resident"] > 0 for peaks in memory.values())
 
 
 def test_encoding_more_crops_than_used_is_noticed(runner: Runner, samples: list[Sample]) -> None:

@@ -135,6 +135,11 @@ def bomb(tmp_path: Path) -> Path:
         (bomb, r"too large to decode \(Pillow's limit is 179 megapixels\)"),
     ],
 )
+@pytest.mark.fault(
+    "bad data",
+    "images that are gone, no files, or bombs",
+    "the sample fails with why",
+)
 def test_unusable_images_say_why(tmp_path: Path, make: Callable[[Path], Path], says: str) -> None:
     sample = sample_of(make(tmp_path))
     for read in (sample.image_size, sample.pixels):

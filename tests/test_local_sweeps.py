@@ -13,7 +13,7 @@ import pytest
 
 from tests.slurm_cluster import wait_until
 from tests.sweeps import Sweep, process_of
-from vtexp import experiment, launching, local, records, slurm, watching, worker
+from vtexp import launching, local, records, shares, slurm, watching, worker
 from vtexp.config import Config, Launcher
 from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
 from vtexp.job import run_job
@@ -121,17 +121,17 @@ def test_a_rank_that_failed_or_is_of_an_earlier_start_is_not_waited_for(
     monkeypatch.setenv("VTEXP_ATTEMPT", "earlier")
     for folder in folders:
         records.write_json(folder / records.SHARE, {"attempt": "earlier"})
-    assert len(experiment.wait_for_shares(folders)) == 2
+    assert len(shares.wait_for_shares(folders)) == 2
     monkeypatch.setenv("VTEXP_ATTEMPT", "later")
     records.write_json(folders[0] / records.SHARE, {"attempt": "later"})
-    experiment.record_rank_failure(tmp_path, 1, VtexpError("no GPU left"))
+    shares.record_rank_failure(tmp_path, 1, VtexpError("no GPU left"))
     with pytest.raises(VtexpError, match="rank 1: no GPU left"):
-        experiment.wait_for_shares(folders)
+        shares.wait_for_shares(folders)
     monkeypatch.setenv("VTEXP_ATTEMPT", "last")
     records.write_json(folders[0] / records.SHARE, {"attempt": "last"})
-    monkeypatch.setattr(experiment, "SILENT_S", -1)
+    monkeypatch.setattr(shares, "SILENT_S", -1)
     with pytest.raises(VtexpError, match="rank 1: nothing heard of it"):
-        experiment.wait_for_shares(folders)
+        shares.wait_for_shares(folders)
 
 
 def test_a_finished_share_is_not_answered_again(tmp_path: Path) -> None:
@@ -139,6 +139,8 @@ def test_a_finished_share_is_not_answered_again(tmp_path: Path) -> None:
     first = records.RowsFile(tmp_path / "answers.jsonl")
     first.write(rows)
     first.finish()
+    with first.path.open("ab") as file:
+        file.write(b"\0\0\0\n")  # as a disk leaves it that lost power
     again = records.RowsFile(tmp_path / "answers.jsonl")
     assert again.go_on("sample_id") == ["a", "b"]
     again.write([{"sample_id": "c"}])
@@ -152,6 +154,11 @@ def test_a_finished_share_is_not_answered_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault(
+    "kill anywhere",
+    "Ctrl-C, then cancel, of a sweep of local processes",
+    "resumed, the same answers",
+)
 def test_a_local_sweep_is_cancelled_and_resumed(tmp_path: Path, small_checkpoint: Path) -> None:
     sizes = "knob.sizes=784x784,672x672"
     here = Sweep(tmp_path / "here" / "sweep", small_checkpoint, *LONG, sizes)
@@ -174,6 +181,11 @@ def test_a_local_sweep_is_cancelled_and_resumed(tmp_path: Path, small_checkpoint
 
 
 @pytest.mark.slow
+@pytest.mark.fault(
+    "kill anywhere",
+    "SIGKILL of one of two ranks of a local job",
+    "its run fails with the signal, the others go on; resumed",
+)
 def test_a_killed_run_leaves_its_lane_alone(tmp_path: Path, small_checkpoint: Path) -> None:
     """Also of two ranks: the other one does not wait for it."""
     sweep = Sweep(tmp_path / "sweep", small_checkpoint, *LONG, *LOCAL, "hardware.gpus_per_run=2")
@@ -194,6 +206,11 @@ def test_a_killed_run_leaves_its_lane_alone(tmp_path: Path, small_checkpoint: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.fault(
+    "kill anywhere",
+    "Ctrl-C of a sweep in one process",
+    "exit code 130; resumed",
+)
 def test_an_interrupted_sweep_of_this_process_is_resumed(
     tmp_path: Path, small_checkpoint: Path
 ) -> None:

@@ -113,7 +113,7 @@ def test_compiled_blocks_compute_the_same_and_are_shared(
     folder = tmp_path / "deep"
     shutil.copytree(small_checkpoint, folder)
     config = json.loads((folder / "config.json").read_text())
-    config["num_hidden_layers"] = torch._dynamo.config.recompile_limit + 2
+    config["num_hidden_layers"] = 16 + 2
     (folder / "config.json").write_text(json.dumps(config))
     checkpoint = find_checkpoint(str(folder), random=True)
     eager, compiled = (
@@ -121,6 +121,7 @@ def test_compiled_blocks_compute_the_same_and_are_shared(
         for chosen in (False, True)
     )
     assert torch._dynamo.config.fail_on_recompile_limit_hit
+    assert torch._dynamo.config.recompile_limit < config["num_hidden_layers"]
     setting = KnobValue("max_crops", "4").crop_setting(MOLMO)
     with eager.probe() as eager_probe:
         expected = measured(eager_probe, eager, samples, setting)
@@ -128,6 +129,10 @@ def test_compiled_blocks_compute_the_same_and_are_shared(
         assert measured(probe, compiled, samples, setting) == expected
         for sample in samples:
             compiled.timed_prefill(sample, setting, "easy_vqa")
+        # All kinds of shapes that a run has: one prompt, equal ones, padded ones.
+        for batch in ([0, 1], [0, 0], [0], [2], [1, 2, 3], [1, 1, 1]):
+            prepared = [compiled.prepare(samples[i], setting, "easy_vqa") for i in batch]
+            assert compiled.answer(prepared, 4) == eager.answer(prepared, 4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 

@@ -66,6 +66,11 @@ def test_a_sweep_of_two_hardwares_over_two_nodes(
     assert sum("Comment=ours" in text for text in about) == 2
 
 
+@pytest.mark.fault(
+    "kill anywhere",
+    "scancel, SIGKILL under SLURM",
+    "runs fail and say how they ended; resumed, the same answers",
+)
 def test_cancelled_and_killed_runs_say_so_and_are_resumed(
     use_slurm: Callable[..., Cluster], tmp_path: Path, small_checkpoint: Path, undisturbed: Sweep
 ) -> None:
@@ -114,6 +119,11 @@ def test_a_job_that_cannot_begin_says_why(
     assert len(sweep.answers()) == 1
 
 
+@pytest.mark.fault(
+    "outside world",
+    "SLURM's time limit",
+    "requeued, goes on, the same answers",
+)
 def test_at_the_time_limit_a_job_is_requeued_and_goes_on(
     slurm: Cluster, tmp_path: Path, small_checkpoint: Path
 ) -> None:
@@ -133,6 +143,11 @@ def test_at_the_time_limit_a_job_is_requeued_and_goes_on(
     assert "Restarts=1" in slurm.run("scontrol", "show", "job", job)
 
 
+@pytest.mark.fault(
+    "outside world",
+    "SLURM preempts a job",
+    "requeued, goes on, the same answers",
+)
 def test_a_preempted_job_goes_on(
     slurm: Cluster, tmp_path: Path, small_checkpoint: Path, undisturbed: Sweep
 ) -> None:
@@ -149,6 +164,11 @@ def test_a_preempted_job_goes_on(
     assert "Restarts=1" in slurm.run("scontrol", "show", "job", job)
 
 
+@pytest.mark.fault(
+    "outside world",
+    "a node of SLURM dies",
+    "another goes on; times are of that one alone",
+)
 def test_when_a_node_dies_another_goes_on(
     slurm: Cluster, tmp_path: Path, small_checkpoint: Path, undisturbed: Sweep
 ) -> None:
@@ -165,6 +185,11 @@ def test_when_a_node_dies_another_goes_on(
     assert sweep.environment_of(run)["host"] == other  # where its prefill was timed
 
 
+@pytest.mark.fault(
+    "kill anywhere",
+    "SIGKILL of the launching process while SLURM runs its jobs",
+    "found again by wait, the same answers",
+)
 def test_a_sweep_whose_launcher_was_killed_is_found_again(
     slurm: Cluster, tmp_path: Path, small_checkpoint: Path, undisturbed: Sweep
 ) -> None:
@@ -202,7 +227,7 @@ def test_editing_conf_changes_no_job_that_waits(
     wait_until(lambda: len(sweep.answers()) == 1, "the first run")
     # Asked for held again, as it was frozen: released from outside once more.
     resume = subprocess.Popen(
-        [sys.executable, *("-m", "vtexp", "resume"), str(sweep.folder)], env=sweep._environment
+        [sys.executable, *("-m", "vtexp", "resume"), str(sweep.folder)], env=sweep.environment
     )
     wait_until(lambda: len(sweep.job_ids()) == 3, "the run to be submitted again")
     slurm.run("scontrol", "release", sweep.job_ids()[2])
@@ -226,7 +251,7 @@ def test_two_ranks_answer_as_one(
     result = records.read_json(sweep.folder / run / records.RESULT)
     assert len(result["prefill_ms_by_rank"]) == 2
     assert result["latency"]["prefill_ms"]["n"] == 4
-    assert len(sweep.environment_of(run)["ranks"]) == 2
+    assert len(sweep.environment_of(run)["processes"]) == 2
 
 
 def test_what_slurm_refuses_is_one_line(

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import NoReturn
 
 #: Options of the commands that take a value; any other --key is one of the config's.
-OPTIONS = ("--index", "--out", "--config-dir")
+OPTIONS = ("--index", "--out", "--config-dir", "--margin", "--questions")
 
 #: Commands of vtexp.sweep_commands by their names.
 SWEEP_COMMANDS = {
     "status": "show the runs of a sweep and how far they are",
     "wait": "watch a sweep to its end, then compare its runs",
+    "publish": "upload a sweep to Weights & Biases, with its report",
     "cancel": "cancel what is queued or running of a sweep",
     "resume": "make the runs of a sweep that are missing or failed",
-    "report": "compare the runs of a sweep that are done",
 }
 
 
@@ -86,7 +86,23 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=_sweep_command, takes_overrides=False, prog=command.prog)
         command.set_defaults(name=name, interrupted="what has been submitted is left alone")
         command.add_argument("sweep", metavar="SWEEP", help="its name in outputs/, or its folder")
+    _add_report(commands)
     return parser
+
+
+def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "compare the runs of one or several sweeps that are done"
+    report = commands.add_parser("report", help=about, description=about)
+    report.set_defaults(command=_report, takes_overrides=False, prog=report.prog)
+    about = "their names in outputs/, or their folders"
+    report.add_argument("sweeps", metavar="SWEEP", nargs="+", help=about)
+    about = "folder of the report; default: the sweep's own, of several outputs/report-NAMES"
+    report.add_argument("--out", type=Path, metavar="FOLDER", help=about)
+    about = "points of accuracy that a budget may lose; default: report.margin of the sweeps"
+    report.add_argument("--margin", type=float, metavar="POINTS", help=about)
+    about = "where runs answered different questions: compare nothing (all, the default), or those "
+    about += "that all answered (shared)"
+    report.add_argument("--questions", choices=("all", "shared"), default="all", help=about)
 
 
 def _add_datasets(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -121,6 +137,12 @@ def _sweep_command(parsed: argparse.Namespace, overrides: Sequence[str]) -> None
     from vtexp import sweep_commands
 
     getattr(sweep_commands, parsed.name)(parsed.sweep)
+
+
+def _report(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from vtexp import sweep_commands
+
+    sweep_commands.report(parsed.sweeps, parsed.out, parsed.margin, parsed.questions)
 
 
 def _list_datasets(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:

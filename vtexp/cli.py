@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from itertools import islice
+from types import TracebackType
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -20,6 +22,9 @@ from vtexp.errors import ConfigError, VtexpError
 
 #: Mistakes of a user and troubles of a machine (full disk, no permission): one line, no traceback.
 USER_ERRORS = (VtexpError, HydraException, OmegaConfBaseException, YAMLError, OSError)
+
+#: Packages that read what the user wrote: whatever they raise is about that.
+READERS = ("hydra", "omegaconf", "antlr4", "yaml")
 
 #: Flags of Hydra that a sweep may need, whose value can be the next argument.
 FLAGS_WITH_VALUE = ("--config-dir", "-cd")
@@ -34,7 +39,9 @@ def errors_past_hydra() -> Iterator[None]:
     """Around a job that Hydra runs."""
     try:
         yield
-    except USER_ERRORS as error:
+    except Exception as error:
+        if not _of_the_user(error):
+            raise
         raise _PastHydra from error
 
 
@@ -61,13 +68,19 @@ def reported(command: Callable[[], None], *, show_traceback: bool, interrupted: 
     `interrupted`: what is said after Ctrl-C.
     """
     try:
-        command()
-    except (*USER_ERRORS, _PastHydra) as raised:
+        with warnings.catch_warnings():
+            # A folder of configs that is not there: Hydra would go on without it.
+            warnings.filterwarnings("error", "provider=.* is not available", UserWarning)
+            command()
+    except (Exception, _PastHydra) as raised:
         error = raised.__cause__ if isinstance(raised, _PastHydra) else raised
         assert error is not None
-        if show_traceback:
+        if show_traceback or not _of_the_user(error):
             raise error from None
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        line = (
+            printable(one_line(error)) or f"no config can be made of this ({type(error).__name__})"
+        )
+        print(f"error: {line}", file=sys.stderr)
         if isinstance(error, VtexpError):
             return error.exit_code
         return 1 if _of_the_machine(error) else 2
@@ -111,6 +124,11 @@ def with_brackets(argument: str) -> str:
         raise ConfigError(f"{argument}: {error}") from error
 
 
+def printable(text: str) -> str:
+    """A text without control characters: what stands in a file or an argument moves no cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def one_line(error: BaseException) -> str:
     """An error as one line that names the key, what is wrong and what is allowed."""
     if isinstance(error, VtexpError) or _of_the_machine(error):
@@ -120,13 +138,34 @@ def one_line(error: BaseException) -> str:
         cause = cause.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return _omegaconf_line(cause)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not to be read as key=value; quote what is no plain word"
     text = " ".join(str(error).split())
-    missing = re.search(r"Could not find '(\S+)/(\S+)' Available options in '\S+': (.*)", text)
+    missing = re.search(r"Could not find '(.+?)/(.*)' Available options in '[^']+': (.*)", text)
     if missing:
         group, option, rest = missing.groups()
         options = ", ".join(rest.partition(" Config search path")[0].split())
         return f"{group}={option}: no such option; available: {options}"
-    return text
+    return text if isinstance(error, USER_ERRORS) else f"no config can be made of this: {text}"
+
+
+def _of_the_user(error: BaseException) -> bool:
+    """Whether an error is about what the user wrote or the machine, not a mistake of vtexp's.
+
+    Of a wrong value Hydra and OmegaConf raise a plain ValueError or TypeError here and there.
+    """
+    if isinstance(error, (*USER_ERRORS, _PastHydra)):
+        return True
+    packages = [name.partition(".")[0] for name in _modules(error.__traceback__)]
+    known = [name for name in packages if name in (*READERS, "vtexp")]
+    return bool(known) and known[-1] in READERS
+
+
+def _modules(traceback: TracebackType | None) -> Iterator[str]:
+    """Names of the modules that a traceback goes through, the innermost last."""
+    while traceback is not None:
+        yield traceback.tb_frame.f_globals.get("__name__", "")
+        traceback = traceback.tb_next
 
 
 def _of_the_machine(error: BaseException) -> bool:

@@ -1,26 +1,31 @@
-"""The comparison of a sweep, built from its run folders alone: rows, CSV and table."""
+"""The comparison of sweeps, built from their run folders alone: rows, and what is said of them."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from vtexp import records
 from vtexp.config import OF_NO_NUMBER
 from vtexp.errors import DataError
+from vtexp.fairness import different_questions
 from vtexp.planning import same_inputs
 
-CSV_NAME = "comparison.csv"
-PICTURE_NAME = "comparison.png"
+#: Stages of a prefill whose medians have columns, each with its 95 % interval.
+STAGES = (
+    *("preprocess_ms", "transfer_ms", "vision_encoder_ms", "connector_ms", "vision_ms"),
+    *("llm_prefill_ms", "prefill_ms", "first_token_ms", "ttft_ms", "ttft_without_preprocess_ms"),
+    "decode_ms_per_token",
+)
+#: Parts of a result that are mappings, and become columns such as `memory_peak_mib_allocated`.
+FLATTENED = ("memory_peak_mib", "prefill_ms_between_processes")
 
-#: Columns of comparison.csv, in order: what was asked, what was counted, what came out.
+#: Columns of comparison.csv, in order: what was asked, what was counted, what came out. Those that
+#: a run has not measured are empty.
 COLUMNS = (
     "knob",
     "knob_value",
@@ -53,68 +58,128 @@ COLUMNS = (
     "num_samples",
     "num_failed",
     "num_images",
-    "prefill_ms_median",
-    "prefill_ms_p90",
-    "prefill_ms_p25",
-    "prefill_ms_p75",
-    "prefill_ms_n",
+    *(f"{stage}_{name}" for stage in STAGES for name in ("median", "low", "high")),
+    *("prefill_ms_p25", "prefill_ms_p75", "prefill_ms_p90", "prefill_ms_p99", "prefill_ms_n"),
+    *(f"prefill_ms_between_processes_{name}" for name in ("mean", "low", "high", "n")),
     "prefill_vision_tokens",
-    "preprocess_ms_median",
-    "transfer_ms_median",
-    "vision_ms_median",
-    "llm_prefill_ms_median",
-    "ttft_ms_median",
+    "cold_ttft_ms",
+    "disturbed",
+    *(f"memory_peak_mib_{kind}" for kind in ("allocated", "reserved", "resident")),
+    "energy_j_per_prefill",
+    "idle_power_w",
+    "flops_per_prefill",
+    "mfu",
+    "roofline_ms",
     "sequence_length",
     "batch_size",
     "samples_fingerprint",
+    "inputs_fingerprint",
     "same_inputs_as",
     "status",
+    "error",
     "warnings",
+    "sweep",
     "run",
+    "run_id",
 )
 
 
-def collect(sweep: Path) -> list[dict[str, Any]]:
-    """One flat row per run folder of a sweep, in the order of vision tokens.
+def collect(*sweeps: Path) -> list[dict[str, Any]]:
+    """One flat row per run folder of some sweeps, in the order of vision tokens.
 
-    `status` is done, failed, or missing: planned, but neither of both.
+    `status` is done, failed, or missing: planned, but neither of both. `folder` is the run's path.
 
     `settings` names what else differs between runs (dtype, path, limit, ...). Done rows with the
-    same inputs as an earlier row of the same series name it in `same_inputs_as`.
+    same inputs as an earlier row of the same series name it in `same_inputs_as`. Of several sweeps,
+    `run` has the sweep's name before it; a run with the same result in several is one row, the
+    others are named in `also_in`; where one has several results, `settings` name the sweep. Raises
+    DataError for a folder that is damaged.
     """
-    rows, configs = [], []
-    for folder in sorted(path for path in sweep.iterdir() if path.is_dir()):
-        for name in (records.RESULT, records.FAILURE, records.PLANNED):
-            if (folder / name).is_file():
-                rows.append(_read_row(folder / name))
-                configs.append(_settings(folder / records.CONFIG))
-                break
+    names = _sweep_names(sweeps)
+    rows = [row for sweep in sweeps for row in _rows(sweep, names[sweep])]
+    again = False
+    if len(sweeps) > 1:
+        rows, again = _once(rows)
+    configs = [_settings(Path(row["folder"])) for row in rows]
     varying = _varying(rows, configs)
     for row, config in zip(rows, configs, strict=True):
         parts = [f"{key}={config[key]}" for key in sorted(varying & config.keys())]
+        if again:
+            parts.append(f"sweep={row['sweep']}")
         row["settings"] = ", ".join(parts)
     rows.sort(key=_order)
+    _mark_same_inputs(rows)
+    return rows
+
+
+def _sweep_names(sweeps: Sequence[Path]) -> dict[Path, str]:
+    """What sweeps are called: by their folders' names, by their paths where two share one."""
+    names = [sweep.name for sweep in sweeps]
+    return {sweep: sweep.name if names.count(sweep.name) == 1 else str(sweep) for sweep in sweeps}
+
+
+def _rows(sweep: Path, name: str) -> list[dict[str, Any]]:
+    rows = []
+    for folder in sorted(path for path in sweep.iterdir() if path.is_dir()):
+        for file in (records.RESULT, records.FAILURE, records.PLANNED):
+            if (folder / file).is_file():
+                row = _read_row(folder / file)
+                rows.append(row | {"folder": str(folder), "sweep": name, "run": folder.name})
+                break
+    return rows
+
+
+def _once(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
+    """The rows of several sweeps without copies, and whether a run was measured more than once.
+
+    Of the same run a result is taken before a failure, the first of equal results. Where a run has
+    several results, all rows stay: each sweep is then compared as a whole.
+    """
+    by_id: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_id[row["run_id"]].append(row)
+    done = {
+        run_id: [row for row in same if row["status"] == "done"] or same[:1]
+        for run_id, same in by_id.items()
+    }
+    again = any(_numbers(row) != _numbers(own[0]) for own in done.values() for row in own)
+    kept = list(rows) if again else [own[0] for own in done.values()]
+    for row in kept:
+        if not again:
+            row["also_in"] = [copy["sweep"] for copy in done[row["run_id"]][1:]]
+        row["run"] = f"{row['sweep']}/{row['run']}"
+    return kept, again
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+    """A row but for where it lies."""
+    return {key: row[key] for key in row.keys() - {"folder", "sweep", "run"}}
+
+
+def _mark_same_inputs(rows: Sequence[dict[str, Any]]) -> None:
     by_series: dict[tuple, list[tuple[str, str]]] = defaultdict(list)
     for row in rows:
         if row["status"] == "done":
             setting = tuple(row[key] for key in ("model", "dataset", "hardware", "settings"))
-            inputs = row["inputs_fingerprint"] + row["samples_fingerprint"]
-            by_series[setting].append((row["run"], inputs))
+            prints = [row.get(f"{kind}_fingerprint") for kind in ("inputs", "samples")]
+            if None not in prints:  # those of before say nothing
+                by_series[setting].append((row["run"], "".join(map(str, prints))))
     named = {row["run"]: row for row in rows}
     for pairs in by_series.values():
         for run, first in same_inputs(pairs).items():
             named[run]["same_inputs_as"] = label(named[first])
-    return rows
 
 
 def _varying(rows: list[dict[str, Any]], configs: list[dict[str, Any]]) -> set[str]:
-    """Settings in which runs differ; those of a data set only where runs on the same one do."""
+    """Settings in which runs differ; those of a data set only where runs on the same one do.
+
+    One that a run's vtexp did not have yet, or its knob does not have, differs from none.
+    """
     seen: dict[tuple[str, str], set[str]] = defaultdict(set)
-    keys = {key for config in configs for key in config}
     for row, config in zip(rows, configs, strict=True):
-        for key in keys:
+        for key, value in config.items():
             group = row["dataset"] if key.startswith("dataset.") else ""
-            seen[key, group].add(str(config.get(key)))
+            seen[key, group].add(str(value))
     return {key for (key, _), values in seen.items() if len(values) > 1}
 
 
@@ -123,21 +188,33 @@ def _read_row(path: Path) -> dict[str, Any]:
     row = records.read_json(path)
     if path.name == records.PLANNED:
         row = {"status": "missing"} | row
-    needed = ("status", "run", "knob", "knob_value", "model", "dataset", "hardware")
+    needed = ("status", "run_id", "knob", "knob_value", "model", "dataset", "hardware")
     if not isinstance(row, dict) or any(key not in row for key in needed):
         raise DataError(f"{path}: not a result of vtexp; delete its folder to run it again")
     row.setdefault("weights", "pretrained")  # before there were random ones, none said so
+    row.setdefault("disturbed", [])
     for stage, summary in row.pop("latency", {}).items():
         row |= {f"{stage}_{name}": value for name, value in summary.items()}
+    for part in FLATTENED:
+        row |= {f"{part}_{name}": value for name, value in (row.pop(part, None) or {}).items()}
     return row
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    """Settings of a run that can change its numbers and have no column of their own, flat."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved config of a run. Raises DataError if it cannot be read."""
+    path = folder / records.CONFIG
     try:
         config = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: not the config of a run")
+    return config
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Settings of a run that can change its numbers and have no column of their own, flat."""
+    config = read_config(folder)
     flat: dict[str, Any] = {}
     unseen = {f"{group}.{key}" for group, key in OF_NO_NUMBER}
 
@@ -151,9 +228,10 @@ def _settings(path: Path) -> dict[str, Any]:
             flat[path] = value
 
     for group in ("model", "dataset", "hardware", "measure"):
-        add(group, config[group])
-    if config["run"]["name"] == "image_size":
-        flat["knob.fit"] = config["run"]["fit"]
+        add(group, config.get(group))
+    run = config.get("run") or {}
+    if run.get("name") == "image_size":
+        flat["knob.fit"] = run.get("fit")
     return flat
 
 
@@ -179,38 +257,40 @@ def _order(row: dict[str, Any]) -> tuple:
     return (*_series(row), tokens, row["target_vision_tokens"])
 
 
-def write_comparison(sweep: Path) -> list[dict[str, Any]]:
-    """Write comparison.csv and comparison.png of a sweep folder; returns its rows."""
-    rows = collect(sweep)
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+def doubts(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Why timings are doubtful: each reason once, with the rows that it is true of."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        writer.writerow(row | {"warnings": "; ".join(row.get("warnings", []))})
-    records.write_text(sweep / CSV_NAME, buffer.getvalue())
-    lines = _lines(rows)
-    if lines:
-        from vtexp.picture import picture
+        for reason in row["disturbed"]:
+            by_reason[reason].append(_with_settings(row))
+    return [
+        f"timings are doubtful ({', '.join(names)}): {reason}"
+        for reason, names in by_reason.items()
+    ]
 
-        records.write_bytes(sweep / PICTURE_NAME, picture(lines))
-    return rows
+
+def _with_settings(row: dict[str, Any]) -> str:
+    return label(row) + (f" ({row['settings']})" if row["settings"] else "")
 
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:
-    """What a reader must know: identical inputs, warnings, failures, unlike samples."""
-    found = []
+    """What a reader must know of rows: doubts first, then identical inputs, warnings, failures."""
+    found = doubts(rows)
     for row in rows:
-        name = label(row) + (f" ({row['settings']})" if row["settings"] else "")
+        name = _with_settings(row)
         if row.get("same_inputs_as"):
             found.append(f"{name}: every image gives the same inputs as {row['same_inputs_as']}")
-        found += [f"{name}: {warning}" for warning in row.get("warnings", [])]
+        told = [w for w in row.get("warnings", []) if w not in row["disturbed"]]
+        found += [f"{name}: {warning}" for warning in told]
+        if row.get("also_in"):
+            found.append(f"{name}: the same result is in {', '.join(row['also_in'])} too")
         if row["status"] == "missing":
             found.append(f"{name}: no result yet")
         if row["status"] == "failed":
             found.append(f"{name} FAILED: {row['error']}")
         if row.get("num_failed"):
             found.append(f"{row['dataset']}: {row['num_failed']} samples could not be asked")
-    return list(dict.fromkeys([*found, *_unlike_samples(rows)]))
+    return list(dict.fromkeys(found))
 
 
 def require_same_samples(rows: list[dict[str, Any]]) -> None:
@@ -218,88 +298,11 @@ def require_same_samples(rows: list[dict[str, Any]]) -> None:
 
     To be called before any comparison question by question (paired tests, differences).
     """
-    for reason in _unlike_samples(rows):
+    for reason in different_questions([row for row in rows if row["status"] == "done"], {}):
         raise DataError(f"{reason}; run them again with the same dataset.limit, seed and files")
 
 
-def _unlike_samples(rows: list[dict[str, Any]]) -> list[str]:
-    """Data sets on which finished rows answered different questions, in words."""
-    prints: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        if row["status"] == "done":
-            prints[row["dataset"]].add(row["samples_fingerprint"])
-    return [
-        f"{dataset}: rows answered different questions; they cannot be compared"
-        for dataset, found in sorted(prints.items())
-        if len(found) > 1
-    ]
-
-
-def table(rows: list[dict[str, Any]]) -> Table:
-    """The comparison for a terminal: accuracy with its 95 % interval, prefill median."""
-    result = Table(
-        title=_title(rows),
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    several_knobs = len({row["knob"] for row in rows}) > 1
-    result.add_column("knob value" if several_knobs else rows[0]["knob"], no_wrap=True)
-    result.add_column("tiling")
-    for name in ("crops", "theory\ntokens", "measured\ntokens"):
-        result.add_column(name, justify="right", no_wrap=True)
-    for name in ("accuracy\n%", "95 %\ninterval", "prefill\nms", "vision\nms", "LLM\nms"):
-        result.add_column(name, justify="right", no_wrap=True)
-    varying = [
-        key
-        for key in ("model", "dataset", "hardware", "settings")
-        if len({r[key] for r in rows}) > 1
-    ]
-    for key in varying:
-        result.add_column(key)
-    for row in rows:
-        value = label(row)
-        if not several_knobs:
-            value = value.partition("=")[2]
-        result.add_row(value, *_cells(row), *(row[key] for key in varying))
-    return result
-
-
-def _title(rows: list[dict[str, Any]]) -> str:
-    """What all rows have in common, and how many questions each answered."""
-    parts = [_common(rows, key) for key in ("model", "dataset", "hardware")]
-    if any(row["weights"] == "random" for row in rows):
-        parts.insert(1, "random weights")
-    counts = sorted({row["num_samples"] for row in rows if row["status"] == "done"})
-    questions = " or ".join(map(str, counts)) or "no"
-    return f"{' · '.join(parts)} · {questions} questions"
-
-
-def _common(rows: list[dict[str, Any]], key: str) -> str:
-    """The one value of a key in all rows, else `several KEYs`."""
-    values = {row[key] for row in rows}
-    return values.pop() if len(values) == 1 else f"several {key}s"
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    if row["status"] != "done":
-        return [row["tiling"], f"{row['num_crops']}", "", "", row["status"], "", "", "", ""]
-    low, high = row["accuracy_low"], row["accuracy_high"]
-    return [
-        row["tiling"],
-        f"{row['measured_num_crops']:.4g}",
-        f"{row['theoretical_vision_tokens']:.5g}",
-        f"{row['measured_vision_tokens']:.5g}",
-        "none" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f}",
-        "" if low is None else f"{100 * low:.1f}-{100 * high:.1f}",
-        f"{row['prefill_ms_median']:.1f}",
-        f"{row['vision_ms_median']:.1f}",
-        f"{row['llm_prefill_ms_median']:.1f}",
-    ]
-
-
-def _lines(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def lines(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Finished rows by the line of the picture they belong to, under its label."""
     by_series: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:

@@ -60,5 +60,10 @@ def _files(config_dir: Path | None) -> Iterator[list[str]]:
         quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
         searched = [f"hydra.searchpath=['file://{quoted}']"]
     register_schemas()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        yield searched
+    running = GlobalHydra.instance().hydra  # within `launch.py` there is one, and only one can be
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            yield searched
+    finally:
+        GlobalHydra.instance().hydra = running

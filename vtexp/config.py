@@ -258,11 +258,17 @@ class HardwareConfig:
 
 @dataclass
 class MeasureConfig:
-    """How prefill latency is measured."""
+    """How prefill latency is measured: docs/measuring.md."""
 
     latency_samples: int = 16
     latency_repeats: int = 4
+    min_seconds: float = 3.0
+    max_half_width: float = 0.03
+    max_seconds: float = 30.0
     warmup_repeats: int = 2
+    repeats: int = 1
+    decode_tokens: int = 0
+    energy_seconds: float = 3.0
 
 
 @dataclass
@@ -275,6 +281,16 @@ class TrackingConfig:
     mode: WandbMode = WandbMode.auto
     tags: list[str] = field(default_factory=list)
     timeout_s: int = 20
+
+
+@dataclass
+class ReportConfig:
+    """What the comparison asks of its data.
+
+    `margin`: points of accuracy that a budget may lose against the best one and still be enough.
+    """
+
+    margin: float = 1.0
 
 
 @dataclass
@@ -313,6 +329,7 @@ class Config:
     tracking: TrackingConfig = MISSING
     measure: MeasureConfig = MISSING
     sweep: SweepConfig = MISSING
+    report: ReportConfig = field(default_factory=ReportConfig)
     force_full_tokens: bool = False
     plan: bool = False
 
@@ -355,6 +372,7 @@ GROUP_SCHEMAS: dict[str, type] = {
     "measure": MeasureConfig,
     "tracking": TrackingConfig,
     "sweep": SweepConfig,
+    "report": ReportConfig,
 }
 #: The schema and the list of values of each knob: the key a user sweeps.
 KNOB_SCHEMAS: dict[str, tuple[type[KnobConfig], str]] = {
@@ -418,6 +436,7 @@ def from_hydra(raw: DictConfig) -> Config:
 def from_plain(plain: dict[str, Any]) -> Config:
     """The checked config of what `to_plain` gave. Raises ConfigError, or OmegaConf's errors."""
     schemas: dict[str, type] = {**GROUP_SCHEMAS, "knob": KNOB_SCHEMAS[plain["knob"]["name"]][0]}
+    plain = {"report": {}} | plain  # runs from before there was a group `report` have none
     raw = OmegaConf.create({key: plain[key] for key in (f.name for f in fields(Config))})
     for group, schema in schemas.items():
         raw[group] = OmegaConf.merge(OmegaConf.structured(schema), plain[group])
@@ -444,12 +463,13 @@ def to_plain(config: Any) -> dict[str, Any]:
 
 
 def _check(config: Config) -> None:
-    at_least_one = {
+    at_least_one: dict[str, float | None] = {
         "dataset.limit": config.dataset.limit,
         "dataset.max_new_tokens": config.dataset.max_new_tokens,
         "hardware.batch_size": config.hardware.batch_size,
         "measure.latency_samples": config.measure.latency_samples,
         "measure.latency_repeats": config.measure.latency_repeats,
+        "measure.repeats": config.measure.repeats,
         "model.max_sequence_length": config.model.max_sequence_length,
         "sweep.values_per_job": config.sweep.values_per_job,
         "hardware.gpus_per_run": config.hardware.gpus_per_run,
@@ -459,18 +479,28 @@ def _check(config: Config) -> None:
         "hardware.slurm.time_min": config.hardware.slurm.time_min,
         "tracking.timeout_s": config.tracking.timeout_s,
     }
-    at_least_zero = {
+    at_least_zero: dict[str, float | None] = {
         "measure.warmup_repeats": config.measure.warmup_repeats,
+        "measure.min_seconds": config.measure.min_seconds,
+        "measure.max_seconds": config.measure.max_seconds,
+        "measure.max_half_width": config.measure.max_half_width,
+        "measure.energy_seconds": config.measure.energy_seconds,
         "dataset.seed": config.dataset.seed,
         "dataset.max_failed": config.dataset.max_failed,
         "hardware.decode_workers": config.hardware.decode_workers,
         "hardware.slurm.gpus": config.hardware.slurm.gpus,
         "hardware.slurm.max_requeues": config.hardware.slurm.max_requeues,
+        "report.margin": config.report.margin,
     }
     for least, settings in ((1, at_least_one), (0, at_least_zero)):
         for key, value in settings.items():
-            if value is not None and value < least:
+            if value is not None and not value >= least:
                 raise ConfigError(f"{key}={value}: must be at least {least}")
+    if config.measure.decode_tokens not in (0, *range(2, config.model.max_sequence_length)):
+        raise ConfigError(
+            f"measure.decode_tokens={config.measure.decode_tokens}: 0 for none, or at least 2: "
+            "the time per token is read off the first and the last"
+        )
     names = {
         "sweep.name": config.sweep.name,
         "model.name": config.model.name,
@@ -483,6 +513,14 @@ def _check(config: Config) -> None:
                 f"{key}={name!r}: becomes part of a folder's name; at most 64 letters, digits "
                 "and . _ + - (a letter, digit or _ first)"
             )
+    project = config.tracking.project
+    if not project or len(project) > 128 or set(project) & set("/\\#?%:"):
+        raise ConfigError(
+            f"tracking.project={project!r}: W&B takes 1 to 128 characters without / \\ # ? % :"
+        )
+    for tag in config.tracking.tags:
+        if not 1 <= len(tag) <= 64:
+            raise ConfigError(f"tracking.tags: {tag!r}: W&B takes tags of 1 to 64 characters")
     if config.hardware.gpus_per_run > 1 and config.hardware.launcher == Launcher.here:
         raise ConfigError(
             f"hardware.gpus_per_run={config.hardware.gpus_per_run}: several processes need "

@@ -3,85 +3,99 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from vtexp import environment, measuring, records
+from vtexp import environment, records
 from vtexp.batching import BatchSize
 from vtexp.data.base import FailedSample, Sample, fingerprint, require_few_failed
-from vtexp.errors import CountMismatchError, VtexpError, error_line
+from vtexp.energy import Counter, measure_energy
+from vtexp.errors import CountMismatchError, VtexpError
 from vtexp.geometry import Tiling, theoretical_tokens, token_layout
-from vtexp.metrics import metric
 from vtexp.metrics.registry import Score
 from vtexp.models.runner import PreparedSample, Runner
-from vtexp.planning import Plan, PlannedRun, tiling_summary
+from vtexp.planning import Plan, PlannedRun
 from vtexp.probe import Counts
-from vtexp.progress import ProgressFile, progress
-from vtexp.statistics import clustered_mean
-
-#: A rank that has changed no file for so long is taken for dead; loading a large model is slow.
-SILENT_S = 3600
+from vtexp.progress import ProgressFile
+from vtexp.results import by_column, summarise
+from vtexp.shares import Repeat, read_repeats, same_machine, share_folder, wait_for_shares
+from vtexp.timing import Timing
 
 
 class Measurement:
-    """One run under way in one process: started and timed, answered part by part, then finished.
+    """One run under way in one process: started, timed, answered part by part, then finished.
 
-    The runs of a job are under way together, so that an image that has been decoded serves them
-    all. Of a run with several processes (`hardware.gpus_per_run`) each, by its rank, answers its
-    share of the samples and times prefills of the same ones; rank 0 then puts all together. Answers
-    are added to the records as they come: a run that was interrupted goes on with what is missing.
-    Each method raises VtexpError for what a user can mend.
+    The runs of a job are under way together, so that their timed prefills are interleaved, and so
+    that an image that has been decoded serves them all. Of a run with several processes
+    (`hardware.gpus_per_run`) each, by its rank, answers its share of the samples and times prefills
+    of the same ones; rank 0 then puts all together. Answers are added to the records as they come:
+    a run that was interrupted goes on with what is missing. Each method raises VtexpError for what
+    a user can mend.
     """
 
     def __init__(
-        self, plan: Plan, run: PlannedRun, runner: Runner, score: Score | None, rank: int = 0
+        self,
+        plan: Plan,
+        run: PlannedRun,
+        runner: Runner,
+        score: Score | None,
+        rank: int = 0,
+        repeat: int = 0,
     ) -> None:
-        """`score` scores a prediction; None with random weights, whose answers mean nothing."""
+        """`score` scores a prediction; None with random weights, whose answers mean nothing.
+
+        `repeat` is 0 but in further processes that only time: see `measure.repeats`.
+        """
         self.plan, self.run, self.runner, self._score, self._rank = plan, run, runner, score, rank
+        self._repeat = repeat
         hardware = plan.config.hardware
         #: Indices of the samples that this process still has to answer.
         self.waiting = set(range(rank, len(plan.samples), hardware.gpus_per_run))
+        #: What is to be timed; None where times of an earlier try are kept.
+        self.timing: Timing | None = None
         self._batches = BatchSize(hardware.batch_size, hardware.auto_adjust_batch_size)
-        self._folder = _share_folder(run, rank)
+        self._folder = share_folder(run.folder, rank)
         self._answers = records.RowsFile(self._folder / records.ANSWERS)
         self._progress = ProgressFile(self._folder / records.PROGRESS)
+        self._surroundings: dict[str, Any] = {}
         self._duration_s = 0.0
 
     def start(self, indices: Sequence[int]) -> None:
-        """Write down what is measured on what, and time prefills of the samples of these indices.
+        """Get ready to time prefills of the samples of these indices: counted and warmed up.
 
         Answers and times of an earlier try are kept: answers of the same code, times of the same
         code on the same machine. With random weights the timed samples are all there is.
         """
-        folder = self._folder
         with self._at_work():
-            (folder / records.SHARE).unlink(missing_ok=True)
-            (folder / records.FAILURE).unlink(missing_ok=True)
-            surroundings = environment.describe(self.runner.device)
-            before = self._earlier_try(surroundings)
-            if before is None:
-                self.discard()
-            timed = (folder / records.LATENCY).is_file()
-            if before is None or not timed or not same_machine(before, surroundings):
-                self._time(indices, surroundings)
-        self._progress.start("answers", len(self.waiting))
+            self._surroundings = environment.describe(self.runner.device)
+            if self._repeat or not self._timed_before():
+                self._warm_up(indices)
 
-    def _earlier_try(self, surroundings: dict[str, Any]) -> dict[str, Any] | None:
+    def _timed_before(self) -> bool:
+        """Whether an earlier try left times that can be kept; takes over its answers."""
+        folder = self._folder
+        (folder / records.SHARE).unlink(missing_ok=True)
+        (folder / records.FAILURE).unlink(missing_ok=True)
+        before = self._earlier_try()
+        if before is None:
+            self.discard()
+            return False
+        timed = (folder / records.LATENCY).is_file()
+        return timed and same_machine(before, self._surroundings)
+
+    def _earlier_try(self) -> dict[str, Any] | None:
         """Surroundings of an earlier try of this code, whose answers are taken over; else None."""
         folder = self._folder
         if self._score is None or not (folder / records.ENVIRONMENT).is_file():
             return None
         before = records.read_json(folder / records.ENVIRONMENT)
-        if before["git"] != surroundings["git"]:
+        if before["git"] != self._surroundings["git"]:
             return None
         index = {self.plan.samples[i].sample_id: i for i in self.waiting}
         answered = self._answers.go_on("sample_id")
@@ -90,34 +104,73 @@ class Measurement:
         self.waiting -= {index[sample_id] for sample_id in answered}
         return before
 
-    def _time(self, indices: Sequence[int], surroundings: dict[str, Any]) -> None:
-        """Time prefills; `surroundings` learn how many cores others kept busy meanwhile."""
-        plan, run, runner = self.plan, self.run, self.runner
-        measure, style = plan.config.measure, plan.config.dataset.style
+    def _warm_up(self, indices: Sequence[int]) -> None:
+        plan, run = self.plan, self.run
         samples = [plan.samples[i] for i in indices]
-        timed: list[dict[str, Any]] = []
+        counted: list[dict[str, Any]] = []
 
         def check(place: int, counts: Counts, length: int) -> None:
-            counted = check_counts(run, samples[place], run.tilings[indices[place]], counts)
-            row = _about(plan, samples[place]) | {"prediction": None, "score": None} | counted
-            timed.append(row | {"sequence_length": length, "answer_tokens": 0})
+            found = check_counts(run, samples[place], run.tilings[indices[place]], counts)
+            row = _about(plan, samples[place]) | {"prediction": None, "score": None} | found
+            counted.append(row | {"sequence_length": length, "answer_tokens": 0})
 
-        rows: list[dict[str, Any]] = []
-        count = len(samples) * measure.latency_repeats
-        self._progress.start("prefill", count)
-        with progress(f"{run.label} prefill", count) as advance:
-            load = measuring.OtherLoad()
-            for row in measuring.time_prefills(runner, samples, run.setting, style, measure, check):
-                rows.append({"rank": self._rank} | row)
-                advance(1)
-                self._progress.advance(1)
-            surroundings["other_cores_busy"] = load.cores()
-        if self._score is None and self._rank == 0:
-            self._answers.write(timed)
+        config = plan.config
+        timing = Timing(self.runner, samples, run.setting, config.dataset.style, config.measure)
+        timing.count(check)
+        timing.warm_up()
+        self.timing = timing
+        self._progress.start("prefill", len(samples) * config.measure.latency_repeats)
+        if self._score is None and self._rank == 0 and not self._repeat:
+            self._answers.write(counted)
+
+    @property
+    def wants_times(self) -> bool:
+        """Whether a further round of timed prefills is needed."""
+        return self.timing is not None and not self.timing.ended
+
+    def time_round(self, on_prefill: Callable[[], None]) -> None:
+        """Time each sample once; `on_prefill` is called after each."""
+        assert self.timing is not None
+
+        def advance() -> None:
+            on_prefill()
+            self._progress.advance(1)
+
+        with self._at_work():
+            self.timing.round(advance)
+
+    def note_times(
+        self,
+        monitor: dict[str, Any],
+        reference: Sequence[dict[str, float]],
+        counter: Counter | None,
+    ) -> None:
+        """Write down the times, and what the machine did meanwhile.
+
+        `monitor` is what a `Monitor` saw, `reference` the rows of a `Reference`, `counter` the
+        device's energy, which is taken now.
+        """
+        timing, seconds = self.timing, self.plan.config.measure.energy_seconds
+        if timing is None:
+            return
+        with self._at_work():
+            timing.note_memory()
+            about = timing.about | {"monitor": monitor, "reference": list(reference)}
+            if counter is not None and seconds and not self._repeat:
+                about |= measure_energy(counter, timing.prefill_alone(), self.runner.wait, seconds)
+        rows = [{"rank": self._rank, "process": self._repeat} | row for row in timing.rows]
+        self._surroundings["timing"] = about
+        if self._repeat:
+            Repeat(self._surroundings, rows).write(self._folder, self._repeat)
+            return
         # Times come last: those that are there are of these surroundings.
         (self._folder / records.LATENCY).unlink(missing_ok=True)
-        records.write_json(self._folder / records.ENVIRONMENT, surroundings)
+        records.write_json(self._folder / records.ENVIRONMENT, self._surroundings)
         records.write_jsonl(self._folder / records.LATENCY, rows)
+
+    def start_answers(self) -> None:
+        """Say that prefills are timed, and answers follow."""
+        self._progress.start("answers", len(self.waiting))
 
     def answer(self, images: Mapping[int, np.ndarray], advance: Callable[[int], None]) -> None:
         """Answer those samples that wait for it, given the pixels of some by their index.
@@ -184,65 +237,80 @@ class Measurement:
         Raises VtexpError where a rank failed, or the records are not of all samples, each once.
         """
         plan, run = self.plan, self.run
-        folders = [_share_folder(run, rank) for rank in range(plan.config.hardware.gpus_per_run)]
-        surroundings = records.read_json(self._folder / records.ENVIRONMENT)
+        folders = [
+            share_folder(run.folder, rank) for rank in range(plan.config.hardware.gpus_per_run)
+        ]
         shares = wait_for_shares(folders)
-        broken = {
-            int(index): FailedSample(plan.samples[int(index)].sample_id, reason)
-            for share in shares
-            for index, reason in share["broken"].items()
-        }
-        failed = [broken[index] for index in sorted(broken)]
-        require_few_failed(
-            (*failed, *plan.failed),
-            plan.config.dataset.max_failed,
-            len(plan.samples) - len(failed),
-            plan.config.dataset.name,
-        )
-        latency_rows = [row for f in folders for row in records.read_jsonl(f / records.LATENCY)]
+        broken = self._broken(shares)
+        latency_rows, surroundings = self._gather_times(folders)
         kept = [i for i in range(len(plan.samples)) if i not in broken]
         if not plan.answers:
             timed = {row["sample_id"] for row in latency_rows}
             kept = [i for i in kept if plan.samples[i].sample_id in timed]
         samples = [plan.samples[i] for i in kept]
-        order = [sample.sample_id for sample in samples]
         answers = [folder / records.ANSWERS for folder in folders]
-        if not plan.answers:
-            answers = answers[:1]
-        records.merge_rows(answers, run.folder / records.SAMPLES, "sample_id", order)
+        records.merge_rows(
+            answers if plan.answers else answers[:1],
+            run.folder / records.SAMPLES,
+            "sample_id",
+            [sample.sample_id for sample in samples],
+        )
         records.write_jsonl(run.folder / records.LATENCY, latency_rows)
-        surroundings["ranks"] = [
-            {key: found[key] for key in ("host", "device", "other_cores_busy")}
-            for found in (records.read_json(f / records.ENVIRONMENT) for f in folders)
-        ]
-        if len({rank["host"] for rank in surroundings["ranks"]}) > 1:
-            raise VtexpError(f"{run.folder}: its ranks were timed on several nodes")
         records.write_json(run.folder / records.ENVIRONMENT, surroundings)
         run = replace(
             run,
-            failed=(*run.failed, *failed),
+            failed=(*run.failed, *broken.values()),
             tilings=tuple(run.tilings[i] for i in kept),
             prompt_lengths=tuple(run.prompt_lengths[i] for i in kept),
         )
-        columns = _by_column(records.rows_of(run.folder / records.SAMPLES))
-        result = summarise(plan, run, columns, latency_rows)
-        busy = [rank["other_cores_busy"] for rank in surroundings["ranks"]]
-        other_cores = max((cores for cores in busy if cores is not None), default=None)
-        tokens = result["measured_vision_tokens"]
-        result["samples_fingerprint"] = fingerprint(samples)
-        result["warnings"] += measuring.doubts(latency_rows, tokens, other_cores)
-        result |= {
-            "prefill_ms_by_rank": measuring.median_by_rank(latency_rows),
-            "other_cores_busy": other_cores,
+        columns = by_column(records.rows_of(run.folder / records.SAMPLES))
+        result = summarise(plan, run, columns, latency_rows, surroundings) | {
+            "samples_fingerprint": fingerprint(samples),
             "batch_size": max(share["batch_size"] for share in shares),
             "out_of_memory_count": sum(share["out_of_memory_count"] for share in shares),
-            "device": surroundings["device"]["name"],
             "duration_s": max(share["duration_s"] for share in shares),
         }
         (run.folder / records.FAILURE).unlink(missing_ok=True)
         records.write_json(run.folder / records.RESULT, result)
         shutil.rmtree(run.folder / records.RANKS, ignore_errors=True)
         return result
+
+    def _broken(self, shares: Sequence[dict[str, Any]]) -> dict[int, FailedSample]:
+        """Samples by index whose image turned out to be broken, in any rank.
+
+        Raises DataError where they are more than allowed.
+        """
+        plan = self.plan
+        reasons = {int(i): why for share in shares for i, why in share["broken"].items()}
+        broken = {i: FailedSample(plan.samples[i].sample_id, reasons[i]) for i in sorted(reasons)}
+        dataset = plan.config.dataset
+        require_few_failed(
+            (*broken.values(), *plan.failed),
+            dataset.max_failed,
+            len(plan.samples) - len(broken),
+            dataset.name,
+        )
+        return broken
+
+    def _gather_times(self, folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Timings of all ranks and repeats, and rank 0's surroundings with how each timed."""
+        rows, processes = [], []
+        for rank, folder in enumerate(folders):
+            own = Repeat(
+                records.read_json(folder / records.ENVIRONMENT),
+                records.read_jsonl(folder / records.LATENCY),
+            )
+            for number, found in {0: own, **read_repeats(folder)}.items():
+                rows += found.rows
+                processes.append(
+                    {"rank": rank, "process": number}
+                    | {key: found.surroundings[key] for key in ("host", "device", "timing")}
+                )
+        if len({process["host"] for process in processes}) > 1:
+            raise VtexpError(f"{self.run.folder}: its ranks were timed on several nodes")
+        surroundings = records.read_json(self._folder / records.ENVIRONMENT)
+        del surroundings["timing"]
+        return rows, surroundings | {"processes": processes}
 
     def discard(self) -> None:
         """Leave no answers and no times of a run that failed."""
@@ -254,60 +322,10 @@ class Measurement:
     def _at_work(self) -> Iterator[None]:
         """Adds to the seconds that this run took: those of other runs of the job are not its."""
         began = time.monotonic()
-        yield
-        self._duration_s += time.monotonic() - began
-
-
-def _share_folder(run: PlannedRun, rank: int) -> Path:
-    """Where a process of a run keeps what it has so far."""
-    return run.folder / records.RANKS / str(rank)
-
-
-def same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether times of two surroundings can be taken together."""
-    return all(one[key] == other[key] for key in ("host", "device"))
-
-
-def wait_for_shares(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """The shares of all ranks, of this start of the job, as soon as all are there.
-
-    Raises VtexpError where one failed, or none of its files has changed for `SILENT_S`.
-    """
-    shares: list[dict[str, Any]] = []
-    for rank, folder in enumerate(folders):
-        began = time.time()
-        while (share := _of_this_start(folder / records.SHARE)) is None:
-            if (failed := _of_this_start(folder / records.FAILURE)) is not None:
-                raise VtexpError(f"rank {rank}: {failed['error']}")
-            if time.time() - max(began, _last_change(folder)) > SILENT_S:
-                raise VtexpError(
-                    f"rank {rank}: nothing heard of it for {SILENT_S // 60} min; see its log"
-                )
-            time.sleep(0.2)
-        shares.append(share)
-    return shares
-
-
-def _of_this_start(path: Path) -> dict[str, Any] | None:
-    """What a rank wrote since this job was started, None if there is nothing yet."""
-    if not path.is_file():
-        return None
-    row = records.read_json(path)
-    return row if row["attempt"] == environment.attempt() else None
-
-
-def record_rank_failure(folder: Path, rank: int, error: BaseException) -> None:
-    """Leave word in a run's folder that a rank failed, for rank 0 to find."""
-    row = {"attempt": environment.attempt(), "error": error_line(error)}
-    records.write_json(folder / records.RANKS / str(rank) / records.FAILURE, row)
-
-
-def _last_change(folder: Path) -> float:
-    """Time of the newest file of a folder, 0 if there is none."""
-    try:
-        return max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
-    except OSError:
-        return 0.0
+        try:
+            yield
+        finally:
+            self._duration_s += time.monotonic() - began
 
 
 def _about(plan: Plan, sample: Sample) -> dict[str, Any]:
@@ -364,105 +382,4 @@ def _columns(kind: str, counts: Counts) -> dict[str, Any]:
         f"{kind}_tiling": None if counts.tiling is None else str(counts.tiling),
         f"{kind}_num_crops": counts.num_crops,
         f"{kind}_vision_tokens": counts.vision_tokens,
-    }
-
-
-#: Columns of the sample rows that a result is made of.
-COUNTS = ("num_crops", "vision_tokens")
-SUMMARISED = (
-    *(f"{kind}_{count}" for kind in ("theoretical", "measured", "actual") for count in COUNTS),
-    *("measured_tiling", "actual_tiling", "actual_overridden", "sequence_length"),
-    *("score", "sample_id", "image_id", "question_type"),
-)
-
-
-def _by_column(rows: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
-    """What is summarised of rows: little beside their texts, of which there may be 200 000."""
-    columns: dict[str, list[Any]] = {name: [] for name in SUMMARISED}
-    for row in rows:
-        for name, values in columns.items():
-            value = row[name]
-            values.append(sys.intern(value) if isinstance(value, str) else value)
-    return columns
-
-
-def summarise(
-    plan: Plan,
-    run: PlannedRun,
-    columns: Mapping[str, Sequence[Any]],
-    latency_rows: Sequence[dict[str, Any]],
-) -> dict[str, Any]:
-    """The result of a run: what was asked first, then counts, accuracy and latency.
-
-    `columns` are the SUMMARISED ones of the sample rows.
-    """
-    means = {name: fmean(columns[name]) for name in SUMMARISED if name.endswith(COUNTS)}
-    tilings = {name: _tilings(columns[name]) for name in ("measured_tiling", "actual_tiling")}
-    overridden = any(columns["actual_overridden"])
-    warnings = list(run.warnings)
-    if not plan.answers:
-        warnings.append("random weights: counts and latency only, no accuracy")
-    if overridden:
-        warnings.append(
-            "force_full_tokens: the model read other counts than the theoretical ones; actual_* "
-            "are the theoretical counts, measured_* what was read"
-        )
-    return {
-        "status": "done",
-        **run.columns(plan.config),
-        **means,
-        **tilings,
-        "actual_overridden": overridden,
-        **_accuracy(
-            columns["score"],
-            columns["image_id"],
-            columns["question_type"],
-            metric(plan.config.dataset.metric).highest,
-        ),
-        "sequence_length": fmean(columns["sequence_length"]),
-        "prefill_vision_tokens": fmean(row["vision_tokens"] for row in latency_rows),
-        "latency": measuring.summarise(latency_rows),
-        "inputs_fingerprint": run.inputs_fingerprint,
-        "verdict": run.verdict.level,
-        "warnings": warnings,
-    }
-
-
-def _tilings(found: Sequence[str | None]) -> str | None:
-    """Summary of the tilings that the model showed, None where it shows none."""
-    shown = [tiling for tiling in found if tiling is not None]
-    return tiling_summary(shown) if shown else None
-
-
-def _accuracy(
-    scores: Sequence[float | None],
-    image_ids: Sequence[str],
-    question_types: Sequence[str],
-    highest: float,
-) -> dict[str, Any]:
-    """Mean score with error and interval clustered by image, and the mean per question type.
-
-    Scores are from 0 to `highest`. All None where nothing was answered.
-    """
-    answered = [score for score in scores if score is not None]
-    if not answered:
-        names = ("accuracy", "accuracy_standard_error", "accuracy_low", "accuracy_high")
-        nothing = dict.fromkeys(names) | {"accuracy_by_question_type": {}}
-        return nothing | {"num_samples": len(scores), "num_images": len(set(image_ids))}
-    overall = clustered_mean(answered, image_ids, highest)
-    low, high = overall.interval or (None, None)
-    by_type: dict[str, list[float]] = defaultdict(list)
-    for kind, score in zip(question_types, answered, strict=True):
-        by_type[kind].append(score)
-    return {
-        "accuracy": overall.mean,
-        "accuracy_standard_error": overall.standard_error,
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "num_samples": overall.n,
-        "num_images": overall.images,
-        "accuracy_by_question_type": {
-            kind: {"accuracy": fmean(scores), "n": len(scores)}
-            for kind, scores in sorted(by_type.items())
-        },
     }

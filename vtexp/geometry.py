@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from vtexp.errors import ConfigError
+from vtexp.errors import ConfigError, DataError
 
 
 class Size(NamedTuple):
@@ -367,6 +367,30 @@ def letterbox(size: Size, target: Size) -> Placement:
     scaled = Size(int(height * scale), int(width * scale))
     return Placement(
         scaled, (target.height - scaled.height) // 2, (target.width - scaled.width) // 2
+    )
+
+
+def placement_of(size: Size, target: Size, fit: str) -> Placement:
+    """Where an image lands on a canvas of `target` px.
+
+    stretch: both sides scaled by themselves. letterbox: aspect kept, zero padding. crop: scaled
+    to cover the canvas, its centre kept; pads are negative then.
+    """
+    if fit == "stretch":
+        return Placement(target, 0, 0)
+    if fit == "letterbox":
+        placement = letterbox(size, target)
+        if 0 in placement.scaled:
+            raise DataError(
+                f"an image of {size} px is too flat to fit {target}: one side would shrink to 0"
+            )
+        return placement
+    scale = max(target.height / size.height, target.width / size.width)
+    cover = Size(
+        max(target.height, round(size.height * scale)), max(target.width, round(size.width * scale))
+    )
+    return Placement(
+        cover, -((cover.height - target.height) // 2), -((cover.width - target.width) // 2)
     )
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import random
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -53,7 +57,7 @@ def run_job(config: Config, *, named: bool = True) -> None:
     try:
         make_runs(plan)
     finally:
-        show_comparison(sweep)
+        show_comparison(sweep, margin=plan.config.report.margin)
     raise_failures([run.folder for run in plan.runs])
 
 
@@ -77,10 +81,11 @@ def make_runs(plan: Plan, rank: int = 0) -> None:
 
     # One that failed since it was frozen is not made again when SLURM starts its job again.
     waiting = [run for run in plan.runs if not settled(run.folder)]
+    time_in_fresh_processes(plan, waiting, rank)
     for run in plan.runs:
         if finished(run.folder) and rank == 0:
             console.print(f"{run.label}: has a result already, kept{_older_code(run)}")
-            tracking.mirror(plan.config, run.folder)
+            tracking.mirror(plan.config, run.folder, plan.samples)
     if waiting:
         RunsUnderWay(plan, waiting, load_runner(plan), rank).make()
 
@@ -108,8 +113,7 @@ def load_runner(plan: Plan) -> Runner:
     made = (device, dtype, hardware.sharded, hardware.compile, hardware.uint8_crops)
     key = (checkpoint.folder, checkpoint.fingerprint, plan.geometry, made)
     if key not in _loaded:
-        _loaded.clear()  # first make room: two large models do not fit
-        gc.collect()
+        _unload()  # first make room: two large models do not fit
         what = "" if plan.answers else "random weights of "
         console.print(f"loading {what}{checkpoint.name} on {device} ({dtype})")
         from vtexp.models.runner import runner_class
@@ -118,22 +122,63 @@ def load_runner(plan: Plan) -> Runner:
     return _loaded[key]
 
 
+def time_in_fresh_processes(plan: Plan, runs: Sequence[PlannedRun], rank: int) -> None:
+    """Have further processes time runs that have no times of theirs: see `measure.repeats`.
+
+    One after the other, before this process loads the model, so that it is there only once. Times
+    of an earlier try on another machine, or of other code, are made again. Where a process fails,
+    its times are missing, which the result says.
+    """
+    from vtexp.shares import drop_other_repeats, repeat_path, share_folder
+
+    for number in range(1, plan.config.measure.repeats):
+        folders = {run.folder: share_folder(run.folder, rank) for run in runs}
+        _unload()
+        drop_other_repeats(list(folders.values()), plan.config.hardware.device.value)
+        wanted = [run for run, own in folders.items() if not repeat_path(own, number).is_file()]
+        if wanted:
+            console.print(
+                f"timing in a fresh process, {number} of {plan.config.measure.repeats - 1}"
+            )
+            command = [sys.executable, "-m", "vtexp.repeats", str(number), str(rank)]
+            made = subprocess.run([*command, *map(str, wanted)], stderr=subprocess.PIPE, text=True)
+            if made.returncode:
+                last = (made.stderr.strip().splitlines() or ["no word"])[-1]
+                console.print(f"FAILED to time in a fresh process: {last}")
+
+
+def _unload() -> None:
+    """Let go of a model that an earlier job of this process loaded."""
+    if _loaded:
+        import torch
+
+        _loaded.clear()
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
 class RunsUnderWay:
-    """The runs of a job: each is timed, then all answer the same images, decoded once for them.
+    """The runs of a job: timed in turns, then all answer the same images, decoded once for them.
 
     A run that fails is recorded and leaves; the others go on. A sample whose image turns out to be
     broken when it is decoded fails in all.
     """
 
     def __init__(
-        self, plan: Plan, runs: Sequence[PlannedRun], runner: Runner, rank: int = 0
+        self,
+        plan: Plan,
+        runs: Sequence[PlannedRun],
+        runner: Runner,
+        rank: int = 0,
+        repeat: int = 0,
     ) -> None:
+        """`repeat` is 0 but in the further processes of `measure.repeats`."""
         from vtexp.experiment import Measurement
 
         dataset = plan.config.dataset
         score = metric(dataset.metric).prepare(plan.samples) if plan.answers else None
-        self.plan, self.rank = plan, rank
-        self.under_way = [Measurement(plan, run, runner, score, rank) for run in runs]
+        self.plan, self.runner, self.rank, self._repeat = plan, runner, rank, repeat
+        self.under_way = [Measurement(plan, run, runner, score, rank, repeat) for run in runs]
         self.broken: dict[int, FailedSample] = {}
         self.unrecorded: VtexpError | None = None
 
@@ -143,8 +188,7 @@ class RunsUnderWay:
         Raises VtexpError where that could not be written.
         """
         try:
-            timed = self._first_readable(self.plan.config.measure.latency_samples)
-            self._each(lambda run: run.start(timed))
+            self.time()
             if self.plan.answers:
                 self._answer()
             self._each(lambda run: run.finish_share(self.broken))
@@ -159,11 +203,45 @@ class RunsUnderWay:
         if self.unrecorded is not None:
             raise self.unrecorded
 
-    def _each(self, step: Callable[..., None], *arguments: Any) -> None:
-        """Take a step with each run under way: a sweep survives any failure of one run."""
-        for measurement in list(self.under_way):
+    def time(self) -> None:
+        """Time prefills of all runs in turns: their order is drawn anew in each round.
+
+        A slow spell of the machine then touches all of them; a prefill that is repeated between
+        them shows a lasting change.
+        """
+        from vtexp.energy import energy_counter
+        from vtexp.monitor import Monitor, nvml_gpus
+        from vtexp.timing import Reference
+
+        measure = self.plan.config.measure
+        indices = self._first_readable(measure.latency_samples)
+        self._each(lambda run: run.start(indices))
+        timings = [run.timing for run in self.under_way if run.timing is not None]
+        if not timings:
+            return
+        gpus, rng = nvml_gpus(self.runner.gpus), random.Random(self.rank)
+        reference = Reference(timings[0])
+        total = len(timings) * len(indices) * measure.latency_repeats
+        with progress("prefill", total) as advance, Monitor(gpus) as monitor:
+
+            def on_prefill() -> None:
+                reference.tick()
+                advance(1)
+
+            while waiting := [run for run in self.under_way if run.wants_times]:
+                in_turn = rng.sample(waiting, len(waiting))
+                self._each(lambda run: run.time_round(on_prefill), in_turn)
+        # Of a GPU that NVML does not know, the processor's energy would be another's.
+        counter = None if self.runner.gpus and not gpus else energy_counter(gpus)
+        self._each(lambda run: run.note_times(monitor.report, reference.rows, counter))
+
+    def _each(
+        self, step: Callable[[Measurement], None], runs: Sequence[Measurement] | None = None
+    ) -> None:
+        """Take a step with each run under way, or some: a sweep survives any failure of one run."""
+        for measurement in list(self.under_way if runs is None else runs):
             try:
-                step(measurement, *arguments)
+                step(measurement)
             except Exception as error:
                 if leaving.is_set():
                     raise
@@ -202,12 +280,14 @@ class RunsUnderWay:
             indices=waiting,
             workers=plan.config.hardware.decode_workers,
         )
+        for run in self.under_way:
+            run.start_answers()
         label = "answers" if count == 1 else f"answers of {count} runs"
         with progress(label, total * count) as advance:
             advance(sum(total - len(run.waiting) for run in self.under_way))
             while self.under_way and (chunk := next(chunks, None)) is not None:
                 images = self._readable(chunk)
-                self._each(lambda run, images: run.answer(images, advance), images)
+                self._each(partial(_answer, images=images, advance=advance))
 
     def _readable(self, chunk: Chunk) -> dict[int, np.ndarray]:
         """The images of a chunk but those that could not be decoded."""
@@ -229,13 +309,15 @@ class RunsUnderWay:
             f"{run.label}: {result['measured_vision_tokens']:.5g} vision tokens, "
             f"accuracy {accuracy}, prefill {prefill:.1f} ms"
         )
-        tracking.mirror(self.plan.config, run.folder)
+        tracking.mirror(self.plan.config, run.folder, self.plan.samples)
 
     def _fail(self, measurement: Measurement, error: Exception) -> None:
-        from vtexp.experiment import record_rank_failure
+        from vtexp.shares import record_rank_failure
 
         run = measurement.run
         console.print(f"{run.label}: FAILED: {error_line(error)}")
+        if self._repeat:
+            return
         try:
             if self.rank > 0:
                 record_rank_failure(run.folder, self.rank, error)
@@ -245,3 +327,9 @@ class RunsUnderWay:
                 record_failure(run.folder, error, failed.columns(self.plan.config))
         except VtexpError as trouble:  # the same disk, most likely
             self.unrecorded = trouble
+
+
+def _answer(
+    run: Measurement, images: dict[int, np.ndarray], advance: Callable[[int], None]
+) -> None:
+    run.answer(images, advance)

@@ -17,11 +17,12 @@ from vtexp.sweep import show_comparison
 from vtexp.watching import RunStatus, come_back, look, watch
 
 
-def launch(jobs: Sequence[Job], *, wait: bool) -> None:
+def launch(jobs: Sequence[Job], *, wait: bool, margin: float | None = None) -> None:
     """Run jobs of one sweep, or submit them where `wait` is false.
 
     Runs that have a result are left alone; those that some job makes already are waited for, too.
-    Jobs for elsewhere go first, then those of this process run. Raises ConfigError or VtexpError
+    Jobs for elsewhere go first, then those of this process run. `margin` of the comparison in
+    points, that of the latest runs if None. Raises ConfigError or VtexpError
     where they cannot be submitted, RunFailedError when runs failed, after the comparison.
     """
     sweep = jobs[0].folders[0].parent
@@ -40,7 +41,7 @@ def launch(jobs: Sequence[Job], *, wait: bool) -> None:
             watch(sweep)
     finally:
         if wait or not away:
-            show_comparison(sweep)
+            show_comparison(sweep, margin=margin)
     if wait or not (away or under_way):
         raise_failures([folder for job in jobs for folder in job.folders])
 

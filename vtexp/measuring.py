@@ -1,170 +1,238 @@
-"""Prefill latency at batch 1: which samples, in which order, and what the timings say."""
+"""What timings of prefills say, how well they are known, and what makes them doubtful."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from statistics import fmean
+from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
-from vtexp.config import MeasureConfig
-from vtexp.data.base import Sample
-from vtexp.knobs import CropSetting
-from vtexp.models.runner import Runner
-from vtexp.probe import Counts
+from vtexp.monitor import disturbances
+from vtexp.trend import kendall_z, relative_change
 
-#: Fewest timings for a 90th percentile: below, it is one of the handful of slowest timings.
-LEAST_FOR_P90 = 64
+#: Fewest timings for a percentile: below, it is one of the handful of slowest (MLPerf's early
+#: stopping, github.com/mlcommons/endpoints #417).
+LEAST_FOR_P90, LEAST_FOR_P99 = 64, 662
+#: Fewest timings for an interval of their median.
+LEAST_FOR_INTERVAL = 6
+#: Draws of a bootstrap.
+DRAWS = 1000
 #: Medians of ranks may differ by so much before it is told.
 RANK_SPREAD = 0.1
-STAGES = (
+#: A reference point that changes by so much, and so surely, has drifted.
+DRIFT, Z_DRIFT = 0.05, 2.576
+#: And a third of them that differs by so much, of so many at least, shows a slow spell.
+SPELL, LEAST_FOR_SPELLS = 0.1, 12
+#: Stages may add up to so much more than the wall clock around them: resolution of the clocks.
+CLOCKS_DIFFER = 0.01
+#: Stages of one pass, then several of them together, as each row has them.
+PARTS = (
     "preprocess_ms",
     "transfer_ms",
-    "vision_ms",
+    "vision_encoder_ms",
+    "connector_ms",
     "llm_prefill_ms",
-    "prefill_ms",
     "first_token_ms",
-    "ttft_ms",
+)
+SUMMARISED = (
+    *PARTS,
+    *("vision_ms", "prefill_ms", "ttft_without_preprocess_ms", "ttft_ms", "decode_ms_per_token"),
 )
 
+Row = dict[str, Any]
 
-def time_prefills(
-    runner: Runner,
-    samples: Sequence[Sample],
-    setting: CropSetting,
-    style: str,
-    measure: MeasureConfig,
-    check: Callable[[int, Counts, int], None],
-) -> Iterator[dict[str, Any]]:
-    """Yield one row of counts and stage times per timed prefill, each sample once per round.
 
-    Rounds over all samples, not repeats of one: a slow spell of the machine then touches every
-    sample. Before the first, each sample makes an untimed prefill in which hooks count what it
-    reads, given to `check` with the sample's index and prompt length, and each shape (crops, prompt
-    length) `warmup_repeats` more without hooks.
+def summarise(rows: Sequence[Row]) -> dict[str, dict[str, float | int | None]]:
+    """Per stage in ms: median with its 95 % interval, quartiles, p90, p99 and n.
+
+    None where there are too few timings: p90 below 64, p99 below 662.
     """
-    counted: list[dict[str, Any]] = []
-    with runner.probe() as probe:
-        for index, sample in enumerate(samples):
-            runner.timed_prefill(sample, setting, style)
-            (counts,) = probe.take()
-            length = len(runner.prepare(sample, setting, style).input_ids)
-            check(index, counts, length)
-            counted.append(
-                {
-                    "tiling": None if counts.tiling is None else str(counts.tiling),
-                    "num_crops": counts.num_crops,
-                    "vision_tokens": counts.vision_tokens,
-                    "sequence_length": length,
-                }
-            )
-    warm: set[tuple[int, int]] = set()
-    for sample, row in zip(samples, counted, strict=True):
-        shape = (row["num_crops"], row["sequence_length"])
-        if shape not in warm:
-            warm.add(shape)
-            for _ in range(measure.warmup_repeats):
-                runner.timed_prefill(sample, setting, style)
-    for repeat in range(measure.latency_repeats):
-        for sample, row in zip(samples, counted, strict=True):
-            times = runner.timed_prefill(sample, setting, style)
-            yield {"sample_id": sample.sample_id, "repeat": repeat, **row, **asdict(times)}
-
-
-def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | int | None]]:
-    """Per stage in ms: median, p90 (None below 64 timings), quartiles and n."""
     summary: dict[str, dict[str, float | int | None]] = {}
-    for stage in STAGES:
+    for stage in SUMMARISED:
+        if stage not in rows[0]:
+            continue
         values = np.array([row[stage] for row in rows])
-        p25, median, p75, p90 = (float(v) for v in np.percentile(values, [25, 50, 75, 90]))
+        p25, median, p75, p90, p99 = (float(v) for v in np.percentile(values, [25, 50, 75, 90, 99]))
+        low, high = median_interval(rows, stage) or (None, None)
         summary[stage] = {
             "median": median,
-            "p90": p90 if len(values) >= LEAST_FOR_P90 else None,
+            "low": low,
+            "high": high,
             "p25": p25,
             "p75": p75,
+            "p90": p90 if len(values) >= LEAST_FOR_P90 else None,
+            "p99": p99 if len(values) >= LEAST_FOR_P99 else None,
             "n": len(values),
         }
     return summary
 
 
-def median_by_rank(rows: Sequence[dict[str, Any]]) -> list[float]:
+def median_interval(rows: Sequence[Row], stage: str = "prefill_ms") -> tuple[float, float] | None:
+    """95 % bootstrap interval of the median time of a fixed list of images; None below 6 timings.
+
+    Timings are taken for those of their number of crops, times a noise of 1 whose distribution is
+    the same for all numbers of crops: ratios to the median of the own number are drawn from all
+    together. With one number of crops that is the plain bootstrap. Which images were drawn is no
+    part of it.
+    """
+    if len(rows) < LEAST_FOR_INTERVAL:
+        return None
+    crops = np.array([row["num_crops"] for row in rows])
+    values = np.array([row[stage] for row in rows], dtype=float)
+    centre, ratio = np.empty_like(values), np.empty_like(values)
+    for number in np.unique(crops):
+        own = crops == number
+        n, middle = own.sum(), np.median(values[own])
+        centre[own] = middle
+        # A median is nearer to its own timings than to new ones; to a single one it is equal.
+        widen = np.sqrt(n / (n - 1)) if n > 1 else np.nan
+        ratio[own] = 1 + (values[own] / middle - 1) * widen if middle > 0 else 1.0
+    ratio = ratio[~np.isnan(ratio)]
+    if len(ratio) < LEAST_FOR_INTERVAL:
+        return None
+    rng = np.random.default_rng(0)
+    medians = np.median(centre * rng.choice(ratio, (DRAWS, len(values))), axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def half_width(rows: Sequence[Row]) -> float | None:
+    """Half the width of the median prefill's interval over the median; None without an interval."""
+    interval = median_interval(rows)
+    if interval is None:
+        return None
+    low, high = interval
+    return (high - low) / 2 / float(np.median([row["prefill_ms"] for row in rows]))
+
+
+def between_processes(rows: Sequence[Row]) -> dict[str, float | int] | None:
+    """Mean of the processes' median prefills in ms with its 95 % t interval; None for one process.
+
+    The first rank's: each of the others has another device.
+    """
+    from scipy.stats import t
+
+    own = [row for row in rows if row["rank"] == 0]
+    medians = list(_medians_by(own, "process").values())
+    n = len(medians)
+    if n < 2:
+        return None
+    mean, half = fmean(medians), t.ppf(0.975, n - 1) * stdev(medians) / n**0.5
+    return {"n": n, "mean": mean, "low": mean - half, "high": mean + half}
+
+
+def median_by_rank(rows: Sequence[Row]) -> list[float]:
     """Median prefill in ms of each process of a run, by its rank: each has its own device."""
-    by_rank: dict[int, list[float]] = defaultdict(list)
+    medians = _medians_by(rows, "rank")
+    return [medians[rank] for rank in sorted(medians)]
+
+
+def _medians_by(rows: Sequence[Row], key: str) -> dict[Any, float]:
+    found: dict[Any, list[float]] = defaultdict(list)
     for row in rows:
-        by_rank[row["rank"]].append(row["prefill_ms"])
-    return [float(np.median(by_rank[rank])) for rank in sorted(by_rank)]
+        found[row[key]].append(row["prefill_ms"])
+    return {value: float(np.median(times)) for value, times in found.items()}
+
+
+def unlike_all(rows: Sequence[Row], all_vision_tokens: float) -> list[str]:
+    """Whether the timed samples are unlike all samples, whose mean vision tokens are given."""
+    timed = fmean(row["vision_tokens"] for row in rows)
+    if abs(timed - all_vision_tokens) <= 0.02 * all_vision_tokens:
+        return []
+    return [
+        f"the timed questions have {timed:.0f} vision tokens on average, all questions "
+        f"{all_vision_tokens:.0f}: prefill is that of the timed ones (prefill_vision_tokens)"
+    ]
 
 
 def doubts(
-    rows: Sequence[dict[str, Any]], all_vision_tokens: float, other_cores: float | None
+    rows: Sequence[Row], abouts: Sequence[dict[str, Any]], max_half_width: float
 ) -> list[str]:
-    """What makes the timings doubtful, in words.
+    """What makes timings doubtful, in words.
 
-    A wide spread of the repeats of a sample, ranks that differ, timed samples unlike all samples
-    (whose mean vision tokens are given), or other processes that took cores.
+    `abouts` say of each process how it timed: see `Timing.about`, with what the monitor saw under
+    `monitor` and the reference's rows under `reference`.
     """
-    found = []
+    found = [*_spread(rows), *_ranks_differ(rows), *_clocks(rows)]
+    for about in abouts:
+        found += drift([row["prefill_ms"] for row in about["reference"]])
+        found += disturbances(about["monitor"])
+        if not about["warm"]:
+            found.append(
+                f"prefill still became faster after {about['warm_up_rounds']} rounds of warm-up"
+            )
+        if about["half_width"] is None:
+            found.append("too few timings to say how well the median prefill is known")
+        elif about["stopped_by"] == "max_seconds":
+            found.append(
+                f"the median prefill is known to ±{about['half_width']:.1%} only, not to "
+                f"±{max_half_width:.1%} (measure.max_seconds was reached)"
+            )
+    return list(dict.fromkeys(found))
+
+
+def drift(reference_ms: Sequence[float]) -> list[str]:
+    """Whether a repeated prefill became slower or faster: by 5 % or more, sure to 99 %."""
+    change = relative_change(reference_ms)
+    if abs(change) >= DRIFT and abs(kendall_z([reference_ms])) >= Z_DRIFT:
+        became = "slower" if change > 0 else "faster"
+        return [f"the same prefill, repeated meanwhile, became {abs(change):.0%} {became}"]
+    return _slow_spell(reference_ms)
+
+
+def _slow_spell(reference_ms: Sequence[float]) -> list[str]:
+    """Whether a third of the repeated prefills differs from the others: Kruskal and Wallis 1952."""
+    if len(reference_ms) < LEAST_FOR_SPELLS:
+        return []
+    from scipy.stats import kruskal
+
+    thirds = np.array_split(np.asarray(reference_ms), 3)
+    medians = [float(np.median(third)) for third in thirds]
+    apart = max(medians) / min(medians) - 1
+    if apart < SPELL or kruskal(*thirds).pvalue > 0.01:
+        return []
+    return [f"the same prefill, repeated meanwhile, took {apart:.0%} longer for a while"]
+
+
+def _spread(rows: Sequence[Row]) -> list[str]:
+    """Whether repeats of the same sample are far apart."""
     by_sample: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         by_sample[row["sample_id"]].append(row["prefill_ms"])
     quartiles = [np.percentile(times, [25, 50, 75]) for times in by_sample.values()]
     spread = float(np.median([(p75 - p25) / median for p25, median, p75 in quartiles]))
-    if spread > 0.25:
-        found.append(
-            f"the middle half of a question's prefill times spreads over {spread:.0%} of its median"
-        )
+    if spread <= 0.25:
+        return []
+    return [
+        f"the middle half of a question's prefill times spreads over {spread:.0%} of its median"
+    ]
+
+
+def _ranks_differ(rows: Sequence[Row]) -> list[str]:
     by_rank = median_by_rank(rows)
-    if max(by_rank) > (1 + RANK_SPREAD) * min(by_rank):
+    if max(by_rank) <= (1 + RANK_SPREAD) * min(by_rank):
+        return []
+    return [f"median prefill differs between ranks: {min(by_rank):.4g} to {max(by_rank):.4g} ms"]
+
+
+def _clocks(rows: Sequence[Row]) -> list[str]:
+    """Whether the clocks contradict each other, or the device answered before it was done."""
+    found = []
+    over = sum(
+        sum(row[part] for part in PARTS) > (1 + CLOCKS_DIFFER) * row["ttft_ms"] for row in rows
+    )
+    if over:
         found.append(
-            f"median prefill differs between ranks: {min(by_rank):.4g} to {max(by_rank):.4g} ms"
+            f"in {over} of {len(rows)} timings the stages add up to more than the time from the "
+            "image to the first token: the clocks contradict each other"
         )
-    timed = fmean(row["vision_tokens"] for row in rows)
-    if abs(timed - all_vision_tokens) > 0.02 * all_vision_tokens:
+    first = float(np.median([row["first_token_ms"] for row in rows]))
+    prefill = float(np.median([row["prefill_ms"] for row in rows]))
+    if first > 0.5 * prefill:
         found.append(
-            f"the timed questions have {timed:.0f} vision tokens on average, all questions "
-            f"{all_vision_tokens:.0f}: prefill is that of the timed ones (prefill_vision_tokens)"
-        )
-    cores = os.cpu_count() or 1
-    if other_cores is not None and other_cores > 0.2 * cores:
-        found.append(
-            f"other processes kept {other_cores:.1f} of {cores} cores busy while prefill was timed"
+            f"reading the first token took {first:.3g} ms, prefill {prefill:.3g} ms: the device "
+            "had probably not finished when prefill was said to end"
         )
     return found
-
-
-class OtherLoad:
-    """Cores that other processes of this machine keep busy between start and `cores()`.
-
-    Unknown (None) where this process may use only some cores, as in a SLURM job: the kernel's
-    count is of the whole machine. The GPU is not looked at.
-    """
-
-    def __init__(self) -> None:
-        self._start = self._now()
-
-    def cores(self) -> float | None:
-        """Mean number of cores since the start; None where /proc/stat cannot be read."""
-        now = self._now()
-        if self._start is None or now is None:
-            return None
-        wall_s, busy_s, own_s = (b - a for a, b in zip(self._start, now, strict=True))
-        return max(0.0, (busy_s - own_s) / wall_s) if wall_s > 0 else None
-
-    @staticmethod
-    def _now() -> tuple[float, float, float] | None:
-        """Seconds of wall clock, of all cores busy, and of this process's cores busy."""
-        if len(os.sched_getaffinity(0)) != os.cpu_count():
-            return None
-        try:
-            fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-        except OSError:
-            return None
-        user, nice, system, _, _, irq, softirq, *_ = map(int, fields)
-        busy_s = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-        return time.monotonic(), busy_s, time.process_time()

@@ -19,6 +19,7 @@ from vtexp import records
 from vtexp.config import KNOB_SCHEMAS, Config, from_plain
 from vtexp.errors import DataError, RunFailedError, VtexpError, error_line
 from vtexp.planning import Plan
+from vtexp.predicting import forecast
 
 #: Last lines of a log that a failure keeps.
 LOG_LINES = 5
@@ -26,10 +27,11 @@ LOG_LINES = 5
 
 def freeze(plan: Plan) -> None:
     """Write config and planned row of all runs that have no result; forget their failures."""
-    for run in plan.runs:
+    for run, predicted in zip(plan.runs, forecast(plan).runs, strict=True):
         if not finished(run.folder):
+            planned = run.columns(plan.config) | predicted.columns()
             records.write_text(run.folder / records.CONFIG, run.resolved_config(plan.config))
-            records.write_json(run.folder / records.PLANNED, run.columns(plan.config))
+            records.write_json(run.folder / records.PLANNED, planned)
             (run.folder / records.FAILURE).unlink(missing_ok=True)
 
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import yaml
 
+from vtexp import memory_limits
+from vtexp.arithmetic import Memory, ModelArithmetic, PromptCounts
 from vtexp.config import Config, Weights, to_plain, values_key
 from vtexp.data.base import FailedSample, Sample, require_few_failed
 from vtexp.data.registry import load_samples
@@ -37,6 +39,7 @@ from vtexp.geometry import (
 )
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.metrics import Metric, metric
+from vtexp.models.arithmetic import model_arithmetic
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
 from vtexp.models.families import text_config
 from vtexp.progress import progress
@@ -57,6 +60,7 @@ class PlannedRun:
     run_id: str = ""  # of a run that is refused, none
     folder: Path = Path()
     failed: tuple[FailedSample, ...] = ()  # drawn, but impossible to ask
+    memory: Memory | None = None  # of one prompt, estimated; None where sizes are not known
 
     def resolved_config(self, config: Config) -> str:
         """YAML of the whole config with the one value of this run, and its id."""
@@ -85,6 +89,7 @@ class PlannedRun:
             "split": config.dataset.split,
             "hardware": config.hardware.name,
             "metric": config.dataset.metric,
+            "predicted_memory_gb": None if self.memory is None else self.memory.total / 1e9,
             "num_failed": len(self.failed),
             "failed_samples": [failed._asdict() for failed in self.failed],
         }
@@ -110,6 +115,15 @@ class PlannedRun:
     def longest_prompt(self) -> int:
         """Tokens of the longest prompt."""
         return max(self.prompt_lengths)
+
+    @cached_property
+    def prompts(self) -> Counter[PromptCounts]:
+        """How many prompts have the same counts."""
+        tokens = {tiling: self.predicted_tokens(tiling) for tiling in set(self.tilings)}
+        return Counter(
+            PromptCounts(tiling.num_crops, tokens[tiling], length)
+            for tiling, length in zip(self.tilings, self.prompt_lengths, strict=True)
+        )
 
     @cached_property
     def theoretical_num_crops(self) -> float:
@@ -216,13 +230,18 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
     scored = checkpoint.folder is not None  # of random weights no answer is
     samples, sizes, failed = _draw(config, index, scoring if scored else None, geometry, settings)
-    style = config.dataset.style
-    prompts = [checkpoint.tokenizer.prompt(sample, style) for sample in samples]
-    text_lengths = [len(prompt.before) + len(prompt.after) for prompt in prompts]
+    samples, sizes, text_lengths, endless = _askable(config, checkpoint, geometry, samples, sizes)
+    failed = (*failed, *endless)
+    dataset = config.dataset
+    require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
     runs = [
         replace(_plan_run(config, geometry, value, setting, sizes, text_lengths), failed=failed)
         for value, setting in settings
     ]
+    arithmetic = model_arithmetic(checkpoint.config, geometry)
+    if arithmetic is not None:
+        batch_size = min(config.hardware.batch_size, len(samples)) if scored else 1
+        runs = [_with_memory(config, run, arithmetic, batch_size) for run in runs]
     if all(run.verdict.level != "refused" for run in runs):
         checkpoint = find()
         runs = [_identified(config, run, checkpoint.fingerprint) for run in runs]
@@ -284,6 +303,36 @@ def _draw(
     return samples, sizes, failed
 
 
+def _askable(
+    config: Config,
+    checkpoint: Checkpoint,
+    geometry: Geometry,
+    samples: Sequence[Sample],
+    sizes: Sequence[Size],
+) -> tuple[list[Sample], list[Size], list[int], list[FailedSample]]:
+    """Samples whose text leaves room for one crop, with sizes and text tokens; and the others.
+
+    Whether more crops fit is a question of the knob, not of the sample; where no sample fits, it is
+    the context that is too short.
+    """
+    dataset, context = config.dataset, geometry.max_sequence_length
+    least = token_layout(Tiling(1, 1), geometry).sequence_length + dataset.max_new_tokens
+    kept: list[tuple[Sample, Size, int]] = []
+    failed, lengths = [], []
+    for sample, size in zip(samples, sizes, strict=True):
+        prompt = checkpoint.tokenizer.prompt(sample, dataset.style)
+        length = len(prompt.before) + len(prompt.after)
+        lengths.append(length)
+        if least + length > context:
+            reason = f"its text of {length} tokens leaves no room in a context of {context}"
+            failed.append(FailedSample(sample.sample_id, reason))
+        else:
+            kept.append((sample, size, length))
+    if not kept:
+        return list(samples), list(sizes), lengths, []
+    return [k[0] for k in kept], [k[1] for k in kept], [k[2] for k in kept], failed
+
+
 def _scorable(
     samples: Sequence[Sample], scoring: Metric
 ) -> tuple[list[Sample], list[FailedSample]]:
@@ -298,6 +347,8 @@ def _scorable(
     return kept, failed
 
 
+#: From this share of the context on, prompt and answer are near its limit.
+NEAR_CONTEXT = 0.95
 #: From so many samples on, reading the headers of their images shows its progress.
 _MANY = 1000
 
@@ -358,10 +409,14 @@ def _plan_run(
     longest = max(lengths)
     verdict = crop_limit(setting.max_crops, geometry)
     needed = longest + config.dataset.max_new_tokens
-    if verdict.level != "refused" and needed > geometry.max_sequence_length:
-        answer, context = config.dataset.max_new_tokens, geometry.max_sequence_length
+    context = geometry.max_sequence_length
+    if verdict.level != "refused" and needed > context:
+        answer = config.dataset.max_new_tokens
         reason = f"the longest prompt and its answer need {longest} + {answer} tokens"
         verdict = Verdict("refused", f"{reason} of a context of {context}; take fewer crops")
+    warnings = _warnings(value, setting, geometry, sizes)
+    if verdict.level != "refused" and needed > NEAR_CONTEXT * context:
+        warnings.append(f"near the limit: prompt and answer need {needed} of {context} tokens")
     return PlannedRun(
         value=value,
         setting=setting,
@@ -369,8 +424,23 @@ def _plan_run(
         tilings=tilings,
         prompt_lengths=lengths,
         verdict=verdict,
-        warnings=tuple(_warnings(value, setting, geometry, sizes)),
+        warnings=tuple(warnings),
     )
+
+
+def _with_memory(
+    config: Config, run: PlannedRun, arithmetic: ModelArithmetic, batch_size: int
+) -> PlannedRun:
+    """The run with its memory estimate, and refused or warned about where that is too much."""
+    one, batch = (
+        memory_limits.estimate(arithmetic, config, run.prompts, size) for size in (1, batch_size)
+    )
+    verdict, warnings = run.verdict, run.warnings
+    if verdict.level != "refused":
+        verdict = memory_limits.refusal(one, config) or verdict
+    if told := memory_limits.warning(one, batch, batch_size, config):
+        warnings = (*warnings, told)
+    return replace(run, memory=one, verdict=verdict, warnings=warnings)
 
 
 def _identified(config: Config, run: PlannedRun, weights: str) -> PlannedRun:

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vtexp.errors import DataError
-from vtexp.geometry import Geometry, Placement, Size, Tiling, letterbox, tiling_to_resolution
+from vtexp.geometry import Geometry, Placement, Size, Tiling, placement_of, tiling_to_resolution
 from vtexp.knobs import CropSetting
 from vtexp.resize import one_thread, resized_bands, resized_cells
 
@@ -68,30 +67,6 @@ class ProcessedImage:
     image_tokens: torch.Tensor
     image_input_idx: torch.Tensor
     tiling: Tiling
-
-
-def _placement(size: Size, target: Size, fit: str) -> Placement:
-    """Where an image lands on a canvas of `target` px.
-
-    stretch: both sides scaled by themselves. letterbox: aspect kept, zero padding. crop: scaled
-    to cover the canvas, its centre kept; pads are negative then.
-    """
-    if fit == "stretch":
-        return Placement(target, 0, 0)
-    if fit == "letterbox":
-        placement = letterbox(size, target)
-        if 0 in placement.scaled:
-            raise DataError(
-                f"an image of {size} px is too flat to fit {target}: one side would shrink to 0"
-            )
-        return placement
-    scale = max(target.height / size.height, target.width / size.width)
-    cover = Size(
-        max(target.height, round(size.height * scale)), max(target.width, round(size.width * scale))
-    )
-    return Placement(
-        cover, -((cover.height - target.height) // 2), -((cover.width - target.width) // 2)
-    )
 
 
 def _image_shares(placement: Placement, target: Size, geometry: Geometry) -> torch.Tensor:
@@ -282,10 +257,10 @@ def preprocess_image(
         pixels = pixels.to(torch.float32).div_(255)
     tiling = setting.tiling(size, geometry)
     canvas = tiling_to_resolution(tiling, geometry)
-    placement = _placement(size, canvas, setting.fit)
+    placement = placement_of(size, canvas, setting.fit)
     whole = Size(geometry.crop_px, geometry.crop_px)
     whole_fit = "stretch" if setting.fit == "stretch" else "letterbox"
-    whole_placement = _placement(size, whole, whole_fit)
+    whole_placement = placement_of(size, whole, whole_fit)
 
     side, px = geometry.patches_per_side, geometry.patch_px
     patches = torch.empty(

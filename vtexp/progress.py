@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -21,10 +23,45 @@ from rich.progress import (
 from vtexp import environment, records
 from vtexp.errors import VtexpError
 
+
+class _Output:
+    """Standard output of a run that outlives it: a full disk or a closed pipe costs words alone."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+    def write(self, text: str) -> int:
+        """Write, or from the first failure on drop what is to be written."""
+        with self._going_on():
+            sys.stdout.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As `write`."""
+        with self._going_on():
+            sys.stdout.flush()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                print(
+                    f"standard output cannot be written ({error}); the work goes on",
+                    file=sys.stderr,
+                )
+
+
 #: The one console: bars, tables and messages share it, so that none breaks another.
 #: Without a terminal the width is that of a wide log, so that no column of a table is cut.
 console = Console(
-    highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160
+    file=cast(IO[str], _Output()),
+    highlight=False,
+    markup=False,
+    soft_wrap=True,
+    width=None if sys.stdout.isatty() else 160,
 )
 
 _LINE_EVERY_S = 30.0
@@ -33,7 +70,7 @@ _FILE_EVERY_S = 5.0
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show work of `total` steps; gives a function that adds finished steps."""
+    """Show work of `total` steps or more; gives a function that adds finished steps."""
     if console.is_terminal:
         with Progress(
             TextColumn("{task.description}", markup=False),
@@ -46,7 +83,12 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
             transient=True,
         ) as bar:
             task = bar.add_task(label, total=total)
-            yield lambda steps: bar.advance(task, steps)
+
+            def advance(steps: int) -> None:
+                done = bar.tasks[0].completed + steps
+                bar.update(task, completed=done, total=max(total, done))
+
+            yield advance
     else:
         yield _lines(label, total)
 
@@ -62,8 +104,11 @@ def _lines(label: str, total: int) -> Callable[[int], None]:
         now = time.monotonic()
         if now - last >= _LINE_EVERY_S:
             last = now
-            left_s = (now - began) / done * (total - done)
-            console.print(f"{label}: {done}/{total}, about {left_s:.0f} s left")
+            if done < total:
+                left_s = (now - began) / done * (total - done)
+                console.print(f"{label}: {done}/{total}, about {left_s:.0f} s left")
+            else:
+                console.print(f"{label}: {done}, more than the {total} needed at least")
 
     return advance
 

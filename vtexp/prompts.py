@@ -103,7 +103,7 @@ class PromptTokenizer:
             return found
 
         eos = config.get("eos_token")
-        return cls(
+        found = cls(
             tokenizer,
             bos_id=token_id(config.get("bos_token") or eos),
             eos_id=token_id(eos),
@@ -111,6 +111,15 @@ class PromptTokenizer:
             form=form,
             special_ids=tuple(token_id(t) for t in form.special_tokens),
         )
+        found._make_special()
+        return found
+
+    def _make_special(self) -> None:
+        """Special tokens that a tokenizer.json calls ordinary: text would become these, too."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        ids = {self.bos_id, self.eos_id, *self.image_ids, *self.special_ids}
+        ordinary = [added[i].content for i in sorted(ids) if i in added and not added[i].special]
+        self.tokenizer.add_special_tokens(ordinary)
 
     def prompt(self, sample: Sample, style: str) -> Prompt:
         """The ids around those of the image, by the family's form; `style` is the data set's."""

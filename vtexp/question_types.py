@@ -14,6 +14,7 @@ from rich.table import Table
 
 from vtexp import records
 from vtexp.compare import label
+from vtexp.comparison_table import PLAIN
 
 CSV_NAME = "question_types.csv"
 COLUMNS = (
@@ -35,8 +36,8 @@ def write_question_types(sweep: Path, rows: Sequence[dict[str, Any]]) -> None:
     records.write_text(sweep / CSV_NAME, buffer.getvalue())
 
 
-def question_types_table(rows: Sequence[dict[str, Any]]) -> Table | None:
-    """Accuracy in % by type and run, the most frequent types first.
+def question_types_table(rows: Sequence[dict[str, Any]], *, plain: bool = False) -> Table | None:
+    """Accuracy in % by type and run, the most frequent types first; `plain`: ASCII lines alone.
 
     None where there is one type only, or more runs or data sets than fit.
     """
@@ -48,7 +49,7 @@ def question_types_table(rows: Sequence[dict[str, Any]]) -> Table | None:
     one_series = len({(row["model"], row["dataset"], row["settings"]) for row in rows}) == 1
     if len(counts) < 2 or not one_series or len(rows) > MOST_RUNS:
         return None
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=PLAIN if plain else SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("accuracy, %\nby question type")
     table.add_column("questions", justify="right")
     several_knobs = len({row["knob"] for row in rows}) > 1

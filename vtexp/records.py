@@ -100,7 +100,10 @@ class RowsFile:
             for line in file:
                 if not line.endswith(b"\n"):  # cut short
                     break
-                values.append(json.loads(line)[key])
+                try:
+                    values.append(json.loads(line)[key])
+                except (ValueError, KeyError):  # damaged
+                    break
                 whole += len(line)
             file.truncate(whole)
         self._mode = "ab"

@@ -134,8 +134,12 @@ def _state(word: str, reason: str, node: str) -> JobState:
 
 def cancel(jobs: Sequence[SubmittedJob]) -> None:
     """Cancel jobs. Raises VtexpError where SLURM does not answer."""
-    if jobs and _lines("scancel", *(job.job_id for job in jobs)) is None:
-        raise VtexpError("scancel failed: SLURM does not answer; try again")
+    ids = sorted({job.job_id for job in jobs})
+    if ids and _lines("scancel", *ids) is None:
+        raise VtexpError(
+            f"SLURM does not answer, or refuses: {len(ids)} of its jobs go on; cancel again when "
+            f"squeue answers, or type: scancel {' '.join(ids)}"
+        )
 
 
 def _lines(*command: str) -> list[list[str]] | None:

@@ -16,6 +16,7 @@ from vtexp.errors import ConfigError
 from vtexp.jobs import Job
 from vtexp.outcomes import freeze
 from vtexp.planning import Plan, make_plan, same_inputs, sweep_folder, tiling_summary
+from vtexp.predicting import Forecast, Prediction, forecast
 from vtexp.progress import console
 
 
@@ -73,30 +74,12 @@ def in_new_folder(plans: Sequence[Plan]) -> list[Plan]:
 
 
 def show_plan(plan: Plan) -> None:
-    """Print what would run: counts by arithmetic, limits, warnings."""
-    config = plan.config
-    table = Table(
-        title=f"{config.model.name} on {config.dataset.name}, {len(plan.samples)} questions",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column(config.knob.name, no_wrap=True)
-    table.add_column("tiling")
-    for name in ("crops", "tokens\ntheory", "tokens\nexpected", "longest\nprompt"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
-    for run in plan.runs:
-        table.add_row(
-            run.value.value,
-            tiling_summary(run.tilings),
-            f"{run.theoretical_num_crops:.4g}",
-            f"{run.theoretical_vision_tokens:.5g}",
-            f"{run.predicted_vision_tokens:.5g}",
-            str(run.longest_prompt),
-            run.verdict.level,
-        )
-    console.print(table)
+    """Print what would run: counts by arithmetic, predicted time and memory, limits, warnings."""
+    expected = forecast(plan)
+    console.print(_plan_table(plan, expected))
+    console.print(expected.basis)
+    if total := _total_time(expected):
+        console.print(total)
     for failed in plan.failed[:3]:
         console.print(f"cannot be asked: sample {failed.sample_id}: {failed.reason}")
     if len(plan.failed) > 3:
@@ -110,20 +93,59 @@ def show_plan(plan: Plan) -> None:
         console.print(f"{label}: every image gives the same inputs as {first}")
 
 
-def show_comparison(sweep: Path) -> None:
-    """Write and print the comparison of a sweep folder, if it has runs."""
-    from vtexp import compare, question_types
+def _plan_table(plan: Plan, expected: Forecast) -> Table:
+    config = plan.config
+    table = Table(
+        title=f"{config.model.name} on {config.dataset.name}, {len(plan.samples)} questions",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column(config.knob.name, no_wrap=True)
+    table.add_column("tiling")
+    for name in ("crops", "tokens\ntheory", "tokens\nexpected", "longest\nprompt"):
+        table.add_column(name, justify="right")
+    for name in ("prefill\nTFLOP", "prefill\nms", "memory\nGB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for run, predicted in zip(plan.runs, expected.runs, strict=True):
+        table.add_row(
+            run.value.value,
+            tiling_summary(run.tilings),
+            f"{run.theoretical_num_crops:.4g}",
+            f"{run.theoretical_vision_tokens:.5g}",
+            f"{run.predicted_vision_tokens:.5g}",
+            str(run.longest_prompt),
+            "unknown" if predicted.flops is None else f"{predicted.flops / 1e12:.3g}",
+            _time(predicted),
+            "unknown" if run.memory is None else f"{run.memory.total / 1e9:.3g}",
+            run.verdict.level,
+        )
+    return table
 
-    rows = compare.write_comparison(sweep) if sweep.is_dir() else []
-    if all(row["status"] == "missing" for row in rows):
-        return
-    console.print()
-    console.print(compare.table(rows))
-    question_types.write_question_types(sweep, rows)
-    if (by_type := question_types.question_types_table(rows)) is not None:
-        console.print(by_type)
-    for note in compare.notes(rows):
-        console.print(f"- {note}")
-    files = (compare.CSV_NAME, question_types.CSV_NAME, compare.PICTURE_NAME)
-    names = [name for name in files if (sweep / name).is_file()]
-    console.print(f"{sweep}: {', '.join(names)}, one folder per run")
+
+def _time(predicted: Prediction) -> str:
+    if predicted.prefill_ms is None:
+        return "unknown"
+    return (">" if predicted.at_least else "") + f"{predicted.prefill_ms:.3g}"
+
+
+def _total_time(expected: Forecast) -> str:
+    """How long all runs take one after the other; empty where one is unknown."""
+    seconds = [run.run_s for run in expected.runs if run.run_s is not None]
+    if len(seconds) < len(expected.runs):
+        return ""
+    return f"runs take about {sum(seconds) / 60:.3g} min in all, one after the other"
+
+
+def show_comparison(sweep: Path, *, margin: float | None = None) -> None:
+    """Write and print all that a sweep's runs say together, if it has runs; see `reporting.report`.
+
+    Its cost model is written, and its W&B Report is made and uploaded as configured.
+    """
+    from vtexp import cost_model, publishing, reporting
+
+    if sweep.is_dir() and reporting.report([sweep], sweep, margin=margin):
+        cost_model.write_cost_model(sweep)
+        publishing.after_sweep(sweep)

@@ -1,4 +1,4 @@
-"""`python -m vtexp status|wait|cancel|resume|report SWEEP`: a sweep found again."""
+"""`python -m vtexp status|publish|wait|cancel|resume|report SWEEP`: a sweep found again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from vtexp import local, records, slurm
+from vtexp import cost_model, local, records, reporting, slurm
 from vtexp.config import Launcher
 from vtexp.errors import ConfigError, DataError
 from vtexp.jobs import Job, read_submitted, working_folder
@@ -27,6 +27,16 @@ def status(name: str) -> None:
     console.print(table(sweep, look_again(sweep)))
 
 
+def publish(name: str) -> None:
+    """Upload to W&B what it lacks of a sweep, and save its report there.
+
+    Raises VtexpError where that did not work.
+    """
+    from vtexp import publishing
+
+    publishing.publish(find_sweep(name))
+
+
 def wait(name: str) -> None:
     """Watch a sweep to its end and print the comparison. Raises RunFailedError if runs failed."""
     sweep = find_sweep(name)
@@ -35,13 +45,38 @@ def wait(name: str) -> None:
     raise_failures(run_folders(sweep))
 
 
-def report(name: str) -> None:
-    """Print and write the comparison of what there is, and say what is missing."""
-    sweep = find_sweep(name)
-    statuses = look_again(sweep)
-    show_comparison(sweep)
+def report(
+    names: Sequence[str],
+    out: Path | None = None,
+    margin: float | None = None,
+    questions: str = "all",
+) -> None:
+    """Print and write the comparison of what there is in some sweeps, and say what is missing.
+
+    That of one sweep is written into its folder unless `out` is given. Raises ConfigError for a
+    margin below 0, or the same sweep twice.
+    """
+    if margin is not None and not margin >= 0:
+        raise ConfigError(f"--margin {margin:g}: must be at least 0 points")
+    sweeps = [find_sweep(name) for name in names]
+    if len({sweep.resolve() for sweep in sweeps}) < len(sweeps):
+        raise ConfigError(f"report {' '.join(names)}: a sweep is named twice")
+    statuses = [status for sweep in sweeps for status in look_again(sweep)]
+    shared = questions == "shared"
+    if len(sweeps) == 1 and out is None:
+        # Of what is asked for here alone: W&B has what the sweep was configured with.
+        if reporting.report(sweeps, sweeps[0], margin=margin, shared=shared):
+            cost_model.write_cost_model(sweeps[0])
+    else:
+        reporting.report(sweeps, out or _report_folder(sweeps), margin=margin, shared=shared)
     if any(status.state != "done" for status in statuses):
         console.print(summary(statuses))
+
+
+def _report_folder(sweeps: Sequence[Path]) -> Path:
+    """Beside the first of some sweeps, named after them."""
+    names = "-".join(sweep.name for sweep in sweeps)
+    return sweeps[0].parent / f"report-{names[:100]}"
 
 
 def cancel(name: str) -> None:
@@ -53,8 +88,9 @@ def cancel(name: str) -> None:
     jobs = {status.job for status in look(sweep) if status.job and status.active}
     if any(job.launcher == Launcher.here for job in jobs):
         raise ConfigError(f"{name}: runs in the process that launched it; interrupt it there")
-    slurm.cancel([job for job in jobs if job.launcher == Launcher.slurm])
+    # SLURM last: where it does not answer, nothing else goes on.
     local.cancel([job for job in jobs if job.launcher == Launcher.local])
+    slurm.cancel([job for job in jobs if job.launcher == Launcher.slurm])
     console.print(f"{len(jobs)} jobs cancelled; python -m vtexp resume {name} goes on")
 
 
@@ -74,15 +110,17 @@ def resume(name: str) -> None:
         return
     os.chdir(working_folder(sweep))
     plans = _plans([status.folder for status in wanted])
-    jobs = [_job(folders, plans) for folders in _as_before(sweep, wanted)]
+    hardware = {run.folder: plan.config.hardware for plan in plans for run in plan.runs}
+    groups = _as_before(sweep, wanted)
+    jobs = [Job(tuple(folders), hardware[folders[0]]) for folders in groups]
     refuse_to_disturb(statuses, jobs)
-    for plan in plans.values():
+    for plan in plans:
         freeze(plan)
     launch(jobs, wait=True)
 
 
-def _plans(folders: Sequence[Path]) -> dict[Path, Plan]:
-    """The plan of each run, one for all whose configs differ in the knob's value alone.
+def _plans(folders: Sequence[Path]) -> list[Plan]:
+    """The plans of runs, one for all whose configs differ in the knob's value alone.
 
     Raises DataError where the runs cannot be the same now.
     """
@@ -91,7 +129,7 @@ def _plans(folders: Sequence[Path]) -> dict[Path, Plan]:
         plain = yaml.safe_load((folder / records.CONFIG).read_text())
         del plain["run"]
         alike[yaml.safe_dump(plain)].append(folder)
-    found: dict[Path, Plan] = {}
+    plans = []
     for own in alike.values():
         plan = make_plan(thaw(own))
         if {run.folder for run in plan.runs} != set(own):
@@ -99,8 +137,8 @@ def _plans(folders: Sequence[Path]) -> dict[Path, Plan]:
                 f"{plan.config.model.path}: the weights are not those that the sweep was made "
                 "with; start a new sweep"
             )
-        found |= dict.fromkeys(own, plan)
-    return found
+        plans.append(plan)
+    return plans
 
 
 def _as_before(sweep: Path, wanted: Sequence[RunStatus]) -> list[list[Path]]:
@@ -110,7 +148,3 @@ def _as_before(sweep: Path, wanted: Sequence[RunStatus]) -> list[list[Path]]:
     for status in wanted:
         groups[job_of.get(status.folder.name, status.folder)].append(status.folder)
     return list(groups.values())
-
-
-def _job(folders: Sequence[Path], plans: dict[Path, Plan]) -> Job:
-    return Job(tuple(folders), plans[folders[0]].config.hardware)

@@ -60,7 +60,7 @@ def make_job(folders: Sequence[Path], rank: int = 0) -> None:
             raise
         console.print(f"FAILED: {error_line(error)}")
         if rank > 0:
-            from vtexp.experiment import record_rank_failure
+            from vtexp.shares import record_rank_failure
 
             for folder in folders:
                 record_rank_failure(folder, rank, error)

@@ -40,8 +40,8 @@ class VtexpLauncher(Launcher):
 
         raise ConfigError("hydra/launcher=vtexp: only together with hydra/sweeper=vtexp")
 
-    def launch_jobs(self, jobs: Sequence[Job], *, wait: bool) -> None:
-        """Run or submit jobs. Raises RunFailedError when runs failed."""
+    def launch_jobs(self, jobs: Sequence[Job], *, wait: bool, margin: float) -> None:
+        """Run or submit jobs; `margin` in points. Raises RunFailedError when runs failed."""
         from vtexp.launching import launch
 
-        launch(jobs, wait=wait)
+        launch(jobs, wait=wait, margin=margin)

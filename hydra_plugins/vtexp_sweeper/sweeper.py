@@ -47,7 +47,8 @@ class VtexpSweeper(Sweeper):
         named = any(argument.startswith("sweep.name=") for argument in arguments)
         jobs = prepare_jobs(self._combinations(arguments), self._compose, named=named)
         if jobs:  # else the plan has been shown
-            self.job_launcher.launch_jobs(jobs, wait=self.sweep_config.sweep.wait)
+            config = self.sweep_config
+            self.job_launcher.launch_jobs(jobs, wait=config.sweep.wait, margin=config.report.margin)
 
     def _combinations(self, arguments: list[str]) -> list[list[str]]:
         """Overrides of each combination of swept groups; at least one, maybe empty."""

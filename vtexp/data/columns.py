@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,6 +15,9 @@ from vtexp.errors import DataError
 
 #: {column}, {column:lower}, or {column:012d} with a format as in Python; nothing is evaluated.
 _FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
+
+#: Half of a character of UTF-16.
+_HALF = re.compile("[\ud800-\udfff]")
 
 Row = Mapping[str, Any]
 
@@ -57,10 +61,9 @@ def value_of(row: Row, expression: str) -> Any:
 
 
 def _field(row: Row, name: str) -> Any:
-    if name in row:
-        return row[name]
     first, *rest = name.split(".")
-    return _within(row.get(first), rest)
+    value = row[name] if name in row else _within(row.get(first), rest)
+    return None if isinstance(value, float) and math.isnan(value) else value  # as pandas writes it
 
 
 def _within(value: Any, path: list[str]) -> Any:
@@ -74,8 +77,13 @@ def _within(value: Any, path: list[str]) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """A cell as text: whole numbers without a point. Raises DataError for lists and records."""
+    """A cell as text: whole numbers without a point.
+
+    Raises DataError for lists and records, and for text that no encoding can write.
+    """
     if isinstance(value, str):
+        if _HALF.search(value):  # JSON can say so; no tokenizer takes it
+            raise DataError(f"{value[:40]!r} holds half a character (a lone surrogate)")
         return value
     if isinstance(value, float) and value.is_integer():
         return str(int(value))

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -25,6 +25,12 @@ from vtexp.geometry import Size
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: What is read of Pillow's formats: for EPS it would start another program, and of the others most
+#: have had fewer eyes on them than these.
+FORMATS = (
+    *("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB"),
+    *("TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA"),
+)
 #: EXIF orientations that swap height and width.
 _LYING = (5, 6, 7, 8)
 
@@ -154,7 +160,7 @@ def _opened(source: AnyImage) -> Iterator[tuple[Image.Image, BinaryIO]]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # large, but below Pillow's limit
-                image = Image.open(file)
+                image = Image.open(file, formats=_formats())
         except Image.DecompressionBombError as error:
             most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
             raise DataError(
@@ -166,6 +172,13 @@ def _opened(source: AnyImage) -> Iterator[tuple[Image.Image, BinaryIO]]:
             raise DataError(f"{source}: not a readable image ({_reason(error)})") from error
         with image:
             yield image, file
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of the formats that this machine's Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _orientation(image: Image.Image, file: BinaryIO) -> int:

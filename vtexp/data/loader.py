@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -297,7 +298,8 @@ def _attributes(columns: ColumnsConfig, row: Row) -> dict[str, float | str]:
     for key, name in columns.attributes.items():
         value = value_of(row, name)
         if value is not None:
-            found[key] = value if isinstance(value, int | float) else _as_type(value)
+            number = isinstance(value, int | float) and math.isfinite(value)
+            found[key] = value if number else _as_type(value)
     return found
 
 

@@ -168,11 +168,11 @@ class TableRows(Rows):
 
     def column(self, name: str) -> list[Any]:
         """See Rows."""
-        return self._text.column(name).to_pylist()
+        return _values(self._text.column(name))
 
     def take(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """See Rows."""
-        return self._text.take(list(rows)).to_pylist()
+        return _values(self._text.take(list(rows)))
 
     def present(self, name: str) -> list[bool]:
         """See Rows."""
@@ -346,6 +346,8 @@ def read_saved(folder: Path, split: str, wanted: Callable[[str], bool]) -> Saved
         files = [Path(part["filename"]) for part in found.cache_files]
         if not files:
             raise ValueError("it has no rows")
+        if any(".." in path.parts or not path.is_relative_to(folder) for path in files):
+            raise ValueError("its state.json names files that are not in it")
         rows = SavedRows(files, wanted)
         if len(rows) != len(found):  # rows chosen by an index file, as old versions wrote
             raise ValueError("its rows are reordered; save it anew after flatten_indices()")
@@ -415,6 +417,14 @@ class JoinedRows(Rows):
 # --- pieces ---------------------------------------------------------------------------------------
 
 
+def _values(cells: Any) -> list[Any]:
+    """Python's values of a table or column. Raises DataError for text that is no UTF-8."""
+    try:
+        return cells.to_pylist()
+    except UnicodeDecodeError as error:
+        raise DataError(f"a table of the data set holds text that is no UTF-8 ({error})") from error
+
+
 def _field(leaf: str) -> str:
     """`answers.answer` for `answers.list.element.answer`, as Parquet names a leaf within a list."""
     return re.sub(r"\.list\.(element|item)|\.bag\.array_element|\.array", "", leaf)
@@ -464,7 +474,8 @@ def _reading(file: Path) -> Iterator[None]:
     """Errors of reading a file as one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RecursionError) as error:  # pyarrow's are ValueErrors
+    # pyarrow's are ValueErrors
+    except (OSError, ValueError, KeyError, RecursionError, csv.Error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{file}: cannot be read ({reason})") from error
 

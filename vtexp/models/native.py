@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -115,7 +115,12 @@ class NativeRunner(Runner):
         output = self.model(**prompt, mm_encoder_outputs=encoded, use_cache=True, logits_to_keep=1)
         return output.logits
 
-    def generate(self, inputs: Inputs, max_new_tokens: int) -> torch.Tensor:
+    def on_encoded(self, call: Callable[[], None]) -> RemovableHandle:
+        """The connector starts where its module does."""
+        connector = self.model.get_submodule(self.connector)
+        return connector.register_forward_pre_hook(lambda *_: call())
+
+    def generate(self, inputs: Inputs, max_new_tokens: int, **options: Any) -> torch.Tensor:
         """Ids after the prompts."""
         eos = self.tokenizer.eos_id
         output = self.model.generate(
@@ -124,6 +129,7 @@ class NativeRunner(Runner):
             do_sample=False,
             eos_token_id=eos,
             pad_token_id=eos,
+            **options,
         )
         return output[:, inputs["input_ids"].shape[1] :]
 

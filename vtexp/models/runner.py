@@ -6,16 +6,16 @@ What the families have in common; each family's own runner reads its images and 
 from __future__ import annotations
 
 import importlib
-import itertools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from torch.utils.hooks import RemovableHandle
 from transformers import GenerationConfig, PreTrainedModel
 
 from vtexp.config import HardwareConfig
@@ -26,6 +26,7 @@ from vtexp.knobs import CropSetting
 from vtexp.models.checkpoints import Checkpoint
 from vtexp.models.families import Family
 from vtexp.models.loading import load_model
+from vtexp.models.stages import StageClock, StageMemory, StageTimes
 from vtexp.probe import Probe
 from vtexp.prompts import PromptTokenizer
 
@@ -43,23 +44,6 @@ class PreparedSample:
     input_ids: torch.Tensor
     image: Any
     image_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class StageTimes:
-    """Wall-clock milliseconds of one prefill at batch 1, synchronised at each border.
-
-    prefill_ms is vision_ms + llm_prefill_ms measured around both; ttft_ms is measured around
-    everything, from the encoded image file to the first token's id on the host.
-    """
-
-    preprocess_ms: float
-    transfer_ms: float
-    vision_ms: float
-    llm_prefill_ms: float
-    prefill_ms: float
-    first_token_ms: float
-    ttft_ms: float
 
 
 @dataclass(frozen=True)
@@ -123,8 +107,15 @@ class Runner(ABC):
         """One pass over a prompt with the encoded image: logits (1, 1, vocabulary), with cache."""
 
     @abstractmethod
-    def generate(self, inputs: Inputs, max_new_tokens: int) -> torch.Tensor:
-        """New token ids (B, n), greedy; finished rows are filled with the end of text."""
+    def on_encoded(self, call: Callable[[], None]) -> RemovableHandle:
+        """Have `call` called in each `encode` where the encoder ends and the connector starts."""
+
+    @abstractmethod
+    def generate(self, inputs: Inputs, max_new_tokens: int, **options: Any) -> torch.Tensor:
+        """New token ids (B, n), greedy; finished rows are filled with the end of text.
+
+        `options` are further ones of transformers' `generate`.
+        """
 
     @abstractmethod
     def probe(self) -> Probe:
@@ -163,39 +154,84 @@ class Runner(ABC):
 
         Raises VtexpError where the logits are not finite.
         """
-        marks = [self._now()]
-        prepared = self.prepare(sample, setting, style)
-        marks.append(self._now())
-        inputs = self.inputs([prepared])
-        marks.append(self._now())
-        features = self.encode(inputs)
-        marks.append(self._now())
-        logits = self.prefill(inputs, features)
-        marks.append(self._now())
-        logits[0, -1].argmax().item()
-        marks.append(self._now())
+        clock = StageClock(self.gpus, self.wait)
+        logits = self._pass(sample, setting, style, clock.end_of)
         if not bool(logits.isfinite().all()):
             raise VtexpError(
                 f"the model's logits are not finite as {self.dtype}: its numbers are worth "
                 "nothing; take another hardware.dtype"
             )
-        stages = [1000 * (after - before) for before, after in itertools.pairwise(marks)]
-        preprocess, transfer, vision, llm, first_token = stages
-        return StageTimes(
-            preprocess_ms=preprocess,
-            transfer_ms=transfer,
-            vision_ms=vision,
-            llm_prefill_ms=llm,
-            prefill_ms=1000 * (marks[4] - marks[2]),
-            first_token_ms=first_token,
-            ttft_ms=1000 * (marks[5] - marks[0]),
-        )
+        return clock.times()
 
-    def _now(self) -> float:
-        """Seconds, once the device has done everything asked of it."""
+    @torch.inference_mode()
+    def prefill_memory(
+        self, sample: Sample, setting: CropSetting, style: str
+    ) -> dict[str, dict[str, float]]:
+        """Peak memory in MiB of each stage of one prefill, by kind; see `StageMemory`."""
+        if self.gpus:
+            torch.cuda.empty_cache()  # or what was reserved for other prompts would be this one's
+        memory = StageMemory(self.gpus)
+        self._pass(sample, setting, style, memory.end_of)
+        return memory.peaks
+
+    def _pass(
+        self, sample: Sample, setting: CropSetting, style: str, end_of: Callable[[str], None]
+    ) -> torch.Tensor:
+        """One pass at batch 1, from the image file to the first token; returns its logits.
+
+        `end_of` hears of the end of each stage, in the order of `measuring.PARTS`.
+        """
+        prepared = self.prepare(sample, setting, style)
+        end_of("preprocess_ms")
+        inputs = self.inputs([prepared])
+        end_of("transfer_ms")
+        border = self.on_encoded(lambda: end_of("vision_encoder_ms"))
+        try:
+            features = self.encode(inputs)
+        finally:
+            border.remove()
+        end_of("connector_ms")
+        logits = self.prefill(inputs, features)
+        end_of("llm_prefill_ms")
+        logits[0, -1].argmax().item()
+        end_of("first_token_ms")
+        return logits
+
+    @torch.inference_mode()
+    def prefill_alone(self, sample: Sample, setting: CropSetting, style: str) -> Callable[[], None]:
+        """A function that prefills one sample again and again, its inputs on the device."""
+        inputs = self.inputs([self.prepare(sample, setting, style)])
+
+        @torch.inference_mode()
+        def again() -> None:
+            self.prefill(inputs, self.encode(inputs))
+
+        return again
+
+    @torch.inference_mode()
+    def timed_decode(
+        self, sample: Sample, setting: CropSetting, style: str, num_tokens: int
+    ) -> float:
+        """Milliseconds per token behind the first, over `num_tokens` (2 or more) greedy ones.
+
+        Read off the first and the last token of one pass; the end of text does not stop it.
+        """
+        inputs = self.inputs([self.prepare(sample, setting, style)])
+        arrived_s: list[float] = []
+
+        def on_token(input_ids: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+            if len(arrived_s) in (0, num_tokens - 1):
+                self.wait()
+            arrived_s.append(time.perf_counter())
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+        self.generate(inputs, num_tokens, min_new_tokens=num_tokens, stopping_criteria=[on_token])
+        return 1000 * (arrived_s[-1] - arrived_s[0]) / (num_tokens - 1)
+
+    def wait(self) -> None:
+        """Return when the device has done everything asked of it."""
         for device in self.gpus:
             torch.cuda.synchronize(device)
-        return time.perf_counter()
 
 
 def runner_class(family: Family) -> type[Runner]:

@@ -6,7 +6,7 @@ C crops per image with the global crop first, P patches per crop, T pooled token
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -43,15 +43,40 @@ class ImageInsertion(nn.Module):
     def forward(
         self,
         embeddings: torch.Tensor,
-        image_features: torch.Tensor,
-        source: torch.Tensor,
+        tokens: torch.Tensor,
         places: torch.Tensor,
+        source: torch.Tensor,
     ) -> torch.Tensor:
-        """Add row `source` (n,) of image_features (N, T, hidden), flattened to N * T rows, to row
-        `places` (n,) of embeddings (B, L, hidden), flattened to B * L rows."""
+        """Add tokens (n, hidden) to rows `places` (n,) of embeddings (B, L, hidden), flattened.
+
+        `source` (n,) says which of all pooled tokens, N * T, they are; only a hook wants to know.
+        """
         flat = embeddings.flatten(0, 1)
-        tokens = image_features.flatten(0, 1)[source.to(image_features.device)]
         return flat.index_add(0, places, tokens.to(flat)).view_as(embeddings)
+
+
+class ImagePlaces(NamedTuple):
+    """Where the vision tokens of a batch go.
+
+    real_crops: bool (B * C,), crops that are no padding; kept: int64 (n,), tokens that are not
+    dropped, among all of the real crops; places: int64 (n,), their rows in (B * L, hidden).
+    """
+
+    real_crops: torch.Tensor
+    kept: torch.Tensor
+    places: torch.Tensor
+
+
+def image_places(image_input_idx: torch.Tensor, length: int) -> ImagePlaces:
+    """Of image_input_idx (B, C, T), negatives dropped, in prompts of a length."""
+    index = image_input_idx.flatten(0, 1)
+    real_crops = (index >= 0).any(dim=-1)
+    row = torch.arange(len(image_input_idx), device=index.device)
+    row = row.repeat_interleave(image_input_idx.shape[1])[real_crops]
+    index = index[real_crops]
+    kept = (index >= 0).flatten().nonzero().squeeze(-1)
+    places = (index + row[:, None] * length).flatten()[kept].long()
+    return ImagePlaces(real_crops, kept, places)
 
 
 class MolmoBlock(nn.Module):
@@ -98,10 +123,14 @@ class MolmoBlock(nn.Module):
         rotary: tuple[torch.Tensor, torch.Tensor],
         mask: torch.Tensor | None,
         cache: Cache | None,
+        count: int,
     ) -> torch.Tensor:
+        """Of the last `count` positions of x, which see those before them and the cache."""
         query, key, value = self._heads(x, rotary)
         if cache is not None:
             key, value = self._cached(cache, key, value)
+        if count < query.shape[2]:
+            query, mask = query[:, :, -count:], None if mask is None else mask[:, :, -count:]
         grouped = self.grouped
         if grouped and mask is not None:  # CUDA's fast kernels take groups only without a mask
             repeats, grouped = query.shape[1] // key.shape[1], False
@@ -138,12 +167,48 @@ class MolmoBlock(nn.Module):
         rotary: tuple[torch.Tensor, torch.Tensor],
         mask: torch.Tensor | None,
         cache: Cache | None,
+        last_alone: bool = False,
+    ) -> torch.Tensor:
+        """x (B, L, hidden) -> the same; with `last_alone` its last position, (B, 1, hidden)."""
+        step = self.last_position if last_alone else self.every_position
+        return step(x, rotary, mask, cache)
+
+    # Two functions, each to be compiled for itself: their variants are limited in number.
+
+    def every_position(
+        self,
+        x: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+        cache: Cache | None,
     ) -> torch.Tensor:
         """x (B, L, hidden) -> the same."""
+        return self._block(x, x, rotary, mask, cache)
+
+    def last_position(
+        self,
+        x: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+        cache: Cache | None,
+    ) -> torch.Tensor:
+        """x (B, L, hidden) -> (B, 1, hidden); keys and values are those of all positions."""
+        return self._block(x, x[:, -1:], rotary, mask, cache)
+
+    def _block(
+        self,
+        x: torch.Tensor,
+        kept: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+        cache: Cache | None,
+    ) -> torch.Tensor:
+        """The last positions of x that are `kept` (B, K, hidden), having seen all of x."""
+        count = kept.shape[1]
         if self.norm_after:
-            x = x + self.attn_norm(self._attention(x, rotary, mask, cache))
+            x = kept + self.attn_norm(self._attention(x, rotary, mask, cache, count))
             return x + self.ff_norm(self._feed_forward(x))
-        x = x + self._attention(self.attn_norm(x), rotary, mask, cache)
+        x = kept + self._attention(self.attn_norm(x), rotary, mask, cache, count)
         return x + self._feed_forward(self.ff_norm(x))
 
 
@@ -210,9 +275,14 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         """The token embedding, which is no nn.Embedding (two tables)."""
         return self.model.transformer.wte
 
-    def encode_images(self, images: torch.Tensor, image_masks: torch.Tensor) -> torch.Tensor:
-        """Vision encoder and connector: (N, P, 588) and (N, P) -> vision tokens (N, T, hidden)."""
-        return self.model.vision_backbone(images, image_masks)
+    def encode_images(
+        self, images: torch.Tensor, image_masks: torch.Tensor, kept: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Vision encoder and connector: (N, P, 588) and (N, P) -> vision tokens (N, T, hidden).
+
+        With `kept`, int64 (n,), only those of all N * T: (n, hidden).
+        """
+        return self.model.vision_backbone(images, image_masks, kept)
 
     def _embed(
         self,
@@ -227,26 +297,22 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
             return embeddings
         # Where a crop of a batch is padding, all its tokens are dropped: do not encode it. The
         # index may stay on the CPU; then nothing here waits for the device.
-        index = image_input_idx.flatten(0, 1)
-        real_crops = (index >= 0).any(dim=-1)
+        real_crops, kept, places = image_places(image_input_idx, input_ids.shape[1])
         if image_features is None:
             assert images is not None and image_masks is not None
             images, image_masks = images.flatten(0, 1), image_masks.flatten(0, 1)
             if not real_crops.all():
                 chosen = real_crops.to(images.device)
                 images, image_masks = images[chosen], image_masks[chosen]
-            image_features = self.encode_images(images, image_masks)
-        row = torch.arange(len(image_input_idx), device=index.device)
-        row = row.repeat_interleave(image_input_idx.shape[1])[real_crops]
-        index = index[real_crops]
-        kept = (index >= 0).flatten().nonzero().squeeze(-1)
-        places = (index + row[:, None] * input_ids.shape[1]).flatten()[kept].long()
+            image_features = self.encode_images(images, image_masks, kept)
+        if image_features.ndim == 3:
+            image_features = image_features.flatten(0, 1)[kept.to(image_features.device)]
         device = embeddings.device
         return self.model.image_insertion(
             embeddings,
             image_features,
-            kept.to(device, non_blocking=True),
             places.to(device, non_blocking=True),
+            kept,
         )
 
     def forward(
@@ -268,7 +334,9 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids (B, L), negative = padding; attention_mask (B, past + L) of 0/1, or a ready bool
         mask (B, 1, L, past + L); positions follow from it (cumulative sum - 1). images
         (B, C, P, 588), image_masks (B, C, P), image_input_idx (B, C, T) with negatives dropped;
-        or image_features (N, T, hidden), the output of `encode_images`, in place of the first two.
+        or image_features (N, T, hidden), or (n, hidden) of those kept, the output of
+        `encode_images`, in place of the first two. Where the last logits alone are wanted, the last
+        block works on the last position alone, but for keys and values.
         """
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             image_input_idx = None  # the image was read with the prompt
@@ -281,8 +349,11 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
             position_ids = _position_ids(attention_mask, past, length, x.device)
         mask = _attention_mask(attention_mask, past, length)
         rotary = _rotary(position_ids, self.config)
-        for block in self.model.transformer.blocks:
+        *blocks, last_block = self.model.transformer.blocks
+        for block in blocks:
             x = block(x, rotary, mask, past_key_values)
+        last_alone = isinstance(logits_to_keep, int) and logits_to_keep == 1
+        x = last_block(x, rotary, mask, past_key_values, last_alone=last_alone)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self._logits(self.model.transformer.ln_f(x[:, keep]))
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
@@ -350,6 +421,8 @@ def _attention_mask(
     attention_mask: torch.Tensor | None, past: int, length: int
 ) -> torch.Tensor | None:
     """Bool mask (B, 1, length, past + length), or None where plain causal attention does."""
+    if attention_mask is None and past and length > 1:
+        raise ValueError("several tokens after a cache need an attention_mask")
     if attention_mask is None or attention_mask.ndim == 4:
         return attention_mask
     # The host knows at no cost on a CPU; on a GPU callers pass None for unpadded prompts.

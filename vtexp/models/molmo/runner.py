@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -14,7 +14,7 @@ from vtexp.config import HardwareConfig
 from vtexp.geometry import Geometry
 from vtexp.knobs import CropSetting
 from vtexp.models.checkpoints import Checkpoint
-from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.models.molmo.modeling import MolmoForCausalLM, image_places
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.models.runner import Inputs, PreparedSample, Runner
 from vtexp.preprocess import (
@@ -95,8 +95,9 @@ class MolmoRunner(Runner):
         return images.to(self.dtype)
 
     def encode(self, inputs: Inputs) -> torch.Tensor:
-        """Vision tokens (C, T, hidden) of the one image, before any is dropped."""
-        return self.model.encode_images(inputs["images"][0], inputs["image_masks"][0])
+        """Vision tokens (n, hidden) of the one image, those of the overlap left out."""
+        kept = image_places(inputs["image_input_idx"], inputs["input_ids"].shape[1]).kept
+        return self.model.encode_images(inputs["images"][0], inputs["image_masks"][0], kept)
 
     def prefill(self, inputs: Inputs, features: torch.Tensor) -> torch.Tensor:
         """Logits (1, 1, embedding_size) of the last position."""
@@ -110,10 +111,18 @@ class MolmoRunner(Runner):
         )
         return output.logits
 
-    def generate(self, inputs: Inputs, max_new_tokens: int) -> torch.Tensor:
+    def on_encoded(self, call: Callable[[], None]) -> RemovableHandle:
+        """The connector starts behind the vision transformer."""
+        encoder = self.model.model.vision_backbone.image_vit
+        return encoder.register_forward_hook(lambda *_: call())
+
+    def generate(self, inputs: Inputs, max_new_tokens: int, **options: Any) -> torch.Tensor:
         """Ids after the prompts, which the model moves to the right."""
         return self.model.generate(
-            **inputs, max_new_tokens=max_new_tokens, eos_token_id=self.tokenizer.eos_id
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=self.tokenizer.eos_id,
+            **options,
         )
 
     def compile_blocks(self) -> None:
@@ -123,12 +132,14 @@ class MolmoRunner(Runner):
         the next; and never silently uncompiled.
         """
         torch._dynamo.config.fail_on_recompile_limit_hit = True
+        # One or several prompts, of one or several tokens, padded or not.
+        torch._dynamo.config.recompile_limit = 16
         parts = self.model.model
-        for block in (
-            *parts.vision_backbone.image_vit.transformer.resblocks,
-            *parts.transformer.blocks,
-        ):
+        for block in parts.vision_backbone.image_vit.transformer.resblocks:
             block.compile(dynamic=True)
+        for block in parts.transformer.blocks:
+            block.every_position = torch.compile(block.every_position, dynamic=True)
+            block.last_position = torch.compile(block.last_position, dynamic=True)
 
     def probe(self) -> Probe:
         """Hooks on the encoder, the embedding and the insertion of vision tokens."""
@@ -158,9 +169,9 @@ class MolmoProbe(Probe):
         self._input_ids = inputs[0]
 
     def _on_insert(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
-        embeddings, features, source, places = inputs
+        embeddings, _, places, source = inputs
         batch, length = embeddings.shape[:2]
-        rows, crops = (places // length).cpu(), (source // features.shape[1]).cpu()
+        rows, crops = (places // length).cpu(), source.cpu() // self._geometry.tokens_per_crop
         assert self._input_ids is not None
         tokens = torch.bincount(rows, minlength=batch).tolist()
         encoded = [len(crops[rows == row].unique()) for row in range(batch)]

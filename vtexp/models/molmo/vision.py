@@ -158,9 +158,12 @@ class VisionBackbone(nn.Module):
         self.image_projector = Projector(width, config.intermediate_size // 2, config.hidden_size)
         self.pad_embed = nn.Parameter(torch.empty(2, width_read))
 
-    def forward(self, images: torch.Tensor, image_masks: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, images: torch.Tensor, image_masks: torch.Tensor, kept: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """images (N, P, 588), image_masks (N, P) share of image pixels -> (N, T, hidden).
 
+        With `kept` (n,) only those of the N * T tokens are pooled and projected: (n, hidden).
         Adds the learned embedding of all-padding and of partly padded patches; a mask of -1 (the
         released row for the global crop) counts as partly padded.
         """
@@ -173,10 +176,13 @@ class VisionBackbone(nn.Module):
         side, pool = self.side // self.pool, self.pool
         blocks = features.unflatten(1, (side, pool, side, pool)).transpose(2, 3)
         blocks = blocks.flatten(0, 2).flatten(1, 2)  # (N * T, pool * pool, width_read)
+        if kept is not None:
+            blocks = blocks[kept.to(blocks.device, non_blocking=True)]
         pooled = torch.cat(
             [
                 self.image_pooling_2d(some.mean(dim=1, keepdim=True), some)
                 for some in blocks.split(MOST_POOLED)
             ]
         )
-        return self.image_projector(pooled.view(len(images), side * side, -1))
+        shape = (len(images), side * side) if kept is None else (len(pooled),)
+        return self.image_projector(pooled.view(*shape, -1))

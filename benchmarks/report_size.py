@@ -1,0 +1,77 @@
+"""Size of report.html, time to write it and time to open it: made-up answers to real questions.
+
+    python benchmarks/report_size.py --questions 10000 --values 8
+
+Needs Chromium (apt-get install chromium) and playwright. Nothing is measured by a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.answered_sweeps import answered_sweep
+from vtexp import compare
+from vtexp.analysis import analyse
+from vtexp.report.figures import write_figures
+from vtexp.report.page import REPORT_NAME, write_report
+
+CROPS = (1, 2, 3, 4, 6, 8, 9, 12)
+
+
+def main() -> None:
+    """Print one line per figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--questions", type=int, default=10_000)
+    parser.add_argument("--values", type=int, default=8, choices=range(2, len(CROPS) + 1))
+    parser.add_argument("--times", type=int, default=5, help="how often the page is opened")
+    own = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = Path(folder) / "large"
+        values = ",".join(map(str, CROPS[: own.values]))
+        overrides = ("knob=max_crops", f"knob.max_crops={values}", "dataset.split=train")
+        answered_sweep(sweep, *overrides, f"dataset.limit={own.questions}", share=0.1)
+        rows = compare.collect(sweep)
+        analysis = analyse(rows)
+        began = time.perf_counter()
+        plots = write_report(sweep, rows, analysis)
+        written = time.perf_counter()
+        write_figures(sweep, plots, "made up")
+        drawn = time.perf_counter()
+        path = sweep / REPORT_NAME
+        print(f"{own.questions} questions x {own.values} knob values")
+        print(f"file: {path.stat().st_size / 1e6:.1f} MB")
+        print(f"written in: {written - began:.1f} s, figures in {drawn - written:.1f} s")
+        for label, seconds in opened(path, own.times).items():
+            print(f"{label}: {sorted(seconds)[own.times // 2]:.2f} s (median of {own.times})")
+
+
+def opened(path: Path, times: int) -> dict[str, list[float]]:
+    """Seconds until the page can be read, and until its first plot is drawn."""
+    from playwright.sync_api import sync_playwright
+
+    found: dict[str, list[float]] = {"readable after": [], "first plot after": []}
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        for _ in range(times):
+            page = chromium.new_page()
+            began = time.perf_counter()
+            page.goto(path.as_uri())
+            found["readable after"].append(time.perf_counter() - began)
+            page.locator("#plot-0 .main-svg").first.wait_for(state="attached")
+            found["first plot after"].append(time.perf_counter() - began)
+            page.close()
+        chromium.close()
+    return found
+
+
+if __name__ == "__main__":
+    main()

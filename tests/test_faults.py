@@ -1,0 +1,244 @@
+"""Disks, memory, handles, clocks and logs that fail: one line, what there is is kept, resumable."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.sweeps import Sweep
+from vtexp import cli, job, records
+from vtexp.config import Config
+from vtexp.job import run_job
+from vtexp.models.runner import Runner
+
+MakeConfig = Callable[..., Config]
+Answers = dict[str, list[tuple[str, str, float]]]
+SIZES = "knob.sizes=[336x336,560x336]"
+
+
+@pytest.fixture
+def made(make_config: MakeConfig, tmp_path: Path) -> Callable[..., int]:
+    """Makes a sweep as the command line does; gives its exit code."""
+
+    def make(*overrides: str) -> int:
+        config = make_config(SIZES, *overrides)
+        return cli.reported(lambda: run_job(config), show_traceback=False, interrupted="")
+
+    return make
+
+
+def answers(sweep: Path) -> Answers:
+    """Sample, prediction and score of each answer, by the finished run."""
+    found = {}
+    for path in sorted(sweep.glob(f"*/{records.RESULT}")):
+        rows = records.read_jsonl(path.with_name(records.SAMPLES))
+        values = [(row["sample_id"], row["prediction"], row["score"]) for row in rows]
+        found[path.parent.name] = values
+    return found
+
+
+@pytest.fixture
+def whole(made: Callable[..., int], tmp_path: Path) -> Answers:
+    """Answers of a sweep that nothing disturbed."""
+    assert made("sweep.name=whole") == 0
+    found = answers(tmp_path / "whole")
+    assert len(found) == 2
+    return found
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The line that a user was told."""
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+# --- disks ----------------------------------------------------------------------------------------
+
+
+def mount(*arguments: str) -> bool:
+    return subprocess.run(["mount", *arguments], capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system in memory of its own; `mount -o remount` gives it its size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() or not mount("-t", "tmpfs", "-o", "size=100m", "tmpfs", str(folder)):
+        pytest.skip("only root can mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("kib", [4, 48, 96])
+@pytest.mark.fault(
+    "resources",
+    "the disk is full, from the first file on or later",
+    "one line; resumed when mended",
+)
+def test_a_full_disk_is_one_line_and_resumed(
+    made: Callable[..., int],
+    whole: Answers,
+    disk: Path,
+    capsys: pytest.CaptureFixture[str],
+    kib: int,
+) -> None:
+    assert mount("-o", f"remount,size={kib}k", str(disk))
+    capsys.readouterr()
+    assert made(f"sweep.folder={disk}") == 1
+    assert "No space left on device" in one_line(capsys)
+    for path in disk.glob("sweep/*/*.json*"):
+        assert path.read_bytes().endswith(b"\n")  # under its own name, each file is whole
+    assert mount("-o", "remount,size=100m", str(disk))
+    assert made(f"sweep.folder={disk}") == 0
+    assert answers(disk / "sweep") == whole
+    assert not list(disk.glob("sweep/**/*.partial"))
+
+
+@pytest.mark.fault("resources", "the folder can only be read", "one line; resumed when mended")
+def test_a_folder_that_can_only_be_read(
+    made: Callable[..., int], whole: Answers, disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mount("-o", "remount,ro", str(disk))
+    capsys.readouterr()
+    assert made(f"sweep.folder={disk}") == 1
+    assert "Read-only file system" in one_line(capsys)
+    assert mount("-o", "remount,rw", str(disk))
+    assert made(f"sweep.folder={disk}") == 0
+    assert answers(disk / "sweep") == whole
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+@pytest.mark.fault(
+    "resources", "no memory for a batch, on the device or the host", "smaller batches, same answers"
+)
+def test_a_batch_that_does_not_fit_is_made_smaller(
+    made: Callable[..., int],
+    whole: Answers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    real = Runner.answer
+
+    def answer(self: Runner, batch: list, *rest: int) -> list[list[int]]:
+        if len(batch) > 2:
+            raise error
+        return real(self, batch, *rest)
+
+    monkeypatch.setattr(Runner, "answer", answer)
+    assert made() == 0
+    assert answers(tmp_path / "sweep") == whole
+
+
+@pytest.mark.parametrize("stage", ["answer", "timed_prefill"])
+@pytest.mark.fault(
+    "resources", "no memory for one sample, in the midst of a run", "run fails; resumed when mended"
+)
+def test_one_sample_that_does_not_fit_fails_the_run(
+    made: Callable[..., int],
+    whole: Answers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+) -> None:
+    real, calls = getattr(Runner, stage), []
+
+    def full(self: Runner, *rest: object) -> object:
+        calls.append(stage)
+        if len(calls) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(self, *rest)
+
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, stage, full)
+        assert made() == 1
+    assert "of 2 runs failed" in (line := one_line(capsys)) and "out of memory" in line
+    assert made() == 0
+    assert answers(tmp_path / "sweep") == whole
+
+
+# --- handles and clocks ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("free", [0, 1, 4])
+@pytest.mark.fault("resources", "no file handle left", "one line; resumed when mended")
+def test_no_file_handle_left(
+    make_config: MakeConfig,
+    made: Callable[..., int],
+    whole: Answers,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    free: int,
+) -> None:
+    capsys.readouterr()
+    config = make_config(SIZES)
+    job._loaded.clear()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path("/dev/null").open() as last:
+        most = last.fileno() + 1 + free
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
+        code = cli.reported(lambda: run_job(config), show_traceback=False, interrupted="")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    if code:
+        assert "Too many open files" in one_line(capsys)
+        assert made() == 0
+    assert answers(tmp_path / "sweep") == whole
+
+
+@pytest.mark.fault("resources", "the clock jumps by days, back and forth", "nothing")
+def test_a_clock_that_jumps_changes_nothing(
+    made: Callable[..., int], whole: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = time.time, []
+
+    def jumping() -> float:
+        calls.append(0)
+        return real() + 86_400 * (-1) ** len(calls) * len(calls)
+
+    monkeypatch.setattr(time, "time", jumping)
+    assert made() == 0
+    assert len(calls) > 5
+    monkeypatch.undo()
+    assert answers(tmp_path / "sweep") == whole
+
+
+# --- logs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.fault("resources", "the log's disk is full, or its reader gone", "the sweep goes on")
+@pytest.mark.parametrize("gone", ["full", "closed"])
+def test_a_log_that_cannot_be_written_costs_the_log_alone(
+    tmp_path: Path, small_checkpoint: Path, gone: str
+) -> None:
+    sweep = Sweep(tmp_path / "sweep", small_checkpoint, "dataset.limit=4", "knob.sizes=336x336")
+    read, write = os.pipe()
+    os.close(read)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            sweep.command(),
+            stdout=full if gone == "full" else write,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=sweep.environment,
+        )
+    os.close(write)
+    assert done.returncode == 0, done.stderr
+    assert "standard output cannot be written" in done.stderr and "Traceback" not in done.stderr
+    assert len(sweep.answers()) == 1

@@ -1,0 +1,631 @@
+"""What the timings say, and that the protocol notices what would make them wrong."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from vtexp import measuring, records
+from vtexp.config import Config, MeasureConfig
+from vtexp.energy import energy_counter, measure_energy
+from vtexp.geometry import MOLMO, Tiling
+from vtexp.job import run_job
+from vtexp.knobs import CropSetting
+from vtexp.models.runner import PreparedSample, Runner
+from vtexp.models.stages import StageClock, StageTimes
+from vtexp.monitor import Gpu, Monitor, OtherLoad, disturbances
+from vtexp.probe import Counts
+from vtexp.timing import MOST_WARM_UP_ROUNDS, Reference, Timing
+from vtexp.trend import fewest_rounds, kendall_z, relative_change
+
+SETTING = CropSetting(4)
+
+
+class CountsOfOne:
+    """In place of a probe: every sample has 4 crops."""
+
+    def __enter__(self) -> CountsOfOne:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def take(self) -> list[Counts]:
+        return [Counts(4, 544, Tiling(2, 2))]
+
+
+@dataclass(frozen=True)
+class StagedRunner(Runner):
+    """A model whose stages take the seconds they are told to, on a device of its own if asked."""
+
+    delays_s: dict[str, float] = field(default_factory=dict)
+    device_queue: queue.Queue | None = None
+    waits: bool = True
+    calls: list[Callable[[], None]] = field(default_factory=list)
+    #: Seconds that stages really took: a busy machine wakes a sleeper late.
+    spent_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        if self.device_queue is not None:
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        assert self.device_queue is not None
+        while True:
+            self.device_queue.get()()
+            self.device_queue.task_done()
+
+    def _spend(self, stage: str, *, host: bool = False) -> None:
+        def spend() -> None:
+            began = time.perf_counter()
+            time.sleep(self.delays_s.get(stage, 0.0))
+            self.spent_s[stage].append(time.perf_counter() - began)
+
+        if self.device_queue is None or host:
+            spend()
+        else:
+            self.device_queue.put(spend)
+
+    @property
+    def gpus(self) -> list[torch.device]:
+        return []
+
+    def wait(self) -> None:
+        if self.device_queue is not None and self.waits:
+            self.device_queue.join()
+
+    @classmethod
+    def model_class(cls, config: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def read_image(self, pixels: np.ndarray, setting: CropSetting) -> Any:
+        raise NotImplementedError
+
+    def prepare(self, *_: Any) -> PreparedSample:
+        self._spend("preprocess", host=True)
+        return PreparedSample(torch.zeros(10), None, 0)
+
+    def inputs(self, batch: Sequence[PreparedSample]) -> dict[str, Any]:
+        self._spend("transfer")
+        return {}
+
+    def on_encoded(self, call: Callable[[], None]) -> Any:
+        self.calls.append(call)
+        return SimpleNamespace(remove=self.calls.pop)
+
+    def encode(self, inputs: Any) -> None:
+        self._spend("vision_encoder")
+        self.calls[-1]()
+        self._spend("connector")
+
+    def prefill(self, inputs: Any, features: Any) -> torch.Tensor:
+        self._spend("llm_prefill")
+        runner = self
+
+        class Logits(torch.Tensor):
+            def __getitem__(self, _: Any) -> Any:  # reading the token waits for the device
+                if runner.device_queue is not None:
+                    runner.device_queue.join()
+                return torch.zeros(3)
+
+        return torch.zeros(1, 1, 3).as_subclass(Logits)
+
+    def generate(self, inputs: Any, max_new_tokens: int, **options: Any) -> torch.Tensor:
+        (criterion,) = options["stopping_criteria"]
+        ids = torch.zeros(1, 0, dtype=torch.long)
+        for _ in range(max_new_tokens):
+            self._spend("decode")
+            ids = torch.zeros(1, ids.shape[1] + 1, dtype=torch.long)
+            criterion(ids, torch.zeros(1, 3))
+        return ids
+
+    def probe(self) -> Any:
+        return CountsOfOne()
+
+
+def staged(**options: Any) -> StagedRunner:
+    return StagedRunner(None, None, MOLMO, torch.device("cpu"), torch.float32, **options)  # type: ignore[arg-type]
+
+
+class Event:
+    """A GPU's event on a clock of the test's own."""
+
+    now_ms = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self, stream: str) -> None:
+        assert stream == "stream of cuda:0"
+        self.at_ms = Event.now_ms
+
+    def elapsed_time(self, later: Event) -> float:
+        return later.at_ms - self.at_ms
+
+
+def test_events_of_one_gpu_are_its_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda gpu: f"stream of {gpu}")
+    waits: list[float] = []
+    clock = StageClock([torch.device("cuda:0")], lambda: waits.append(Event.now_ms))
+    for stage, ms in zip(measuring.PARTS, (7.0, 1.0, 20.0, 3.0, 40.0, 0.5), strict=True):
+        Event.now_ms += ms
+        clock.end_of(stage)
+    times = clock.times()
+    stages = [getattr(times, name) for name in measuring.PARTS[1:]]
+    assert stages == [1.0, 20.0, 3.0, 40.0, 0.5]
+    assert (times.vision_ms, times.prefill_ms) == (23.0, 63.0)
+    assert waits == [0.0, 71.5]  # at both ends, nowhere between
+    assert times.ttft_ms >= times.ttft_without_preprocess_ms > 0  # the wall clock's
+
+
+def test_several_gpus_are_waited_for_at_each_border() -> None:
+    waits: list[int] = []
+    gpus = [torch.device("cuda:0"), torch.device("cuda:1")]
+    clock = StageClock(gpus, lambda: waits.append(1))
+    for stage in measuring.PARTS:
+        clock.end_of(stage)
+    assert len(waits) == 1 + len(measuring.PARTS) + 1
+    assert clock.times().prefill_ms >= 0
+
+
+DELAYS_S = {
+    "preprocess": 0.03, "transfer": 0.02, "vision_encoder": 0.04, "connector": 0.02,
+    "llm_prefill": 0.05,
+}  # fmt: skip
+
+
+def test_injected_delays_are_measured_within_two_percent() -> None:
+    runner = staged(delays_s=DELAYS_S)
+    times = [runner.timed_prefill(None, SETTING, "") for _ in range(9)]  # type: ignore[arg-type]
+    assert all(min(runner.spent_s[stage]) >= delay_s for stage, delay_s in DELAYS_S.items())
+
+    def injected(*stages: str) -> float:
+        return 1000 * float(np.median(np.sum([runner.spent_s[stage] for stage in stages], axis=0)))
+
+    vision, prefill = (
+        ("vision_encoder", "connector"),
+        ("vision_encoder", "connector", "llm_prefill"),
+    )
+    together = {
+        "vision_ms": vision, "prefill_ms": prefill,
+        "ttft_without_preprocess_ms": ("transfer", *prefill), "ttft_ms": tuple(DELAYS_S),
+    }  # fmt: skip
+    for name, stages in ({f"{stage}_ms": (stage,) for stage in DELAYS_S} | together).items():
+        measured = np.median([getattr(t, name) for t in times])
+        assert measured == pytest.approx(injected(*stages), rel=0.02)
+
+
+def test_decoding_is_measured_within_two_percent() -> None:
+    runner = staged(delays_s={"decode": 0.02})
+    ms = [runner.timed_decode(None, SETTING, "", 4) for _ in range(5)]  # type: ignore[arg-type]
+    # The first token's time is not decoding.
+    injected = [1000 * np.mean(runner.spent_s["decode"][4 * i + 1 : 4 * i + 4]) for i in range(5)]
+    assert np.median(ms) == pytest.approx(np.median(injected), rel=0.02)
+
+
+def test_a_device_that_answers_early_is_waited_for_or_caught() -> None:
+    """Work is queued: whoever forgets to wait would find prefill done in no time."""
+    delays = {"vision_encoder": 0.03, "llm_prefill": 0.03}
+
+    runners = {
+        w: staged(delays_s=delays, device_queue=queue.Queue(), waits=w) for w in (True, False)
+    }
+
+    def rows(waits: bool) -> list[dict[str, Any]]:
+        runner = runners[waits]
+        timing = Timing(runner, [SimpleNamespace(sample_id="a")], SETTING, "", MeasureConfig())  # type: ignore[list-item]
+        timing.count(lambda *_: None)
+        for _ in range(5):
+            timing.round(lambda: None)
+        return [{"rank": 0, "process": 0} | row for row in timing.rows]
+
+    found = rows(waits=True)
+    # All of it is in the wall clock around the pass, whatever the borders say.
+    spent = runners[True].spent_s
+    injected = 1000 * (np.array(spent["vision_encoder"]) + spent["llm_prefill"])[1:]
+    measured, wake_up_ms = np.median([row["ttft_ms"] for row in found]), 6
+    assert 0.98 * np.median(injected) <= measured <= 1.02 * np.median(injected) + wake_up_ms
+    doubts = measuring.doubts(rows(waits=False), [], 0.03)
+    assert any("the device had probably not finished" in doubt for doubt in doubts)
+
+
+# --- the protocol ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScriptedRunner(StagedRunner):
+    """Prefills take the milliseconds that a script says, given how many there were before."""
+
+    script: Callable[[int], float] = lambda number: 10.0
+    times: list[float] = field(default_factory=list)
+
+    def timed_prefill(self, *_: Any) -> StageTimes:
+        ms = self.script(len(self.times))
+        self.times.append(ms)
+        return of(ms)
+
+
+def of(ms: float, **other: float) -> StageTimes:
+    parts = {
+        "preprocess_ms": 0.0, "transfer_ms": 0.0, "vision_encoder_ms": ms / 2, "connector_ms": 0.0,
+        "llm_prefill_ms": ms / 2, "first_token_ms": 0.0, "vision_ms": ms / 2, "prefill_ms": ms,
+        "ttft_without_preprocess_ms": ms, "ttft_ms": ms,
+    }  # fmt: skip
+    return StageTimes(**parts | other)
+
+
+def scripted(script: Callable[[int], float], samples: int, **measure: Any) -> Timing:
+    runner = ScriptedRunner(None, None, MOLMO, torch.device("cpu"), torch.float32, script=script)  # type: ignore[arg-type]
+    asked = [SimpleNamespace(sample_id=str(i)) for i in range(samples)]
+    timing = Timing(runner, asked, SETTING, "", MeasureConfig(**measure))  # type: ignore[arg-type]
+    timing.count(lambda *_: None)
+    return timing
+
+
+def test_warm_up_lasts_until_times_fall_no_more() -> None:
+    falling = scripted(lambda n: max(100.0 - 7 * n, 30.0) + 0.01 * (n % 2), 1, warmup_repeats=2)
+    falling.warm_up()
+    assert falling.about["warm"] and falling.about["warm_up_rounds"] >= 10
+    rng = np.random.default_rng(0)
+    level = scripted(lambda n: 30.0 + rng.random(), 1, warmup_repeats=2)
+    level.warm_up()
+    assert level.about["warm_up_rounds"] <= 6
+    forever = scripted(lambda n: 100.0 - n, 1, warmup_repeats=2)
+    forever.warm_up()
+    assert forever.about["warm_up_rounds"] == MOST_WARM_UP_ROUNDS and not forever.about["warm"]
+
+
+def test_rounds_go_on_until_the_median_is_well_known() -> None:
+    rng = np.random.default_rng(0)
+    rule = {"latency_repeats": 2, "min_seconds": 0, "max_half_width": 0.03, "max_seconds": 1e9}
+    noisy = scripted(lambda n: 100 * (1 + 0.2 * rng.standard_normal()), 8, **rule)
+    while not noisy.ended:
+        noisy.round(lambda: None)
+    assert noisy.about["stopped_by"] == "max_half_width" and noisy.about["half_width"] <= 0.03
+    # 1.96 * 1.2533 * 0.2 / sqrt(n) = 0.03 at n = 268.
+    assert 150 <= len(noisy.rows) <= 450
+    assert {row["sample_id"] for row in noisy.rows} == set(map(str, range(8)))
+    counts = [sum(row["sample_id"] == str(i) for row in noisy.rows) for i in range(8)]
+    assert len(set(counts)) == 1  # every sample equally often
+
+
+@pytest.mark.parametrize(
+    ("rule", "rounds", "by"),
+    [
+        ({"latency_repeats": 5, "min_seconds": 0, "max_seconds": 9}, 5, "max_half_width"),
+        ({"latency_repeats": 1, "min_seconds": 2, "max_seconds": 9}, 20, "max_half_width"),
+        ({"latency_repeats": 2, "min_seconds": 0, "max_seconds": 0, "max_half_width": 0},
+         2, "max_seconds"),
+        ({"latency_repeats": 1, "min_seconds": 0, "max_seconds": 1, "max_half_width": 0},
+         10, "max_seconds"),
+    ],
+)  # fmt: skip
+def test_each_part_of_the_stopping_rule(rule: dict[str, float], rounds: int, by: str) -> None:
+    timing = scripted(lambda n: 50.0 + 0.001 * (n % 7), 2, **rule)
+    while not timing.ended:
+        timing.round(lambda: None)
+    assert (timing.about["rounds"], timing.about["stopped_by"]) == (rounds, by)
+
+
+def test_injected_drift_is_flagged() -> None:
+    rng = np.random.default_rng(0)
+
+    def reference(script: Callable[[int], float]) -> list[float]:
+        timing = scripted(script, 4)
+        found = Reference(timing)
+        for _ in range(160):
+            found.tick()
+        return [row["prefill_ms"] for row in found.rows]
+
+    def noise() -> float:
+        return 1 + 0.02 * rng.standard_normal()
+
+    assert measuring.drift(reference(lambda n: 50 * noise())) == []
+    (slower,) = measuring.drift(reference(lambda n: 50 * (1 + 0.01 * n) * noise()))
+    assert "slower" in slower
+    (step,) = measuring.drift(reference(lambda n: (50 if n < 24 else 40) * noise()))
+    assert "faster" in step
+    (spell,) = measuring.drift(reference(lambda n: (75 if 18 < n < 31 else 50) * noise()))
+    assert "for a while" in spell
+
+
+def test_false_alarms_of_drift_are_few() -> None:
+    rng = np.random.default_rng(0)
+    alarms = sum(
+        bool(measuring.drift(50 * (1 + 0.1 * rng.standard_normal(64)))) for _ in range(500)
+    )
+    assert alarms <= 0.02 * 500 + 3 * np.sqrt(500 * 0.02)
+
+
+def test_a_reference_that_fails_leaves_the_others_alone() -> None:
+    def script(number: int) -> float:
+        if number > 6:
+            raise RuntimeError("out of memory")
+        return 50.0
+
+    reference = Reference(scripted(script, 4))
+    for _ in range(40):
+        reference.tick()
+    assert len(reference.rows) >= 1
+
+
+def test_clocks_that_contradict_each_other_are_flagged() -> None:
+    row = {"rank": 0, "sample_id": "a", "num_crops": 1}
+    fine = row | vars_of(of(50.0))
+    wrong = row | vars_of(of(50.0, ttft_ms=45.0))
+    assert measuring.doubts([fine], [], 0.03) == []
+    (doubt,) = measuring.doubts([fine, wrong], [], 0.03)
+    assert "in 1 of 2 timings the stages add up to more" in doubt
+
+
+def vars_of(times: StageTimes) -> dict[str, float]:
+    return {name: getattr(times, name) for name in times.__dataclass_fields__}
+
+
+def test_timed_and_all_questions_that_differ_are_told() -> None:
+    rows = [{"vision_tokens": 288}] * 4
+    assert measuring.unlike_all(rows, 288.0) == []
+    (told,) = measuring.unlike_all(rows, 821.0)
+    assert "288 vision tokens on average, all questions 821" in told
+
+
+def test_spread_is_within_a_question_not_between() -> None:
+    def rows(noise: float) -> list[dict]:
+        return [
+            {"rank": 0, "sample_id": str(i), "num_crops": 1}
+            | vars_of(of(10.0 ** (i + 1) * (1 + noise * repeat)))
+            for repeat in range(4) for i in range(3)
+        ]  # fmt: skip
+
+    assert measuring.doubts(rows(0.01), [], 0.03) == []
+    (doubt,) = measuring.doubts(rows(0.5), [], 0.03)
+    assert "spreads over" in doubt
+
+
+# --- statistics ------------------------------------------------------------------------------
+
+
+ONE_SHAPE, THREE_SHAPES = (4,) * 16, (2,) * 3 + (4,) * 8 + (6,) * 5
+
+
+def timings(values: np.ndarray, crops: Sequence[int]) -> list[dict[str, Any]]:
+    """Rows of times (samples, rounds) of samples with these crops."""
+    return [
+        {"num_crops": c, "prefill_ms": v} for row, c in zip(values, crops, strict=True) for v in row
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "crops"),
+    [
+        ("normal", ONE_SHAPE), ("log-normal", ONE_SHAPE), ("long tail", ONE_SHAPE),
+        ("normal", THREE_SHAPES),
+    ],
+)  # fmt: skip
+def test_intervals_cover_the_median(kind: str, crops: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(1)
+
+    def noise(*shape: int) -> np.ndarray:
+        if kind == "normal":
+            return 1 + 0.05 * rng.standard_normal(shape)
+        if kind == "log-normal":
+            return np.exp(0.1 * rng.standard_normal(shape))
+        return 1 + 0.05 * rng.exponential(1, shape)
+
+    base = 100 * 1.4 ** np.array(crops)[:, None]
+    true = np.median(base * noise(len(crops), 20_000))
+    inside, draws = 0, 1000
+    for _ in range(draws):
+        interval = measuring.median_interval(timings(base * noise(len(crops), 4), crops))
+        assert interval is not None
+        inside += interval[0] <= true <= interval[1]
+    assert 0.93 <= inside / draws <= 0.97
+
+
+def test_one_timing_of_each_kind_says_nothing_of_the_noise() -> None:
+    crops = tuple(range(1, 9))
+    assert measuring.median_interval(timings(np.arange(1.0, 9.0)[:, None], crops)) is None
+
+
+def test_intervals_between_processes_are_students() -> None:
+    rng = np.random.default_rng(0)
+    medians = rng.normal(50, 2, 5)
+    rows = [
+        {"rank": rank, "process": k, "prefill_ms": m + shift}
+        for rank in (0, 1) for k, m in enumerate(medians) for shift in (-1.0, 0.0, 1.0)
+    ]  # fmt: skip
+    found = measuring.between_processes(rows)
+    assert found is not None and found["n"] == 5
+    expected = stats.t.interval(0.95, 4, loc=medians.mean(), scale=stats.sem(medians))
+    assert (found["low"], found["high"]) == pytest.approx(expected)
+    assert measuring.between_processes([row for row in rows if row["process"] == 0]) is None
+
+
+def test_percentiles_only_where_the_sample_supports_them() -> None:
+    def summary(n: int) -> dict[str, Any]:
+        rows = [{"num_crops": 1} | vars_of(of(float(i + 1))) for i in range(n)]
+        return measuring.summarise(rows)["prefill_ms"]
+
+    assert summary(5)["low"] is None and summary(6)["low"] is not None
+    assert summary(63)["p90"] is None and summary(64)["p90"] is not None
+    assert summary(661)["p99"] is None
+    assert summary(662)["p99"] == pytest.approx(np.percentile(np.arange(1, 663), 99))
+
+
+def test_trends_against_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for n in (4, 10, 50):
+        values = rng.normal(size=n) + 0.1 * np.arange(n)
+        tau = stats.kendalltau(np.arange(n), values).statistic
+        score = tau * n * (n - 1) / 2
+        z = (score - np.sign(score)) / np.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+        assert kendall_z([values.tolist()]) == pytest.approx(z)
+        slope = stats.theilslopes(values + 10).slope
+        change = slope * (n - 1) / np.median(values + 10)
+        assert relative_change(list(values + 10)) == pytest.approx(change)
+    assert [fewest_rounds(n, 1.645) for n in (1, 2, 5, 16)] == [4, 3, 2, 2]
+
+
+# --- the machine -----------------------------------------------------------------------------
+
+
+def test_other_processes_are_noticed() -> None:
+    import subprocess
+
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        load = OtherLoad()
+        time.sleep(1.0)
+        cores = load.cores()
+    finally:
+        busy.kill()
+        busy.wait()
+    if cores is None:
+        pytest.skip("/proc/stat cannot be read: the load cannot be told")
+    assert cores > 0.3
+    report = {"other_cores_busy": cores, "busy_share": 1.0, "cores": 1}
+    report |= {"cpu_throttle_events": 0, "gpus": []}
+    (doubt,) = disturbances(report)
+    assert "other processes kept" in doubt
+
+
+class Nvml(SimpleNamespace):
+    """NVML of one GPU, as the module pynvml shows it; the memory clock cannot be asked for."""
+
+    NVMLError = type("NVMLError", (Exception,), {})
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    def __init__(self) -> None:
+        super().__init__(reasons=1, clock=1980, processes=[], millijoules=0.0)
+
+    def nvmlDeviceGetClockInfo(self, gpu: Any, kind: int) -> int:
+        if kind == self.NVML_CLOCK_MEM:
+            raise self.NVMLError
+        return self.clock
+
+    def nvmlDeviceGetPowerUsage(self, gpu: Any) -> int:
+        return 350_000
+
+    def nvmlDeviceGetTemperature(self, gpu: Any, kind: int) -> int:
+        return 60
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, gpu: Any) -> int:
+        return self.reasons
+
+    def nvmlDeviceGetComputeRunningProcesses(self, gpu: Any) -> list[Any]:
+        return [SimpleNamespace(pid=pid) for pid in self.processes]
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        return "580.95"
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, gpu: Any) -> float:
+        return self.millijoules
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> Nvml:
+    found = Nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", found)  # type: ignore[arg-type]
+    return found
+
+
+def test_injected_throttling_is_flagged(nvml: Nvml) -> None:
+    with Monitor([Gpu("gpu")]) as quiet:
+        pass
+    assert [d for d in disturbances(quiet.report) if "GPU" in d] == []
+    assert quiet.report["gpus"][0]["start"]["memory_clock_mhz"] is None
+    with Monitor([Gpu("gpu")]) as monitor:
+        nvml.reasons, nvml.clock, nvml.processes = 0x40 | 0x04, 900, [1, 2]
+        time.sleep(0.6)  # one look in between
+        nvml.reasons, nvml.clock, nvml.processes = 1, 1980, []
+    (gpu,) = monitor.report["gpus"]
+    assert gpu["extremes"]["sm_clock_mhz"] == {"min": 900, "max": 1980}
+    found = " ".join(disturbances(monitor.report))
+    for reason in ("its power limit", "its temperature (hardware)", "1 other processes"):
+        assert reason in found
+
+
+def test_a_processor_that_was_slowed_down_by_heat_is_flagged(tmp_path: Path) -> None:
+    counter = tmp_path / "cpu0/thermal_throttle/core_throttle_count"
+    counter.parent.mkdir(parents=True)
+    counter.write_text("7\n")
+    with Monitor([], cpus=tmp_path) as monitor:
+        counter.write_text("9\n")
+    assert monitor.report["cpu_throttle_events"] == 2
+    assert any("slowed down by its temperature" in doubt for doubt in disturbances(monitor.report))
+
+
+def test_energy_is_the_counters_and_absent_without_one(
+    tmp_path: Path, nvml: Nvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vtexp.energy.IDLE_S", 0.1)
+    monkeypatch.setattr("vtexp.energy.SETTLE_S", 0.0)
+    assert energy_counter([], powercap=tmp_path) is None
+    package = tmp_path / "intel-rapl:0"
+    (tmp_path / "intel-rapl:0:0").mkdir()  # a part of the package, counted in it
+    board = tmp_path / "intel-rapl:1"
+    for zone, name in ((package, "package-0"), (board, "psys")):  # the board has the package in it
+        zone.mkdir()
+        (zone / "name").write_text(name + "\n")
+    (package / "max_energy_range_uj").write_text("999999\n")
+    (package / "energy_uj").write_text("900000\n")
+    counter = energy_counter([], powercap=tmp_path)
+    assert counter is not None
+    (package / "energy_uj").write_text("100000\n")  # it has started again at 0
+    assert counter() == pytest.approx(0.2)
+
+    counter = energy_counter([Gpu("gpu")])
+    assert counter is not None
+
+    def once() -> None:
+        nvml.millijoules += 2500.0
+        time.sleep(0.01)
+
+    found = measure_energy(counter, once, lambda: None, seconds=0.2)
+    assert found["energy_j_per_prefill"] == pytest.approx(2.5)
+    assert found["idle_power_w"] == pytest.approx(0.0)
+    assert found["energy_passes"] >= 5
+    # The counter of a GPU is that of all its instances; one that fails tells nothing.
+    assert energy_counter([Gpu("gpu", mig=True)]) is None
+
+    def broken() -> float:
+        raise nvml.NVMLError
+
+    assert measure_energy(broken, once, lambda: None, seconds=0.2) == {}
+
+
+def test_an_instance_of_a_gpu_is_flagged(nvml: Nvml) -> None:
+    nvml.processes = [1, 2]  # of other instances
+    with Monitor([Gpu("gpu", mig=True)]) as monitor:
+        pass
+    found = [doubt for doubt in disturbances(monitor.report) if "GPU" in doubt]
+    assert len(found) == 1 and "MIG" in found[0]
+
+
+@pytest.mark.slow
+def test_fresh_processes_time_too(
+    make_config: Callable[..., Config], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config("knob.sizes=[336x336,560x560]", "measure.repeats=3")
+    run_job(config)
+    for folder in (tmp_path / "sweep").glob("image_size*"):
+        rows = records.read_jsonl(folder / records.LATENCY)
+        assert [row["process"] for row in rows] == [0] * 4 + [1] * 4 + [2] * 4
+        result = records.read_json(folder / records.RESULT)
+        assert result["prefill_ms_between_processes"]["n"] == 3
+        assert not any("processes only" in warning for warning in result["warnings"])
+    assert capfd.readouterr().out.count("loading ") == 3

@@ -1,0 +1,390 @@
+// The page's own behaviour: sorting, plots, the browser of samples. Texts of data sets and models
+// are put into the page as text nodes; Plotly, which reads some tags in labels, gets them escaped.
+"use strict";
+
+const data = JSON.parse(document.getElementById("report-data").textContent);
+
+// ---- small helpers ---------------------------------------------------------------------------
+
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+function svg(name, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+function color(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+// ---- the table -------------------------------------------------------------------------------
+
+function sortTable(table, column, ascending) {
+  const body = table.tBodies[0];
+  const key = (row) => row.cells[column].dataset.sort;
+  const order = (one, other) => {
+    const [a, b] = [key(one), key(other)];
+    if (a === undefined || b === undefined) return (a === undefined) - (b === undefined);
+    const difference = Number(a) - Number(b);
+    const compared = Number.isNaN(difference) ? a.localeCompare(b) : difference;
+    return ascending ? compared : -compared;
+  };
+  body.append(...[...body.rows].sort(order));
+}
+
+for (const table of document.querySelectorAll("table.sortable")) {
+  const headers = [...table.tHead.rows[1].cells];
+  headers.forEach((header, column) => {
+    header.querySelector("button").addEventListener("click", () => {
+      const ascending = header.getAttribute("aria-sort") !== "ascending";
+      for (const other of headers) other.setAttribute("aria-sort", "none");
+      header.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+      sortTable(table, column, ascending);
+    });
+  });
+}
+
+// ---- plots -----------------------------------------------------------------------------------
+
+// Okabe and Ito's colours, told apart by the colour-blind; symbols and dashes tell lines apart in
+// grey. Stacks go from dark to light, so that neighbours differ in grey too.
+const COLORS = {
+  light: ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#576274", "#1c2430"],
+  dark: ["#56b4e9", "#e69f00", "#2fc79a", "#e29cc4", "#4a90d9", "#f0723a", "#a2adbd", "#e4e8ee"],
+};
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon"];
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid", "dash"];
+const RAMPS = {
+  light: [[0, 32, 77], [87, 92, 109], [138, 134, 120], [203, 186, 105], [255, 234, 70]],
+  dark: [[62, 104, 172], [124, 138, 158], [165, 158, 130], [210, 195, 110], [255, 234, 70]],
+};
+const printing = matchMedia("print");
+const darkness = matchMedia("screen and (prefers-color-scheme: dark)");
+const theme = () => (darkness.matches ? "dark" : "light");
+
+function escaped(text) {
+  const marks = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
+  return String(text).replace(/[&<>"']/g, (mark) => marks[mark]).replace(/\n/g, "<br>");
+}
+
+function rampColor(index, count) {
+  const ramp = RAMPS[theme()];
+  const place = count > 1 ? (index / (count - 1)) * (ramp.length - 1) : 1;
+  const below = Math.min(Math.floor(place), ramp.length - 2);
+  const mixed = ramp[below].map((v, i) => v + (ramp[below + 1][i] - v) * (place - below));
+  return `rgb(${mixed.map(Math.round).join(",")})`;
+}
+
+function errorBars(series) {
+  if (!series.low) return undefined;
+  const distance = (end, sign) =>
+    series.y.map((y, i) => (end[i] === null || y === null ? 0 : Math.max(0, sign * (end[i] - y))));
+  return {
+    type: "data", symmetric: false, thickness: 1.3, width: 4,
+    array: distance(series.high, 1), arrayminus: distance(series.low, -1),
+  };
+}
+
+function pointTrace(plot, series, index, palette) {
+  const own = palette[index % palette.length];
+  const all = plot.series.flatMap((one) => one.x);
+  const middle = (Math.min(...all) + Math.max(...all)) / 2;
+  return {
+    type: "scatter", name: escaped(series.label) || undefined, x: series.x, y: series.y,
+    mode: (plot.kind === "lines" ? "lines+markers" : "markers") + (plot.named ? "+text" : ""),
+    line: { color: own, dash: DASHES[index % DASHES.length], width: 2 },
+    marker: {
+      color: own, size: 9, line: { color: own, width: 2 },
+      symbol: series.x.map((_, i) =>
+        SYMBOLS[index % SYMBOLS.length] + (series.marked?.[i] ? "-open" : "")),
+    },
+    text: series.names?.map(escaped), textposition: series.x.map((x) => (x > middle ? "bottom left" : "bottom right")),
+    error_y: errorBars(series),
+    hovertemplate: "%{text}<br>%{x:.5~g}: <b>%{y:.4~g}</b>",
+  };
+}
+
+function barTrace(series, index, count) {
+  return {
+    type: "bar", name: escaped(series.label), x: series.x.map(escaped), y: series.y,
+    marker: { color: rampColor(index, count), line: { color: color("--card"), width: 1 } },
+    hovertemplate: "%{x}<br>%{y:.4~g}",
+  };
+}
+
+function lineTrace(x, y, extra) {
+  return {
+    type: "scatter", mode: "lines", x, y, hoverinfo: "skip", showlegend: false,
+    line: { color: color("--quiet"), width: 1.5, dash: "dash", ...extra },
+  };
+}
+
+function tracesOf(plot) {
+  const palette = COLORS[theme()];
+  if (plot.kind === "bars") {
+    return plot.series.map((series, i) => barTrace(series, i, plot.series.length));
+  }
+  const traces = plot.series.map((series, i) => pointTrace(plot, series, i, palette));
+  for (const [x, y] of plot.steps) traces.unshift(lineTrace(x, y, { shape: "hv" }));
+  if (plot.diagonal) {
+    const most = Math.max(...plot.series.flatMap((series) => series.x));
+    traces.unshift(lineTrace([0, most], [0, most], {}));
+  }
+  return traces;
+}
+
+function layoutOf(plot) {
+  const axis = {
+    gridcolor: color("--line"), linecolor: color("--line"), zeroline: false, automargin: true,
+    showline: true,
+  };
+  const named = plot.series.length > 1;
+  const bars = plot.kind === "bars" ? plot.series[0].x.length : 0;
+  return {
+    autosize: true, barmode: "stack", hovermode: "closest", showlegend: named,
+    margin: { l: 55, r: 14, t: 12, b: 50 },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: color("--text"), family: "system-ui, sans-serif", size: 12 },
+    hoverlabel: { align: "left" },
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, traceorder: "normal" },
+    xaxis: {
+      ...axis, title: { text: escaped(plot.x_label), standoff: 8 },
+      type: plot.kind === "bars" ? "category" : "linear", tickangle: bars > 0 && bars < 6 ? 0 : "auto",
+      rangemode: plot.diagonal ? "tozero" : "normal", showgrid: plot.kind !== "bars",
+    },
+    yaxis: {
+      ...axis, title: { text: escaped(plot.y_label), standoff: 6 },
+      ...(plot.percent ? { range: [-2, 102] } : { rangemode: "tozero" }),
+    },
+  };
+}
+
+function draw(plot, index) {
+  const place = document.querySelector(`#plot-${index} .canvas`);
+  return Plotly.react(place, tracesOf(plot), layoutOf(plot), {
+    displaylogo: false, responsive: true,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    toImageButtonOptions: { format: "svg", filename: plot.name },
+  });
+}
+
+// Plotly takes longer to start than all the rest: the page is there and can be read before.
+function startPlotly() {
+  if (window.Plotly) return;
+  const script = element("script");
+  script.textContent = document.getElementById("plotly-source").textContent;
+  document.head.append(script); // runs at once; the policy knows it by its hash
+}
+
+function drawAll() {
+  startPlotly();
+  data.plots.forEach(draw);
+}
+
+function drawSeen(entries) {
+  for (const entry of entries.filter((one) => one.isIntersecting)) {
+    waiting.unobserve(entry.target);
+    const index = Number(entry.target.id.slice("plot-".length));
+    draw(data.plots[index], index);
+  }
+}
+
+const waiting = new IntersectionObserver(drawSeen, { rootMargin: "600px" });
+addEventListener("load", () => setTimeout(() => {
+  startPlotly();
+  for (const figure of document.querySelectorAll(".plot")) waiting.observe(figure);
+}));
+for (const change of [darkness, printing]) change.addEventListener("change", drawAll);
+addEventListener("beforeprint", drawAll);
+
+// ---- the browser of samples ------------------------------------------------------------------
+
+const PER_PAGE = 10;
+// Places in a sample and in an answer, as vtexp/report/samples.py writes them.
+const [ID, IMAGE, GROUPS, QUESTION, OPTIONS, REFERENCES, ANSWERS] = [0, 1, 2, 3, 4, 5, 6];
+const [PREDICTION, SCORE, TILING, TOKENS, RIGHT] = [0, 1, 2, 3, 4];
+
+class Browser {
+  constructor(root, content, number) {
+    this.root = root;
+    this.content = content;
+    this.number = number;
+    // A map, as an id can be the name of something that every object has.
+    this.images = new Map(Object.entries(content.images));
+    this.form = root.querySelector("form");
+    this.cards = root.querySelector(".cards");
+    this.more = root.querySelector(".more");
+    this.fillGroups();
+    this.fillPatterns();
+    this.form.addEventListener("input", () => this.show());
+    this.form.addEventListener("submit", (event) => event.preventDefault());
+    this.more.addEventListener("click", () => this.addCards());
+    this.show();
+  }
+
+  text(number) { return this.content.texts[number]; }
+
+  imageOf(sample) { return this.images.get(String(sample[IMAGE])); }
+
+  pattern(sample) { return sample[ANSWERS].map((answer) => answer[RIGHT]).join(""); }
+
+  fillGroups() {
+    const select = this.form.elements.group;
+    select.append(new Option("all", ""));
+    this.content.groups.forEach((name, place) => {
+      const counts = this.count((sample) => sample[GROUPS][place]);
+      if (counts.size > 40) return;
+      const group = element("optgroup", { label: name.replaceAll("_", " ") });
+      const sorted = [...counts].map(([number, n]) => [this.text(number) ?? "none", number, n]);
+      sorted.sort((a, b) => a[0].localeCompare(b[0], undefined, { numeric: true }));
+      for (const [text, number, n] of sorted) {
+        group.append(new Option(`${text} (${n})`, `${place} ${number}`));
+      }
+      select.append(group);
+    });
+  }
+
+  fillPatterns() {
+    const select = this.form.elements.pattern;
+    select.append(new Option("any", ""));
+    const counts = [...this.count((sample) => this.pattern(sample))];
+    counts.sort((a, b) => b[1] - a[1]);
+    for (const [pattern, n] of counts) {
+      const marks = [...pattern].map((right) => (right === "1" ? "\u2713" : "\u2717")).join(" ");
+      select.append(new Option(`${marks}  (${n})`, pattern));
+    }
+  }
+
+  count(key) {
+    const counts = new Map();
+    for (const sample of this.content.samples) {
+      counts.set(key(sample), (counts.get(key(sample)) ?? 0) + 1);
+    }
+    return counts;
+  }
+
+  matches(sample) {
+    const { group, pattern, search, pictured } = this.form.elements;
+    if (group.value) {
+      const [place, number] = group.value.split(" ").map(Number);
+      if (sample[GROUPS][place] !== number) return false;
+    }
+    if (pattern.value && this.pattern(sample) !== pattern.value) return false;
+    if (pictured.checked && !this.imageOf(sample)) return false;
+    const wanted = search.value.trim().toLowerCase();
+    return !wanted || this.searchable(sample).some((text) => text.toLowerCase().includes(wanted));
+  }
+
+  searchable(sample) {
+    const numbers = [sample[QUESTION], ...sample[OPTIONS], ...sample[REFERENCES],
+      ...sample[ANSWERS].map((answer) => answer[PREDICTION])];
+    return [sample[ID], ...numbers.map((number) => this.text(number))];
+  }
+
+  show() {
+    this.found = this.content.samples.filter((sample) => this.matches(sample));
+    // Those with an image first; the order stays otherwise.
+    const bare = (sample) => (this.imageOf(sample) ? 0 : 1);
+    this.found.sort((a, b) => bare(a) - bare(b));
+    this.shown = 0;
+    this.cards.replaceChildren();
+    const n = this.found.length;
+    this.root.querySelector(".count").textContent = `${n} sample${n === 1 ? "" : "s"} found`;
+    this.addCards();
+  }
+
+  addCards() {
+    const next = this.found.slice(this.shown, this.shown + PER_PAGE);
+    this.cards.append(...next.map((sample) => this.card(sample)));
+    this.shown += next.length;
+    this.more.hidden = this.shown >= this.found.length;
+  }
+
+  card(sample) {
+    const image = this.imageOf(sample);
+    const about = this.content.groups
+      .map((name, i) => [name.replaceAll("_", " "), this.text(sample[GROUPS][i])])
+      .filter(([, value]) => value !== undefined)
+      .map(([name, value]) => `${name}: ${value}`);
+    const right = sample[REFERENCES].map((number) => this.text(number)).join(" | ");
+    const words = element("div", {},
+      element("p", { class: "question" }, this.text(sample[QUESTION])),
+      element("p", { class: "about" }, "right answer: ", element("strong", {}, right)));
+    if (sample[OPTIONS].length) {
+      const options = sample[OPTIONS].map((number) => this.text(number)).join(" | ");
+      words.append(element("p", { class: "about" }, `options: ${options}`));
+    }
+    const card = element("article", { class: image ? "card" : "card bare" });
+    const overlay = svg("g", { class: "overlay" });
+    words.append(this.answers(sample, image, overlay),
+      element("p", { class: "quiet about" }, [sample[ID], ...about].join(" \u00b7 ")));
+    if (image) card.append(this.picture(image, overlay));
+    card.append(words);
+    return card;
+  }
+
+  answers(sample, image, overlay) {
+    const body = element("tbody");
+    sample[ANSWERS].forEach((answer, place) => {
+      const right = answer[RIGHT] === 1;
+      const name = this.content.runs[place];
+      const run = element("label", {}, name);
+      if (image) {
+        const radio = element("input", { type: "radio", name: `crops-${this.number}-${sample[ID]}` });
+        radio.setAttribute("aria-label", `draw the crops of ${name}`);
+        radio.checked = place === sample[ANSWERS].length - 1;
+        radio.addEventListener("change", () => drawCrops(overlay, image, place));
+        run.prepend(radio);
+      }
+      const score = answer[SCORE] === null ? "" : `${right ? "\u2713" : "\u2717"} ${+answer[SCORE].toFixed(3)}`;
+      body.append(element("tr", { class: right ? "right" : "wrong" },
+        element("th", { scope: "row" }, run),
+        element("td", { class: "number" }, this.text(answer[TILING])),
+        element("td", { class: "number" }, String(answer[TOKENS] ?? "")),
+        element("td", { class: "prediction" }, this.text(answer[PREDICTION])),
+        element("td", { class: "score" }, score)));
+    });
+    if (image) drawCrops(overlay, image, sample[ANSWERS].length - 1);
+    const names = ["budget", "tiling", "tokens", "prediction", "score"];
+    const head = names.map((name) => element("th", { scope: "col" }, name));
+    head[1].className = head[2].className = "number";
+    return element("table", {}, element("thead", {}, element("tr", {}, ...head)), body);
+  }
+
+  picture(image, overlay) {
+    const { height, width } = image;
+    const canvases = image.overlays.map(([canvas]) => canvas);
+    const top = Math.min(0, ...canvases.map((box) => box[0])) * height;
+    const left = Math.min(0, ...canvases.map((box) => box[1])) * width;
+    const bottom = Math.max(1, ...canvases.map((box) => box[0] + box[2])) * height;
+    const end = Math.max(1, ...canvases.map((box) => box[1] + box[3])) * width;
+    const drawing = svg("svg", {
+      viewBox: `${left} ${top} ${end - left} ${bottom - top}`, role: "img",
+      "aria-label": "the image, with the crops of the chosen run drawn over it",
+    });
+    drawing.append(
+      svg("image", { href: image.uri, width, height, preserveAspectRatio: "none" }), overlay);
+    return element("figure", {}, drawing, element("figcaption", {},
+      "Outlined: the crops of the chosen run; darker where they overlap."));
+  }
+}
+
+function drawCrops(overlay, image, place) {
+  const [canvas, crops] = image.overlays[place];
+  const rect = ([top, left, height, width], name) => svg("rect", {
+    y: top * image.height, x: left * image.width, class: name,
+    height: height * image.height, width: width * image.width,
+  });
+  overlay.replaceChildren(rect(canvas, "edge"), ...crops.map((box) => rect(box, "crop")));
+}
+
+for (const root of document.querySelectorAll(".browser")) {
+  const number = Number(root.dataset.browser);
+  new Browser(root, data.browsers[number], number);
+}

@@ -1,0 +1,201 @@
+"""What an analysis finds, as plain data: `vtexp.analysis` fills it in, reports show it.
+
+Accuracies and differences are in the metric's own unit (0 to 1; `cider` 0 to 10), never in percent;
+only sentences speak of points (hundredths of it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: What became of the search for the smallest sufficient budget (`Answer.verdict`).
+VERDICTS = (
+    "smaller",  # a budget smaller than the best one is not worse by more than the margin
+    "best",  # the best budget itself is the smallest that is known to suffice
+    "cannot_tell",  # too few questions to show for any budget that it suffices
+    "one_value",  # a single budget was measured: nothing to compare with
+    "no_accuracy",  # random weights: latency and counts alone
+    "different_samples",  # the runs answered different questions
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of a run minus that of a baseline, question by question on the same questions.
+
+    `low` and `high`: 95 % interval of this one difference, clustered by image. `p_value`: of no
+    difference, by flipping signs image by image; `p_holm` the same corrected for all pairs of the
+    series. `p_mcnemar`: McNemar's exact test, None unless all scores are 0 or 1; it takes questions
+    about one image as independent. `wins` and `losses`: questions scored higher and lower.
+    """
+
+    run: str
+    baseline: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    p_holm: float
+    p_mcnemar: float | None
+    wins: int
+    losses: int
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median prefill of `baseline` divided by that of `run` on the same questions: the speed-up.
+
+    `low` and `high`: 95 % interval by bootstrap over the timed questions, `n` of them, and rounds.
+    """
+
+    run: str
+    baseline: str
+    ratio: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class AnalysedRun:
+    """One budget of a series.
+
+    `run` is the run's folder name, `folder` its path, `label` such as `image_size=560x336`.
+    `at_least_worse`, `at_most_worse`: bounds of the accuracy lost against the truly best budget,
+    each with 95 % confidence for all budgets of the series at once; `sufficient` where the latter
+    is within the margin.
+    `front_share`: share of bootstrap draws in which no other budget is at least as accurate and as
+    fast; `on_front` whether that is so in the data. Statistics are None where the data has none.
+    """
+
+    run: str
+    folder: str
+    label: str
+    knob_value: str
+    vision_tokens: float
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    prefill_ms: float | None
+    at_least_worse: float | None = None
+    at_most_worse: float | None = None
+    sufficient: bool | None = None
+    on_front: bool | None = None
+    front_share: float | None = None
+    versus_best: Difference | None = None
+    versus_smaller: Difference | None = None
+    speed_up: Ratio | None = None
+    same_inputs_as: str | None = None
+    disturbed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GroupCell:
+    """Accuracy of one run on one group of questions, and its difference from the series' best run.
+
+    The p-value is Holm's over all cells of the table.
+    """
+
+    run: str
+    accuracy: float
+    low: float | None
+    high: float | None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Questions that share a value of an attribute; cells in the order of the series' runs."""
+
+    value: str
+    num_samples: int
+    num_images: int
+    cells: tuple[GroupCell, ...]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """All groups of one attribute, such as `question_type` or `print_px`."""
+
+    name: str
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Power:
+    """What this many questions can see.
+
+    `detectable`: the smallest difference between two budgets that a single two-sided test at 5 %,
+    not corrected for others, finds with 80 % power, for the pair of neighbours that varies most.
+    `questions_for_margin`: about how many questions would show, with 80 % power, that a budget
+    equal to the best is within the margin, where both vary as the best one and the one nearest to
+    it in accuracy; None for a margin of 0, which nothing shows. Neither is 0 where no image
+    changes: what was not seen may still be (see `statistics.upper_bound`).
+    """
+
+    detectable: float
+    questions_for_margin: int | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The smallest budget that is not worse than the best by more than the margin.
+
+    `verdict` is one of VERDICTS, `sentence` says it to people, `caveats` what they must know with
+    it. `run`: the budget, None where the data cannot tell; `best` the one with the highest
+    accuracy; tokens saved are against `best`, 0 where they are the same.
+    """
+
+    verdict: str
+    sentence: str
+    caveats: tuple[str, ...] = ()
+    run: str | None = None
+    best: str | None = None
+    vision_tokens: float | None = None
+    tokens_saved: float | None = None
+    speed_up: Ratio | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Runs that differ in their budget alone, in the order of measured vision tokens.
+
+    Budgets of all knobs are in one series: what counts is how many tokens they mean.
+    """
+
+    name: str
+    model: str
+    weights: str
+    dataset: str
+    split: str
+    metric: str
+    hardware: str
+    settings: str
+    num_samples: int
+    num_images: int
+    runs: tuple[AnalysedRun, ...]
+    groupings: tuple[Grouping, ...]
+    power: Power | None
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All series of a comparison; `margin` in points, as in `report.margin`.
+
+    `between`: the same budget in two series that answered the same questions. `unfair`: what must
+    not be compared in these rows, and why. `unfinished`: runs without a result and what became of
+    them. `methods`: the statistics in words, with their sources. `shared`: statistics are of the
+    questions that all runs on a data set answered, of which there may be fewer than a row has.
+    """
+
+    margin: float
+    series: tuple[Series, ...]
+    between: tuple[Difference, ...]
+    unfair: tuple[str, ...]
+    unfinished: tuple[str, ...]
+    methods: tuple[str, ...]
+    shared: bool = False

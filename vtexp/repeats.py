@@ -1,0 +1,34 @@
+"""A further process of a job that only times its runs: `measure.repeats`.
+
+`python -m vtexp.repeats NUMBER RANK FOLDER...`, as `job.time_in_fresh_processes` starts it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vtexp import cli
+
+
+def time_once_more(number: int, rank: int, folders: Sequence[Path]) -> None:
+    """Time the runs of these folders, into the folders of their rank; a run that fails has none."""
+    from vtexp.job import RunsUnderWay, load_runner
+    from vtexp.outcomes import thaw
+    from vtexp.planning import make_plan
+
+    plan = make_plan(thaw(folders))
+    RunsUnderWay(plan, plan.runs, load_runner(plan), rank, repeat=number).time()
+
+
+if __name__ == "__main__":
+    number, rank, *folders = sys.argv[1:]
+    sys.exit(
+        cli.reported(
+            lambda: time_once_more(int(number), int(rank), [Path(folder) for folder in folders]),
+            show_traceback="HYDRA_FULL_ERROR" in os.environ,
+            interrupted="times of this process are missing",
+        )
+    )

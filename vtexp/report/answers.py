@@ -1,0 +1,154 @@
+"""What a report shows of every single answer: crops per image, groups, and disagreements.
+
+`samples.jsonl` of each run is read once, row by row; of 10 000 questions little is kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vtexp import records
+
+#: A score from here on is shown as right: VQA accuracy and ANLS give parts of a point.
+RIGHT = 0.5
+_COUNTS = ("tiling", "num_crops", "vision_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question as it was asked; `attributes` as the data set named them (such as print_px)."""
+
+    sample_id: str
+    image_id: str
+    question_type: str
+    question: str
+    options: tuple[str, ...]
+    references: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One run's answer; `tiling` is None of models that show none, `score` of random weights."""
+
+    prediction: str
+    score: float | None
+    tiling: str | None
+    num_crops: int | None
+    vision_tokens: int | None
+
+    @property
+    def right(self) -> bool:
+        """Whether the score is at least half of the highest of most metrics, 1."""
+        return self.score is not None and self.score >= RIGHT
+
+
+@dataclass(frozen=True, slots=True)
+class RunAnswers:
+    """All answers of a run by sample id, and how many images had which counts.
+
+    `crops`: images by measured crops; `tokens`: by (theoretical, measured) vision tokens.
+    """
+
+    answers: dict[str, Answer]
+    crops: Counter[int]
+    tokens: Counter[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Runs that answered the same questions: those questions, and each run's answers.
+
+    Runs are named by their folders: of several sweeps, names need not differ.
+    """
+
+    dataset: str
+    runs: list[str] = field(default_factory=list)
+    questions: dict[str, Question] = field(default_factory=dict)
+    by_run: dict[str, RunAnswers] = field(default_factory=dict)
+
+    def of(self, sample_id: str) -> list[Answer]:
+        """Each run's answer to a question, in the order of `runs`."""
+        return [self.by_run[run].answers[sample_id] for run in self.runs]
+
+    def pattern(self, sample_id: str) -> tuple[bool, ...]:
+        """Which runs answered a question right, in the order of `runs`."""
+        return tuple(answer.right for answer in self.of(sample_id))
+
+    def disagreements(self) -> list[str]:
+        """Questions that not all runs scored alike.
+
+        In the order of the run, but one of each pattern of right and wrong in turn: what is shown
+        of only the first ones is then of every kind.
+        """
+        by_pattern: dict[tuple[bool, ...], list[str]] = defaultdict(list)
+        for sample_id in self.questions:
+            if len({answer.score for answer in self.of(sample_id)}) > 1:
+                by_pattern[self.pattern(sample_id)].append(sample_id)
+        return list(in_turn(by_pattern.values()))
+
+
+def in_turn(queues: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The first of each sequence, then the second of each, until all are through."""
+    left = [iter(queue) for queue in queues]
+    while left:
+        still = []
+        for queue in left:
+            for first in queue:
+                yield first
+                still.append(queue)
+                break
+        left = still
+
+
+def read_answers(rows: Sequence[dict[str, Any]]) -> list[Asked]:
+    """The answers of finished rows of a comparison, together where the questions are the same.
+
+    Runs without their `samples.jsonl` are left out. Raises DataError where one is damaged.
+    """
+    found: dict[tuple[str, str], Asked] = {}
+    for row in rows:
+        path = Path(row["folder"]) / records.SAMPLES
+        if row["status"] == "done" and path.is_file():
+            key = (row["dataset"], row["samples_fingerprint"])
+            asked = found.setdefault(key, Asked(row["dataset"]))
+            asked.runs.append(row["folder"])
+            asked.by_run[row["folder"]] = _read_run(path, asked.questions)
+    return list(found.values())
+
+
+def _read_run(path: Path, questions: dict[str, Question]) -> RunAnswers:
+    """One run's answers; questions that are new are added to `questions`."""
+    answers: dict[str, Answer] = {}
+    counts: dict[str, tuple[int, int, int]] = {}  # of each image
+    for row in records.rows_of(path):
+        sample_id = row["sample_id"]
+        tiling, crops, tokens = (row.get(f"measured_{name}") for name in _COUNTS)
+        answers[sample_id] = Answer(row["prediction"] or "", row["score"], tiling, crops, tokens)
+        if sample_id not in questions:
+            questions[sample_id] = _question(row)
+        if crops is not None and tokens is not None:
+            counts[row["image_id"]] = (crops, row["theoretical_vision_tokens"], tokens)
+    return RunAnswers(
+        answers,
+        Counter(crops for crops, _, _ in counts.values()),
+        Counter((theoretical, measured) for _, theoretical, measured in counts.values()),
+    )
+
+
+def _question(row: Mapping[str, Any]) -> Question:
+    names = list(row)  # attributes stand between the question's type and the question
+    own = names[names.index("question_type") + 1 : names.index("question")]
+    return Question(
+        row["sample_id"],
+        row["image_id"],
+        row["question_type"],
+        row["question"],
+        tuple(row.get("options") or ()),
+        tuple(row["references"]),
+        {name: row[name] for name in own},
+    )

@@ -1,0 +1,49 @@
+"""Is there a trend? Kendall's test over one or more series, and how large the trend is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def kendall_z(series: Sequence[Sequence[float]]) -> float:
+    """Standard score of a common trend of several series: below 0 they fall, above they rise.
+
+    The sum of Kendall's scores of the series, each compared with itself alone, over the root of
+    the sum of their variances without ties, 1 taken off for continuity (seasonal Kendall test,
+    Hirsch, Slack and Smith 1982). 0 where no series has two values.
+    """
+    score, variance = 0, 0.0
+    for values in series:
+        n = len(values)
+        later = np.triu(np.ones((n, n), dtype=bool), k=1)
+        signs = np.sign(np.subtract.outer(values, values).T)
+        score += int(signs[later].sum())
+        variance += n * (n - 1) * (2 * n + 5) / 18
+    if score == 0:
+        return 0.0
+    return (score - math.copysign(1, score)) / math.sqrt(variance)
+
+
+def fewest_rounds(num_series: int, z: float) -> int:
+    """Length of `num_series` series from which on a trend through all of them exceeds `z`."""
+    rounds = 2
+    while kendall_z([range(rounds)] * num_series) < z:
+        rounds += 1
+    return rounds
+
+
+def relative_change(values: Sequence[float]) -> float:
+    """Change from the first to the last value along a straight line, by their median.
+
+    The line's slope is the median of those between all pairs (Theil 1950, Sen 1968).
+    """
+    x = np.arange(len(values))
+    i, j = np.triu_indices(len(values), k=1)
+    if len(i) == 0:
+        return 0.0
+    y = np.asarray(values, dtype=float)
+    slope = np.median((y[j] - y[i]) / (x[j] - x[i]))
+    return float(slope * (len(values) - 1) / np.median(y))

@@ -10,7 +10,6 @@ the largest third from the rest. OVERRIDES go to launch.py.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from vtexp import records
+from results_file import write_results
+
 from vtexp.cost_model import TimedRun, fit_runs, mean_prefill_ms, timed_run
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        runs, surroundings = _timed(Path(folder), args.overrides)
+        runs = _timed(Path(folder), args.overrides)
     found = {
         "each from all others": _errors([([r for r in runs if r is not o], [o]) for o in runs]),
         "every second from those between": _errors([(runs[::2], runs[1::2])]),
@@ -50,14 +50,12 @@ def main() -> None:
             print(
                 "  {setting}: {measured_ms:.1f} ms, {predicted_ms:.1f} ({error:+.1%})".format(**row)
             )
-    if args.out:
-        about = {"overrides": args.overrides, "environment": surroundings}
-        about["disturbed"] = {run.label: run.disturbed for run in runs if run.disturbed}
-        records.write_json(args.out, about | {"predicted": found})
+    disturbed = {run.label: run.disturbed for run in runs if run.disturbed}
+    write_results(args.out, {"disturbed": disturbed, "predicted": found})
 
 
-def _timed(folder: Path, overrides: list[str]) -> tuple[list[TimedRun], dict[str, Any]]:
-    """Timed runs in the order of their crops, and what they ran on."""
+def _timed(folder: Path, overrides: list[str]) -> list[TimedRun]:
+    """Timed runs in the order of their crops."""
     targets = ",".join(str(144 * (crops + 1)) for crops in CROPS)
     command = [sys.executable, str(LAUNCH), "model.weights=random", "tracking=none"]
     command += ["knob=vision_tokens", f"knob.targets={targets}", "dataset.limit=16"]
@@ -67,8 +65,7 @@ def _timed(folder: Path, overrides: list[str]) -> tuple[list[TimedRun], dict[str
     runs = [run for path in folders if (run := timed_run(path)) is not None]
     if len(runs) != len(CROPS):
         sys.exit(f"only {len(runs)} of {len(CROPS)} settings were timed")
-    surroundings = json.loads((folders[0] / records.ENVIRONMENT).read_text())
-    return sorted(runs, key=lambda run: run.points[0].num_crops), surroundings
+    return sorted(runs, key=lambda run: run.points[0].num_crops)
 
 
 def _errors(cases: list[tuple[list[TimedRun], list[TimedRun]]]) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ BEGIN, END = "<!-- made by benchmarks/faults.py -->\n", "<!-- end -->\n"
 PARTS = {
     "kill anywhere": "Kills",
     "resources": "Disk, memory, handles, clock, log",
-    "outside world": "The hub and SLURM",
+    "outside world": "The hub, W&B and SLURM",
     "bad config": "Bad config",
     "bad data": "Bad data",
     "hostile input": "Hostile input",

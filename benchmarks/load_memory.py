@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from results_file import write_results
+
 #: Sizes of each kind: some 240 MB as float32, in as many blocks as the smallest published one.
 SIZES: dict[str, dict[str, Any]] = {
     "molmo": {
@@ -129,8 +131,7 @@ def main() -> None:
                     f"peak {row['peak_mb']:6.1f} MB, {row['peak_over_weights']:.2f} times",
                     flush=True,
                 )
-    if args.out:
-        args.out.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    write_results(args.out, {"rows": rows})
 
 
 if __name__ == "__main__":

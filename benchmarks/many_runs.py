@@ -13,19 +13,16 @@ first is made and after the last), and the comparison.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from many_samples import memory_mib
+from results_file import write_results
 
-from vtexp import environment
 from vtexp.comparison_files import CSV_NAME
 from vtexp.composing import compose_config
 from vtexp.config import Launcher
@@ -98,13 +95,7 @@ def main() -> None:
         f"MiB after each tenth: {' '.join(f'{mib:.0f}' for mib in found['tenths_mib'])}\n"
         f"s after each tenth: {' '.join(f'{s:.0f}' for s in found['tenths_s'])}"
     )
-    if args.out:
-        about = {
-            "command": " ".join(["python", "benchmarks/many_runs.py", *sys.argv[1:]]),
-            "environment": environment.describe(torch.device("cpu")),
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(about | found, indent=2) + "\n")
+    write_results(args.out, found)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
+from results_file import write_results
 
-from vtexp import environment, records
+from vtexp import records
 from vtexp.composing import compose_config
 from vtexp.data.decoding import decoded_chunks
 from vtexp.planning import make_plan
@@ -123,13 +122,7 @@ def main() -> None:
         f"{found['read_s']:.0f} s; MiB after each tenth: "
         + " ".join(f"{mib:.0f}" for mib in found["tenths_mib"])
     )
-    if args.out:
-        about = {
-            "command": " ".join(["python", "benchmarks/many_samples.py", *sys.argv[1:]]),
-            "environment": environment.describe(torch.device("cpu")),
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(about | found, indent=2) + "\n")
+    write_results(args.out, found)
 
 
 if __name__ == "__main__":

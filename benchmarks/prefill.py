@@ -16,9 +16,7 @@ for 7B-D at 12 crops). The reference's vision encoder attends in float32, whatev
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 from reference import make_importable
+from results_file import write_results
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vtexp import environment
 from vtexp.geometry import MOLMO, crops_to_tiling
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
@@ -248,16 +246,8 @@ def main() -> None:
         if args.peak_tflops:
             line += f", MFU {row['mfu']:.0%}"
         print(line, flush=True)
-    if args.out:
-        about = {
-            "command": " ".join(["python", "benchmarks/prefill.py", *sys.argv[1:]]),
-            "parameters": parameters,
-            "product_tflops": attainable,
-            "environment": environment.describe(torch.device(args.device)),
-            "rows": rows,
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(about, indent=2) + "\n")
+    found = {"parameters": parameters, "product_tflops": attainable, "rows": rows}
+    write_results(args.out, found, args.device)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ of `exact` against the reference. Without --reference only this project's three 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 import tempfile
@@ -33,10 +32,10 @@ import numpy as np
 import torch
 from PIL import Image
 from reference import make_importable, make_torchvision_importable
+from results_file import write_results
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from vtexp import environment
 from vtexp.data.images import ImageFile, image_pixels
 from vtexp.data.small_print_pages import KINDS, add_noise, new_page
 from vtexp.geometry import MOLMO
@@ -234,18 +233,14 @@ def main() -> None:
                     calls["reference_decode"] = partial(decode, path)
                 rows.append(row | summarise(take_turns(calls, args.repeats)))
     show(rows)
-    if args.out:
-        about = {
-            "command": " ".join(["python", "benchmarks/preprocess.py", *sys.argv[1:]]),
-            "environment": environment.describe(torch.device("cpu")),
-            "image_size": f"{HEIGHT}x{WIDTH}",
-            "jpeg_quality": JPEG_QUALITY,
-            "repeats": args.repeats,
-            "disturbed": any(row["off_processor"] > DISTURBED for row in rows),
-            "rows": rows,
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(about, indent=2) + "\n")
+    found = {
+        "image_size": f"{HEIGHT}x{WIDTH}",
+        "jpeg_quality": JPEG_QUALITY,
+        "repeats": args.repeats,
+        "disturbed": any(row["off_processor"] > DISTURBED for row in rows),
+        "rows": rows,
+    }
+    write_results(args.out, found)
 
 
 def show(rows: list[dict[str, Any]]) -> None:

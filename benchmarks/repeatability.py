@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
+from results_file import write_results
 
-from vtexp import environment, records
+from vtexp import records
 
 ROOT = Path(__file__).parents[1]
 CROPS = (1, 4, 12)
@@ -98,14 +97,7 @@ def main() -> None:
             f"{judged['overlapping'][crops]} of {judged['pairs']} neighbours overlap"
         )
     print(f"the same order in {judged['same_order']} of {len(repeats)}")
-    if args.out:
-        about = {
-            "command": " ".join(["python", "benchmarks/repeatability.py", *sys.argv[1:]]),
-            "environment": environment.describe(torch.device("cpu")),
-            "repeats": repeats,
-            **judged,
-        }
-        args.out.write_text(json.dumps(about, indent=2) + "\n")
+    write_results(args.out, {"repeats": repeats, **judged})
 
 
 if __name__ == "__main__":

@@ -8,15 +8,14 @@ The commands take turns, so that a slow spell of the machine touches all of them
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median, quantiles
+
+from results_file import write_results
 
 LAUNCH = str(Path(__file__).parents[1] / "launch.py")
 COMMANDS = {
@@ -48,12 +47,7 @@ def main() -> None:
         low, _, high = quantiles(values, n=4)
         rows.append({"command": name, "median_s": median(values), "p25_s": low, "p75_s": high})
         print(f"{median(values):6.2f} s  ({low:.2f} to {high:.2f})  {name}")
-    if args.out:
-        about = {"cpu_count": os.cpu_count(), "python": platform.python_version()}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(
-            json.dumps(about | {"repeats": args.repeats, "rows": rows}, indent=2) + "\n"
-        )
+    write_results(args.out, {"repeats": args.repeats, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ overhead, given per run. Medians over the repeats, with the least and the most.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -19,11 +18,11 @@ import time
 from pathlib import Path
 from statistics import median
 
-import torch
+from results_file import write_results
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from vtexp import environment, records
+from vtexp import records
 from vtexp.composing import compose_config
 from vtexp.outcomes import freeze
 from vtexp.planning import make_plan
@@ -100,16 +99,8 @@ def main() -> None:
             parts.append(f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})")
         table.add_row(str(per_job), str(len(VALUES) // per_job), *parts)
     console.print(table)
-    if args.out:
-        about = {
-            "command": " ".join(["python", "benchmarks/sweep_overhead.py", *sys.argv[1:]]),
-            "environment": environment.describe(torch.device("cpu")),
-            "knob": {"max_crops": VALUES},
-            "samples": args.samples,
-            "by_values_per_job": found,
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(about, indent=2) + "\n")
+    about = {"knob": {"max_crops": VALUES}, "samples": args.samples}
+    write_results(args.out, about | {"by_values_per_job": found})
 
 
 if __name__ == "__main__":

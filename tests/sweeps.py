@@ -13,6 +13,15 @@ from vtexp import records
 from vtexp.jobs import read_submitted
 
 ROOT = Path(__file__).parents[1]
+#: Overrides of runs whose times do not matter.
+HARDLY_TIMED = (
+    "measure.latency_samples=2",
+    "measure.latency_repeats=1",
+    "measure.warmup_repeats=0",
+    "measure.min_seconds=0",
+    "measure.max_seconds=0",
+    "tracking=none",
+)
 
 
 class Sweep:
@@ -24,12 +33,7 @@ class Sweep:
         self._overrides = [
             f"model.path={checkpoint}",
             "dataset=easy_vqa",
-            "measure.latency_samples=2",
-            "measure.latency_repeats=1",
-            "measure.warmup_repeats=0",
-            "measure.min_seconds=0",
-            "measure.max_seconds=0",
-            "tracking=none",
+            *HARDLY_TIMED,
             f"sweep.folder={folder.parent}",
             f"sweep.name={folder.name}",
             *overrides,

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import processes
+from tests.sweeps import HARDLY_TIMED
 from vtexp import records
 
 #: More by VTEXP_KILLS.
@@ -40,12 +41,7 @@ class Killed:
             "dataset=easy_vqa",
             "dataset.limit=12",
             "hardware.batch_size=1",
-            "measure.latency_samples=2",
-            "measure.latency_repeats=1",
-            "measure.warmup_repeats=0",
-            "measure.min_seconds=0",
-            "measure.max_seconds=0",
-            "tracking=none",
+            *HARDLY_TIMED,
             "knob.sizes=336x336,560x336",
             f"sweep.folder={self.folder.parent}",
             f"sweep.name={self.folder.name}",

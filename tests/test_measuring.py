@@ -361,6 +361,16 @@ def test_a_reference_that_fails_leaves_the_others_alone() -> None:
     for _ in range(40):
         reference.tick()
     assert len(reference.rows) >= 1
+    assert reference.failure == "RuntimeError: out of memory"
+    row = {"rank": 0, "sample_id": "a", "num_crops": 1} | vars_of(of(50.0))
+    quiet = {"other_cores_busy": 0.0, "cores": 2, "busy_share": 0.0, "cpu_throttle_events": 0}
+    about = {
+        "monitor": quiet | {"gpus": []}, "reference": reference.rows,
+        "warm": True, "half_width": 0.01, "stopped_by": "max_half_width",
+    }  # fmt: skip
+    assert measuring.doubts([row], [about | {"reference_failure": None}], 0.03) == []
+    (doubt,) = measuring.doubts([row], [about | {"reference_failure": reference.failure}], 0.03)
+    assert "drift may be unseen" in doubt and "out of memory" in doubt
 
 
 def test_clocks_that_contradict_each_other_are_flagged() -> None:

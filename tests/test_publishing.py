@@ -45,6 +45,9 @@ def write_analysis(sweep: Path, sentence: str) -> None:
     records.write_json(sweep / wandb_report.ANALYSIS, {"series": [series], "unfair": ["unlike"]})
 
 
+@pytest.mark.fault(
+    "hostile input", "keys and tokens in the environment, runs sent to W&B", "none is sent"
+)
 @pytest.mark.slow
 def test_a_sweep_is_online_once_and_without_secrets(
     make_config: MakeConfig,
@@ -139,6 +142,9 @@ def test_runs_of_any_kind_are_published_once(
     assert not list((tmp_path / "home").rglob("*wandb*"))
 
 
+@pytest.mark.fault(
+    "outside world", "W&B refuses a whole sweep", "asked once, said once; publish is one line"
+)
 @pytest.mark.slow
 def test_a_refusing_server_leaves_a_sweep_whole(
     make_config: MakeConfig,

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from tests.made_sweeps import make_run, steady_scores, unfinish
 from vtexp import records, reporting
-from vtexp.analysis import analyse
+from vtexp.analysis import analyse, to_plain
 from vtexp.compare import COLUMNS, collect
-from vtexp.comparison_files import csv_text, markdown, parquet_bytes
+from vtexp.comparison_files import FINDINGS, csv_text, markdown, parquet_bytes
 from vtexp.comparison_table import table
 
 ROOT = Path(__file__).parents[1]
@@ -61,16 +61,23 @@ def test_every_file_has_the_same_numbers(tmp_path: Path) -> None:
     reporting.write(rows, analysis, tmp_path)
     in_csv = list(csv.DictReader((tmp_path / "comparison.csv").open()))
     in_parquet = pq.read_table(tmp_path / "comparison.parquet").to_pylist()
-    assert tuple(in_csv[0]) == tuple(in_parquet[0]) == COLUMNS
+    assert tuple(in_csv[0]) == tuple(in_parquet[0]) == (*COLUMNS, *FINDINGS)
+    found = {run["run"]: run for run in to_plain(analysis)["series"][0]["runs"]}
     for row, text, typed in zip(rows, in_csv, in_parquet, strict=True):
-        for name in COLUMNS:
-            value = row.get(name)
+        own = found[row["run"]]
+        ratio = own["speed_up"] or dict.fromkeys(("ratio", "low", "high", "baseline"))
+        faster = {f"speed_up_{name}": ratio[name] for name in ("low", "high", "baseline")}
+        expected = own | faster | {"speed_up": ratio["ratio"]} | row
+        for name in (*COLUMNS, *FINDINGS):
+            value = expected.get(name)
             if name in ("disturbed", "warnings"):
                 assert typed[name] == (value or []) and text[name] == "; ".join(value or [])
             else:
                 assert typed[name] == value
                 assert text[name] == ("" if value is None else str(value))
+    assert in_csv[0]["sufficient"] == "False" and in_csv[3]["sufficient"] == "True"
     first = in_parquet[0]
+    assert first["speed_up"] > 1 and first["speed_up_baseline"] == rows[3]["run"]
     assert (first["prefill_ms_low"], first["prefill_ms_high"]) == (9.25, 9.75)
     assert (first["memory_peak_mib_resident"], first["mfu"]) == (900.25, 0.4)
     assert first["prefill_ms_between_processes_high"] == 11.0
@@ -188,6 +195,20 @@ def test_sweeps_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert {row["sweep"] for row in rows} == {str(tmp_path / p / "same") for p in ("here", "there")}
 
 
+def test_series_on_the_same_questions_are_compared_on_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    make_sweep(tmp_path, 2)
+    for folder in make_sweep(tmp_path / "other", 2, result={"model": "another"}):
+        folder.rename(tmp_path / f"another-{folder.name}")
+    rows = collect(tmp_path)
+    reporting.show(rows, analyse(rows), tmp_path)
+    printed = capsys.readouterr().out
+    words = [line.split() for line in printed.splitlines()]
+    pairs = [line[2:5] for line in words if line[:2] == ["m", "another"]]
+    assert pairs == [["image_size=336x336", "0.0", "-6.3"], ["image_size=560x336", "0.0", "-6.3"]]
+
+
 def test_a_sweep_of_only_failures_has_a_report(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -210,7 +231,8 @@ def test_old_results_are_read(tmp_path: Path) -> None:
     records.write_json(folder / records.RESULT, result)
     rows = collect(tmp_path)
     assert rows[0]["weights"] == "pretrained" and rows[0]["disturbed"] == []
-    assert csv_text(rows) and parquet_bytes(rows) and np.isfinite(rows[0]["accuracy"])
+    found = analyse(rows)
+    assert csv_text(rows, found) and parquet_bytes(rows, found) and np.isfinite(rows[0]["accuracy"])
 
 
 def test_a_report_of_what_is_left_of_old_runs(tmp_path: Path) -> None:

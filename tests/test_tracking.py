@@ -202,6 +202,11 @@ TROUBLES = {
 }
 
 
+@pytest.mark.fault(
+    "outside world",
+    "W&B refuses, fails, is slow, drops in the midst, is unreachable, takes no files",
+    "said once; a delay of tracking.timeout_s at most; results as they were; published later, once",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_troubles_cost_a_bounded_delay_and_nothing_else(
@@ -258,6 +263,7 @@ def _clients_of(url: str) -> list[str]:
     return [name for name in found if "sync" in name]
 
 
+@pytest.mark.fault("outside world", "W&B's library is not there", "said; results whole")
 def test_a_broken_mirror_does_not_fail_the_run(
     make_config: MakeConfig,
     tmp_path: Path,

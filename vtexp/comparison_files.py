@@ -17,27 +17,34 @@ CSV_NAME = "comparison.csv"
 PARQUET_NAME = "comparison.parquet"
 MARKDOWN_NAME = "comparison.md"
 
+#: Columns behind those of the runs: what the analysis says of each. Empty where it says nothing.
+FINDINGS = (
+    *("at_least_worse", "at_most_worse", "sufficient"),
+    *("speed_up", "speed_up_low", "speed_up_high", "speed_up_baseline"),
+    *("on_front", "front_share"),
+)
 #: Columns that hold several texts: joined by `; ` in a CSV, lists in Parquet.
 LISTS = ("disturbed", "warnings")
 
 
-def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """comparison.csv: COLUMNS, one row per run."""
+def csv_text(rows: Sequence[dict[str, Any]], analysis: Analysis) -> str:
+    """comparison.csv: COLUMNS, then FINDINGS; one row per run."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    names = (*COLUMNS, *FINDINGS)
+    writer = csv.DictWriter(buffer, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for row in rows:
+    for row in _with_findings(rows, analysis):
         writer.writerow(row | {name: "; ".join(row.get(name) or []) for name in LISTS})
     return buffer.getvalue()
 
 
-def parquet_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
+def parquet_bytes(rows: Sequence[dict[str, Any]], analysis: Analysis) -> bytes:
     """comparison.parquet: the same columns with their types, null where nothing was measured."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {}
-    for name in COLUMNS:
+    rows, columns = _with_findings(rows, analysis), {}
+    for name in (*COLUMNS, *FINDINGS):
         values = [row.get(name) for row in rows]
         if name in LISTS:
             columns[name] = pa.array([value or [] for value in values], pa.list_(pa.string()))
@@ -49,6 +56,28 @@ def parquet_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
     return buffer.getvalue()
+
+
+def _with_findings(rows: Sequence[dict[str, Any]], analysis: Analysis) -> list[dict[str, Any]]:
+    """The rows with FINDINGS, where the analysis has any of their run."""
+    found = {run.run: run for series in analysis.series for run in series.runs}
+    return [row | (_findings(found[row["run"]]) if row["run"] in found else {}) for row in rows]
+
+
+def _findings(run: AnalysedRun) -> dict[str, Any]:
+    ratio = run.speed_up
+    faster = (
+        {}
+        if ratio is None
+        else {
+            "speed_up": ratio.ratio,
+            "speed_up_low": ratio.low,
+            "speed_up_high": ratio.high,
+            "speed_up_baseline": ratio.baseline,
+        }
+    )
+    plain = ("at_least_worse", "at_most_worse", "sufficient", "on_front", "front_share")
+    return {name: getattr(run, name) for name in plain} | faster
 
 
 #: Columns of the table in Markdown that are there in every comparison, and those that are there

@@ -39,6 +39,8 @@ LEFT_OUT_FIRST = (
     *("prefill_interval", "ttft", "at_most_worse", "speed_up", "llm", "vision"),
     *("crops", "theory", "tiling"),
 )
+#: Comparisons between series that a terminal shows at most.
+MOST_BETWEEN = 12
 #: Room that a column of words, such as the settings, needs at least.
 WORDS = 16
 
@@ -197,6 +199,34 @@ def steps_table(series: Series, *, plain: bool = False) -> Table | None:
             interval(step),
             p_value(step.p_holm),
             "" if step.p_mcnemar is None else p_value(step.p_mcnemar),
+        )
+    return result
+
+
+def between_table(analysis: Analysis, *, plain: bool = False) -> Table:
+    """The same budgets in two series that answered the same questions, the first MOST_BETWEEN."""
+    names = {run.run: (series.name, run.label) for series in analysis.series for run in series.runs}
+    left_out = len(analysis.between) - MOST_BETWEEN
+    result = Table(
+        box=PLAIN if plain else SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption=f"{left_out} more in comparison.md" if left_out > 0 else None,
+        caption_justify="left",
+    )
+    for name in ("series", "against", "budget"):
+        result.add_column(name)
+    for name in ("points", "95 % interval", "p (Holm,\nall these)"):
+        result.add_column(name, justify="right")
+    for pair in analysis.between[:MOST_BETWEEN]:
+        series, budget = names[pair.run]
+        result.add_row(
+            series,
+            names[pair.baseline][0],
+            budget,
+            points(pair.difference, signed=True),
+            interval(pair),
+            p_value(pair.p_holm),
         )
     return result
 

@@ -25,7 +25,7 @@ from vtexp.probe import Counts
 from vtexp.progress import ProgressFile
 from vtexp.results import by_column, summarise
 from vtexp.shares import Repeat, read_repeats, same_machine, share_folder, wait_for_shares
-from vtexp.timing import Timing
+from vtexp.timing import Reference, Timing
 
 
 class Measurement:
@@ -142,20 +142,23 @@ class Measurement:
     def note_times(
         self,
         monitor: dict[str, Any],
-        reference: Sequence[dict[str, float]],
+        reference: Reference,
         counter: Counter | None,
     ) -> None:
         """Write down the times, and what the machine did meanwhile.
 
-        `monitor` is what a `Monitor` saw, `reference` the rows of a `Reference`, `counter` the
-        device's energy, which is taken now.
+        `monitor` is what a `Monitor` saw, `counter` the device's energy, which is taken now.
         """
         timing, seconds = self.timing, self.plan.config.measure.energy_seconds
         if timing is None:
             return
         with self._at_work():
             timing.note_memory()
-            about = timing.about | {"monitor": monitor, "reference": list(reference)}
+            about = timing.about | {
+                "monitor": monitor,
+                "reference": reference.rows,
+                "reference_failure": reference.failure,
+            }
             if counter is not None and seconds and not self._repeat:
                 about |= measure_energy(counter, timing.prefill_alone(), self.runner.wait, seconds)
         rows = [{"rank": self._rank, "process": self._repeat} | row for row in timing.rows]

@@ -41,7 +41,7 @@ def unfair(
             found += _differing(f"{dataset}: {key}", [row[key] for row in own], ACCURACY)
     found += _differing("weights", [row["weights"] for row in done], ACCURACY)
     found += _differing("force_full_tokens", [row["force_full_tokens"] for row in done], BUDGETS)
-    sized = [row["fit"] for row in done if row["knob"] == "image_size"]
+    sized = [row["fit"] for row in done if row["knob"] == "image_size" and "fit" in row]
     found += _differing("knob.fit", sized, BUDGETS)
     for name, read, why in _SURROUNDINGS:
         found += _differing(name, [read(own) for own in surroundings], why)

@@ -233,7 +233,7 @@ class RunsUnderWay:
                 self._each(lambda run: run.time_round(on_prefill), in_turn)
         # Of a GPU that NVML does not know, the processor's energy would be another's.
         counter = None if self.runner.gpus and not gpus else energy_counter(gpus)
-        self._each(lambda run: run.note_times(monitor.report, reference.rows, counter))
+        self._each(lambda run: run.note_times(monitor.report, reference, counter))
 
     def _each(
         self, step: Callable[[Measurement], None], runs: Sequence[Measurement] | None = None

@@ -153,11 +153,17 @@ def doubts(
     """What makes timings doubtful, in words.
 
     `abouts` say of each process how it timed: see `Timing.about`, with what the monitor saw under
-    `monitor` and the reference's rows under `reference`.
+    `monitor`, the reference's rows under `reference` and why it failed, or None, under
+    `reference_failure`.
     """
     found = [*_spread(rows), *_ranks_differ(rows), *_clocks(rows)]
     for about in abouts:
         found += drift([row["prefill_ms"] for row in about["reference"]])
+        if about["reference_failure"]:
+            found.append(
+                "the reference point could not be repeated to the end, so drift may be unseen: "
+                f"{about['reference_failure']}"
+            )
         found += disturbances(about["monitor"])
         if not about["warm"]:
             found.append(

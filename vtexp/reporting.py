@@ -8,7 +8,7 @@ from typing import Any
 
 from vtexp import compare, comparison_files, question_types, records
 from vtexp.analysis import ANALYSIS_NAME, analyse, configured_margin, to_plain
-from vtexp.comparison_table import DOUBTFUL, sentences, steps_table, table, title
+from vtexp.comparison_table import DOUBTFUL, between_table, sentences, steps_table, table, title
 from vtexp.findings import Analysis
 from vtexp.progress import console
 
@@ -38,8 +38,10 @@ def report(
 
 def write(rows: Sequence[dict[str, Any]], analysis: Analysis, out: Path) -> None:
     """All files of a report. Raises VtexpError where the disk does not take them."""
-    records.write_text(out / comparison_files.CSV_NAME, comparison_files.csv_text(rows))
-    records.write_bytes(out / comparison_files.PARQUET_NAME, comparison_files.parquet_bytes(rows))
+    records.write_text(out / comparison_files.CSV_NAME, comparison_files.csv_text(rows, analysis))
+    records.write_bytes(
+        out / comparison_files.PARQUET_NAME, comparison_files.parquet_bytes(rows, analysis)
+    )
     records.write_text(
         out / comparison_files.MARKDOWN_NAME, comparison_files.markdown(rows, analysis)
     )
@@ -66,6 +68,9 @@ def show(rows: Sequence[dict[str, Any]], analysis: Analysis, out: Path) -> None:
             if part is not None:
                 console.print()
                 console.print(part)
+    elif analysis.between:
+        console.print()
+        console.print(between_table(analysis, plain=plain))
     notes = compare.notes(list(rows))
     shown = max(MOST_NOTES, len(compare.doubts(rows)))
     for note in notes[:shown]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from vtexp.config import MeasureConfig
 from vtexp.data.base import Sample
+from vtexp.errors import error_line
 from vtexp.knobs import CropSetting
 from vtexp.measuring import half_width
 from vtexp.models.runner import Runner
@@ -185,20 +186,22 @@ class Reference:
     """One prefill that is repeated between all others: what changes in it is the machine."""
 
     def __init__(self, timing: Timing) -> None:
-        self._timing, self._calls, self._failed = timing, 0, False
+        self._timing, self._calls = timing, 0
         self._began_s = time.monotonic()
         #: Seconds since the start and milliseconds of each.
         self.rows: list[dict[str, float]] = []
+        #: Why it could not be repeated to the end; None where it could.
+        self.failure: str | None = None
 
     def tick(self) -> None:
         """To be called after each timed prefill; times the reference now and then.
 
-        Where that fails, it is the reference's own run that will tell: the others go on without.
+        Where that fails, the others go on without, and the times of all are told to be doubtful.
         """
-        if self._calls % REFERENCE_EVERY == 0 and not self._failed:
+        if self._calls % REFERENCE_EVERY == 0 and self.failure is None:
             at_s = round(time.monotonic() - self._began_s, 3)
             try:
                 self.rows.append({"at_s": at_s, "prefill_ms": self._timing.timed_middle()})
-            except Exception:
-                self._failed = True
+            except Exception as error:  # the run's own timing tells of it as of any other
+                self.failure = error_line(error)
         self._calls += 1

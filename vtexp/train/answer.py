@@ -191,8 +191,9 @@ def pointing(
 ) -> tuple[torch.Tensor, float]:
     """Loss of where POINTING_HEADS of a block look, and the share of their attention that lies
     where it should, as `look` says. `inputs`: of the block's forward."""
-    x, rotary, mask, _ = inputs
-    query, key = block.attention_inputs(x, rotary)[:2]
+    x, context = inputs[:2]
+    mask = context.mask
+    query, key = block.attention_inputs(x, context.rotary)[:2]
     losses, shares = [], []
     for row in range(len(x)):
         looking, wanted = look(batch, row)

@@ -79,6 +79,18 @@ def image_places(image_input_idx: torch.Tensor, length: int) -> ImagePlaces:
     return ImagePlaces(real_crops, kept, places)
 
 
+class PassContext(NamedTuple):
+    """What the blocks of one pass share, beside their input.
+
+    rotary: cos and sin of the positions; mask: bool (B, 1, L, past + L), or None where plain causal
+    attention does; cache: of keys and values, or None.
+    """
+
+    rotary: tuple[torch.Tensor, torch.Tensor]
+    mask: torch.Tensor | None
+    cache: Cache | None
+
+
 class MolmoBlock(nn.Module):
     """Decoder block: fused qkv, rotary positions, SwiGLU whose **second** half is the gate."""
 
@@ -117,15 +129,9 @@ class MolmoBlock(nn.Module):
         )
         return _rotate(query, rotary), _rotate(key, rotary), value
 
-    def _attention(
-        self,
-        x: torch.Tensor,
-        rotary: tuple[torch.Tensor, torch.Tensor],
-        mask: torch.Tensor | None,
-        cache: Cache | None,
-        count: int,
-    ) -> torch.Tensor:
+    def _attention(self, x: torch.Tensor, context: PassContext, count: int) -> torch.Tensor:
         """Of the last `count` positions of x, which see those before them and the cache."""
+        rotary, mask, cache = context
         query, key, value = self._heads(x, rotary)
         if cache is not None:
             key, value = self._cached(cache, key, value)
@@ -162,53 +168,28 @@ class MolmoBlock(nn.Module):
         return self.ff_out(F.silu(gate) * first)
 
     def forward(
-        self,
-        x: torch.Tensor,
-        rotary: tuple[torch.Tensor, torch.Tensor],
-        mask: torch.Tensor | None,
-        cache: Cache | None,
-        last_alone: bool = False,
+        self, x: torch.Tensor, context: PassContext, last_alone: bool = False
     ) -> torch.Tensor:
         """x (B, L, hidden) -> the same; with `last_alone` its last position, (B, 1, hidden)."""
-        step = self.last_position if last_alone else self.every_position
-        return step(x, rotary, mask, cache)
+        return self.last_position(x, context) if last_alone else self.every_position(x, context)
 
     # Two functions, each to be compiled for itself: their variants are limited in number.
 
-    def every_position(
-        self,
-        x: torch.Tensor,
-        rotary: tuple[torch.Tensor, torch.Tensor],
-        mask: torch.Tensor | None,
-        cache: Cache | None,
-    ) -> torch.Tensor:
+    def every_position(self, x: torch.Tensor, context: PassContext) -> torch.Tensor:
         """x (B, L, hidden) -> the same."""
-        return self._block(x, x, rotary, mask, cache)
+        return self._block(x, x, context)
 
-    def last_position(
-        self,
-        x: torch.Tensor,
-        rotary: tuple[torch.Tensor, torch.Tensor],
-        mask: torch.Tensor | None,
-        cache: Cache | None,
-    ) -> torch.Tensor:
+    def last_position(self, x: torch.Tensor, context: PassContext) -> torch.Tensor:
         """x (B, L, hidden) -> (B, 1, hidden); keys and values are those of all positions."""
-        return self._block(x, x[:, -1:], rotary, mask, cache)
+        return self._block(x, x[:, -1:], context)
 
-    def _block(
-        self,
-        x: torch.Tensor,
-        kept: torch.Tensor,
-        rotary: tuple[torch.Tensor, torch.Tensor],
-        mask: torch.Tensor | None,
-        cache: Cache | None,
-    ) -> torch.Tensor:
+    def _block(self, x: torch.Tensor, kept: torch.Tensor, context: PassContext) -> torch.Tensor:
         """The last positions of x that are `kept` (B, K, hidden), having seen all of x."""
         count = kept.shape[1]
         if self.norm_after:
-            x = kept + self.attn_norm(self._attention(x, rotary, mask, cache, count))
+            x = kept + self.attn_norm(self._attention(x, context, count))
             return x + self.ff_norm(self._feed_forward(x))
-        x = kept + self._attention(self.attn_norm(x), rotary, mask, cache, count)
+        x = kept + self._attention(self.attn_norm(x), context, count)
         return x + self._feed_forward(self.ff_norm(x))
 
 
@@ -348,12 +329,12 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         if position_ids is None:
             position_ids = _position_ids(attention_mask, past, length, x.device)
         mask = _attention_mask(attention_mask, past, length)
-        rotary = _rotary(position_ids, self.config)
+        context = PassContext(_rotary(position_ids, self.config), mask, past_key_values)
         *blocks, last_block = self.model.transformer.blocks
         for block in blocks:
-            x = block(x, rotary, mask, past_key_values)
+            x = block(x, context)
         last_alone = isinstance(logits_to_keep, int) and logits_to_keep == 1
-        x = last_block(x, rotary, mask, past_key_values, last_alone=last_alone)
+        x = last_block(x, context, last_alone=last_alone)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self._logits(self.model.transformer.ln_f(x[:, keep]))
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)

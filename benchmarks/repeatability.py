@@ -1,11 +1,12 @@
 """The same measurement several times in a row, each in processes of its own: do they agree?
 
-    python benchmarks/repeatability.py [--repeats 10] [--out benchmarks/results/repeatability.json]
+    python benchmarks/repeatability.py [--repeats 10] [--out FILE.json] [OVERRIDE ...]
 
-molmo_tiny (or --model) at 1, 4 and 12 crops, by the protocol as configured. Printed per repeat: the
-median prefill with its 95 % interval, and what disturbed it; at the end the largest difference of
-the medians, how many neighbouring repeats have intervals that overlap, and whether the knob values
-came in the same order each time.
+molmo_tiny at 1, 4 and 12 crops, by the protocol as configured; OVERRIDES go to launch.py. Printed
+per repeat: the median prefill with its 95 % interval, and what disturbed it; at the end the largest
+difference of the medians, how many neighbouring repeats have intervals that overlap, and whether
+the knob values came in the same order each time. With `measure.repeats` above 1 each is the mean of
+the processes' medians with its t interval, and n their number.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ def measure(folder: Path, number: int, overrides: list[str]) -> dict[int, dict[s
     found = {}
     for path in (folder / str(number)).glob(f"*/{records.RESULT}"):
         result = records.read_json(path)
-        prefill = result["latency"]["prefill_ms"]
+        prefill, several = result["latency"]["prefill_ms"], result["prefill_ms_between_processes"]
+        interval = prefill if several is None else several
         found[int(result["knob_value"])] = {
-            "median_ms": prefill["median"],
-            "interval_ms": [prefill["low"], prefill["high"]],
-            "n": prefill["n"],
+            "median_ms": prefill["median"] if several is None else several["mean"],
+            "interval_ms": [interval["low"], interval["high"]],
+            "n": interval["n"],
             "disturbed": result["disturbed"],
         }
     return {crops: found[crops] for crops in CROPS}

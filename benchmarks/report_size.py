@@ -1,6 +1,6 @@
 """Size of report.html, time to write it and time to open it: made-up answers to real questions.
 
-    python benchmarks/report_size.py --questions 10000 --values 8
+    python benchmarks/report_size.py [--questions 10000] [--values 8] [--out FILE.json]
 
 Needs Chromium (apt-get install chromium) and playwright. Nothing is measured by a model.
 """
@@ -13,6 +13,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
+
+from results_file import write_results
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -26,11 +29,12 @@ CROPS = (1, 2, 3, 4, 6, 8, 9, 12)
 
 
 def main() -> None:
-    """Print one line per figure."""
+    """Print one line per figure, and write them as JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--questions", type=int, default=10_000)
     parser.add_argument("--values", type=int, default=8, choices=range(2, len(CROPS) + 1))
     parser.add_argument("--times", type=int, default=5, help="how often the page is opened")
+    parser.add_argument("--out", type=Path)
     own = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sweep = Path(folder) / "large"
@@ -45,18 +49,20 @@ def main() -> None:
         write_figures(sweep, plots, "made up")
         drawn = time.perf_counter()
         path = sweep / REPORT_NAME
-        print(f"{own.questions} questions x {own.values} knob values")
-        print(f"file: {path.stat().st_size / 1e6:.1f} MB")
-        print(f"written in: {written - began:.1f} s, figures in {drawn - written:.1f} s")
-        for label, seconds in opened(path, own.times).items():
-            print(f"{label}: {sorted(seconds)[own.times // 2]:.2f} s (median of {own.times})")
+        found = {"file_mb": path.stat().st_size / 1e6}
+        found |= {"written_s": written - began, "figures_s": drawn - written}
+        found |= {name: median(seconds) for name, seconds in opened(path, own.times).items()}
+    print(f"{own.questions} questions x {own.values} knob values; medians of {own.times}")
+    for name, value in found.items():
+        print(f"{name}: {value:.2f}")
+    write_results(own.out, {"questions": own.questions, "values": own.values, **found})
 
 
 def opened(path: Path, times: int) -> dict[str, list[float]]:
     """Seconds until the page can be read, and until its first plot is drawn."""
     from playwright.sync_api import sync_playwright
 
-    found: dict[str, list[float]] = {"readable after": [], "first plot after": []}
+    found: dict[str, list[float]] = {"readable_after_s": [], "first_plot_after_s": []}
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
@@ -65,9 +71,9 @@ def opened(path: Path, times: int) -> dict[str, list[float]]:
             page = chromium.new_page()
             began = time.perf_counter()
             page.goto(path.as_uri())
-            found["readable after"].append(time.perf_counter() - began)
+            found["readable_after_s"].append(time.perf_counter() - began)
             page.locator("#plot-0 .main-svg").first.wait_for(state="attached")
-            found["first plot after"].append(time.perf_counter() - began)
+            found["first_plot_after_s"].append(time.perf_counter() - began)
             page.close()
         chromium.close()
     return found

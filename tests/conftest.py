@@ -38,8 +38,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def drawn_pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cache folder of the whole session: small_print is drawn once."""
-    return tmp_path_factory.mktemp("cache")
+    """Cache folder of the whole session, also of several workers: small_print is drawn once."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -47,7 +47,7 @@ def test_checkpoint_is_small_and_in_the_published_layout() -> None:
 def test_held_out_accuracy(make_config: MakeConfig, tmp_path: Path, size: str) -> None:
     """Measured by the framework; more questions are in the model card."""
     run_job(
-        make_config("model.path=embedded:molmo_tiny", f"knob.sizes=[{size}]", "dataset.limit=60"),
+        make_config("model.path=embedded:molmo_tiny", f"knob.sizes=[{size}]", "dataset.limit=150"),
     )
     result = records.read_json(next((tmp_path / "sweep").glob("*/result.json")))
     assert result["accuracy"] >= 0.95
@@ -59,7 +59,7 @@ def test_more_crops_read_more_print(make_config: MakeConfig, tmp_path: Path) -> 
     """What the embedded default is for; 1 200 questions are in the model card."""
     run_job(
         make_config(
-            "model.path=embedded:molmo_tiny", "dataset=small_print", "dataset.limit=60",
+            "model.path=embedded:molmo_tiny", "dataset=small_print", "dataset.limit=120",
             "knob=max_crops", "knob.max_crops=[1,4,9]", "measure.latency_samples=1",
             "measure.latency_repeats=1",
         ),

@@ -219,4 +219,5 @@ def test_runner_from_file_to_answer(reference: Reference, tmp_path: Path) -> Non
         times.preprocess_ms, times.transfer_ms, times.vision_ms,
         times.llm_prefill_ms, times.first_token_ms,
     )  # fmt: skip
-    assert times.ttft_ms == pytest.approx(sum(stages), abs=0.5)
+    # The wall clock around all is read last, by itself.
+    assert -1e-6 < times.ttft_ms - sum(stages) < 0.5

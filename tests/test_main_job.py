@@ -16,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
+from tests.sweeps import HARDLY_TIMED
 from vtexp import experiment, records
 from vtexp.compare import COLUMNS, collect
 from vtexp.config import Config
@@ -231,8 +232,7 @@ def test_multirun_as_the_user_types_it(small_checkpoint: Path, tmp_path: Path) -
     """Two jobs, each with its own value; the second sweep groups both values into one job."""
     common = [
         sys.executable, str(ROOT / "launch.py"), "-m", "knob=image_size",
-        f"model.path={small_checkpoint}", "dataset.limit=3", "measure.latency_samples=1",
-        "measure.latency_repeats=1", "tracking=none",
+        f"model.path={small_checkpoint}", "dataset.limit=3", *HARDLY_TIMED,
     ]  # fmt: skip
     for sweep, arguments, jobs in (
         ("a", ["knob.sizes=[560x336,784x784]"], 2),
@@ -260,8 +260,7 @@ def test_multirun_survives_a_job_and_says_which(small_checkpoint: Path, tmp_path
     (broken / "model.safetensors").write_bytes(b"not weights")
     command = [
         sys.executable, str(ROOT / "launch.py"), "-m", "knob.sizes=[336x336]",
-        f"model.path={small_checkpoint},{broken}", "dataset.limit=3", "tracking=none",
-        "measure.latency_samples=1", "measure.latency_repeats=1", "sweep.name=c",
+        f"model.path={small_checkpoint},{broken}", "dataset.limit=3", *HARDLY_TIMED, "sweep.name=c",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1

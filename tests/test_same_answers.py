@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweeps import Sweep
+from tests.sweeps import HARDLY_TIMED, Sweep
 from tests.test_faults import Answers, answers
 from vtexp import experiment
 from vtexp.composing import compose_config
@@ -19,12 +19,7 @@ def overrides(sweep: Path, *more: str) -> list[str]:
     """The default sweep, but for fewer questions and sizes."""
     return [
         "dataset.limit=24",
-        "measure.latency_samples=1",
-        "measure.latency_repeats=1",
-        "measure.warmup_repeats=0",
-        "measure.min_seconds=0",
-        "measure.max_seconds=0",
-        "tracking=none",
+        *HARDLY_TIMED,
         f"sweep.folder={sweep.parent}",
         f"sweep.name={sweep.name}",
         f"knob.sizes=[{','.join(SIZES)}]",

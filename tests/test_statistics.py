@@ -262,7 +262,7 @@ def test_ten_thousand_questions_take_a_second_or_so() -> None:
 
 
 def simulated(
-    levels: list[float], images: int, per_image: int, margin: float, times: int = 400
+    levels: list[float], images: int, per_image: int, margin: float, times: int
 ) -> dict[str, float]:
     """Shares of simulated comparisons: intervals that hold the truth, false alarms, answers."""
     truth = true_means(levels)
@@ -297,14 +297,20 @@ SIMULATIONS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SIMULATIONS)
-def test_coverage_and_false_alarms(name: str) -> None:
+def simulate_kind(name: str, times: int) -> dict[str, float]:
+    """`simulated` of one of SIMULATIONS."""
     levels, images, per_image, margin = SIMULATIONS[name]
     if margin is None:  # as bad as it gets: the worst budget is a hair beyond the margin
         truth = true_means(levels)
         margin = float(truth.max() - truth[0]) - 1e-9
-    found = simulated(levels, images, per_image, margin)
+    return simulated(levels, images, per_image, margin, times)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIMULATIONS)
+def test_coverage_and_false_alarms(name: str) -> None:
+    """More simulations: benchmarks/coverage.py."""
+    found = simulate_kind(name, 400)
     assert 0.93 <= found["covered"] <= 0.97
     assert found["bounds"] >= 0.93
     # 5 % and what 400 simulations are off by.

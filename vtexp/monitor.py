@@ -231,7 +231,10 @@ def own_cores() -> set[int]:
 
 
 class OtherLoad:
-    """Cores that other processes keep busy, of those that this one may use, since the start."""
+    """Cores that others keep busy, of those that this process may use, since the start.
+
+    Others are processes of this machine and, where it is a virtual one, what its host took away.
+    """
 
     def __init__(self) -> None:
         self._start = self._now()
@@ -256,6 +259,6 @@ class OtherLoad:
         for line in lines:
             name, *fields = line.split()
             if name in names:
-                user, nice, system, _, _, irq, softirq, *_ = map(int, fields)
-                busy += user + nice + system + irq + softirq
+                user, nice, system, _, _, irq, softirq, stolen, *_ = map(int, fields)
+                busy += user + nice + system + irq + softirq + stolen
         return time.monotonic(), busy / os.sysconf("SC_CLK_TCK"), time.process_time()

@@ -252,6 +252,21 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
             if not isinstance(module, nn.Linear | nn.LayerNorm | nn.RMSNorm):
                 parameter.normal_(std=self.config.initializer_range)
 
+    def compile_blocks(self) -> None:
+        """Have torch compile the blocks of both transformers, at their first use: a minute in all.
+
+        Those of a kind share their code. For any shape from the start, or the first knob value
+        would be timed on other code than the next; and never silently uncompiled.
+        """
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        # One or several prompts, of one or several tokens, padded or not.
+        torch._dynamo.config.recompile_limit = 16
+        for block in self.model.vision_backbone.image_vit.transformer.resblocks:
+            block.compile(dynamic=True)
+        for block in self.model.transformer.blocks:
+            block.every_position = torch.compile(block.every_position, dynamic=True)
+            block.last_position = torch.compile(block.last_position, dynamic=True)
+
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding, which is no nn.Embedding (two tables)."""
         return self.model.transformer.wte

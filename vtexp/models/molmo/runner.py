@@ -126,20 +126,8 @@ class MolmoRunner(Runner):
         )
 
     def compile_blocks(self) -> None:
-        """Blocks of both transformers; those of a kind share their code: a minute in all.
-
-        For any shape from the start, or the first knob value would be timed on other code than
-        the next; and never silently uncompiled.
-        """
-        torch._dynamo.config.fail_on_recompile_limit_hit = True
-        # One or several prompts, of one or several tokens, padded or not.
-        torch._dynamo.config.recompile_limit = 16
-        parts = self.model.model
-        for block in parts.vision_backbone.image_vit.transformer.resblocks:
-            block.compile(dynamic=True)
-        for block in parts.transformer.blocks:
-            block.every_position = torch.compile(block.every_position, dynamic=True)
-            block.last_position = torch.compile(block.last_position, dynamic=True)
+        """Blocks of both transformers."""
+        self.model.compile_blocks()
 
     def probe(self) -> Probe:
         """Hooks on the encoder, the embedding and the insertion of vision tokens."""

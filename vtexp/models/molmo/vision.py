@@ -13,6 +13,8 @@ from vtexp.models.molmo.configuration import MolmoConfig
 
 #: Blocks pooled at once, at most: CUDA's attention kernels take no larger batch (pytorch #146704).
 MOST_POOLED = 65_535
+#: Rows gated at once on a CPU, whose caches then hold what lies between.
+GATED_ROWS = 128
 
 
 class VisionAttention(nn.Module):
@@ -65,10 +67,13 @@ class VisionMlp(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., width) -> (..., width)."""
         x = self.w1(x)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.w2(x * torch.sigmoid(1.702 * x))
-        gate = (1.702 * x).sigmoid_()  # in place: fresh memory for it costs more than the sums
-        return self.w2(x.mul_(gate))
+        # In place: fresh memory for it costs more than the sums.
+        rows = x.flatten(0, -2)
+        for some in rows.split(GATED_ROWS if x.device.type == "cpu" else max(1, len(rows))):
+            some.mul_((1.702 * some).sigmoid_())
+        return self.w2(x)
 
 
 class VisionBlock(nn.Module):

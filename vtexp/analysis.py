@@ -113,7 +113,6 @@ def configured_margin(sweeps: Sequence[Path]) -> float:
 
     Raises ConfigError where several sweeps have several.
     """
-    from vtexp.compare import read_config
     from vtexp.outcomes import run_folders
 
     latest = [
@@ -121,7 +120,7 @@ def configured_margin(sweeps: Sequence[Path]) -> float:
         for sweep in sweeps
         if (folders := run_folders(sweep))
     ]
-    configs = [read_config(folder) for folder in latest]
+    configs = [records.read_config(folder) for folder in latest]
     found = sorted({config.get("report", {}).get("margin", MARGIN) for config in configs})
     if len(found) > 1:
         margins = ", ".join(f"{margin:g}" for margin in found)

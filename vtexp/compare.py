@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vtexp import records
 from vtexp.config import OF_NO_NUMBER
 from vtexp.errors import DataError
@@ -200,21 +198,9 @@ def _read_row(path: Path) -> dict[str, Any]:
     return row
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of a run. Raises DataError if it cannot be read."""
-    path = folder / records.CONFIG
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(config, dict):
-        raise DataError(f"{path}: not the config of a run")
-    return config
-
-
 def _settings(folder: Path) -> dict[str, Any]:
     """Settings of a run that can change its numbers and have no column of their own, flat."""
-    config = read_config(folder)
+    config = records.read_config(folder)
     flat: dict[str, Any] = {}
     unseen = {f"{group}.{key}" for group, key in OF_NO_NUMBER}
 

@@ -19,7 +19,6 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 import vtexp
 from vtexp import records
@@ -144,7 +143,7 @@ def timed_run(folder: Path) -> TimedRun | None:
     try:
         result = records.read_json(folder / records.RESULT)
         surroundings = records.read_json(folder / records.ENVIRONMENT)
-        config = yaml.safe_load((folder / records.CONFIG).read_text())
+        config = records.read_config(folder)
         return TimedRun(
             setting=result["inputs_fingerprint"],
             label=f"{result['knob']}={result['knob_value']}",
@@ -155,7 +154,7 @@ def timed_run(folder: Path) -> TimedRun | None:
             duration_s=None if result["accuracy"] is None else result.get("duration_s"),
             disturbed=tuple(result.get("disturbed") or ()),
         )
-    except (DataError, OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
+    except (DataError, OSError, KeyError, TypeError, AttributeError, ValueError):
         return None
 
 

@@ -13,8 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vtexp import records
 from vtexp.config import KNOB_SCHEMAS, Config, from_plain
 from vtexp.errors import DataError, RunFailedError, VtexpError, error_line
@@ -42,11 +40,11 @@ def thaw(folders: Sequence[Path]) -> Config:
     """
     plain, values = {}, []
     for folder in folders:
+        plain = records.read_config(folder)
         try:
-            plain = yaml.safe_load((folder / records.CONFIG).read_text())
             values.append(plain.pop("run")["value"])
-        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{folder / records.CONFIG}: cannot be read ({error})") from error
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{folder / records.CONFIG}: not the config of a run") from error
     knob = plain["knob"]
     if "vision_tokens_list" in knob:
         knob["vision_tokens_list"] = None

@@ -79,7 +79,9 @@ def after_sweep(sweep: Path) -> None:
 def _tracking(sweep: Path) -> TrackingConfig | None:
     """The tracking of the first finished run of a sweep that wants any, None if none does."""
     for folder in run_folders(sweep):
-        if finished(folder) and tracking.wanted(own := thaw([folder]).tracking):
+        if not finished(folder) or records.read_config(folder)["tracking"]["name"] == "none":
+            continue  # without building the whole config: there can be hundreds
+        if tracking.wanted(own := thaw([folder]).tracking):
             return own
     return None
 

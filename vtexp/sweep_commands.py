@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-
-import yaml
 
 from vtexp import cost_model, local, records, reporting, slurm
 from vtexp.config import Launcher
@@ -126,9 +125,9 @@ def _plans(folders: Sequence[Path]) -> list[Plan]:
     """
     alike: dict[str, list[Path]] = defaultdict(list)
     for folder in folders:
-        plain = yaml.safe_load((folder / records.CONFIG).read_text())
+        plain = records.read_config(folder)
         del plain["run"]
-        alike[yaml.safe_dump(plain)].append(folder)
+        alike[json.dumps(plain, sort_keys=True)].append(folder)
     plans = []
     for own in alike.values():
         plan = make_plan(thaw(own))

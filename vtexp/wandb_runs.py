@@ -23,8 +23,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 import vtexp
 from vtexp import records
 from vtexp.config import TrackingConfig
@@ -94,7 +92,7 @@ def log_run(tracking: TrackingConfig, folder: Path, samples: Iterable[Sample] = 
     """
     result = public(records.read_json(folder / records.RESULT))
     sweep = folder.parent
-    config = public(yaml.safe_load((folder / records.CONFIG).read_text()))
+    config = public(records.read_config(folder))
     config["hardware"].pop("slurm", None)  # of no number, and its shell lines are nobody's business
     config |= {"environment": public(records.read_json(folder / records.ENVIRONMENT))}
     tags = [result["model"], result["dataset"], result["hardware"], *tracking.tags]

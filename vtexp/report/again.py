@@ -16,7 +16,6 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from vtexp import records
-from vtexp.compare import read_config
 from vtexp.composing import compose_config
 from vtexp.config import Config, to_plain
 from vtexp.errors import VtexpError
@@ -44,19 +43,18 @@ def configs(folders: Sequence[Path]) -> list[Again]:
     """The configs of runs. Raises DataError for a folder whose config is damaged."""
     alike: dict[str, list[Path]] = defaultdict(list)
     for folder in folders:
-        plain = read_config(folder)
+        plain = records.read_config(folder)
         plain.pop("run", None)
-        alike[yaml.safe_dump(plain, sort_keys=False)].append(folder)
+        alike[json.dumps(plain)].append(folder)
     return [
-        Again([folder.name for folder in own], _shown(text), _command(own))
-        for text, own in alike.items()
+        Again([folder.name for folder in own], _shown(json.loads(config)), _command(own))
+        for config, own in alike.items()
     ]
 
 
-def _shown(config: str) -> str:
+def _shown(config: dict[str, Any]) -> str:
     """The YAML of a config without secrets."""
-    plain = public(_without_shell_lines(yaml.safe_load(config)))
-    return yaml.safe_dump(plain, sort_keys=False)
+    return yaml.safe_dump(public(_without_shell_lines(config)), sort_keys=False)
 
 
 def _command(folders: Sequence[Path]) -> str | None:
@@ -145,7 +143,7 @@ def protocols(folders: Sequence[Path]) -> Settings:
     """How runs were measured: `measure` and the hardware's settings of their configs."""
     found = {}
     for folder in folders:
-        plain = read_config(folder)
+        plain = records.read_config(folder)
         wanted = public({group: plain.get(group) for group in ("measure", "hardware")})
         keys = ((k, v) for k, v in flat(wanted) if not k.startswith("hardware.slurm"))
         found[folder.name] = {key: _said(value) for key, value in keys}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vtexp.compare import read_config
+from vtexp import records
 from vtexp.config import Form, Weights
 from vtexp.data import small_print
 from vtexp.data.base import Sample
@@ -170,7 +170,7 @@ def _samples(run: Path) -> dict[str, Sample]:
 
 def _crop_setting(run: Path) -> tuple[CropSetting, Geometry]:
     """How a run cut its images. Raises VtexpError or OSError where its model is not here."""
-    plain = read_config(run)
+    plain = records.read_config(run)
     value = KnobValue(**{key: plain["run"][key] for key in _KNOB_KEYS})
     model = plain["model"]
     geometry = _geometry(model["path"], model["revision"], model["weights"])

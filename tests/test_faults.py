@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.sweeps import Sweep
+from tests.sweeps import HARDLY_TIMED, ROOT, Sweep
 from vtexp import cli, job, records
 from vtexp.config import Config
 from vtexp.job import run_job
@@ -169,6 +171,32 @@ def test_one_sample_that_does_not_fit_fails_the_run(
     assert "of 2 runs failed" in (line := one_line(capsys)) and "out of memory" in line
     assert made() == 0
     assert answers(tmp_path / "sweep") == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit_mib", [900, 1200])
+@pytest.mark.fault(
+    "resources",
+    "less address space than code and data need (ulimit -v)",
+    "no traceback: one line, or a C++ library aborts; typed again, whole",
+)
+def test_too_little_memory_for_all_there_is(tmp_path: Path, limit_mib: int) -> None:
+    command = [
+        sys.executable, str(ROOT / "launch.py"), "dataset=easy_vqa", "dataset.limit=4",
+        "knob.sizes=336x336,784x784", *HARDLY_TIMED, f"sweep.folder={tmp_path}", "sweep.name=sweep",
+    ]  # fmt: skip
+    limit = limit_mib * 2**20
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
+    assert "Traceback" not in done.stderr
+    if done.returncode != -signal.SIGABRT:
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert len(list(tmp_path.glob("sweep/*/result.json"))) == 2
 
 
 # --- handles and clocks ---------------------------------------------------------------------------

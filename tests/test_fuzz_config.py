@@ -264,6 +264,8 @@ def test_any_arguments_give_a_plan_or_one_line(
     @example(["knob.sizes=560x336"])
     @example(["dataset=0"])  # Hydra raises a plain ValueError
     @example(["hydra.searchpath=[nope]"])
+    @example(["-=x"])  # argparse prints all flags
+    @example(["--config-dir"])
     def check(arguments: list[str]) -> None:
         outcome = typed([*BASE, *arguments])
         assert outcome.code in (0, 1, 2), outcome

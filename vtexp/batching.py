@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from vtexp.errors import VtexpError
+from vtexp.errors import VtexpError, no_memory_left
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -16,10 +16,10 @@ Result = TypeVar("Result")
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the host had no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, torch.OutOfMemoryError) or no_memory_left(error):
         return True
     text = str(error)
-    signs = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    signs = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from itertools import islice
 from types import TracebackType
+from typing import NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
@@ -18,7 +20,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from vtexp.config import VALUE_KEYS
-from vtexp.errors import ConfigError, VtexpError
+from vtexp.errors import ConfigError, VtexpError, no_memory_left
 
 #: Mistakes of a user and troubles of a machine (full disk, no permission): one line, no traceback.
 USER_ERRORS = (VtexpError, HydraException, OmegaConfBaseException, YAMLError, OSError)
@@ -50,6 +52,8 @@ def call(launch: Callable[[], None]) -> int:
     show_traceback = "HYDRA_FULL_ERROR" in os.environ
     # Hydra's own report of an error is several lines; with this it raises, and we report.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # And argparse, in Hydra, would print all flags that there are.
+    setattr(argparse.ArgumentParser, "error", _refuse)  # noqa: B010
 
     def with_arguments() -> None:
         sys.argv[1:] = [with_brackets(argument) for argument in flags_first(sys.argv[1:])]
@@ -60,6 +64,10 @@ def call(launch: Callable[[], None]) -> int:
         show_traceback=show_traceback,
         interrupted="what was answered is kept; python -m vtexp resume goes on",
     )
+
+
+def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    raise ConfigError(f"{message}; see {parser.prog} --help")
 
 
 def reported(command: Callable[[], None], *, show_traceback: bool, interrupted: str) -> int:
@@ -132,7 +140,10 @@ def printable(text: str) -> str:
 def one_line(error: BaseException) -> str:
     """An error as one line that names the key, what is wrong and what is allowed."""
     if isinstance(error, VtexpError) or _of_the_machine(error):
-        return " ".join(str(error).split())
+        text = " ".join(str(error).split())
+        if no_memory_left(error):
+            return f"no memory left on this machine ({text or 'MemoryError'}); what is done is kept"
+        return text
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
@@ -154,7 +165,7 @@ def _of_the_user(error: BaseException) -> bool:
 
     Of a wrong value Hydra and OmegaConf raise a plain ValueError or TypeError here and there.
     """
-    if isinstance(error, (*USER_ERRORS, _PastHydra)):
+    if isinstance(error, (*USER_ERRORS, _PastHydra)) or no_memory_left(error):
         return True
     packages = [name.partition(".")[0] for name in _modules(error.__traceback__)]
     known = [name for name in packages if name in (*READERS, "vtexp")]
@@ -169,7 +180,9 @@ def _modules(traceback: TracebackType | None) -> Iterator[str]:
 
 
 def _of_the_machine(error: BaseException) -> bool:
-    """Whether a file or folder is the trouble; some of Hydra's config errors are OSErrors too."""
+    """Whether files or memory are the trouble; some of Hydra's config errors are OSErrors too."""
+    if no_memory_left(error):
+        return True
     return isinstance(error, OSError) and not isinstance(error, HydraException)
 
 

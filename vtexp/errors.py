@@ -33,3 +33,18 @@ def error_line(error: BaseException) -> str:
     """An error as one line, with its kind where it is not a user's."""
     text = " ".join(str(error).split())
     return text if isinstance(error, VtexpError) else f"{type(error).__name__}: {text}"
+
+
+#: What errors of several libraries say where the host's memory or address space is used up.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "can't start new thread",
+    "failed to map segment from shared object",
+)
+
+
+def no_memory_left(error: BaseException) -> bool:
+    """Whether an error says that the host had no memory left, be it for data or for code."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY)

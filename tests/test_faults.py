@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -192,7 +191,8 @@ def test_too_little_memory_for_all_there_is(tmp_path: Path, limit_mib: int) -> N
 
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
     assert "Traceback" not in done.stderr
-    if done.returncode != -signal.SIGABRT:
+    assert done.returncode != 0
+    if done.returncode > 0:  # no library of C++ has ended the process
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith("error: ")
     assert subprocess.run(command, capture_output=True).returncode == 0

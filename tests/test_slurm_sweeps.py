@@ -127,7 +127,8 @@ def test_a_job_that_cannot_begin_says_why(
 def test_at_the_time_limit_a_job_is_requeued_and_goes_on(
     slurm: Cluster, tmp_path: Path, small_checkpoint: Path
 ) -> None:
-    longer = ("dataset.limit=250", "knob.sizes=784x784", "hardware.batch_size=1")
+    # More than a minute of work, also where nothing else runs: no time limit is shorter.
+    longer = ("dataset.limit=450", "knob.sizes=784x784", "hardware.batch_size=1")
     here = Sweep(tmp_path / "here" / "sweep", small_checkpoint, *longer)
     beside = here.start()
     sweep = Sweep(tmp_path / "there" / "sweep", small_checkpoint, *longer, *ON_SLURM)

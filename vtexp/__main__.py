@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
+from vtexp.errors import refuse_arguments
+
 #: Options of the commands that take a value; any other --key is one of the config's.
 OPTIONS = ("--index", "--out", "--config-dir", "--margin", "--questions")
 
@@ -27,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        refuse_arguments(self, message)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from itertools import islice
 from types import TracebackType
-from typing import NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
@@ -20,7 +19,13 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from vtexp.config import VALUE_KEYS
-from vtexp.errors import ConfigError, VtexpError, no_memory_left
+from vtexp.errors import (
+    ConfigError,
+    VtexpError,
+    no_memory_left,
+    printable,
+    refuse_arguments,
+)
 
 #: Mistakes of a user and troubles of a machine (full disk, no permission): one line, no traceback.
 USER_ERRORS = (VtexpError, HydraException, OmegaConfBaseException, YAMLError, OSError)
@@ -53,7 +58,7 @@ def call(launch: Callable[[], None]) -> int:
     # Hydra's own report of an error is several lines; with this it raises, and we report.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # And argparse, in Hydra, would print all flags that there are.
-    setattr(argparse.ArgumentParser, "error", _refuse)  # noqa: B010
+    setattr(argparse.ArgumentParser, "error", refuse_arguments)  # noqa: B010
 
     def with_arguments() -> None:
         sys.argv[1:] = [with_brackets(argument) for argument in flags_first(sys.argv[1:])]
@@ -64,10 +69,6 @@ def call(launch: Callable[[], None]) -> int:
         show_traceback=show_traceback,
         interrupted="what was answered is kept; python -m vtexp resume goes on",
     )
-
-
-def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    raise ConfigError(f"{message}; see {parser.prog} --help")
 
 
 def reported(command: Callable[[], None], *, show_traceback: bool, interrupted: str) -> int:
@@ -130,11 +131,6 @@ def with_brackets(argument: str) -> str:
         return f"{key}=[{','.join(values)}]"
     except ValueError as error:
         raise ConfigError(f"{argument}: {error}") from error
-
-
-def printable(text: str) -> str:
-    """A text without control characters: what stands in a file or an argument moves no cursor."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(error: BaseException) -> str:

@@ -66,18 +66,12 @@ def _with_findings(rows: Sequence[dict[str, Any]], analysis: Analysis) -> list[d
 
 def _findings(run: AnalysedRun) -> dict[str, Any]:
     ratio = run.speed_up
-    faster = (
-        {}
-        if ratio is None
-        else {
-            "speed_up": ratio.ratio,
-            "speed_up_low": ratio.low,
-            "speed_up_high": ratio.high,
-            "speed_up_baseline": ratio.baseline,
-        }
-    )
     plain = ("at_least_worse", "at_most_worse", "sufficient", "on_front", "front_share")
-    return {name: getattr(run, name) for name in plain} | faster
+    found = {name: getattr(run, name) for name in plain}
+    if ratio is not None:
+        found |= {"speed_up": ratio.ratio, "speed_up_baseline": ratio.baseline}
+        found |= {"speed_up_low": ratio.low, "speed_up_high": ratio.high}
+    return found
 
 
 #: Columns of the table in Markdown that are there in every comparison, and those that are there

@@ -496,10 +496,11 @@ def _check(config: Config) -> None:
         for key, value in settings.items():
             if value is not None and not value >= least:
                 raise ConfigError(f"{key}={value}: must be at least {least}")
-    if config.measure.decode_tokens not in (0, *range(2, config.model.max_sequence_length)):
+    tokens, most = config.measure.decode_tokens, config.model.max_sequence_length
+    if tokens != 0 and not 2 <= tokens < most:
         raise ConfigError(
-            f"measure.decode_tokens={config.measure.decode_tokens}: 0 for none, or at least 2: "
-            "the time per token is read off the first and the last"
+            f"measure.decode_tokens={tokens}: 0 for none, or at least 2 (the time per token is "
+            f"read off the first and the last) and less than model.max_sequence_length={most}"
         )
     names = {
         "sweep.name": config.sweep.name,

@@ -1,5 +1,10 @@
 """The errors a user can meet. Each message is one line: what was wrong, where, and what to do."""
 
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import NoReturn
+
 
 class VtexpError(Exception):
     """Base of every error that is the user's to solve; shown as one line, exit code `exit_code`."""
@@ -35,6 +40,16 @@ def error_line(error: BaseException) -> str:
     return text if isinstance(error, VtexpError) else f"{type(error).__name__}: {text}"
 
 
+def printable(text: str) -> str:
+    """A text without control characters: what stands in a file or an argument moves no cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def refuse_arguments(parser: ArgumentParser, message: str) -> NoReturn:
+    """`ArgumentParser.error` in one line, without all the arguments that there are."""
+    parser.exit(2, f"error: {printable(message)}; see {parser.prog} --help\n")
+
+
 #: What errors of several libraries say where the host's memory or address space is used up.
 _NO_MEMORY = (
     "can't allocate memory",
@@ -46,5 +61,8 @@ _NO_MEMORY = (
 
 def no_memory_left(error: BaseException) -> bool:
     """Whether an error says that the host had no memory left, be it for data or for code."""
+    if isinstance(error, MemoryError):
+        return True
     text = str(error).lower()
-    return isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY)
+    libraries = isinstance(error, OSError | RuntimeError | ImportError)
+    return libraries and any(sign in text for sign in _NO_MEMORY)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.made_sweeps import make_run, steady_scores, unfinish
 from vtexp import records
 from vtexp.analysis import analyse, configured_margin
-from vtexp.compare import collect
+from vtexp.compare import collect, doubts
 from vtexp.errors import ConfigError, DataError
 from vtexp.findings import Analysis, Series
 from vtexp.sample_columns import MOST_GROUPS, RANGES, read_samples
@@ -199,6 +199,19 @@ def test_failed_missing_and_doubtful_runs_are_told(tmp_path: Path) -> None:
     caveats = "; ".join(only(found).answer.caveats)
     assert "timings are doubtful (784x784)" in caveats
     assert "image_size=560x336, image_size=560x560: no result, so the answer is" in caveats
+
+
+def test_of_many_doubtful_runs_the_first_are_named(tmp_path: Path) -> None:
+    values = [f"{i}x336" for i in range(336, 356)]
+    scores, names = steady_scores([0.5] * len(values), 30, 1)
+    for tokens, (value, own) in enumerate(zip(values, scores.T, strict=True), start=300):
+        make_run(tmp_path, value, tokens, own.tolist(), images=names,
+                 result={"disturbed": ["the clock fell"]})  # fmt: skip
+    rows = collect(tmp_path)
+    told = f"347x336, and {len(values) - 12} more"
+    assert told in "; ".join(only(analyse(rows)).answer.caveats)
+    (doubt,) = doubts(rows)
+    assert doubt.endswith(f"image_size={told}): the clock fell")
 
 
 def test_groups_of_questions(tmp_path: Path) -> None:

@@ -118,6 +118,29 @@ def test_pickled_weights_are_refused(small_checkpoint: Path, tmp_path: Path) -> 
         find_checkpoint(str(folder))
 
 
+@pytest.mark.parametrize("part", [None, "text_config"])
+def test_quantized_weights_are_refused(
+    small_checkpoint: Path, tmp_path: Path, part: str | None
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(small_checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    quantized = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    config |= quantized if part is None else {part: config.get(part, {}) | quantized}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="its weights are quantized"):
+        find_checkpoint(str(folder))
+
+
+def test_an_adapter_is_refused(small_checkpoint: Path, tmp_path: Path) -> None:
+    """transformers would load it where peft is installed, and leave it out where it is not."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(small_checkpoint, folder)
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "allenai/nothing"}')
+    with pytest.raises(CheckpointError, match="has an adapter"):
+        find_checkpoint(str(folder))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["molmo", "molmoe"])
 def test_loading_takes_no_second_copy(

@@ -22,6 +22,7 @@ from vtexp import hub
 from vtexp.config import Config
 from vtexp.errors import CheckpointError, DataError
 from vtexp.job import run_job
+from vtexp.models.checkpoints import find_checkpoint
 from vtexp.planning import make_plan
 
 MakeConfig = Callable[..., Config]
@@ -64,13 +65,43 @@ def test_nothing_of_a_checkpoint_is_run(
         "AutoTokenizer": ["tokenization_evil.Evil", "tokenization_evil.Evil"],
         "AutoProcessor": "processing_evil.Evil",
     }
+    #: Kernels from the hub, which transformers asks for where a config.json names a repository.
+    kernels = {
+        f"{prefix}{part}_implementation{suffix}": "evil/kernels"
+        for prefix in ("", "_")
+        for part in ("attn", "experts")
+        for suffix in ("", "_internal")
+    }
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         content = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
         content |= {"auto_map": auto, "trust_remote_code": True, "custom_generate": "."}
+        if name == "config.json":
+            content |= kernels | {"transformers_weights": "adapter_model.bin"}
+            for part in content.values():
+                if isinstance(part, dict) and part is not auto:
+                    part |= kernels
         (folder / name).write_text(json.dumps(content))
     run_job(make_config(f"model.path={folder}", "knob.sizes=[336x336]"))
     assert list((tmp_path / "sweep").glob("*/result.json"))
     assert not proof.exists()
+
+
+@pytest.mark.fault(
+    "hostile input",
+    "a checkpoint whose index names files elsewhere, or no files",
+    "refused, before anything is read",
+)
+@pytest.mark.parametrize("name", ["../weights.safetensors", "/weights.safetensors", "a/b", "pipe",
+                                  "..", ".", "", 5])  # fmt: skip
+def test_weights_elsewhere_are_refused(small_checkpoint: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "evil"
+    shutil.copytree(small_checkpoint, folder)
+    (folder / "model.safetensors").rename(tmp_path / "weights.safetensors")
+    os.mkfifo(folder / "pipe")
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="the folder has no "):
+        find_checkpoint(str(folder))
 
 
 def _image() -> bytes:

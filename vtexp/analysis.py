@@ -19,7 +19,7 @@ import numpy as np
 
 from vtexp import answering, records, statistics
 from vtexp.compare import label
-from vtexp.errors import ConfigError, DataError
+from vtexp.errors import ConfigError, DataError, listed
 from vtexp.fairness import unfair
 from vtexp.findings import (
     AnalysedRun,
@@ -149,7 +149,7 @@ def _with_unfinished(series: Series, rows: Sequence[dict[str, Any]]) -> Series:
     ]
     if not lacking:
         return series
-    caveat = f"{', '.join(lacking)}: no result, so the answer is among the others"
+    caveat = f"{listed(lacking)}: no result, so the answer is among the others"
     return replace(series, answer=replace(series.answer, caveats=(*series.answer.caveats, caveat)))
 
 
@@ -292,7 +292,7 @@ def _series(
         comparable = [run for run in runs if run.same_inputs_as or run.run in with_records]
         found = answering.answer(comparable or runs, names, margin, count, power, highest)
     if lacking := [names[row["run"]] for row in candidates if row not in known]:
-        caveat = f"{', '.join(lacking)}: no samples.jsonl, so the answer is among the others"
+        caveat = f"{listed(lacking)}: no samples.jsonl, so the answer is among the others"
         found = replace(found, caveats=(*found.caveats, caveat))
     return Series(
         name=name,

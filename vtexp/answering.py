@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from vtexp.errors import listed
 from vtexp.findings import AnalysedRun, Answer, Difference, Power, Ratio
 
 
@@ -141,7 +142,7 @@ def _best_needed(
             f"points worse, more than the margin of {margin:g}"
         )
         if others := [names[run.run] for run in unknown if run is not near]:
-            text += f"; not known either: {', '.join(others)}"
+            text += f"; not known either: {listed(others)}"
         text += _not_enough(smaller, names, margin)
     fast = _faster(near.speed_up)
     return f"{text}; {names[near.run]} {fast}." if fast else f"{text}."
@@ -170,7 +171,7 @@ def _not_enough(runs: Sequence[AnalysedRun], names: dict[str, str], margin: floa
     if not worse:
         return ""
     told = [f"{names[run.run]} (at least {points(run.at_least_worse or 0.0)})" for run in worse]
-    return f"; not enough, by points worse: {', '.join(told)}"
+    return f"; not enough, by points worse: {listed(told)}"
 
 
 def _cannot_tell(
@@ -220,7 +221,7 @@ def _one_value(best: AnalysedRun, names: dict[str, str], runs: Sequence[Analysed
     others = [names[run.run] for run in runs if run.same_inputs_as is not None]
     if others:
         return (
-            f"{', '.join(others)} gave the same inputs as {names[best.run]} for every image: there "
+            f"{listed(others)} gave the same inputs as {names[best.run]} for every image: there "
             "is nothing to compare."
         )
     return f"Only {names[best.run]} was measured: there is nothing to compare it with."
@@ -249,4 +250,4 @@ def _caveats(
 def _doubtful(runs: Sequence[AnalysedRun], names: dict[str, str]) -> tuple[str, ...]:
     """The caveat that timings are doubtful, if any is."""
     doubtful = [names[run.run] for run in runs if run.disturbed]
-    return (f"timings are doubtful ({', '.join(doubtful)}): see the notes",) if doubtful else ()
+    return (f"timings are doubtful ({listed(doubtful)}): see the notes",) if doubtful else ()

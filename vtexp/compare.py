@@ -9,7 +9,7 @@ from typing import Any
 
 from vtexp import records
 from vtexp.config import OF_NO_NUMBER
-from vtexp.errors import DataError
+from vtexp.errors import DataError, listed
 from vtexp.fairness import different_questions
 from vtexp.planning import same_inputs
 
@@ -250,8 +250,7 @@ def doubts(rows: Sequence[dict[str, Any]]) -> list[str]:
         for reason in row["disturbed"]:
             by_reason[reason].append(_with_settings(row))
     return [
-        f"timings are doubtful ({', '.join(names)}): {reason}"
-        for reason, names in by_reason.items()
+        f"timings are doubtful ({listed(names)}): {reason}" for reason, names in by_reason.items()
     ]
 
 
@@ -269,7 +268,7 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
         told = [w for w in row.get("warnings", []) if w not in row["disturbed"]]
         found += [f"{name}: {warning}" for warning in told]
         if row.get("also_in"):
-            found.append(f"{name}: the same result is in {', '.join(row['also_in'])} too")
+            found.append(f"{name}: the same result is in {listed(row['also_in'])} too")
         if row["status"] == "missing":
             found.append(f"{name}: no result yet")
         if row["status"] == "failed":

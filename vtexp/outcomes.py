@@ -15,7 +15,7 @@ from typing import Any
 
 from vtexp import records
 from vtexp.config import KNOB_SCHEMAS, Config, from_plain
-from vtexp.errors import DataError, RunFailedError, VtexpError, error_line
+from vtexp.errors import DataError, RunFailedError, VtexpError, error_line, listed
 from vtexp.planning import Plan
 from vtexp.predicting import forecast
 
@@ -114,7 +114,7 @@ def raise_failures(folders: Sequence[Path]) -> None:
     """Raises RunFailedError naming the runs that have no result and where their story is."""
     failed = [folder for folder in folders if not finished(folder)]
     if failed:
-        names = ", ".join(label(folder) for folder in failed)
+        names = listed([label(folder) for folder in failed])
         found = failure(failed[0])
         error = found["error"] if found else "no result"
         raise RunFailedError(

@@ -125,13 +125,21 @@ def missing_files(folder: Path, weights: bool = True) -> str:
     if index.is_file():
         try:
             shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            elsewhere = [name for name in shards if not name or Path(name).name != name]
         except (ValueError, KeyError, AttributeError, TypeError):
             return f"a readable {index.name}"
+        if elsewhere:
+            return f"{index.name} that names files in it alone"
         return next((name for name in shards if not (folder / name).is_file()), "")
     return "" if any(folder.glob("*.safetensors")) else "*.safetensors"
 
 
 def _check_files(path: str, folder: Path, weights: bool) -> None:
+    if (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"model.path={path}: the folder has an adapter (adapter_config.json), which is not "
+            "read: merge it into the weights, and save these alone"
+        )
     missing = missing_files(folder, weights)
     if missing:
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
@@ -183,9 +191,32 @@ def read_model_config(path: Path) -> dict[str, Any]:
     if family.processor_keys and processor.is_file():
         said = _read_json(processor)
         config |= {key: said[key] for key in family.processor_keys if key in said}
-    if problem := family.problem(config):
+    if problem := _quantized(config) or family.problem(config):
         raise CheckpointError(f"{path}: not a {family.name} that can run: {problem}")
-    return config
+    return _without_orders(config)
+
+
+#: What transformers would act on: code of attention or experts, from the hub even, and other files
+#: than the usual ones. What a checkpoint says of these is not followed.
+_ORDERS = re.compile(
+    r"_?(attn|experts)_implementation(_internal)?|auto_map|transformers_weights|distributed_config"
+)
+
+
+def _without_orders(value: Any) -> Any:
+    """A config, or a part of one, without the keys of _ORDERS at any depth."""
+    if isinstance(value, dict):
+        kept = {key: part for key, part in value.items() if not _ORDERS.fullmatch(key)}
+        return {key: _without_orders(part) for key, part in kept.items()}
+    return [_without_orders(part) for part in value] if isinstance(value, list) else value
+
+
+def _quantized(config: dict[str, Any]) -> str:
+    """Quantized weights would need another library, and have other times and answers."""
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    if any(part.get("quantization_config") for part in parts):
+        return "its weights are quantized (quantization_config); take those it was made from"
+    return ""
 
 
 def _read_json(path: Path) -> dict[str, Any]:

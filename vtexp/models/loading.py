@@ -98,7 +98,7 @@ def _pretrained(
             )
     except torch.OutOfMemoryError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, ImportError, SafetensorError) as error:
         name, wrong = checkpoint.family.name, sorted(set(_CONVERTED.findall("".join(report))))
         reason = f"what makes up {', '.join(wrong[:3])} does not fit" if wrong else _line(error)
         raise CheckpointError(f"{folder}: cannot be loaded as {name}: {reason}") from error

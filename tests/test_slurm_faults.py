@@ -1,15 +1,19 @@
-"""SLURM's controller goes away: nothing is lost, the delay is bounded, and it is said."""
+"""SLURM does not answer, or keeps no accounts: nothing is lost, and it is said, soon enough."""
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.slurm_cluster import Cluster, wait_until
-from tests.sweeps import Sweep
+from tests.sweeps import Sweep, process_of
+from vtexp import records
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 #: Of a SLURM that does not answer: its own retries, and the start of a process.
@@ -63,4 +67,31 @@ def test_a_controller_that_goes_away_while_jobs_run(
     slurm.controller_up()
     output, errors = process.communicate()
     assert process.returncode == 0, errors + output
+    assert {len(rows) for rows in sweep.answers().values()} == {60}
+
+
+@pytest.mark.fault(
+    "outside world",
+    "a job is killed where SLURM has no sacct, and squeue forgets it",
+    "wait says that its run has no result; resumed, whole",
+)
+def test_without_sacct_a_killed_job_is_found_out(
+    use_slurm: Callable[..., Cluster], tmp_path: Path, small_checkpoint: Path
+) -> None:
+    cluster = use_slurm(min_job_age_s=2)
+    sweep = Sweep(tmp_path / "sweep", small_checkpoint, *SITE, *LONG)
+    submitted = sweep.launch("sweep.wait=false")
+    assert submitted.returncode == 0, submitted.stderr
+    (job,) = sweep.job_ids()
+    sweep.wait_for_answers(3)
+    array, _, task = job.partition("_")
+    variable = f"SLURM_ARRAY_TASK_ID={task}" if task else f"SLURM_JOB_ID={array}"
+    os.kill(process_of("submitit.core._submit", variable), signal.SIGKILL)
+    cluster.wait_for(array, "")
+    waited = sweep.do("wait")
+    assert waited.returncode == 1
+    (path,) = sweep.folder.glob(f"*/{records.FAILURE}")
+    assert "ended without a result (SLURM has forgotten it" in records.read_json(path)["error"]
+    resumed = sweep.do("resume")
+    assert resumed.returncode == 0, resumed.stderr
     assert {len(rows) for rows in sweep.answers().values()} == {60}

@@ -41,6 +41,9 @@ def same_as(undisturbed: Sweep, sweep: Sweep) -> None:
     assert found == {run: expected[run] for run in found}
 
 
+@pytest.mark.fault(
+    "outside world", "SLURM without accounting: no sacct", "a sweep of four jobs, the same answers"
+)
 def test_a_sweep_of_two_hardwares_over_two_nodes(
     slurm: Cluster, tmp_path: Path, small_checkpoint: Path
 ) -> None:

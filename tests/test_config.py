@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 import subprocess
 import sys
@@ -9,9 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
 from vtexp import cli
+from vtexp.composing import compose_config
 from vtexp.config import (
     Config,
     ImageSizeKnob,
@@ -210,3 +215,22 @@ def test_margin_of_the_report_changes_no_run(make_config: MakeConfig) -> None:
     old = to_plain(one)
     del old["report"]  # a sweep from before there was one is resumed
     assert from_plain(old).report.margin == 1.0
+
+
+@functools.cache
+def default_config() -> Config:
+    return compose_config([])
+
+
+PIECES = st.sampled_from(["$", "{", "}", "\\", "${oc.env:HOME}", "${sweep.name}", "a"])
+
+
+@given(st.lists(PIECES, max_size=8).map("".join))
+def test_a_frozen_config_is_read_as_it_was_frozen(text: str) -> None:
+    """Whatever it looks like: what is in another's sweep does not read the environment."""
+    frozen = to_plain(default_config())
+    frozen["model"]["path"] = text
+    frozen["hardware"]["slurm"]["setup"] = [text]
+    thawed = from_plain(json.loads(json.dumps(frozen)))
+    assert thawed.model.path == text
+    assert thawed.hardware.slurm.setup == [text]

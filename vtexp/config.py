@@ -436,11 +436,22 @@ def from_hydra(raw: DictConfig) -> Config:
 def from_plain(plain: dict[str, Any]) -> Config:
     """The checked config of what `to_plain` gave. Raises ConfigError, or OmegaConf's errors."""
     schemas: dict[str, type] = {**GROUP_SCHEMAS, "knob": KNOB_SCHEMAS[plain["knob"]["name"]][0]}
-    plain = {"report": {}} | plain  # runs from before there was a group `report` have none
+    plain = _literal({"report": {}} | plain)  # runs from before there was a group `report`
     raw = OmegaConf.create({key: plain[key] for key in (f.name for f in fields(Config))})
     for group, schema in schemas.items():
         raw[group] = OmegaConf.merge(OmegaConf.structured(schema), plain[group])
     return from_hydra(raw)
+
+
+def _literal(value: Any) -> Any:
+    """The same with `${` escaped: what was resolved once, maybe by a stranger, is not again."""
+    if isinstance(value, dict):
+        return {key: _literal(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_literal(part) for part in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value
 
 
 def _refuse_unknown(part: DictConfig, path: str) -> None:

@@ -88,6 +88,14 @@ def test_a_proxy_is_the_way_out(cache: Path, monkeypatch: pytest.MonkeyPatch, pr
     assert "127.0.0.1 cannot be reached" in hub.unreachable()
 
 
+@pytest.mark.parametrize("rest", ["@ ", "@", "[@host:1", "@:80", "@host.invalid:9"])
+def test_no_password_of_a_proxy_is_told(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, rest: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:hunter2{rest}")
+    assert (told := hub.unreachable()) and "hunter2" not in told
+
+
 def test_no_name_of_a_repository_is_one_line(cache: Path) -> None:
     with pytest.raises(CheckpointError, match="no such folder, and no name of a hub"):
         find_checkpoint("some--where/..", fetch=True)

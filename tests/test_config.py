@@ -205,6 +205,21 @@ def test_a_mistake_is_one_line_and_an_exit_code(mode: list[str], tmp_path: Path)
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("hardware.memory_gb=nan", "hardware.memory_gb=-1", "hardware.peak_tflops=0"),
+        *("hardware.peak_tflops=nan", "hardware.bandwidth_gb_per_s=0", "report.margin=inf"),
+        *("measure.min_seconds=inf", "measure.max_seconds=nan", "hardware.peak_tflops=inf"),
+        *("sweep.folder='/tmp/n\udcff'", "model.path='\udc80'"),
+    ],
+)
+def test_values_that_no_run_could_use_are_refused(make_config: MakeConfig, override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(override)
+    assert str(caught.value).isprintable()
+
+
 def test_margin_of_the_report_changes_no_run(make_config: MakeConfig) -> None:
     one, two = make_config(), make_config("report.margin=2.5")
     assert two.report.margin == 2.5

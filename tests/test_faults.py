@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -13,9 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.slurm_cluster import wait_until
 from tests.sweeps import HARDLY_TIMED, ROOT, Sweep
 from vtexp import cli, job, records
 from vtexp.config import Config
+from vtexp.data.paths import cache_folder
+from vtexp.errors import DataError
 from vtexp.job import run_job
 from vtexp.models.runner import Runner
 
@@ -172,6 +177,37 @@ def test_one_sample_that_does_not_fit_fails_the_run(
     assert answers(tmp_path / "sweep") == whole
 
 
+@pytest.mark.fault(
+    "resources", "a run fails in the midst of its answers", "resumed, only the others are asked"
+)
+def test_a_failed_run_keeps_what_was_answered(
+    made: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = Runner.answer, []
+    assert made("sweep.name=whole", "hardware.batch_size=1") == 0
+    whole = answers(tmp_path / "whole")
+
+    def answer(self: Runner, batch: list, *rest: int) -> list[list[int]]:
+        if len(asked) == 5:
+            raise OSError(errno.EIO, "Input/output error")
+        asked.append(len(batch))
+        return real(self, batch, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "answer", answer)
+        assert made("hardware.batch_size=1") == 1
+    assert len(asked) == 5
+
+    def count(self: Runner, batch: list, *rest: int) -> list[list[int]]:
+        asked.append(len(batch))
+        return real(self, batch, *rest)
+
+    monkeypatch.setattr(Runner, "answer", count)
+    assert made("hardware.batch_size=1") == 0
+    assert len(asked) == sum(map(len, whole.values()))
+    assert answers(tmp_path / "sweep") == whole
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("limit_mib", [900, 1200])
 @pytest.mark.fault(
@@ -270,3 +306,87 @@ def test_a_log_that_cannot_be_written_costs_the_log_alone(
     assert done.returncode == 0, done.stderr
     assert "standard output cannot be written" in done.stderr and "Traceback" not in done.stderr
     assert len(sweep.answers()) == 1
+
+
+# --- the same twice -------------------------------------------------------------------------------
+
+LONG = ("dataset.limit=40", "hardware.batch_size=1", "knob.sizes=[560x336,784x784]")
+
+
+def together(commands: list[list[str]], environment: dict[str, str]) -> list[tuple[int, str]]:
+    """Start processes at once; exit code and standard error of each."""
+    pipe = subprocess.PIPE
+    processes = [
+        subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+        for command in commands
+    ]
+    errors = [process.communicate()[1] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, errors, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "kill anywhere",
+    "the same sweep typed twice at once, with -m and without; resumed twice at once",
+    "one process makes the runs; others wait for them, or say in a line that they are under way",
+)
+def test_two_at_once_do_not_make_the_same_runs(tmp_path: Path, small_checkpoint: Path) -> None:
+    alone = Sweep(tmp_path / "alone" / "sweep", small_checkpoint, *LONG)
+    assert alone.launch().returncode == 0
+    expected = alone.answers()
+
+    twice = Sweep(tmp_path / "twice" / "sweep", small_checkpoint, *LONG)
+    ended = together([twice.command()] * 2, twice.environment)
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert twice.answers() == expected
+
+    here = Sweep(tmp_path / "here" / "sweep", small_checkpoint, *LONG)
+    command = [part for part in here.command() if part != "-m"]
+    ended = together([command] * 2, here.environment)
+    assert sorted(code for code, _ in ended) == [0, 2], ended
+    (line,) = next(text for code, text in ended if code == 2).splitlines()
+    assert "is under way already" in line
+    assert here.answers() == expected
+
+    killed = Sweep(tmp_path / "killed" / "sweep", small_checkpoint, *LONG)
+    process = killed.start()
+    killed.wait_for_answers(3)
+    process.kill()
+    process.communicate()
+    resume = [sys.executable, "-m", "vtexp", "resume", str(killed.folder)]
+    ended = together([resume] * 2, killed.environment)
+    assert {code for code, _ in ended} <= {0, 2} and 0 in [code for code, _ in ended], ended
+    assert killed.answers() == expected and not killed.failures()
+
+
+def test_a_process_that_times_ends_with_the_one_that_started_it() -> None:
+    child = "import os, sys, time; from vtexp.repeats import end_with; end_with(int(sys.argv[1])); "
+    child += "print(os.getpid(), flush=True); time.sleep(60)"
+    parent = "import os, subprocess, sys; "
+    parent += f"subprocess.run([sys.executable, '-c', {child!r}, str(os.getpid())])"
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    number = int(process.stdout.readline())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not _alive(number), "the end of the child")
+
+
+def _alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setenv("VTEXP_CACHE_DIR", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("VTEXP_CACHE_DIR")
+    with pytest.raises(DataError, match="set VTEXP_CACHE_DIR"):
+        cache_folder()

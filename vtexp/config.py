@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import Enum
@@ -474,6 +475,11 @@ def to_plain(config: Any) -> dict[str, Any]:
 
 
 def _check(config: Config) -> None:
+    try:
+        json.dumps(to_plain(config), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        near = error.object[max(0, error.start - 20) : error.end + 20]
+        raise ConfigError(f"{near!r}: not UTF-8, so it cannot be written down") from error
     at_least_one: dict[str, float | None] = {
         "dataset.limit": config.dataset.limit,
         "dataset.max_new_tokens": config.dataset.max_new_tokens,
@@ -503,10 +509,18 @@ def _check(config: Config) -> None:
         "hardware.slurm.max_requeues": config.hardware.slurm.max_requeues,
         "report.margin": config.report.margin,
     }
+    above_zero: dict[str, float | None] = {
+        "hardware.memory_gb": config.hardware.memory_gb,
+        "hardware.peak_tflops": config.hardware.peak_tflops,
+        "hardware.bandwidth_gb_per_s": config.hardware.bandwidth_gb_per_s,
+    }
     for least, settings in ((1, at_least_one), (0, at_least_zero)):
         for key, value in settings.items():
-            if value is not None and not value >= least:
-                raise ConfigError(f"{key}={value}: must be at least {least}")
+            if value is not None and not least <= value < math.inf:
+                raise ConfigError(f"{key}={value}: must be at least {least}, and finite")
+    for key, value in above_zero.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{key}={value}: must be above 0, and finite")
     tokens, most = config.measure.decode_tokens, config.model.max_sequence_length
     if tokens != 0 and not 2 <= tokens < most:
         raise ConfigError(

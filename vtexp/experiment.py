@@ -16,7 +16,7 @@ from vtexp import environment, records
 from vtexp.batching import BatchSize
 from vtexp.data.base import FailedSample, Sample, fingerprint, require_few_failed
 from vtexp.energy import Counter, measure_energy
-from vtexp.errors import CountMismatchError, VtexpError
+from vtexp.errors import CountMismatchError, DataError, VtexpError
 from vtexp.geometry import Tiling, theoretical_tokens, token_layout
 from vtexp.metrics.registry import Score
 from vtexp.models.runner import PreparedSample, Runner
@@ -84,7 +84,7 @@ class Measurement:
         (folder / records.FAILURE).unlink(missing_ok=True)
         before = self._earlier_try()
         if before is None:
-            self.discard()
+            self._discard()
             return False
         timed = (folder / records.LATENCY).is_file()
         return timed and same_machine(before, self._surroundings)
@@ -95,7 +95,7 @@ class Measurement:
         if self._score is None or not (folder / records.ENVIRONMENT).is_file():
             return None
         before = records.read_json(folder / records.ENVIRONMENT)
-        if before["git"] != self._surroundings["git"]:
+        if any(before.get(key) != self._surroundings[key] for key in ("vtexp", "git")):
             return None
         index = {self.plan.samples[i].sample_id: i for i in self.waiting}
         answered = self._answers.go_on("sample_id")
@@ -252,12 +252,16 @@ class Measurement:
             kept = [i for i in kept if plan.samples[i].sample_id in timed]
         samples = [plan.samples[i] for i in kept]
         answers = [folder / records.ANSWERS for folder in folders]
-        records.merge_rows(
-            answers if plan.answers else answers[:1],
-            run.folder / records.SAMPLES,
-            "sample_id",
-            [sample.sample_id for sample in samples],
-        )
+        try:
+            records.merge_rows(
+                answers if plan.answers else answers[:1],
+                run.folder / records.SAMPLES,
+                "sample_id",
+                [sample.sample_id for sample in samples],
+            )
+        except DataError:  # they would fail the next try as well
+            shutil.rmtree(run.folder / records.RANKS, ignore_errors=True)
+            raise
         records.write_jsonl(run.folder / records.LATENCY, latency_rows)
         records.write_json(run.folder / records.ENVIRONMENT, surroundings)
         run = replace(
@@ -315,8 +319,8 @@ class Measurement:
         del surroundings["timing"]
         return rows, surroundings | {"processes": processes}
 
-    def discard(self) -> None:
-        """Leave no answers and no times of a run that failed."""
+    def _discard(self) -> None:
+        """Leave no answers and no times of an earlier try that were not made in this way."""
         self._answers.discard()
         with suppress(OSError):
             (self._folder / records.LATENCY).unlink()

@@ -81,7 +81,11 @@ def unreachable() -> str:
         return "HF_HUB_OFFLINE is set"
     proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
     url = proxy or constants.ENDPOINT
-    address = urlparse(url if "://" in url else f"http://{url}")
+    try:
+        address = urlparse(url if "://" in url else f"http://{url}")
+        name = (address.hostname or "").strip() or "the proxy of HTTPS_PROXY"
+    except ValueError:
+        return "HTTPS_PROXY is no address"
     reached = threading.Event()
 
     def knock() -> None:
@@ -94,4 +98,4 @@ def unreachable() -> str:
     thread = threading.Thread(target=knock, daemon=True)
     thread.start()
     thread.join(REACH_SECONDS)
-    return "" if reached.is_set() else f"{address.hostname or url} cannot be reached"
+    return "" if reached.is_set() else f"{name} cannot be reached"

@@ -19,7 +19,7 @@ from vtexp.config import Config, Launcher
 from vtexp.data.base import FailedSample, require_few_failed
 from vtexp.data.decoding import Chunk, decoded_chunks
 from vtexp.errors import ConfigError, DataError, VtexpError, error_line
-from vtexp.jobs import note_submitted, of_process
+from vtexp.jobs import note_submitted, of_process, taking
 from vtexp.leaving import leaving
 from vtexp.metrics import metric
 from vtexp.outcomes import finished, freeze, raise_failures, record_failure, settled
@@ -50,10 +50,11 @@ def run_job(config: Config, *, named: bool = True) -> None:
         (plan,) = in_new_folder([plan])
     sweep = sweep_folder(plan.config)
     console.print(f"{len(plan.runs)} runs, results in {sweep}")
-    refuse_runs_under_way(plan)
-    freeze(plan)
-    runs = tuple(run.folder.name for run in plan.runs)
-    note_submitted(sweep, [of_process(runs, Launcher.here, os.getpid())])
+    with taking(sweep):
+        refuse_runs_under_way(plan)
+        freeze(plan)
+        runs = tuple(run.folder.name for run in plan.runs)
+        note_submitted(sweep, [of_process(runs, Launcher.here, os.getpid())])
     try:
         make_runs(plan)
     finally:
@@ -140,7 +141,12 @@ def time_in_fresh_processes(plan: Plan, runs: Sequence[PlannedRun], rank: int) -
             console.print(
                 f"timing in a fresh process, {number} of {plan.config.measure.repeats - 1}"
             )
-            command = [sys.executable, "-m", "vtexp.repeats", str(number), str(rank)]
+            command = [
+                sys.executable,
+                "-m",
+                "vtexp.repeats",
+                *map(str, (number, rank, os.getpid())),
+            ]
             made = subprocess.run([*command, *map(str, wanted)], stderr=subprocess.PIPE, text=True)
             if made.returncode:
                 last = (made.stderr.strip().splitlines() or ["no word"])[-1]
@@ -322,7 +328,6 @@ class RunsUnderWay:
             if self.rank > 0:
                 record_rank_failure(run.folder, self.rank, error)
             else:
-                measurement.discard()
                 failed = replace(run, failed=(*run.failed, *self.broken.values()))
                 record_failure(run.folder, error, failed.columns(self.plan.config))
         except VtexpError as trouble:  # the same disk, most likely

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +59,14 @@ def of_process(
         process_started=environment.process_started(process_id),
         user_id=os.getuid(),
     )
+
+
+def taking(sweep: Path) -> AbstractContextManager[None]:
+    """One process at a time: to be held while it looks what is left to do, and notes what it takes.
+
+    Else two that begin at once would both make the same runs, into the same files.
+    """
+    return records.locked(sweep / JOBS / ".lock")
 
 
 def note_submitted(sweep: Path, jobs: Sequence[SubmittedJob]) -> None:

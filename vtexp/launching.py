@@ -10,7 +10,7 @@ from pathlib import Path
 from vtexp import local, slurm
 from vtexp.config import HardwareConfig, Launcher
 from vtexp.errors import ConfigError
-from vtexp.jobs import Job, note_submitted, of_process
+from vtexp.jobs import Job, note_submitted, of_process, taking
 from vtexp.outcomes import raise_failures
 from vtexp.progress import console
 from vtexp.sweep import show_comparison
@@ -26,13 +26,17 @@ def launch(jobs: Sequence[Job], *, wait: bool, margin: float | None = None) -> N
     where they cannot be submitted, RunFailedError when runs failed, after the comparison.
     """
     sweep = jobs[0].folders[0].parent
-    statuses = {status.folder: status for status in look(sweep)}
-    wanted = _unmade(jobs, statuses)
-    refuse_to_disturb(list(statuses.values()), wanted)
-    under_way = any(statuses[folder].active for job in jobs for folder in job.folders)
-    here = [job for job in wanted if job.hardware.launcher == Launcher.here]
-    away = [job for job in wanted if job.hardware.launcher != Launcher.here]
-    _submit(sweep, away)
+    with taking(sweep):
+        statuses = {status.folder: status for status in look(sweep)}
+        wanted = _unmade(jobs, statuses)
+        refuse_to_disturb(list(statuses.values()), wanted)
+        under_way = any(statuses[folder].active for job in jobs for folder in job.folders)
+        here = [job for job in wanted if job.hardware.launcher == Launcher.here]
+        away = [job for job in wanted if job.hardware.launcher != Launcher.here]
+        _submit(sweep, away)
+        if here:
+            own = [of_process(job.runs, Launcher.here, os.getpid()) for job in here]
+            note_submitted(sweep, own)
     if away and not wait:
         console.print(come_back(sweep))
     try:
@@ -80,9 +84,6 @@ def _run_here(sweep: Path, jobs: Sequence[Job], *, others: bool) -> None:
     """Run jobs one after the other in this process; `others` have been submitted elsewhere."""
     from vtexp.worker import make_job
 
-    if jobs:  # written down, so that nobody else makes them meanwhile
-        own = [of_process(job.runs, Launcher.here, os.getpid()) for job in jobs]
-        note_submitted(sweep, own)
     try:
         for job in jobs:
             make_job(job.folders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -153,6 +154,21 @@ def merge_rows(sources: Sequence[Path], target: Path, key: str, order: Sequence[
             out.flush()
             os.fsync(out.fileno())
         partial.replace(target)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file: one process at a time, on file systems that have locks.
+
+    Raises VtexpError where the file cannot be made.
+    """
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    with file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def read_config(folder: Path) -> dict[str, Any]:

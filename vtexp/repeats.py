@@ -1,12 +1,14 @@
 """A further process of a job that only times its runs: `measure.repeats`.
 
-`python -m vtexp.repeats NUMBER RANK FOLDER...`, as `job.time_in_fresh_processes` starts it.
+`python -m vtexp.repeats NUMBER RANK PARENT FOLDER...`, as `job.time_in_fresh_processes` starts it.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +25,20 @@ def time_once_more(number: int, rank: int, folders: Sequence[Path]) -> None:
     RunsUnderWay(plan, plan.runs, load_runner(plan), rank, repeat=number).time()
 
 
+def end_with(parent: int) -> None:
+    """End this process when its parent has ended, however: it would disturb who takes over."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 if __name__ == "__main__":
-    number, rank, *folders = sys.argv[1:]
+    number, rank, parent, *folders = sys.argv[1:]
+    end_with(int(parent))
     sys.exit(
         cli.reported(
             lambda: time_once_more(int(number), int(rank), [Path(folder) for folder in folders]),

@@ -53,7 +53,8 @@ def drop_other_repeats(folders: Sequence[Path], device: str) -> None:
     for folder in folders:
         for number, repeat in read_repeats(folder).items():
             before = repeat.surroundings
-            if before["git"] != now["git"] or not same_machine(before, now):
+            same_code = all(before.get(key) == now[key] for key in ("vtexp", "git"))
+            if not same_code or not same_machine(before, now):
                 repeat_path(folder, number).unlink()
 
 

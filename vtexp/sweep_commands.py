@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -55,8 +56,8 @@ def report(
     That of one sweep is written into its folder unless `out` is given. Raises ConfigError for a
     margin below 0, or the same sweep twice.
     """
-    if margin is not None and not margin >= 0:
-        raise ConfigError(f"--margin {margin:g}: must be at least 0 points")
+    if margin is not None and not 0 <= margin < math.inf:
+        raise ConfigError(f"--margin {margin:g}: must be at least 0 points, and finite")
     sweeps = [find_sweep(name) for name in names]
     if len({sweep.resolve() for sweep in sweeps}) < len(sweeps):
         raise ConfigError(f"report {' '.join(names)}: a sweep is named twice")
@@ -126,7 +127,7 @@ def _plans(folders: Sequence[Path]) -> list[Plan]:
     alike: dict[str, list[Path]] = defaultdict(list)
     for folder in folders:
         plain = records.read_config(folder)
-        del plain["run"]
+        plain.pop("run", None)
         alike[json.dumps(plain, sort_keys=True)].append(folder)
     plans = []
     for own in alike.values():

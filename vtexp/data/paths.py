@@ -9,8 +9,18 @@ from vtexp.errors import DataError
 
 
 def cache_folder() -> Path:
-    """Folder of what is drawn or extracted once: VTEXP_CACHE_DIR, by default ~/.cache/vtexp."""
-    return Path(os.environ.get("VTEXP_CACHE_DIR", Path.home() / ".cache" / "vtexp"))
+    """Folder of what is drawn or extracted once: VTEXP_CACHE_DIR, by default ~/.cache/vtexp.
+
+    Raises DataError for a user without a home.
+    """
+    if given := os.environ.get("VTEXP_CACHE_DIR"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache" / "vtexp"
+    except RuntimeError as error:
+        raise DataError(
+            "no home directory is known to keep data sets in; set VTEXP_CACHE_DIR to a folder"
+        ) from error
 
 
 def inside(folder: Path, name: str, within: Path | None = None) -> Path:

@@ -47,12 +47,25 @@ def test_a_chunk_has_each_image_once(samples: list[Sample], workers: int) -> Non
     assert chunk[0] is chunk[5]
 
 
+def test_images_of_one_image_id_are_each_their_own(samples: list[Sample]) -> None:
+    """An id is for statistics, such as the document that pages are of: it names no pixels."""
+    alike = [replace(sample, image_id="document") for sample in samples]
+    (chunk,) = decoded_chunks(alike, sizes(samples), indices=range(6))
+    for i, pixels in chunk.items():
+        assert np.array_equal(pixels, samples[i].pixels())
+    assert chunk[0] is chunk[5]
+    size = sizes(samples)
+    assert [*decoding._parts(alike, size, range(6), 3 * 64 * 64)] == [
+        *decoding._parts(samples, size, range(6), 3 * 64 * 64)
+    ]
+
+
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 400), st.integers(1, 3))
 def test_parts_cover_all_samples_and_take_no_more_than_they_may(
     images: list[int], most: int, step: int
 ) -> None:
     """Every so many are asked for. Image n is n + 1 px high, 10 px wide; samples can share it."""
-    asked = [replace(ANY_SAMPLE, image_id=str(number)) for number in images]
+    asked = [replace(ANY_SAMPLE, image=ImageFile(Path(str(number)))) for number in images]
     of_images = [Size(number + 1, 10) for number in images]
     indices = range(0, len(images), step)
     parts = list(decoding._parts(asked, of_images, indices, most))
@@ -80,8 +93,8 @@ from vtexp.data.base import ImageFile, Sample
 from vtexp.data.decoding import decoded_chunks
 
 if __name__ == "__main__":
-    image, victim = ImageFile(Path(sys.argv[1])), sys.argv[2]
-    samples = [Sample(str(i), str(i), image, "", ("a",), "") for i in range(200)]
+    images, victim = map(ImageFile, Path(sys.argv[1]).iterdir()), sys.argv[2]
+    samples = [Sample(str(i), str(i), image, "", ("a",), "") for i, image in enumerate(images)]
     sizes = [samples[0].image_size()] * 200
     chunks = decoded_chunks(samples, sizes, indices=range(200), workers=2, most_bytes=10**6)
     next(chunks)
@@ -100,11 +113,14 @@ if __name__ == "__main__":
 )
 def test_a_killed_process_is_survived_by_no_other(tmp_path: Path, victim: str) -> None:
     """Workers end with the process they work for; that one learns of a worker's death."""
-    image, script = tmp_path / "noise.png", tmp_path / "script.py"
+    folder, script = tmp_path / "images", tmp_path / "script.py"
+    folder.mkdir()
     rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 255, (700, 500, 3), dtype=np.uint8)).save(image)
+    Image.fromarray(rng.integers(0, 255, (700, 500, 3), dtype=np.uint8)).save(folder / "0.png")
+    for number in range(1, 200):
+        (folder / f"{number}.png").hardlink_to(folder / "0.png")
     script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(image), victim]
+    command = [sys.executable, str(script), str(folder), victim]
     killed = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if victim == "parent":
         assert killed.returncode == -signal.SIGKILL

@@ -240,6 +240,28 @@ def test_plain_binary_columns_are_images_too(make_config: MakeConfig, tmp_path: 
     assert {s.image.open_bytes().read() for s in found.samples} == {encoded(i) for i in range(3)}
 
 
+def test_rows_of_one_content_have_one_image(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Then it is decoded once for all of their questions."""
+    rows = [{"image": encoded(i % 2), "question": "?", "answers": ["x"]} for i in range(6)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
+    found = load(make_config, "parquet", tmp_path, **{"source.files": "test.parquet"})
+    assert len({s.image for s in found.samples}) == len({s.image_id for s in found.samples}) == 2
+
+
+def test_each_row_is_asked_about_its_own_image(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Also where the column that the config calls an image's id is the same for several."""
+    Image.new("RGB", (30, 20)).save(tmp_path / "wide.png")
+    Image.new("RGB", (20, 30)).save(tmp_path / "high.png")
+    row = {"question": "?", "answers": ["x"], "document": 1}
+    write_lines(
+        tmp_path / "test.jsonl", [row | {"image": f"{name}.png"} for name in ("wide", "high")]
+    )
+    keys = {"source.files": "test.jsonl", "columns.image_id": "document"}
+    plan = make_plan(make_config(*private("json", tmp_path, **keys)))
+    wide = [sample.image == ImageFile(tmp_path / "wide.png") for sample in plan.samples]
+    assert [size.width > size.height for size in plan.image_sizes] == wide
+
+
 def test_cells_that_hold_no_image_fail(make_config: MakeConfig, tmp_path: Path) -> None:
     rows = [{"image": encoded(), "question": "?", "answers": ["x"]},
             {"image": b"no image", "question": "?", "answers": ["x"]}]  # fmt: skip

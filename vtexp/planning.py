@@ -23,6 +23,7 @@ from vtexp import memory_limits
 from vtexp.arithmetic import Memory, ModelArithmetic, PromptCounts
 from vtexp.config import Config, Weights, to_plain, values_key
 from vtexp.data.base import FailedSample, Sample, require_few_failed
+from vtexp.data.images import AnyImage
 from vtexp.data.registry import load_samples
 from vtexp.errors import ConfigError, DataError
 from vtexp.geometry import (
@@ -357,19 +358,20 @@ def _readable(
     samples: Sequence[Sample], too_flat: Callable[[Size], bool]
 ) -> tuple[list[Sample], list[Size], list[FailedSample]]:
     """Samples with a usable image, the images' sizes, and the others; each is opened once."""
-    known: dict[str, Size | str] = {}
+    known: dict[AnyImage, Size | str] = {}
     kept, sizes, failed = [], [], []
     many = len(samples) >= _MANY
     with progress("reading image headers", len(samples)) if many else nullcontext(int) as advance:
         for sample in samples:
-            if sample.image_id not in known:
+            image = sample.image
+            if image not in known:
                 try:
                     size = sample.image_size()
-                    flat = f"{sample.image}: an image of {size} px is too flat to be letterboxed"
-                    known[sample.image_id] = flat if too_flat(size) else size
+                    flat = f"{image}: an image of {size} px is too flat to be letterboxed"
+                    known[image] = flat if too_flat(size) else size
                 except DataError as error:
-                    known[sample.image_id] = str(error)
-            found = known[sample.image_id]
+                    known[image] = str(error)
+            found = known[image]
             if isinstance(found, str):
                 failed.append(FailedSample(sample.sample_id, found))
             else:

@@ -44,9 +44,9 @@ def decoded_chunks(
     from torch.utils.data import DataLoader
 
     parts = list(_parts(samples, sizes, indices, most_bytes))
-    wanted = [_images(samples, part) for part in parts]
+    wanted = [list(dict.fromkeys(samples[i].image for i in part)) for part in parts]
     loader: DataLoader[Any] = DataLoader(
-        _Images([image for images in wanted for image in images.values()]),  # type: ignore[arg-type]
+        _Images([image for images in wanted for image in images]),  # type: ignore[arg-type]
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
@@ -58,8 +58,8 @@ def decoded_chunks(
     try:
         decoded = iter(loader)
         for part, images in zip(parts, wanted, strict=True):
-            found = {image_id: next(decoded) for image_id in images}
-            yield {i: found[samples[i].image_id] for i in part}
+            found = {image: next(decoded) for image in images}
+            yield {i: found[samples[i].image] for i in part}
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
@@ -86,28 +86,27 @@ class _Images:
             return str(error)
 
 
-def _images(samples: Sequence[Sample], part: Sequence[int]) -> dict[str, AnyImage]:
-    """The distinct images of some samples."""
-    return {samples[i].image_id: samples[i].image for i in part}
-
-
 def _parts(
     samples: Sequence[Sample], sizes: Sequence[Size], indices: Sequence[int], most_bytes: int
 ) -> Iterator[Sequence[int]]:
     """The indices cut into runs whose distinct images take no more than so much memory."""
     start, taken = 0, 0
-    seen: set[str] = set()
+    seen: set[AnyImage] = set()
     for place, i in enumerate(indices):
-        image_id, size = samples[i].image_id, sizes[i]
-        needed = 0 if image_id in seen else 3 * size.height * size.width
+        image = samples[i].image
+        needed = 0 if image in seen else _decoded_bytes(sizes[i])
         if place > start and (taken + needed > most_bytes or place - start == MOST_SAMPLES):
             yield indices[start:place]
             start, taken, seen = place, 0, set()
-            needed = 3 * size.height * size.width
-        seen.add(image_id)
+            needed = _decoded_bytes(sizes[i])
+        seen.add(image)
         taken += needed
     if start < len(indices):
         yield indices[start:]
+
+
+def _decoded_bytes(size: Size) -> int:
+    return 3 * size.height * size.width
 
 
 def _as_it_is(image: Any) -> Any:

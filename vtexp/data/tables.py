@@ -226,16 +226,15 @@ class ParquetRows(TableRows):
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({error}); delete it") from error
         cells = {}
+        known: dict[str, StoredImage] = {}
         for at, row in enumerate(wanted):
             file = bisect.bisect_right(self._offsets, row) - 1
-            cells[row] = Cell(
-                StoredImage(
-                    str(path), "bytes", at, str(self._files[file]), row - self._offsets[file]
-                )
-                if filled[at]
-                else paths[at],
-                digests[at],
+            stored = StoredImage(
+                str(path), "bytes", at, str(self._files[file]), row - self._offsets[file]
             )
+            # Rows of the same content have one image, which is then decoded once.
+            image = known.setdefault(digests[at], stored) if filled[at] else paths[at]
+            cells[row] = Cell(image, digests[at])
         return [cells[row] for row in rows]
 
     def _key(self, name: str, rows: list[int]) -> str:

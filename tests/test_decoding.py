@@ -75,6 +75,62 @@ def test_parts_cover_all_samples_and_take_no_more_than_they_may(
         assert needed <= most or len({images[i] for i in part}) == 1
 
 
+@pytest.mark.parametrize(
+    ("size", "workers", "ahead"),
+    [
+        (Size(480, 640), 4, decoding.AHEAD),
+        (Size(3000, 4000), 4, 3),
+        (Size(13_000, 13_000), 1, 1),
+        (Size(13_000, 13_000), 4, 1),
+    ],
+)
+def test_few_large_images_are_decoded_ahead(size: Size, workers: int, ahead: int) -> None:
+    """One of them decides; those that are not asked about do not."""
+    of_images = [Size(10, 10), size, Size(10**5, 10**5)]
+    assert decoding._ahead(of_images, range(2), workers, decoding.MOST_BYTES) == ahead
+    assert decoding._ahead(of_images, [], workers, decoding.MOST_BYTES) == decoding.AHEAD
+
+
+LARGE = """
+import sys, time
+from multiprocessing import active_children
+from pathlib import Path
+from vtexp.data.base import ImageFile, Sample
+from vtexp.data.decoding import decoded_chunks
+
+def peak_mib(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+if __name__ == "__main__":
+    images = map(ImageFile, Path(sys.argv[1]).iterdir())
+    samples = [Sample(str(i), str(i), image, "", ("a",), "") for i, image in enumerate(images)]
+    sizes = [sample.image_size() for sample in samples]
+    chunks = decoded_chunks(samples, sizes, indices=range(len(samples)), workers=1)
+    next(chunks)
+    (worker,) = active_children()
+    seen = [0, peak_mib(worker.pid)]
+    while seen[-1] > seen[-2]:  # it decodes ahead as long as it may
+        time.sleep(3)
+        seen.append(peak_mib(worker.pid))
+    print(seen[-1])
+"""
+
+
+@pytest.mark.slow
+def test_large_images_take_bounded_memory(tmp_path: Path) -> None:
+    """Twelve small files of 285 MiB each, and a consumer that takes its time."""
+    folder, script = tmp_path / "images", tmp_path / "script.py"
+    folder.mkdir()
+    Image.new("RGB", (10_000, 10_000)).save(folder / "0.png")
+    for number in range(1, 12):
+        (folder / f"{number}.png").hardlink_to(folder / "0.png")
+    script.write_text(LARGE)
+    command = [sys.executable, str(script), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert int(done.stdout) < 2000
+
+
 def test_an_image_that_cannot_be_decoded_fails_alone(samples: list[Sample], tmp_path: Path) -> None:
     path = tmp_path / "cut.png"
     data = samples[2].image.open_bytes().read()

@@ -1,6 +1,7 @@
 """Images decoded ahead in worker processes, in bounded memory, each once for all that use it then.
 
-The memory that is taken is a chunk of images, and the few that each worker has decoded ahead.
+The memory that is taken is a chunk of images, and as much again for the few that the workers have
+decoded ahead; one image each is always decoded.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from vtexp.geometry import Size
 Chunk = dict[int, np.ndarray | str]
 #: A chunk's images take no more than this (or are one image); small ones are no more than so many.
 MOST_BYTES, MOST_SAMPLES = 512 * 2**20, 4096
-#: Images that each worker decodes ahead of need.
+#: Images that each worker decodes ahead of need, where they are small enough.
 AHEAD = 16
 
 
@@ -50,7 +51,7 @@ def decoded_chunks(
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
-        prefetch_factor=AHEAD if workers else None,
+        prefetch_factor=_ahead(sizes, indices, workers, most_bytes) if workers else None,
         # A process that holds a GPU must not be forked.
         multiprocessing_context="spawn" if workers else None,
         worker_init_fn=_follow_parent,
@@ -103,6 +104,12 @@ def _parts(
         taken += needed
     if start < len(indices):
         yield indices[start:]
+
+
+def _ahead(sizes: Sequence[Size], indices: Sequence[int], workers: int, most_bytes: int) -> int:
+    """How many images each worker decodes ahead: at most so much memory together, if they can."""
+    largest = max((_decoded_bytes(sizes[i]) for i in indices), default=1)
+    return max(1, min(AHEAD, most_bytes // (workers * largest)))
 
 
 def _decoded_bytes(size: Size) -> int:

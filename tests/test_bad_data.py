@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
@@ -24,6 +25,7 @@ from vtexp.compare import collect
 from vtexp.config import Config
 from vtexp.data import images
 from vtexp.data.base import ImageFile
+from vtexp.data.download import download_images
 from vtexp.errors import DataError
 from vtexp.job import run_job
 from vtexp.models.families import FAMILIES
@@ -227,6 +229,7 @@ ROWS: dict[str, tuple[dict[str, Any], bool]] = {
     "NaN question": ({"question": float("nan")}, False),
     "NaN attribute": ({"size": float("nan")}, True),
     "infinite attribute": ({"size": float("inf")}, True),
+    "endless attribute": ({"size": 10**400}, True),
     "number as a question": ({"question": 17, "answers": [3.0]}, True),
     "empty answer": ({"answers": [""]}, True),
     "long answer": ({"answers": ["yes" * 30_000]}, True),
@@ -293,11 +296,111 @@ def test_each_sample_is_scored_or_failed(make_config: MakeConfig, tmp_path: Path
     of_name = {r["sample_id"]: r for r in rows}
     assert "size" not in of_name["NaN attribute"]
     assert of_name["infinite attribute"]["size"] == "inf"
+    assert of_name["endless attribute"]["size"] == str(10**400)
 
 
 def test_a_context_too_short_for_all_is_no_fault_of_samples(make_config: MakeConfig) -> None:
     (run,) = make_plan(make_config("knob.sizes=[336x336]", "model.max_sequence_length=300")).runs
     assert run.verdict.level == "refused"
+
+
+@pytest.mark.parametrize(
+    ("change", "keys", "says"),
+    [
+        ({"options": "[{[]}]"}, ["+dataset.lists_as_text=[options]"], "no list written as text"),
+        ({"options": "{1, 2, [3]}"}, ["+dataset.lists_as_text=[options]"], "no list written as"),
+        ({"hint": "\ud800"}, ["dataset.transforms=[hint_first]"], "half a character"),
+        ({"hint": ["a"]}, ["dataset.transforms=[hint_twice]"], "is no text"),
+        ({"options": ["a", "{}"]}, ["dataset.transforms=[ai2d]"], "the right option is {}"),
+        ({"abc": "zz"}, ["dataset.transforms=[ai2d]"], "option_is_abc='zz' is no list of"),
+        ({"abc": 7}, ["dataset.transforms=[ai2d]"], "option_is_abc=7 is no list of"),
+        ({"abc": [None, [1]]}, ["dataset.transforms=[ai2d]"], "option_is_abc="),
+        ({"kind": [[1]]}, [], "[1] is no text"),
+        ({"kind": "\ud800"}, [], "half a character"),
+        ({"id": [1]}, [], "dataset.columns.sample_id=id: [1] is no text"),
+        ({"id": "\udfff"}, [], "half a character"),
+    ],
+)
+def test_one_bad_row_fails_alone(
+    make_config: MakeConfig, tmp_path: Path, change: dict[str, Any], keys: list[str], says: str
+) -> None:
+    write_set(tmp_path)
+    good = GOOD | {"options": "['a', 'b']" if "lists" in str(keys) else ["a", "b"], "kind": "k"}
+    good |= {"hint": "look", "abc": [True, True], "right": 1}
+    change = {"option_is_abc" if key == "abc" else key: value for key, value in change.items()}
+    rows = [good | {"id": "a"}, good | {"id": "b"} | change]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    keys = [*keys, "dataset.columns.options=options", "dataset.columns.answer_index=right"]
+    settings = [*private(tmp_path, "test.jsonl"), "dataset.columns.question_type=kind", *keys]
+    plan = make_plan(make_config(*settings, "dataset.max_failed=1"))
+    assert [sample.sample_id for sample in plan.samples] == ["a"]
+    ((sample_id, reason),) = plan.failed
+    assert sample_id == (f"{plan.config.dataset.split}-1" if "id" in change else "b")
+    assert says in reason and "\n" not in reason
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://[::1", "http://a b/", "file:///etc/passwd"])
+def test_an_address_that_is_none_fails_alone(tmp_path: Path, url: str) -> None:
+    (tmp_path / "there.png").touch()
+    addresses = {tmp_path / "there.png": "http://127.0.0.1:9/", tmp_path / "a.png": url}
+    ((path, reason),) = download_images(addresses).items()
+    assert path.name == "a.png"
+    assert reason.startswith(f"{url}: ") and "\n" not in reason
+
+
+def bad_cells() -> dict[str, pa.Array]:
+    """Columns whose second cell cannot be read."""
+    offsets = pa.py_buffer(np.array([0, 1, 2], np.int32).tobytes())
+    return {
+        "time stamp": pa.array([0, 2**60], pa.timestamp("ms")),
+        "day": pa.array([0, 2**30], pa.date32()),
+        "duration": pa.array([0, 2**62], pa.duration("s")),
+        "text": pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"a\xff")]),
+    }
+
+
+@pytest.mark.parametrize("kind", bad_cells())
+@pytest.mark.parametrize("column", ["question", "size", "id", "kind"])
+def test_one_bad_cell_of_a_table_fails_alone(
+    make_config: MakeConfig, tmp_path: Path, kind: str, column: str
+) -> None:
+    write_set(tmp_path)
+    names = pa.array(["good.png", "good.png"])
+    table = dict.fromkeys(("image", "question", "answers", "size", "kind"), names)
+    table |= {"id": pa.array(["a", "b"])} | {column: bad_cells()[kind]}
+    pq.write_table(pa.table(table), tmp_path / "test.parquet")
+    settings = [*private(tmp_path, "test.parquet", "parquet"), "dataset.columns.question_type=kind"]
+    plan = make_plan(make_config(*settings, "dataset.max_failed=1"))
+    ((_, reason),) = plan.failed
+    assert f"{column}: the cell " in reason
+    assert len(plan.samples) == 1
+
+
+def test_a_time_zone_that_does_not_exist_is_one_line(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    write_set(tmp_path)
+    table = dict.fromkeys(("image", "answers", "size", "id"), pa.array(["good.png"]))
+    table["question"] = pa.array([0], pa.timestamp("ms", "Nope/Zone"))
+    pq.write_table(pa.table(table), tmp_path / "test.parquet")
+    with pytest.raises(DataError, match=r"none of 1 samples can be asked.*tz=Nope/Zone") as caught:
+        make_plan(make_config(*private(tmp_path, "test.parquet", "parquet")))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["parquet", "saved"])
+@pytest.mark.parametrize("image", [{"bytes": 5, "path": "a"}, {"bytes": b"x", "path": ["a"]}])
+def test_images_of_another_kind_are_one_line(
+    make_config: MakeConfig, tmp_path: Path, form: str, image: dict[str, Any]
+) -> None:
+    rows = [{"question": "?", "answers": "x", "id": "a", "size": 1, "image": image}]
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "set")
+    else:
+        Dataset.from_list(rows).save_to_disk(str(tmp_path / "set"))
+    with pytest.raises(DataError, match=r"set.*: cannot be read \(") as caught:
+        make_plan(make_config(*private(tmp_path, "set", form)))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.fault(

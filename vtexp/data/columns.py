@@ -22,6 +22,13 @@ _HALF = re.compile("[\ud800-\udfff]")
 Row = Mapping[str, Any]
 
 
+class Unreadable:
+    """What stands in a row for a cell that Python has no value for, and why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
 def names_in(expression: str) -> list[str]:
     """The columns or fields that an expression reads, such as `answers.answer`."""
     found = [match[0] for match in _FIELD.findall(expression)]
@@ -41,7 +48,8 @@ def value_of(row: Row, expression: str) -> Any:
     """Value of an expression in a row; None where a column or field is missing or empty.
 
     `answers.answer` of a list of records is the list of their `answer`s. A template gives text.
-    Raises DataError where a value is missing in a template or does not fit its format.
+    Raises DataError where a cell is unreadable, where a value is missing in a template or does not
+    fit its format.
     """
     if "{" not in expression and not expression.startswith("="):
         return _field(row, expression)
@@ -62,7 +70,10 @@ def value_of(row: Row, expression: str) -> Any:
 
 def _field(row: Row, name: str) -> Any:
     first, *rest = name.split(".")
-    value = row[name] if name in row else _within(row.get(first), rest)
+    cell = row[name] if name in row else row.get(first)
+    if isinstance(cell, Unreadable):
+        raise DataError(f"{name}: {cell.reason}")
+    value = cell if name in row else _within(cell, rest)
     return None if isinstance(value, float) and math.isnan(value) else value  # as pandas writes it
 
 
@@ -107,7 +118,7 @@ def list_in_text(value: Any) -> Any:
         return value
     try:
         found = ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         found = None
     if not isinstance(found, list | tuple):
         raise DataError(f"{value!r} is no list written as text")

@@ -54,11 +54,11 @@ def download_images(addresses: Mapping[Path, str]) -> dict[Path, str]:
 
 def _download(path: Path, url: str) -> str:
     """Download one image; gives why where it could not be had."""
-    if urlsplit(url).scheme not in ("http", "https"):
-        return f"{url}: no web address"
-    # Some sites turn away clients without a name.
-    request = urllib.request.Request(url, headers={"User-Agent": "vtexp"})
     try:
+        if urlsplit(url).scheme not in ("http", "https"):
+            return f"{url}: no web address"
+        # Some sites turn away clients without a name.
+        request = urllib.request.Request(url, headers={"User-Agent": "vtexp"})
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
             data = answer.read(_MOST_BYTES + 1)
     except (OSError, ValueError) as error:  # of urllib and http alike

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -26,9 +25,11 @@ from vtexp.data.pictures import OutsideError, Pictures
 from vtexp.data.tables import Rows
 from vtexp.data.transforms import TRANSFORMS, Asked
 from vtexp.data.units import BATCH, Unit, rows_of, units_of
-from vtexp.errors import ConfigError, DataError
+from vtexp.errors import ConfigError, DataError, error_line
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#: What values of a row can raise that are of no kind anyone thought of.
+_UNFORESEEN = (TypeError, ValueError, ArithmeticError, LookupError, RecursionError)
 
 
 def load(dataset: DatasetConfig, *, fetch: bool, index: int | None = None) -> LoadedSamples:
@@ -158,15 +159,23 @@ def _question_types(dataset: DatasetConfig, rows: Rows, units: Sequence[Unit]) -
     if name is None and not dataset.transforms:
         return None
     if dataset.transforms or dataset.unnest or (name is not None and name not in rows.names):
-        return [_type_of(dataset, unit, row) for unit, row in rows_of(dataset, rows, units)]
+        return [_type_of(dataset, row) for _, row in rows_of(dataset, rows, units)]
     assert name is not None
     values = rows.column(name)
-    return [_as_type(values[unit.row]) for unit in units]
+    return [_type_in({name: values[unit.row]}, name) for unit in units]
 
 
-def _type_of(dataset: DatasetConfig, unit: Unit, row: Row) -> str:
+def _type_of(dataset: DatasetConfig, row: Row) -> str:
+    """The question type of a row, empty where it cannot be asked: it fails when it is drawn."""
     try:
         return _asked(dataset, row).question_type
+    except DataError:
+        return ""
+
+
+def _type_in(row: Row, name: str) -> str:
+    try:
+        return _as_type(value_of(row, name))
     except DataError:
         return ""
 
@@ -188,7 +197,7 @@ def _samples(
     failed: list[FailedSample] = []
     seen: set[str] = set()
     for image_id, (unit, row) in zip(ids, rows_of(dataset, rows, units), strict=True):
-        sample_id = _sample_id(dataset, unit, row)
+        sample_id, unusable = _sample_id(dataset, unit, row)
         if sample_id in seen:
             raise ConfigError(
                 f"dataset.columns.sample_id={columns.sample_id}: {sample_id} is there twice; name "
@@ -196,6 +205,8 @@ def _samples(
             )
         seen.add(sample_id)
         try:
+            if unusable:
+                raise DataError(unusable)
             asked = _asked(dataset, row)
             image, image_id = pictures.of(image_id, unit, row)
             samples.append(_sample(dataset, sample_id, image_id, image, asked))
@@ -230,16 +241,29 @@ def _id_of(row: Row, name: str) -> str | None:
         return None
 
 
-def _sample_id(dataset: DatasetConfig, unit: Unit, row: Row) -> str:
+def _sample_id(dataset: DatasetConfig, unit: Unit, row: Row) -> tuple[str, str]:
+    """The id of a sample, and why the row's own is not it where that cannot be used."""
     name = dataset.columns.sample_id
-    value = None if name is None else value_of(row, name)
-    text = f"{dataset.split}-{unit.row}" if value is None else text_of(value)
-    nested = name is not None and dataset.unnest is not None and name.startswith(dataset.unnest)
-    return text if unit.item is None or nested else f"{text}-{unit.item}"
+    text, unusable, nested = f"{dataset.split}-{unit.row}", "", False
+    try:
+        value = None if name is None else value_of(row, name)
+        if name is not None and value is not None:
+            text = text_of(value)
+            nested = dataset.unnest is not None and name.startswith(dataset.unnest)
+    except DataError as error:
+        unusable = f"dataset.columns.sample_id={name}: {error}"
+    return text if unit.item is None or nested else f"{text}-{unit.item}", unusable
 
 
 def _asked(dataset: DatasetConfig, row: Row) -> Asked:
     """The question of a row. Raises DataError, saying why it cannot be asked."""
+    try:
+        return _question_of(dataset, row)
+    except _UNFORESEEN as error:
+        raise DataError(f"the row cannot be used ({error_line(error)})") from error
+
+
+def _question_of(dataset: DatasetConfig, row: Row) -> Asked:
     columns = dataset.columns
     row = _with_lists(dataset, row)
     asked = Asked(
@@ -298,7 +322,7 @@ def _attributes(columns: ColumnsConfig, row: Row) -> dict[str, float | str]:
     for key, name in columns.attributes.items():
         value = value_of(row, name)
         if value is not None:
-            number = isinstance(value, int | float) and math.isfinite(value)
+            number = isinstance(value, int | float) and abs(value) <= sys.float_info.max
             found[key] = value if number else _as_type(value)
     return found
 

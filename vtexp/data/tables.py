@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vtexp.data.columns import Unreadable
 from vtexp.data.images import StoredImage, arrow_table
 from vtexp.data.paths import cache_folder
 from vtexp.errors import DataError
@@ -172,7 +173,9 @@ class TableRows(Rows):
 
     def take(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """See Rows."""
-        return _values(self._text.take(list(rows)))
+        found = self._text.take(list(rows))
+        values = zip(*map(_values, found.columns), strict=True)
+        return [dict(zip(found.column_names, row, strict=True)) for row in values]
 
     def present(self, name: str) -> list[bool]:
         """See Rows."""
@@ -313,8 +316,9 @@ class SavedRows(TableRows):
     def images(self, name: str, rows: Sequence[int]) -> list[Cell]:
         """See Rows."""
         filled, paths = [], []
-        for table in self._tables:
-            data, path = _parts(table.column(name))
+        for file, table in zip(self._files, self._tables, strict=True):
+            with _reading(Path(file)):
+                data, path = _parts(table.column(name))
             filled.append(data.is_valid())
             paths.append(path)
         cells = []
@@ -416,12 +420,25 @@ class JoinedRows(Rows):
 # --- pieces ---------------------------------------------------------------------------------------
 
 
-def _values(cells: Any) -> list[Any]:
-    """Python's values of a table or column. Raises DataError for text that is no UTF-8."""
+#: What cells raise that Python has no value for, such as a day of the year 300 000.
+_NO_VALUE = (ValueError, ArithmeticError, NotImplementedError)
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Python's values of a column; where a cell has none, what says why."""
     try:
-        return cells.to_pylist()
+        return column.to_pylist()
+    except _NO_VALUE:
+        return [_value(cell) for cell in column]
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
     except UnicodeDecodeError as error:
-        raise DataError(f"a table of the data set holds text that is no UTF-8 ({error})") from error
+        return Unreadable(f"the cell holds text that is no UTF-8 ({error})")
+    except _NO_VALUE as error:
+        return Unreadable(f"the cell is a {cell.type} that cannot be read ({error})")
 
 
 def _field(leaf: str) -> str:
@@ -440,9 +457,16 @@ def _stored_columns(schema: pa.Schema) -> frozenset[str]:
     def stored(kind: pa.DataType) -> bool:
         if pa.types.is_struct(kind):
             return kind.get_field_index("bytes") >= 0
-        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        return _holds_bytes(kind) and not pa.types.is_null(kind)
 
     return frozenset(name for name in schema.names if stored(schema.field(name).type))
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    types = pa.types
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_null(kind)
 
 
 def _parts(cells: Any) -> tuple[Any, Any]:
@@ -453,6 +477,8 @@ def _parts(cells: Any) -> tuple[Any, Any]:
     if not pa.types.is_struct(cells.type):
         return cells, pa.nulls(len(cells), pa.string())
     data = pc.struct_field(cells, "bytes")
+    if not _holds_bytes(data.type):
+        raise TypeError(f"the bytes of its images are {data.type}")
     if cells.type.get_field_index("path") < 0:
         return data, pa.nulls(len(cells), pa.string())
     return data, pc.struct_field(cells, "path").cast(pa.string())
@@ -468,13 +494,19 @@ def _digests(data: pa.Array) -> pa.Array:
     )
 
 
+#: What files raise that are not what they should be; pyarrow's own are among these kinds.
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
+    *(NotImplementedError, RecursionError, csv.Error),
+)
+
+
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
     """Errors of reading a file as one line."""
     try:
         yield
-    # pyarrow's are ValueErrors
-    except (OSError, ValueError, KeyError, RecursionError, csv.Error) as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{file}: cannot be read ({reason})") from error
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from vtexp.data.columns import Row
+from vtexp.data.columns import Row, text_of, value_of
 from vtexp.errors import DataError
 from vtexp.wording import MULTIPLE_CHOICE, NO_LETTERS
 
@@ -44,14 +44,20 @@ class Transform(NamedTuple):
 
 def _hint_first(asked: Asked, row: Row) -> None:
     """ScienceQA: the hint, where there is one, on a line before the question."""
-    if row.get("hint"):
-        asked.question = f"{row['hint']}\n{asked.question}"
+    if hint := _hint(row):
+        asked.question = f"{hint}\n{asked.question}"
 
 
 def _hint_twice(asked: Asked, row: Row) -> None:
     """ScienceQA as Molmo is evaluated: the hint twice, in place of the question."""
-    if row.get("hint"):
-        asked.question = f"{row['hint']}\n{row['hint']}"
+    if hint := _hint(row):
+        asked.question = f"{hint}\n{hint}"
+
+
+def _hint(row: Row) -> str:
+    """The row's hint; empty where it has none."""
+    hint = value_of(row, "hint")
+    return "" if hint is None else text_of(hint)
 
 
 def _math_vista(asked: Asked, row: Row) -> None:
@@ -94,7 +100,11 @@ def _ai2d(asked: Asked, row: Row) -> None:
     """
     right = None if asked.answer_index is None else asked.options[asked.answer_index]
     kept = [o for o in dict.fromkeys(asked.options) if o != "{}"]
-    is_letter = row.get("option_is_abc")
+    if right is not None and right not in kept:
+        raise DataError(f"the right option is {right}, an empty one")
+    is_letter = value_of(row, "option_is_abc")
+    if not isinstance(is_letter, list | None) or not {*map(type, is_letter or [])} <= {bool, int}:
+        raise DataError(f"option_is_abc={is_letter!r} is no list of true and false")
     if is_letter is None or len(is_letter) != len(kept):
         is_letter = [re.fullmatch("[A-Za-z]", option.strip()) is not None for option in kept]
     asked.options = kept

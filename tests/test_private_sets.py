@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import resource
 import shutil
@@ -340,6 +341,136 @@ def test_folders_given_by_the_user_may_be_links(make_config: MakeConfig, tmp_pat
     for images in ("photos", str(tmp_path / "elsewhere")):
         keys = {"source.files": "test.jsonl", "source.images": images}
         assert len(load(make_config, "json", folder, **keys).samples) == 1
+
+
+def link_json(folder: Path, elsewhere: Path) -> str:
+    write_lines(elsewhere / "test.jsonl", [{"image": "a.png", "question": "?", "answers": "x"}])
+    (folder / "test.jsonl").symlink_to(elsewhere / "test.jsonl")
+    return "test.jsonl"
+
+
+def link_parquet(folder: Path, elsewhere: Path) -> str:
+    rows = [{"image": "a.png", "question": "?", "answers": "x"}]
+    pq.write_table(pa.Table.from_pylist(rows), elsewhere / "test.parquet")
+    (folder / "sub").symlink_to(elsewhere)
+    return "sub/*.parquet"
+
+
+def link_metadata(folder: Path, elsewhere: Path) -> str:
+    write_lines(elsewhere / "metadata.jsonl", [{"file_name": "a.png", "question": "?"}])
+    (folder / "metadata.jsonl").symlink_to(elsewhere / "metadata.jsonl")
+    return "."
+
+
+def link_saved(pattern: str) -> Callable[[Path, Path], str]:
+    def link(folder: Path, elsewhere: Path) -> str:
+        DatasetDict({"test": chosen(2)}).save_to_disk(str(folder / "saved"))
+        (inner,) = folder.glob(pattern)
+        shutil.move(inner, elsewhere / "moved")
+        inner.symlink_to(elsewhere / "moved")
+        return "saved"
+
+    return link
+
+
+LINKS: dict[str, tuple[str, Callable[[Path, Path], str]]] = {
+    "json": ("json", link_json),
+    "parquet": ("parquet", link_parquet),
+    "imagefolder": ("imagefolder", link_metadata),
+    "saved table": ("saved", link_saved("saved/test/*.arrow")),
+    "saved state": ("saved", link_saved("saved/test/state.json")),
+    "saved split": ("saved", link_saved("saved/test")),
+    "saved splits": ("saved", link_saved("saved/dataset_dict.json")),
+    "saved set": ("saved", link_saved("saved")),
+}
+
+
+@pytest.mark.parametrize("kind", LINKS)
+@pytest.mark.parametrize("given", ["folder", "link"])
+@pytest.mark.fault(
+    "hostile input",
+    "data files that are links out of the folder",
+    "the run ends with one line, before anything is read",
+)
+def test_data_files_outside_the_folder_end_the_run(
+    make_config: MakeConfig, tmp_path: Path, kind: str, given: str
+) -> None:
+    folder, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    form, link = LINKS[kind]
+    files = link(folder, elsewhere)
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(DataError, match="leads out of the data folder") as caught:
+        load(make_config, form, folder if given == "folder" else tmp_path / "link",
+             **{"source.files": files, "columns.answers": "question"})  # fmt: skip
+    assert "\n" not in str(caught.value)
+
+
+def test_links_within_the_folder_are_followed(make_config: MakeConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "blobs").mkdir(parents=True)
+    saved(folder / "saved")
+    for number, file in enumerate([*(folder / "saved").iterdir()]):
+        shutil.move(file, folder / "blobs" / str(number))
+        file.symlink_to(Path("..", "blobs", str(number)))
+    (tmp_path / "link").symlink_to(folder)
+    keys = {"source.files": "saved", "columns.answers": "choices"}
+    assert len(load(make_config, "saved", tmp_path / "link", **keys).samples) == 4
+
+
+def test_pipes_are_not_waited_for(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded())
+    os.mkfifo(tmp_path / "pipe")
+    rows = [{"image": name, "question": "?", "answers": "x"} for name in ("a.png", "pipe")]
+    write_lines(tmp_path / "test.jsonl", rows)
+    keys = {"source.files": "test.jsonl", "max_failed": 1}
+    ((sample_id, reason),) = make_plan(make_config(*private("json", tmp_path, **keys))).failed
+    assert (sample_id, reason) == (
+        "test-1",
+        f"{tmp_path}/pipe: not a readable image (no regular file)",
+    )
+    with pytest.raises(DataError, match="pipe: neither a file nor a folder"):
+        load(make_config, "json", tmp_path, **{"source.files": "pipe"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *[("state.json", content) for content in ("[]", "null", "{}", "{", "\xff")],
+        ("state.json", '{"_data_files": 5}'),
+        ("state.json", '{"_data_files": [5]}'),
+        ("state.json", '{"_data_files": [{"filename": 5}]}'),
+        ("state.json", '{"_data_files": [{"filename": "gone.arrow"}]}'),
+        ("state.json", '{"_data_files": [{"filename": "pipe"}]}'),
+        ("state.json", '{"_data_files": [{"filename": "/etc/passwd"}]}'),
+        ("state.json", '{"_data_files": [], "_indices_data_files": [{"filename": "i.arrow"}]}'),
+        ("dataset_dict.json", "[]"),
+        ("dataset_dict.json", '{"splits": null}'),
+    ],
+)
+def test_damaged_saved_sets_say_what_is_wrong(
+    make_config: MakeConfig, tmp_path: Path, name: str, content: str
+) -> None:
+    folder = tmp_path / "saved"
+    saved(folder)
+    (folder / "state.json").unlink()
+    (folder / name).write_text(content, encoding="latin-1")
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(DataError, match="saved") as caught:
+        load(make_config, "saved", tmp_path, **{"source.files": "saved"})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"features": 5}', '{"features": {"q": [5]}}'])
+def test_what_a_saved_set_says_of_itself_is_not_needed(
+    make_config: MakeConfig, tmp_path: Path, content: str
+) -> None:
+    """Its table has the types."""
+    saved(tmp_path / "saved")
+    (tmp_path / "saved" / "dataset_info.json").write_text(content)
+    keys = {"source.files": "saved", "columns.answers": "choices"}
+    assert len(load(make_config, "saved", tmp_path, **keys).samples) == 4
 
 
 @pytest.mark.parametrize(

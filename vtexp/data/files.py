@@ -16,13 +16,14 @@ from vtexp.data.tables import (
     read_imagefolder,
     read_json,
     read_saved,
+    require_own,
 )
 from vtexp.errors import ConfigError, DataError
 from vtexp.hub import HubError, snapshot
 
 
 class Folder(NamedTuple):
-    """A data set's folder, and the folder that its images must not leave."""
+    """A data set's folder, and the folder that its files and images must not leave."""
 
     path: Path
     within: Path
@@ -105,11 +106,12 @@ def _glob(folder: Path, pattern: str) -> list[Path]:
         raise ConfigError(f"dataset.source.files={pattern}: {error}") from error
 
 
-def open_rows(dataset: DatasetConfig, folder: Path, wanted: Callable[[str], bool]) -> Rows:
+def open_rows(dataset: DatasetConfig, folder: Folder, wanted: Callable[[str], bool]) -> Rows:
     """The rows of a data set's split, joined with those that complete them.
 
-    Of tables, only `wanted` columns and fields are read. Raises DataError where files are missing
-    or cannot be read, ConfigError where they do not fit the config.
+    Of tables, only `wanted` columns and fields are read. Raises DataError where files are missing,
+    lead out of the folder over links or cannot be read, ConfigError where they do not fit the
+    config.
     """
     source, join = dataset.source, dataset.join
     rows = _open(dataset, folder, source.files, source.records, wanted)
@@ -126,25 +128,27 @@ def open_rows(dataset: DatasetConfig, folder: Path, wanted: Callable[[str], bool
 
 def _open(
     dataset: DatasetConfig,
-    folder: Path,
+    folder: Folder,
     files: str,
     records: str | None,
     wanted: Callable[[str], bool],
 ) -> Rows:
     pattern = _pattern(dataset, files)
-    found = _glob(folder, pattern)
+    found = _glob(folder.path, pattern)
     if not found:
-        there = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
-        raise DataError(f"{folder}: has no {pattern}; it has {there or 'nothing'}")
+        there = ", ".join(sorted(path.name for path in folder.path.iterdir())[:8])
+        raise DataError(f"{folder.path}: has no {pattern}; it has {there or 'nothing'}")
+    for path in found:
+        require_own(path, folder.within)
     match dataset.source.form:
         case Form.parquet:
             return ParquetRows(found, wanted)
         case Form.json:
             return read_json(found, records)
         case Form.imagefolder:
-            return read_imagefolder(found[0])
+            return read_imagefolder(found[0], folder.within)
         case Form.saved:
-            return read_saved(found[0], dataset.split, wanted)
+            return read_saved(found[0], dataset.split, wanted, folder.within)
         case form:
             raise ConfigError(f"dataset.source.form={form.value}: only for the set of that name")
 

@@ -8,6 +8,7 @@ need none.
 from __future__ import annotations
 
 import io
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,7 +43,9 @@ class ImageFile:
     path: Path
 
     def open_bytes(self) -> BinaryIO:
-        """The encoded image. Raises OSError."""
+        """The encoded image. Raises OSError, also for pipes: who opens one waits for ever."""
+        if not stat.S_ISREG(self.path.stat().st_mode):
+            raise OSError("no regular file")
         return self.path.open("rb")
 
     def __str__(self) -> str:

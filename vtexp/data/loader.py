@@ -43,7 +43,7 @@ def load(dataset: DatasetConfig, *, fetch: bool, index: int | None = None) -> Lo
     image = dataset.columns.image.replace("{split}", dataset.split)
     dataset = replace(dataset, columns=replace(dataset.columns, image=image))
     folder = find_folder(dataset, fetch=fetch)
-    rows = open_rows(dataset, folder.path, _wanted(dataset))
+    rows = open_rows(dataset, folder, _wanted(dataset))
     _check_columns(dataset, rows)
     units = units_of(dataset, rows)
     strata = _question_types(dataset, rows, units) if dataset.stratify else None
@@ -77,7 +77,7 @@ def count_questions(dataset: DatasetConfig) -> int:
     """Questions of a split that is on this machine. Raises ConfigError or DataError as `load`."""
     _check(dataset)
     folder = find_folder(dataset, fetch=False)
-    return len(units_of(dataset, open_rows(dataset, folder.path, _wanted(dataset))))
+    return len(units_of(dataset, open_rows(dataset, folder, _wanted(dataset))))
 
 
 def _check(dataset: DatasetConfig) -> None:

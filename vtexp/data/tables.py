@@ -131,14 +131,16 @@ _IMAGE_ENDINGS = (
 )
 
 
-def read_imagefolder(folder: Path) -> ListedRows:
+def read_imagefolder(folder: Path, within: Path) -> ListedRows:
     """Rows of a folder as `datasets` lays it out: metadata.jsonl or metadata.csv with `file_name`.
 
     Without one, the images of its sub-folders, with the sub-folder's name as `label`. `image` is
-    the path within the folder. Raises DataError where there is neither.
+    the path within the folder. Raises DataError where there is neither, or where a file leads out
+    of `within`.
     """
     file = next((p for p in map(folder.joinpath, _METADATA) if p.is_file()), None)
     if file is not None:
+        require_own(file, within)
         if file.suffix == ".csv":
             with _reading(file), file.open(newline="", encoding="utf-8") as lines:
                 rows: list[dict[str, Any]] = list(csv.DictReader(lines))
@@ -336,25 +338,36 @@ class SavedRows(TableRows):
         return cells
 
 
-def read_saved(folder: Path, split: str, wanted: Callable[[str], bool]) -> SavedRows:
-    """Rows of a split of a folder of `save_to_disk`. Raises DataError if it is none."""
-    from datasets import Dataset, load_from_disk
+def read_saved(folder: Path, split: str, wanted: Callable[[str], bool], within: Path) -> SavedRows:
+    """Rows of a split of a folder of `save_to_disk`.
 
+    Raises DataError if it is none, or names files outside `within`. The library that wrote it is
+    not asked to read it: it opens whatever files are named, and all splits.
+    """
     with _reading(folder):
-        found: Any = load_from_disk(str(folder))
-        if not isinstance(found, Dataset):
-            if split not in found:
-                raise DataError(f"{folder}: has no split {split}, but {', '.join(found)}")
-            found = found[split]
-        files = [Path(part["filename"]) for part in found.cache_files]
-        if not files:
-            raise ValueError("it has no rows")
-        if any(".." in path.parts or not path.is_relative_to(folder) for path in files):
-            raise ValueError("its state.json names files that are not in it")
-        rows = SavedRows(files, wanted)
-        if len(rows) != len(found):  # rows chosen by an index file, as old versions wrote
+        splits, state = folder / "dataset_dict.json", folder / "state.json"
+        if not state.is_file() and splits.is_file():
+            names = _json_within(splits, within)["splits"]
+            if split not in names:
+                raise DataError(f"{folder}: has no split {split}, but {', '.join(names)}")
+            state = folder / split / state.name
+        content = _json_within(state, within)
+        if content.get("_indices_data_files"):  # rows chosen by a file, as old versions wrote
             raise ValueError("its rows are reordered; save it anew after flatten_indices()")
-        return rows
+        names = [part["filename"] for part in content["_data_files"]]
+        if not names:
+            raise ValueError("it has no rows")
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names):
+            raise ValueError("its state.json names files that are not in it")
+        files = [state.parent / name for name in names]
+        for file in files:
+            require_own(file, within)
+        return SavedRows(files, wanted)
+
+
+def _json_within(file: Path, within: Path) -> Any:
+    require_own(file, within)
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 class JoinedRows(Rows):
@@ -509,6 +522,17 @@ def _reading(file: Path) -> Iterator[None]:
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{file}: cannot be read ({reason})") from error
+
+
+def require_own(path: Path, within: Path) -> None:
+    """Raises DataError where a path leads out of the folder `within`, or is a pipe or a device."""
+    if not path.resolve().is_relative_to(within.resolve()):
+        raise DataError(
+            f"{path}: leads out of the data folder {within}: copy the file there, or set "
+            "dataset.source.folder to the folder it is in"
+        )
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path}: neither a file nor a folder")
 
 
 @contextmanager

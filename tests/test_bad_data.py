@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from tests.test_families import asking, save_tokenizer
+from tests.test_images import turned_late
 from vtexp import records
 from vtexp.compare import collect
 from vtexp.config import Config
@@ -242,6 +243,8 @@ ROWS: dict[str, tuple[dict[str, Any], bool]] = {
     "flat": ({"image": "flat.png"}, True),
     "folder": ({"image": "folder"}, False),
     "gone": ({"image": "gone.png"}, False),
+    "pipe": ({"image": "pipe"}, False),
+    "turned behind the header's back": ({"image": "turned.tiff"}, False),
 }
 
 
@@ -256,6 +259,8 @@ def write_set(folder: Path) -> None:
     Image.fromarray(rng.integers(0, 60_000, (60, 80), dtype=np.uint16)).save(folder / "grey16.png")
     Image.new("RGB", (400, 2)).save(folder / "flat.png")
     (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")
+    turned_late("TIFF", folder)
     rows = [GOOD | {"id": name} | change for name, (change, _) in ROWS.items()]
     (folder / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
 

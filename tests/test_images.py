@@ -67,6 +67,51 @@ def test_exif_behind_the_pixels_of_a_png_counts_too(tmp_path: Path) -> None:
     assert tuple(sample_of(path).image_size()) == sample_of(path).pixels().shape[:2] == (40, 20)
 
 
+def chunk_of(name: bytes, body: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+RAW = oriented(6)
+#: Chunks behind the pixels of a PNG whose size is another by them.
+LATE_CHUNKS = {
+    "XMP": [chunk_of(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)],
+    "raw profile": [
+        chunk_of(
+            b"zTXt",
+            b"Raw profile type exif\0\0"
+            + zlib.compress(f"\nexif\n{len(RAW):8}\n{RAW.hex()}\n".encode()),
+        )
+    ],
+    "two EXIFs": [chunk_of(b"eXIf", oriented(n).removeprefix(b"Exif\0\0")) for n in (1, 6)],
+}
+
+
+def turned_late(kind: str, folder: Path) -> Path:
+    """An image whose header does not say that it is turned, though Pillow turns it."""
+    if kind == "TIFF":
+        path = folder / "turned.tiff"
+        Image.fromarray(GRADIENT).save(path, tiffinfo={700: XMP})
+        return path
+    path = save("PNG", folder)
+    data = path.read_bytes()
+    end = data.rindex(b"IEND") - 4
+    path.write_bytes(data[:end] + b"".join(LATE_CHUNKS[kind]) + data[end:])
+    return path
+
+
+@pytest.mark.parametrize("kind", [*LATE_CHUNKS, "TIFF"])
+def test_headers_that_lie_fail_the_image(tmp_path: Path, kind: str) -> None:
+    path = turned_late(kind, tmp_path)
+    assert as_reference(path.read_bytes()).shape == (40, 20, 3)
+    sample = sample_of(path)
+    assert tuple(sample.image_size()) == (20, 40)
+    says = rf"{path.name}: its header says 20x40 px, but it is decoded to 40x20"
+    with pytest.raises(DataError, match=says):
+        sample.pixels()
+
+
 def test_broken_exif_is_no_reason_to_fail(tmp_path: Path) -> None:
     path = save("JPEG", tmp_path, exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
     assert tuple(sample_of(path).image_size()) == sample_of(path).pixels().shape[:2] == (20, 40)

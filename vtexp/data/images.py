@@ -123,14 +123,23 @@ def image_size(source: AnyImage) -> Size:
 
 
 def image_pixels(source: AnyImage) -> np.ndarray:
-    """The image as uint8 (H, W, 3) RGB, upright. Raises DataError if it cannot be decoded."""
+    """The image as uint8 (H, W, 3) RGB, upright, of the size that `image_size` gives.
+
+    Raises DataError if it cannot be decoded, or has another size: few files say behind their pixels
+    how they are turned, and of those not all are found out before.
+    """
+    size = image_size(source)
     with _opened(source) as (image, _):
         try:
-            return to_rgb(image)
+            pixels = to_rgb(image)
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise many kinds for broken files
             raise DataError(f"{source}: the image cannot be decoded ({_reason(error)})") from error
+    decoded = Size(*pixels.shape[:2])
+    if decoded != size:
+        raise DataError(f"{source}: its header says {size} px, but it is decoded to {decoded}")
+    return pixels
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:

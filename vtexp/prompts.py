@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,22 +83,28 @@ class PromptTokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path, form: PromptForm = MOLMO_FORM) -> PromptTokenizer:
-        """Read tokenizer.json and tokenizer_config.json. Raises CheckpointError if they lack."""
+        """Read tokenizer.json and tokenizer_config.json. Raises CheckpointError if they lack.
+
+        Prompts are read whole and alone: a tokenizer.json that cuts or fills them is not obeyed.
+        """
         path, config_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
         for needed in (path, config_path):
             if not needed.is_file():
                 raise CheckpointError(f"{needed}: no such file; a checkpoint needs it")
-        try:
+        with _one_line(f"{path}: the tokenizer cannot be read"):
             tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        with _one_line(f"{config_path}: cannot be read"):
             config = json.loads(config_path.read_text())
-        except Exception as error:  # the library raises nothing narrower
-            raise CheckpointError(f"{path}: the tokenizer cannot be read ({error})") from error
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{config_path}: cannot be read (no JSON object)")
         # Special tokens written in a question stay text: they must never become image tokens.
         tokenizer.encode_special_tokens = True
 
-        def token_id(token: str | dict | None) -> int:
-            text = token["content"] if isinstance(token, dict) else token
-            found = tokenizer.token_to_id(text) if text else None
+        def token_id(token: object) -> int:
+            text = token.get("content") if isinstance(token, dict) else token
+            found = tokenizer.token_to_id(text) if isinstance(text, str) else None
             if found is None:
                 raise CheckpointError(f"{path}: has no token {text!r}, which the prompt needs")
             return found
@@ -117,8 +124,8 @@ class PromptTokenizer:
     def _make_special(self) -> None:
         """Special tokens that a tokenizer.json calls ordinary: text would become these, too."""
         added = self.tokenizer.get_added_tokens_decoder()
-        ids = {self.bos_id, self.eos_id, *self.image_ids, *self.special_ids}
-        ordinary = [added[i].content for i in sorted(ids) if i in added and not added[i].special]
+        ids = sorted(self._own_ids)
+        ordinary = [added[i].content for i in ids if i in added and not added[i].special]
         self.tokenizer.add_special_tokens(ordinary)
 
     def prompt(self, sample: Sample, style: str) -> Prompt:
@@ -139,12 +146,41 @@ class PromptTokenizer:
         return ids
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; no special tokens are added or recognised."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Token ids of a text; no special tokens are added or recognised.
+
+        Raises CheckpointError where the tokenizer makes one of the prompt's own tokens of a text.
+        """
+        with _one_line("the model's tokenizer.json cannot encode a prompt"):
+            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        if not self._own_ids.isdisjoint(ids):
+            found = min(self._own_ids.intersection(ids))
+            name = self.tokenizer.id_to_token(found)
+            raise CheckpointError(
+                f"the model's tokenizer.json makes the token {name!r} (id {found}) of plain text; "
+                "only the prompt's form may write it"
+            )
+        return ids
+
+    @cached_property
+    def _own_ids(self) -> frozenset[int]:
+        """Ids that the form alone writes, never a text."""
+        return frozenset((self.bos_id, self.eos_id, *self.image_ids, *self.special_ids))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids up to the end of text, without surrounding white space."""
         ids = list(ids)
         if self.eos_id in ids:
             ids = ids[: ids.index(self.eos_id)]
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        with _one_line("the model's tokenizer.json cannot decode an answer"):
+            return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """What the tokenizers library raises, panics of its Rust code too, as a CheckpointError."""
+    try:
+        yield
+    except BaseException as error:  # it raises nothing narrower; a panic is no Exception
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise CheckpointError(f"{what} ({error})") from error
+        raise

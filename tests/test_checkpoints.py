@@ -18,7 +18,9 @@ from vtexp import hub, records
 from vtexp.config import Config
 from vtexp.errors import CheckpointError
 from vtexp.job import run_job
-from vtexp.models.checkpoints import find_checkpoint
+from vtexp.models import fingerprints
+from vtexp.models.checkpoints import ASSETS, find_checkpoint
+from vtexp.models.fingerprints import checkpoint_fingerprint
 from vtexp.models.loading import load_model
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 
@@ -200,3 +202,114 @@ def test_random_weights_have_latency_but_no_accuracy(
     shown = capsys.readouterr().out
     assert "random weights" in shown and "accuracy none" in shown
     assert (sweep / "comparison.png").stat().st_size > 10_000
+
+
+def large(checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a checkpoint whose weights are too large to be read whole for a plan."""
+    shutil.copytree(checkpoint, folder)
+    monkeypatch.setattr(fingerprints, "WHOLE", 0)
+    monkeypatch.setattr(fingerprints, "BLOCK", 64)
+    return folder
+
+
+def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
+    """First byte and the one behind the last of each tensor of a safetensors file."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {
+        name: (8 + length + t["data_offsets"][0], 8 + length + t["data_offsets"][1])
+        for name, t in header.items()
+    }
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_changed_tensor_makes_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """Anywhere in the file; and of small files each byte."""
+    folder = large(ASSETS / "molmo_tiny", tmp_path / "large", monkeypatch)
+    if whole:
+        monkeypatch.undo()
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    seen = {checkpoint_fingerprint(folder)}
+    places = tensor_places(path)
+    for begin, end in places.values():
+        changed = bytearray(content)
+        if whole:
+            changed[begin + (end - begin) // 3] ^= 1
+        else:
+            changed[begin:end] = bytes(byte ^ 1 for byte in content[begin:end])
+        path.write_bytes(changed)
+        seen.add(checkpoint_fingerprint(folder))
+    assert len(seen) == len(places) + 1
+    path.write_bytes(content)
+    assert checkpoint_fingerprint(folder) in seen
+
+
+def test_a_tensor_of_another_type_or_file_makes_another_model(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = large(small_checkpoint, tmp_path / "large", monkeypatch)
+    path = folder / "model.safetensors"
+    content, seen = path.read_bytes(), [checkpoint_fingerprint(folder)]
+    path.write_bytes(content.replace(b'"F32"', b'"I32"', 1))
+    seen.append(checkpoint_fingerprint(folder))
+    path.write_bytes(content)
+    index = {"weight_map": {"model.norm.weight": path.name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    seen.append(checkpoint_fingerprint(folder))
+    assert len(set(seen)) == 3
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"[" * 100_000,
+        b'{"a": 5}',
+        b'{"a": {"data_offsets": [0]}}',
+        b'{"a": {"data_offsets": ["x", "y"]}}',
+        b'{"a": {"data_offsets": [0.5, 8]}}',
+        b'{"a": {"data_offsets": [-9, 8]}}',
+        b'{"a": {"data_offsets": [0, 1000000000000]}}',
+    ],
+    ids=range(10),
+)
+@pytest.mark.fault("hostile input", "large weights with a broken header", "one line, in the plan")
+def test_a_broken_header_is_one_line(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: bytes
+) -> None:
+    folder = large(small_checkpoint, tmp_path / "large", monkeypatch)
+    path = folder / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+    with pytest.raises(CheckpointError, match="no safetensors file that can be read"):
+        find_checkpoint(str(folder))
+    path.write_bytes((2**62).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="its header would have"):
+        find_checkpoint(str(folder))
+
+
+def test_the_largest_model_takes_no_second(small_checkpoint: Path, tmp_path: Path) -> None:
+    """As many and as large tensors as Molmo-72B has, in files without content."""
+    folder = tmp_path / "large"
+    shutil.copytree(small_checkpoint, folder)
+    (folder / "model.safetensors").unlink()
+    tensors, size = 15, 10**9
+    header = json.dumps(
+        {
+            f"{i}": {"dtype": "U8", "shape": [size], "data_offsets": [i * size, (i + 1) * size]}
+            for i in range(tensors)
+        }
+    ).encode()
+    for shard in range(80):
+        with (folder / f"{shard}.safetensors").open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(8 + len(header) + tensors * size)
+    began = time.monotonic()
+    checkpoint_fingerprint(folder)
+    assert time.monotonic() - began < 1

@@ -92,7 +92,7 @@ def test_nothing_of_a_checkpoint_is_run(
     "refused, before anything is read",
 )
 @pytest.mark.parametrize("name", ["../weights.safetensors", "/weights.safetensors", "a/b", "pipe",
-                                  "..", ".", "", 5])  # fmt: skip
+                                  "..", ".", "", 5, "a" * 300])  # fmt: skip
 def test_weights_elsewhere_are_refused(small_checkpoint: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "evil"
     shutil.copytree(small_checkpoint, folder)
@@ -102,6 +102,25 @@ def test_weights_elsewhere_are_refused(small_checkpoint: Path, tmp_path: Path, n
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="the folder has no "):
         find_checkpoint(str(folder))
+
+
+@pytest.mark.fault(
+    "hostile input", "pipes in place of a checkpoint's files", "not waited for: one line, or unread"
+)
+def test_pipes_are_not_waited_for(small_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pipes"
+    shutil.copytree(small_checkpoint, folder)
+    before = find_checkpoint(str(folder)).fingerprint
+    os.mkfifo(folder / "zz.safetensors")
+    os.mkfifo(folder / "processor_config.json")
+    assert find_checkpoint(str(folder)).fingerprint == before
+    for name in ("model.safetensors", "tokenizer_config.json", "tokenizer.json", "config.json"):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(CheckpointError, match="the folder has no"):
+            find_checkpoint(str(folder))
+    with pytest.raises(CheckpointError, match=r"the folder has no config\.json"):
+        find_checkpoint(str(folder), random=True)
 
 
 def _image() -> bytes:

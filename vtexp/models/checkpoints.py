@@ -12,6 +12,7 @@ from typing import Any
 from vtexp.errors import CheckpointError
 from vtexp.hub import HubError, HubNameError, snapshot
 from vtexp.models.families import FAMILIES, Family
+from vtexp.models.fingerprints import checkpoint_fingerprint, weight_files
 from vtexp.prompts import PromptTokenizer
 
 EMBEDDED = "embedded:"
@@ -126,12 +127,13 @@ def missing_files(folder: Path, weights: bool = True) -> str:
         try:
             shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
             elsewhere = [name for name in shards if not name or Path(name).name != name]
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             return f"a readable {index.name}"
         if elsewhere:
             return f"{index.name} that names files in it alone"
-        return next((name for name in shards if not (folder / name).is_file()), "")
-    return "" if any(folder.glob("*.safetensors")) else "*.safetensors"
+        there = {path.name for path in folder.iterdir() if path.is_file()}
+        return next((name for name in shards if name not in there), "")
+    return "" if weight_files(folder) else "*.safetensors"
 
 
 def _check_files(path: str, folder: Path, weights: bool) -> None:
@@ -220,33 +222,12 @@ def _quantized(config: dict[str, Any]) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"model.path={path.parent}: the folder has no {path.name}")
     try:
         config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"model.path={path.parent}: the folder has no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: cannot be read (no JSON object)")
     return config
-
-
-def checkpoint_fingerprint(folder: Path) -> str:
-    """Short hash of a checkpoint: config, tokenizer, and size, head and tail of the weights.
-
-    Not the whole weights: reading 30 GB for each plan would take minutes.
-    """
-    digest = hashlib.sha256()
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        digest.update((folder / name).read_bytes())
-    processor = folder / "processor_config.json"
-    if processor.is_file():
-        digest.update(processor.read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(2**20))
-            file.seek(max(0, size - 2**20))
-            digest.update(file.read())
-    return digest.hexdigest()[:16]

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from vtexp.errors import CheckpointError
 from vtexp.job import run_job
 from vtexp.models import fingerprints
 from vtexp.models.checkpoints import ASSETS, find_checkpoint
+from vtexp.models.config_numbers import MAY_BE_NOTHING
 from vtexp.models.fingerprints import checkpoint_fingerprint
 from vtexp.models.loading import load_model
 from vtexp.models.molmo.modeling import MolmoForCausalLM
@@ -313,3 +315,102 @@ def test_the_largest_model_takes_no_second(small_checkpoint: Path, tmp_path: Pat
     began = time.monotonic()
     checkpoint_fingerprint(folder)
     assert time.monotonic() - began < 1
+
+
+def with_config(
+    small_checkpoint: Path, folder: Path, change: Callable[[dict[str, Any]], object]
+) -> Path:
+    """A copy of a checkpoint with a changed config.json."""
+    shutil.copytree(small_checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+NO_NUMBERS: list[Any] = ["x", [], {"a": 1}, True, 1.5, -1, 10**12]
+NUMBERS = [
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "embedding_size",
+    "additional_vocab_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "vision_backbone.image_num_layers",
+    "vision_backbone.image_num_heads",
+    "vision_backbone.image_emb_dim",
+    "vision_backbone.image_head_dim",
+    "vision_backbone.image_mlp_dim",
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.fault(
+    "hostile input", "sizes that no model has, or no numbers", "one line, before anything is built"
+)
+def test_sizes_that_no_model_has_are_refused(
+    small_checkpoint: Path, tmp_path: Path, name: str
+) -> None:
+    part, _, key = name.rpartition(".")
+    nothing = [] if key in MAY_BE_NOTHING else [None, 0]
+    for i, value in enumerate([*NO_NUMBERS, *nothing]):
+
+        def change(config: dict[str, Any], value: Any = value) -> None:
+            (config[part] if part else config)[key] = value
+
+        folder = with_config(small_checkpoint, tmp_path / str(i), change)
+        with pytest.raises(CheckpointError, match=f"{name} is no"):
+            find_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model_type": []}, "model_type is"),
+        ({"rope_theta": None}, "rope_theta is no number"),
+        ({"layer_norm_eps": "x"}, "layer_norm_eps is no number"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is no number"),
+        ({"connector": {"vit_layers": 5}}, "vit_layers is 5, of"),
+        ({"connector": {"vit_layers": None}}, "vit_layers is None, of"),
+        ({"connector": {"vit_layers": ["x"]}}, "vit_layers is"),
+        ({"vit_layers": [100]}, "vit_layers is"),
+        ({"text_config": {"max_position_embeddings": None}}, "is no whole number"),
+    ],
+)
+def test_other_values_of_a_config_are_refused(
+    small_checkpoint: Path, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    folder = with_config(small_checkpoint, tmp_path / "copy", lambda config: config.update(change))
+    with pytest.raises(CheckpointError, match=says):
+        find_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+@pytest.mark.parametrize("depth", [900, 100_000])
+def test_files_without_end_are_one_line(
+    small_checkpoint: Path, tmp_path: Path, name: str, opening: str, depth: int
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(small_checkpoint, folder)
+    closing = "]" if opening == "[" else "1}"
+    (folder / name).write_text(opening * depth + closing * (depth if depth < 1000 else 0))
+    with pytest.raises(CheckpointError, match=r"cannot be read|no readable|a readable"):
+        find_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+def test_a_model_that_cannot_be_built_is_one_line(
+    small_checkpoint: Path, tmp_path: Path, weights: str
+) -> None:
+    folder = with_config(
+        small_checkpoint,
+        tmp_path / "copy",
+        lambda config: config.update(additional_vocab_size=None),
+    )
+    checkpoint = find_checkpoint(str(folder), random=weights == "random")
+    with pytest.raises(CheckpointError, match="cannot be loaded as|config.json makes no model"):
+        load_model(checkpoint, MolmoForCausalLM, "cpu", "float32")

@@ -33,7 +33,7 @@ from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFa
 from vtexp.job import run_job
 from vtexp.knobs import CropSetting, KnobValue
 from vtexp.measuring import PARTS
-from vtexp.models.checkpoints import find_checkpoint
+from vtexp.models.checkpoints import ASSETS, find_checkpoint, read_model_config
 from vtexp.models.families import FAMILIES
 from vtexp.models.runner import Runner, runner_class
 from vtexp.planning import make_plan
@@ -348,6 +348,9 @@ def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
     [
         ("vision_config", {"patch_size": 16}, r"patch_size is 16; only 14 is supported"),
         ("text_config", {"hidden_size": None}, "hidden_size is no whole number"),
+        ("text_config", {"num_hidden_layers": 10**6}, "num_hidden_layers is not between 1 and"),
+        ("text_config", {"max_position_embeddings": "x"}, "max_position_embeddings is no whole"),
+        ("vision_config", {"hidden_size": [8]}, r"vision_config\.hidden_size is no whole number"),
     ],
 )
 def test_other_shapes_are_refused_before_loading(
@@ -376,6 +379,21 @@ def test_other_internvls_are_refused(change: dict[str, Any], says: str) -> None:
     config = {"text_config": sizes | {"vocab_size": 99}, "image_token_id": 7}
     assert family.problem(config) == ""
     assert says in family.problem(config | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"vit_config": 5}, "vit_config is no object"),
+        ({"use_single_crop_col_tokens": []}, "is neither true nor false"),
+        ({"image_col_id": "x"}, "image_col_id is no whole number"),
+    ],
+)
+def test_other_molmo2s_are_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    known = ASSETS / "architectures" / "allenai" / "Molmo2-4B.json"
+    (tmp_path / "config.json").write_text(json.dumps(json.loads(known.read_text()) | change))
+    with pytest.raises(CheckpointError, match=says):
+        read_model_config(tmp_path / "config.json")
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:

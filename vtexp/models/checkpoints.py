@@ -11,6 +11,7 @@ from typing import Any
 
 from vtexp.errors import CheckpointError
 from vtexp.hub import HubError, HubNameError, snapshot
+from vtexp.models.config_numbers import wrong_number
 from vtexp.models.families import FAMILIES, Family
 from vtexp.models.fingerprints import checkpoint_fingerprint, weight_files
 from vtexp.prompts import PromptTokenizer
@@ -184,18 +185,39 @@ def read_model_config(path: Path) -> dict[str, Any]:
     Raises CheckpointError for a model that cannot run.
     """
     config = _read_json(path)
-    family = FAMILIES.get(config.get("model_type", ""))
+    found = config.get("model_type")
+    family = FAMILIES.get(found) if isinstance(found, str) else None
     if family is None:
         known = ", ".join(FAMILIES)
-        found = config.get("model_type")
         raise CheckpointError(f"{path}: model_type is {found!r}; only these can run: {known}")
     processor = path.with_name("processor_config.json")
     if family.processor_keys and processor.is_file():
         said = _read_json(processor)
         config |= {key: said[key] for key in family.processor_keys if key in said}
-    if problem := _quantized(config) or family.problem(config):
+    if problem := _quantized(config) or wrong_number(config) or family.problem(config):
         raise CheckpointError(f"{path}: not a {family.name} that can run: {problem}")
-    return _without_orders(config)
+    return config
+
+
+def _quantized(config: dict[str, Any]) -> str:
+    """Quantized weights would need another library, and have other times and answers."""
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    if any(part.get("quantization_config") for part in parts):
+        return "its weights are quantized (quantization_config); take those it was made from"
+    return ""
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint, without orders. Raises CheckpointError where it is none."""
+    if not path.is_file():
+        raise CheckpointError(f"model.path={path.parent}: the folder has no {path.name}")
+    try:
+        config = _without_orders(json.loads(path.read_text()))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: cannot be read (no JSON object)")
+    return config
 
 
 #: What transformers would act on: code of attention or experts, from the hub even, and other files
@@ -211,23 +233,3 @@ def _without_orders(value: Any) -> Any:
         kept = {key: part for key, part in value.items() if not _ORDERS.fullmatch(key)}
         return {key: _without_orders(part) for key, part in kept.items()}
     return [_without_orders(part) for part in value] if isinstance(value, list) else value
-
-
-def _quantized(config: dict[str, Any]) -> str:
-    """Quantized weights would need another library, and have other times and answers."""
-    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
-    if any(part.get("quantization_config") for part in parts):
-        return "its weights are quantized (quantization_config); take those it was made from"
-    return ""
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"model.path={path.parent}: the folder has no {path.name}")
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: cannot be read (no JSON object)")
-    return config

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vtexp.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
+from vtexp.models.config_numbers import is_whole
 from vtexp.prompts import IMAGE_TOKENS, MOLMO_FORM, PromptForm
 from vtexp.wording import Wording
 
@@ -36,7 +37,8 @@ class Family:
     def problem(self, config: dict[str, Any]) -> str:
         """Why this family's classes cannot be a config.json's model; empty where they can.
 
-        Checked before anything is built: what a config leaves out would be some other model's.
+        Checked before anything is built: what a config leaves out would be some other model's. Its
+        numbers have been found to be such (`wrong_number`).
         """
         if changed := self._changed(config):
             return changed
@@ -78,9 +80,13 @@ class _Molmo(Family):
         if changed := self._changed(config):
             return changed
         layers = (config.get("vision_backbone") or {}).get("image_num_layers", 23)
-        read = (config.get("connector") or {}).get("vit_layers", [])
-        if any(not -layers <= layer < layers for layer in read):
-            return f"connector.vit_layers is {read}, of {layers} layers"
+        connector = config.get("connector") or {}
+        for name, read in (
+            ("vit_layers", config.get("vit_layers") or []),
+            ("connector.vit_layers", connector.get("vit_layers", [])),
+        ):
+            if not _are_layers(read, layers):
+                return f"{name} is {read}, of {layers} layers"
         return ""
 
     def image_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
@@ -96,8 +102,12 @@ class _Molmo2(Family):
         """As for any family; and the tiled view must have column tokens."""
         if not config.get("image_use_col_tokens", True):
             return "image_use_col_tokens=false in processor_config.json is not supported"
+        if config.get("use_single_crop_col_tokens") not in (None, True, False):
+            return "use_single_crop_col_tokens in processor_config.json is neither true nor false"
         if "vit_config" in config:
             old = config["vit_config"]
+            if not isinstance(old, dict):
+                return "vit_config is no object"
             names = {"image_size": "image_default_input_size", "patch_size": "image_patch_size"}
             vision = {new: old[name] for new, name in names.items() if name in old}
             config = config | {"vision_config": vision}
@@ -237,5 +247,12 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _no_whole_number(config: dict[str, Any], keys: tuple[str, ...]) -> str:
-    wrong = [key for key in keys if not isinstance(config.get(key), int)]
+    wrong = [key for key in keys if not is_whole(config.get(key))]
     return f"{wrong[0]} is no whole number" if wrong else ""
+
+
+def _are_layers(read: object, layers: int) -> bool:
+    """Whether a value of a config.json is a list of layers of so many, from either end."""
+    return isinstance(read, list) and all(
+        is_whole(layer) and -layers <= layer < layers for layer in read
+    )

@@ -14,8 +14,21 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from vtexp.errors import CheckpointError, ConfigError
+from vtexp.errors import CheckpointError, ConfigError, no_memory_left
 from vtexp.models.checkpoints import Checkpoint
+
+#: What torch and transformers raise where a model is built of a config.json that does not fit it.
+UNFIT = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    ImportError,
+    SafetensorError,
+)
 
 
 def load_model(
@@ -45,7 +58,7 @@ def load_model(
     torch_dtype: torch.dtype = getattr(torch, dtype)
     try:
         if checkpoint.folder is None:
-            model = _random(model_class, config, device, torch_dtype)
+            model = _random(checkpoint.name, model_class, config, device, torch_dtype)
         else:
             device_map = "auto" if sharded else {"": device}
             model = _pretrained(checkpoint, model_class, config, device_map, torch_dtype)
@@ -68,11 +81,22 @@ def _require_on_gpus(checkpoint: Checkpoint, model: Any, dtype: str) -> None:
 
 
 def _random(
-    model_class: type[PreTrainedModel], config: PreTrainedConfig, device: str, dtype: torch.dtype
+    name: str,
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    device: str,
+    dtype: torch.dtype,
 ) -> PreTrainedModel:
     torch.manual_seed(0)
-    with torch.device(device):
-        return model_class._from_config(config, dtype=dtype)
+    try:
+        with torch.device(device):
+            return model_class._from_config(config, dtype=dtype)
+    except torch.OutOfMemoryError:
+        raise
+    except UNFIT as error:
+        if no_memory_left(error):
+            raise
+        raise CheckpointError(f"{name}: its config.json makes no model: {_line(error)}") from error
 
 
 def _pretrained(
@@ -98,7 +122,7 @@ def _pretrained(
             )
     except torch.OutOfMemoryError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except UNFIT as error:
         name, wrong = checkpoint.family.name, sorted(set(_CONVERTED.findall("".join(report))))
         reason = f"what makes up {', '.join(wrong[:3])} does not fit" if wrong else _line(error)
         raise CheckpointError(f"{folder}: cannot be loaded as {name}: {reason}") from error

@@ -1,0 +1,65 @@
+"""Which numbers of a config.json can be a model's: checked before anything is computed of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+#: The most that a whole number can be, by its key in any part of a config.json. Above, a model
+#: would be built for hours before its weights are found not to fit.
+MOST = (
+    dict.fromkeys(("num_hidden_layers", "n_layers", "image_num_layers", "depth"), 1000)
+    | dict.fromkeys(("num_attention_heads", "n_heads", "num_heads", "image_num_heads"), 10**4)
+    | dict.fromkeys(("num_key_value_heads", "n_kv_heads"), 10**4)
+    | dict.fromkeys(("moe_num_experts", "moe_top_k"), 10**4)
+    | dict.fromkeys(("hidden_size", "d_model", "text_hidden_size", "out_hidden_size"), 10**6)
+    | dict.fromkeys(("intermediate_size", "mlp_hidden_size", "head_dim"), 10**6)
+    | dict.fromkeys(("image_emb_dim", "image_head_dim", "image_mlp_dim"), 10**6)
+    | dict.fromkeys(("vocab_size", "embedding_size", "additional_vocab_size"), 10**7)
+    | dict.fromkeys(("max_position_embeddings", "max_sequence_length"), 10**9)
+    | dict.fromkeys(("image_col_id",), 10**7)
+)
+#: Those that may be 0 or null, which means that another number says them, or that there are none.
+MAY_BE_NOTHING = frozenset(
+    [
+        "num_key_value_heads",
+        "n_kv_heads",
+        "moe_num_experts",
+        "moe_top_k",
+        "intermediate_size",
+        "mlp_hidden_size",
+        "head_dim",
+        "embedding_size",
+        "additional_vocab_size",
+    ]
+)
+#: Numbers that need not be whole.
+REALS = frozenset(["rope_theta", "layer_norm_eps", "rms_norm_eps", "image_norm_eps"])
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value of a config.json is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def wrong_number(config: dict[str, Any]) -> str:
+    """Which number of a config.json no model can have, in words; empty where there is none."""
+    for name, key, value in _values(config):
+        if key in REALS:
+            if not (is_whole(value) or (isinstance(value, float) and math.isfinite(value))):
+                return f"{name} is no number"
+        elif key in MOST and not (key in MAY_BE_NOTHING and value in (None, 0)):
+            if not is_whole(value):
+                return f"{name} is no whole number"
+            if not 1 <= value <= MOST[key]:
+                return f"{name} is not between 1 and {MOST[key]}"
+    return ""
+
+
+def _values(config: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Dotted name, key and value of all that a config.json has at the top and in its parts."""
+    for key, value in config.items():
+        yield key, key, value
+        if isinstance(value, dict):
+            yield from ((f"{key}.{inner}", inner, v) for inner, v in value.items())

@@ -17,7 +17,7 @@ import torch
 
 from vtexp import hub, records
 from vtexp.config import Config
-from vtexp.errors import CheckpointError
+from vtexp.errors import CheckpointError, ConfigError
 from vtexp.job import run_job
 from vtexp.models import fingerprints
 from vtexp.models.checkpoints import ASSETS, find_checkpoint
@@ -412,5 +412,27 @@ def test_a_model_that_cannot_be_built_is_one_line(
         lambda config: config.update(additional_vocab_size=None),
     )
     checkpoint = find_checkpoint(str(folder), random=weights == "random")
-    with pytest.raises(CheckpointError, match="cannot be loaded as|config.json makes no model"):
+    with pytest.raises(CheckpointError, match=r"cannot be loaded as|makes no model"):
         load_model(checkpoint, MolmoForCausalLM, "cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("embedded:../../../../etc", "embedded:..", "embedded:.", "embedded:", "embedded:/etc"),
+        *("embedded:nope", "embedded:architectures", "embedded:molmo_tiny/", "embedded:a\0b"),
+    ],
+)
+def test_embedded_models_are_those_of_the_package(path: str) -> None:
+    with pytest.raises(ConfigError, match="no such model in the package; there are: molmo_tiny"):
+        find_checkpoint(path)
+
+
+def test_a_path_has_a_name() -> None:
+    with pytest.raises(ConfigError, match="path is empty"):
+        find_checkpoint("")
+
+
+def test_an_unknown_home_is_one_line() -> None:
+    with pytest.raises(CheckpointError, match="no such folder"):
+        find_checkpoint("~nobody-of-this-name/model")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtexp.errors import CheckpointError
+from vtexp.errors import CheckpointError, ConfigError
 from vtexp.hub import HubError, HubNameError, snapshot
 from vtexp.models.config_numbers import wrong_number
 from vtexp.models.families import FAMILIES, Family
@@ -51,7 +52,7 @@ def find_checkpoint(
     with the package, others need config and tokenizer. With `fetch`, what the hub's cache lacks is
     downloaded. Without `weights`, they are left for later, and the fingerprint is empty: config
     and tokenizer are enough to check a plan. Raises CheckpointError, naming what is missing and
-    how to get it.
+    how to get it, and ConfigError for a path that cannot be one.
     """
     weights = weights and not random
     known = ASSETS / "architectures" / f"{path}.json"
@@ -81,10 +82,13 @@ def _folder(
     path: str, revision: str | None, *, fetch: bool, weights: bool, may_lack: bool
 ) -> Path | None:
     """Folder of `model.path`; None where it `may_lack` and is not on this machine."""
+    if not path:
+        raise ConfigError("model.path is empty; give the folder of a checkpoint")
     if path.startswith(EMBEDDED):
-        folder = ASSETS / path.removeprefix(EMBEDDED)
-    else:
-        folder = Path(path).expanduser()
+        return _embedded_folder(path)
+    folder = Path(path)
+    with suppress(RuntimeError):  # a user that is not there
+        folder = folder.expanduser()
     if folder.is_dir():
         return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.startswith("."):
@@ -93,6 +97,17 @@ def _folder(
         f"model.path={path}: no such folder; download a checkpoint first "
         "(hf download REPOSITORY --local-dir FOLDER) and give its folder"
     )
+
+
+def _embedded_folder(path: str) -> Path:
+    """Folder of a model that comes with the package. Raises ConfigError for any other name."""
+    names = sorted(config.parent.name for config in ASSETS.glob("*/config.json"))
+    name = path.removeprefix(EMBEDDED)
+    if name not in names:
+        raise ConfigError(
+            f"model.path={path}: no such model in the package; there are: {', '.join(names)}"
+        )
+    return ASSETS / name
 
 
 def _hub_folder(

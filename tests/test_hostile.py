@@ -17,12 +17,15 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
+from tests.made_sweeps import make_run
 from tests.test_bad_data import private
-from vtexp import hub
-from vtexp.config import Config
-from vtexp.errors import CheckpointError, DataError
+from vtexp import environment, hub, records, sweep_commands, watching
+from vtexp.config import Config, Launcher
+from vtexp.errors import CheckpointError, ConfigError, DataError
 from vtexp.job import run_job
+from vtexp.jobs import JOBS, SubmittedJob, note_submitted
 from vtexp.models.checkpoints import find_checkpoint
+from vtexp.outcomes import failure, finished, freeze, run_folders, thaw
 from vtexp.planning import make_plan
 
 MakeConfig = Callable[..., Config]
@@ -222,3 +225,239 @@ def test_files_are_as_open_as_the_umask_says(
     assert len(found) > 8
     for path in found:
         assert stat.S_IMODE(path.stat().st_mode) == (folder if path.is_dir() else file), path
+
+
+def sweep_of_two(folder: Path) -> list[Path]:
+    """Two finished runs on the same four questions."""
+    scores = [1.0, 0.0, 1.0, 1.0]
+    return [
+        make_run(folder, value, tokens, scores) for value, tokens in (("336x336", 288), ("a", 400))
+    ]
+
+
+def aliases(levels: int) -> str:
+    """A few lines that stand for 9 ** levels words."""
+    lines = ["l0: &l0 [lol]"]
+    for level in range(1, levels + 1):
+        below = ", ".join([f"*l{level - 1}"] * 9)
+        lines.append(f"l{level}: &l{level} [{below}]")
+    return "\n".join(lines)
+
+
+@pytest.mark.fault(
+    "hostile input",
+    "the config of a run with aliases, tags, dates, deep nesting or of 1 GB",
+    "one line at once; nothing is built of it",
+)
+@pytest.mark.parametrize(
+    "text",
+    [aliases(8), "a: &a [*a]", "[" * 200_000, "- " * 200_000, "? " * 200_000, "{" * 200_000,
+     "a: 2020-01-01", "1: a", "a: !!int ''", "a: !!timestamp x", "a: !!python/object:os.system x",
+     "[]", "null", "a: b\n---\nc: d", "\x00", "#" * 1_000_001, "a: 1" + "0" * 5000],
+    ids=lambda text: text[:12],
+)  # fmt: skip
+def test_a_config_that_no_run_writes_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / records.CONFIG).write_text(text)
+    with pytest.raises(DataError, match=r"config\.yaml: (cannot be read|not the config)"):
+        records.read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: b", "run: 5", "run: {value: 1}", "run: {value: 1}\nknob: a\nsweep: {}",
+     "run: {value: 1}\nknob: {name: a}\nsweep: {}", "run: {value: 1}\nknob: {name: max_crops}"],
+)  # fmt: skip
+def test_a_config_of_no_run_is_not_thawed(tmp_path: Path, text: str) -> None:
+    (tmp_path / records.CONFIG).write_text(text)
+    with pytest.raises(DataError, match=r"config\.yaml: not the config of a run"):
+        thaw([tmp_path])
+
+
+def test_a_margin_that_is_no_number_is_one_line(tmp_path: Path) -> None:
+    for folder in sweep_of_two(tmp_path):
+        config = (folder / records.CONFIG).read_text()
+        (folder / records.CONFIG).write_text(config.replace("margin: 1.0", "margin: [1]"))
+    with pytest.raises(DataError, match=r"config\.yaml: report\.margin is no number"):
+        sweep_commands.report([str(tmp_path)])
+
+
+def changed(path: Path, **values: object) -> str:
+    """A JSON file with other values; None takes one away."""
+    content = json.loads(path.read_text()) | values
+    return json.dumps({key: value for key, value in content.items() if value is not None})
+
+
+DEEP = "[" * 100_000
+NO_OBJECTS = ("null", "[1]", '"x"', DEEP, "{", "")
+
+
+@pytest.mark.fault(
+    "hostile input",
+    "JSON of a sweep that is cut, of other types, deep, or lacks keys",
+    "one line that names the file and helps",
+)
+@pytest.mark.parametrize("text", [*NO_OBJECTS, "{}"], ids=lambda text: text[:6])
+@pytest.mark.parametrize(
+    "name", [records.PLANNED, records.FAILURE, records.ENVIRONMENT, records.LATENCY]
+)
+def test_damaged_json_of_a_run_is_one_line(tmp_path: Path, name: str, text: str) -> None:
+    first, _ = sweep_of_two(tmp_path)
+    if name in (records.PLANNED, records.FAILURE):
+        (first / records.RESULT).unlink()
+    if (name, text) == (records.ENVIRONMENT, "{}"):
+        pytest.skip("of an environment that is empty nothing is known")
+    if name == records.LATENCY:
+        text += "\n"
+    (first / name).write_text(text)
+    commands = [lambda: sweep_commands.report([str(tmp_path)])]
+    if name in (records.PLANNED, records.FAILURE):
+        commands.append(lambda: sweep_commands.status(str(tmp_path)))
+    for command in commands:
+        with pytest.raises(DataError) as error:
+            command()
+        assert f"{name}: " in str(error.value)
+        assert "python -m vtexp resume makes the run again" in str(error.value)
+        assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"theoretical_vision_tokens": None}, {"accuracy": "high"}, {"tiling": 5}, {"latency": [1]},
+     {"latency": {"prefill_ms": 3}}, {"latency": {"prefill_ms": {"median": "x"}}},
+     {"memory_peak_mib": 5}, {"warnings": "none"}, {"warnings": [1]}, {"disturbed": {"a": 1}},
+     {"num_samples": True}, {"num_samples": float("nan")}, {"measured_vision_tokens": 10**400},
+     {"status": "failed"}, {"status": []}, {"accuracy_by_question_type": {"a": 1}},
+     {"accuracy_by_question_type": ["a"]}, {"force_full_tokens": "no"}, {"knob_value": {}},
+     {"samples_fingerprint": [1]}, {"mfu": "fast"}, {"model": None}],
+    ids=str,
+)  # fmt: skip
+def test_a_result_of_other_types_is_one_line(tmp_path: Path, changes: dict) -> None:
+    path = sweep_of_two(tmp_path)[0] / records.RESULT
+    path.write_text(changed(path, **changes))
+    line = r"result\.json: not a result of vtexp.*; delete it, and python -m vtexp resume makes"
+    with pytest.raises(DataError, match=line):
+        sweep_commands.report([str(tmp_path)])
+
+
+@pytest.mark.fault(
+    "hostile input",
+    "samples.jsonl a row short, with one twice, or with one of another question",
+    "one line that names the file; no statistics of it",
+)
+@pytest.mark.parametrize(
+    "damage",
+    [lambda rows: rows[:-1], lambda rows: [*rows, rows[0]], lambda rows: [*rows[:-1], rows[0]],
+     lambda rows: [*rows[:-1], rows[-1].replace("question-3", "question-9")],
+     lambda rows: [*rows[:-1], "[1]"], lambda rows: [*rows[:-1], '{"sample_id": "a"}'],
+     lambda rows: [*rows[:-1], DEEP]],
+)  # fmt: skip
+def test_samples_that_are_not_those_of_the_result_are_one_line(
+    tmp_path: Path, damage: Callable[[list[str]], list[str]]
+) -> None:
+    path = sweep_of_two(tmp_path)[1] / records.SAMPLES
+    path.write_text("\n".join(damage(path.read_text().splitlines())) + "\n")
+    with pytest.raises(DataError, match=r"samples\.jsonl: .*python -m vtexp resume makes"):
+        sweep_commands.report([str(tmp_path)])
+
+
+@pytest.mark.fault(
+    "hostile input",
+    "result.json cut short, as by a disk that lost power",
+    "the run is missing, the report is of the others; resumed",
+)
+@pytest.mark.parametrize("text", ["", "[", '{"status": "do', DEEP], ids=lambda text: text[:6])
+def test_a_result_that_is_cut_short_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    first, second = sweep_of_two(tmp_path)
+    (first / records.RESULT).write_text(text)
+    assert [finished(folder) for folder in (first, second)] == [False, True]
+    assert {status.folder: status.state for status in watching.look(tmp_path)} == {
+        first: "missing", second: "done"
+    }  # fmt: skip
+    sweep_commands.report([str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "2 runs: 1 done, 1 missing" in printed
+    assert "its result.json is damaged: python -m vtexp resume makes the run again" in printed
+
+
+def test_a_run_that_was_frozen_has_its_planned_row(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever file was written last, every reader agrees on what is a run."""
+    plan = make_plan(make_config("knob.sizes=[336x336,560x336]"))
+    real, left = records.write_bytes, 0
+
+    def stop_after(path: Path, data: bytes) -> None:
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        real(path, data)
+
+    for written in range(4):
+        left = written
+        with monkeypatch.context() as patch:
+            patch.setattr(records, "write_bytes", stop_after)
+            with pytest.raises(KeyboardInterrupt):
+                freeze(plan)
+        sweep = tmp_path / "sweep"
+        if sweep.is_dir() and (found := run_folders(sweep)):
+            assert len(found) == written // 2
+            sweep_commands.status(str(sweep))
+            sweep_commands.report([str(sweep)])
+
+
+def test_a_job_of_no_process_has_ended(tmp_path: Path) -> None:
+    first, _ = sweep_of_two(tmp_path)
+    (first / records.RESULT).unlink()
+    job = SubmittedJob((first.name,), Launcher.local, "x", host=environment.host())
+    note_submitted(tmp_path, [job])
+    sweep_commands.status(str(tmp_path))
+    assert failure(first)
+
+
+def test_damaged_progress_is_none(tmp_path: Path) -> None:
+    for rank, row in enumerate(({}, {"stage": "answers", "done": "x"}, {"stage": []})):
+        records.write_json(tmp_path / records.RANKS / str(rank) / records.PROGRESS, row)
+    assert watching._progress(tmp_path) is None
+
+
+@pytest.mark.fault(
+    "hostile input",
+    "a sweep whose jobs name a private file as their log",
+    "nothing of it is read or shown",
+)
+@pytest.mark.parametrize("where", ["plain", "up", "link", "pipe"])
+def test_no_file_elsewhere_is_taken_for_a_log(tmp_path: Path, where: str) -> None:
+    sweep, private_file = tmp_path / "sweep", tmp_path / "private.txt"
+    first, _ = sweep_of_two(sweep)
+    (first / records.RESULT).unlink()
+    private_file.write_text("password 1234\n")
+    (sweep / JOBS).mkdir()
+    log = private_file
+    if where == "up":
+        log = sweep / JOBS / ".." / ".." / "private.txt"
+    elif where == "link":
+        log = sweep / JOBS / "lane0.log"
+        log.symlink_to(private_file)
+    elif where == "pipe":
+        log = sweep / JOBS / "lane0.log"
+        os.mkfifo(log)
+    job = SubmittedJob((first.name,), Launcher.local, "1", str(log), environment.host(), "long ago")
+    note_submitted(sweep, [job])
+    sweep_commands.status(str(sweep))
+    sweep_commands.report([str(sweep)])
+    assert failure(first)["log_tail"] == []
+    for path in sweep.rglob("*"):
+        if path.is_file() and path != log:
+            assert b"password 1234" not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000], ids=len)
+def test_a_name_that_no_folder_has_is_one_short_line(name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"not the name of a folder \(File name too long\)"
+    ) as error:
+        sweep_commands.status(name)
+    assert len(str(error.value)) < 150

@@ -76,8 +76,11 @@ def analyse(
     Raises DataError where a record is damaged, or no question is shared.
     """
     done = [row for row in rows if row["status"] == "done"]
-    paths = {row["folder"]: Path(row["folder"]) / records.SAMPLES for row in done}
-    read = {folder: read_samples(path) for folder, path in paths.items() if path.exists()}
+    read = {
+        row["folder"]: read_samples(path, row["num_samples"])
+        for row in done
+        if (path := Path(row["folder"]) / records.SAMPLES).exists()
+    }
     if shared:
         read = _shared([row for row in done if row["folder"] in read], read)
     by_series: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
@@ -120,12 +123,19 @@ def configured_margin(sweeps: Sequence[Path]) -> float:
         for sweep in sweeps
         if (folders := run_folders(sweep))
     ]
-    configs = [records.read_config(folder) for folder in latest]
-    found = sorted({config.get("report", {}).get("margin", MARGIN) for config in configs})
+    found = sorted({_margin(folder) for folder in latest})
     if len(found) > 1:
         margins = ", ".join(f"{margin:g}" for margin in found)
         raise ConfigError(f"report.margin: the sweeps have {margins}; give one with --margin")
-    return float(found[0]) if found else MARGIN
+    return found[0] if found else MARGIN
+
+
+def _margin(folder: Path) -> float:
+    """`report.margin` of a run's config."""
+    try:
+        return float(records.read_config(folder).get("report", {}).get("margin", MARGIN))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{folder / records.CONFIG}: report.margin is no number") from error
 
 
 def to_plain(analysis: Analysis) -> dict[str, Any]:
@@ -494,8 +504,12 @@ def prefill_times(folders: Sequence[Path]) -> list[np.ndarray] | None:
     by_run: list[dict[str, list[float]]] = []
     for folder in folders:
         times: dict[str, list[float]] = defaultdict(list)
-        for row in records.rows_of(folder / records.LATENCY):
-            times[row["sample_id"]].append(row["prefill_ms"])
+        path = folder / records.LATENCY
+        try:
+            for row in records.rows_of(path):
+                times[row["sample_id"]].append(float(row["prefill_ms"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise records.damaged(path, f"not the times of a run ({error!r})") from error
         by_run.append(times)
     common = [sample for sample in by_run[0] if all(sample in times for times in by_run)]
     if len(common) < 2:

@@ -11,6 +11,7 @@ from vtexp import records
 from vtexp.config import OF_NO_NUMBER
 from vtexp.errors import DataError, listed
 from vtexp.fairness import different_questions
+from vtexp.outcomes import finished
 from vtexp.planning import same_inputs
 
 #: Stages of a prefill whose medians have columns, each with its 95 % interval.
@@ -19,8 +20,30 @@ STAGES = (
     *("llm_prefill_ms", "prefill_ms", "first_token_ms", "ttft_ms", "ttft_without_preprocess_ms"),
     "decode_ms_per_token",
 )
+#: The status of a row by the file that says most of its run.
+STATUSES = {records.RESULT: "done", records.FAILURE: "failed", records.PLANNED: "missing"}
+#: What is said of a run whose result is there, but not as a whole.
+CUT_SHORT = "its result.json is damaged: python -m vtexp resume makes the run again"
 #: Parts of a result that are mappings, and become columns such as `memory_peak_mib_allocated`.
 FLATTENED = ("memory_peak_mib", "prefill_ms_between_processes")
+
+#: Columns that are texts, of every row or of some; true or false; and lists. The rest are numbers.
+TEXTS = (
+    *("status", "run_id", "knob", "knob_value", "tiling", "model", "weights", "dataset", "split"),
+    *("hardware", "metric"),
+)
+TEXTS_OF_SOME = (
+    *("measured_tiling", "actual_tiling", "fit", "device", "error", "same_inputs_as", "settings"),
+    *("samples_fingerprint", "inputs_fingerprint", "sweep", "run"),
+)
+FLAGS = ("force_full_tokens", "actual_overridden")
+LISTS = ("disturbed", "warnings")
+#: Numbers without which there is no row; and none that is done.
+PLANNED_NUMBERS = ("num_crops", "target_vision_tokens", "theoretical_vision_tokens")
+DONE_NUMBERS = (
+    *("num_samples", "measured_num_crops", "measured_vision_tokens", "actual_num_crops"),
+    *("actual_vision_tokens", "prefill_vision_tokens"),
+)
 
 #: Columns of comparison.csv, in order: what was asked, what was counted, what came out. Those that
 #: a run has not measured are empty.
@@ -119,12 +142,21 @@ def _sweep_names(sweeps: Sequence[Path]) -> dict[Path, str]:
 def _rows(sweep: Path, name: str) -> list[dict[str, Any]]:
     rows = []
     for folder in sorted(path for path in sweep.iterdir() if path.is_dir()):
-        for file in (records.RESULT, records.FAILURE, records.PLANNED):
-            if (folder / file).is_file():
-                row = _read_row(folder / file)
-                rows.append(row | {"folder": str(folder), "sweep": name, "run": folder.name})
-                break
+        if (file := _row_file(folder)) is not None:
+            row = _read_row(file)
+            if file.name != records.RESULT and (folder / records.RESULT).is_file():
+                row["warnings"] = [CUT_SHORT]
+            rows.append(row | {"folder": str(folder), "sweep": name, "run": folder.name})
     return rows
+
+
+def _row_file(folder: Path) -> Path | None:
+    """What says most of a run; None of a folder that is none, or was not frozen to the end."""
+    if finished(folder):
+        return folder / records.RESULT
+    if (folder / records.FAILURE).is_file():
+        return folder / records.FAILURE
+    return folder / records.PLANNED if (folder / records.CONFIG).is_file() else None
 
 
 def _once(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
@@ -185,22 +217,66 @@ def _read_row(path: Path) -> dict[str, Any]:
     """A result or failure as a flat row. Raises DataError if it is none."""
     row = records.read_json(path)
     if path.name == records.PLANNED:
-        row = {"status": "missing"} | row
-    needed = ("status", "run_id", "knob", "knob_value", "model", "dataset", "hardware")
-    if not isinstance(row, dict) or any(key not in row for key in needed):
-        raise DataError(f"{path}: not a result of vtexp; delete its folder to run it again")
+        row["status"] = "missing"
     row.setdefault("weights", "pretrained")  # before there were random ones, none said so
     row.setdefault("disturbed", [])
-    for stage, summary in row.pop("latency", {}).items():
-        row |= {f"{stage}_{name}": value for name, value in summary.items()}
-    for part in FLATTENED:
-        row |= {f"{part}_{name}": value for name, value in (row.pop(part, None) or {}).items()}
+    try:
+        for stage, summary in row.pop("latency", {}).items():
+            row |= {f"{stage}_{name}": value for name, value in summary.items()}
+        for part in FLATTENED:
+            row |= {f"{part}_{name}": value for name, value in (row.pop(part, None) or {}).items()}
+    except AttributeError as error:
+        raise records.damaged(path, "not a result of vtexp") from error
+    if row.get("status") != STATUSES[path.name]:
+        raise records.damaged(path, "not a result of vtexp (status)")
+    if wrong := [key for key in (*_needed(row), *row) if not _fits(row, key)]:
+        raise records.damaged(path, f"not a result of vtexp ({wrong[0]})")
     return row
+
+
+def _needed(row: dict[str, Any]) -> list[str]:
+    """Columns that no row of this status lacks."""
+    needed = [*TEXTS, "force_full_tokens", *PLANNED_NUMBERS]
+    if row["status"] == "failed":
+        needed.append("error")
+    if row["status"] == "done":
+        needed += ["accuracy", *DONE_NUMBERS]
+    return needed
+
+
+def _fits(row: dict[str, Any], key: str) -> bool:
+    """Whether a row's value is of its column's kind; other keys are of any."""
+    value = row.get(key)
+    if key in TEXTS or (key == "error" and row["status"] == "failed"):
+        return isinstance(value, str)
+    if key in TEXTS_OF_SOME:
+        return value is None or isinstance(value, str)
+    if key in FLAGS:
+        return isinstance(value, bool)
+    if key in LISTS:
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    if key == "accuracy_by_question_type":
+        return isinstance(value, dict) and all(map(_is_share, value.values()))
+    if key in (*PLANNED_NUMBERS, *DONE_NUMBERS):
+        return _is_number(value)
+    return key not in COLUMNS or (value is None and key in row) or _is_number(value)
+
+
+def _is_share(value: Any) -> bool:
+    """Whether this is the accuracy of a question type, and the number of its questions."""
+    return isinstance(value, dict) and all(_is_number(value.get(key)) for key in ("accuracy", "n"))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a number is finite, and one that arithmetic is done with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _settings(folder: Path) -> dict[str, Any]:
     """Settings of a run that can change its numbers and have no column of their own, flat."""
     config = records.read_config(folder)
+    if not isinstance(config.get("run") or {}, dict):
+        raise DataError(f"{folder / records.CONFIG}: not the config of a run")
     flat: dict[str, Any] = {}
     unseen = {f"{group}.{key}" for group, key in OF_NO_NUMBER}
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vtexp.answering import interval, points
-from vtexp.compare import COLUMNS, label, notes
+from vtexp.compare import COLUMNS, LISTS, label, notes
 from vtexp.comparison_table import milliseconds, p_value, sentences, speed_up
 from vtexp.findings import AnalysedRun, Analysis, GroupCell, Grouping, Series
 
@@ -23,12 +23,10 @@ FINDINGS = (
     *("speed_up", "speed_up_low", "speed_up_high", "speed_up_baseline"),
     *("on_front", "front_share"),
 )
-#: Columns that hold several texts: joined by `; ` in a CSV, lists in Parquet.
-LISTS = ("disturbed", "warnings")
 
 
 def csv_text(rows: Sequence[dict[str, Any]], analysis: Analysis) -> str:
-    """comparison.csv: COLUMNS, then FINDINGS; one row per run."""
+    """comparison.csv: COLUMNS, then FINDINGS; one row per run, lists joined by `; `."""
     buffer = io.StringIO()
     names = (*COLUMNS, *FINDINGS)
     writer = csv.DictWriter(buffer, names, extrasaction="ignore", lineterminator="\n")

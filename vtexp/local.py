@@ -112,6 +112,8 @@ def cancel(jobs: Sequence[SubmittedJob]) -> None:
 
 def alive(job: SubmittedJob) -> bool:
     """Whether a job's process runs: that number, started at that time."""
+    if not job.job_id.isdecimal():
+        return False
     started = environment.process_started(int(job.job_id))
     return started is not None and started == job.process_started
 

@@ -16,6 +16,7 @@ from typing import Any
 from vtexp import records
 from vtexp.config import KNOB_SCHEMAS, Config, from_plain
 from vtexp.errors import DataError, RunFailedError, VtexpError, error_line, listed
+from vtexp.jobs import JOBS
 from vtexp.planning import Plan
 from vtexp.predicting import forecast
 
@@ -27,16 +28,17 @@ def freeze(plan: Plan) -> None:
     """Write config and planned row of all runs that have no result; forget their failures."""
     for run, predicted in zip(plan.runs, forecast(plan).runs, strict=True):
         if not finished(run.folder):
-            planned = run.columns(plan.config) | predicted.columns()
+            columns = run.columns(plan.config) | predicted.columns()
+            records.write_json(run.folder / records.PLANNED, columns)
+            # What makes a folder a run comes last: every run has its planned row.
             records.write_text(run.folder / records.CONFIG, run.resolved_config(plan.config))
-            records.write_json(run.folder / records.PLANNED, planned)
             (run.folder / records.FAILURE).unlink(missing_ok=True)
 
 
 def thaw(folders: Sequence[Path]) -> Config:
     """The config of a job that makes these runs of one sweep.
 
-    Raises DataError for a folder without its config.
+    Raises DataError for a folder without its config, or with one that is none.
     """
     plain, values = {}, []
     for folder in folders:
@@ -44,14 +46,24 @@ def thaw(folders: Sequence[Path]) -> Config:
         try:
             values.append(plain.pop("run")["value"])
         except (KeyError, TypeError) as error:
-            raise DataError(f"{folder / records.CONFIG}: not the config of a run") from error
+            raise _no_config(folder) from error
+    try:
+        return _thawed(plain, values, folders[0].parent)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _no_config(folders[0]) from error
+
+
+def _thawed(plain: dict[str, Any], values: Sequence[Any], sweep: Path) -> Config:
     knob = plain["knob"]
     if "vision_tokens_list" in knob:
         knob["vision_tokens_list"] = None
     knob[KNOB_SCHEMAS[knob["name"]][1]] = values
-    sweep = folders[0].parent
     plain["sweep"] |= {"folder": str(sweep.parent), "name": sweep.name}
     return from_plain(plain)
+
+
+def _no_config(folder: Path) -> DataError:
+    return DataError(f"{folder / records.CONFIG}: not the config of a run")
 
 
 def run_folders(sweep: Path) -> list[Path]:
@@ -60,8 +72,8 @@ def run_folders(sweep: Path) -> list[Path]:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run has its result."""
-    return (folder / records.RESULT).is_file()
+    """Whether a run has its result; one that is cut short is none, and is made again."""
+    return records.is_whole(folder / records.RESULT)
 
 
 def settled(folder: Path) -> bool:
@@ -73,7 +85,19 @@ def failure(folder: Path) -> dict[str, Any] | None:
     """The row of a failed run, None of any other."""
     if finished(folder) or not (folder / records.FAILURE).is_file():
         return None
-    return records.read_json(folder / records.FAILURE)
+    return _row(folder / records.FAILURE, ("error",))
+
+
+def planned(folder: Path) -> dict[str, Any]:
+    """The row of a run as it was planned. Raises DataError where it is damaged."""
+    return _row(folder / records.PLANNED, ("knob", "knob_value", "model", "hardware"))
+
+
+def _row(path: Path, texts: Sequence[str]) -> dict[str, Any]:
+    row = records.read_json(path)
+    if missing := [key for key in texts if not isinstance(row.get(key), str)]:
+        raise records.damaged(path, f"not of a run of vtexp ({listed(missing)})")
+    return row
 
 
 def record_failure(
@@ -85,7 +109,7 @@ def record_failure(
     """
     row = {
         "status": "failed",
-        **(columns or records.read_json(folder / records.PLANNED)),
+        **(columns or planned(folder)),
         "error": error_line(error),
         "traceback": traceback.format_exception(error),
     }
@@ -94,19 +118,24 @@ def record_failure(
 
 def record_end(folder: Path, end: str, log: str | None) -> None:
     """Record a run as failed whose job ended without a word, with the last lines of its log."""
-    tail = _log_tail(log)
+    tail = _log_tail(folder.parent / JOBS, log)
     said = f"; its log ends: {tail[-1]}" if tail else ""
-    row = records.read_json(folder / records.PLANNED) | {"log": log, "log_tail": tail}
+    row = planned(folder) | {"log": log, "log_tail": tail}
     record_failure(folder, VtexpError(f"{end}{said}"), row)
 
 
-def _log_tail(log: str | None) -> list[str]:
-    """Last lines of a job's log that say something."""
+def _log_tail(logs: Path, log: str | None) -> list[str]:
+    """Last lines of a job's log that say something; of a file elsewhere nothing is told.
+
+    The sweep may be a stranger's: it names no file of this machine that then stands in a report.
+    """
     if log is None:
         return []
-    with suppress(OSError):
-        lines = Path(log).read_text(errors="replace").splitlines()
-        return [line.strip() for line in lines if line.strip()][-LOG_LINES:]
+    with suppress(OSError, ValueError):
+        path = Path(log).resolve()
+        if path.is_relative_to(logs.resolve()) and path.is_file():
+            lines = path.read_text(errors="replace").splitlines()
+            return [line.strip() for line in lines if line.strip()][-LOG_LINES:]
     return []
 
 
@@ -126,5 +155,5 @@ def raise_failures(folders: Sequence[Path]) -> None:
 
 def label(folder: Path) -> str:
     """What a run is called in messages, such as `image_size=560x336`."""
-    planned = records.read_json(folder / records.PLANNED)
-    return f"{planned['knob']}={planned['knob_value']}"
+    row = planned(folder)
+    return f"{row['knob']}={row['knob_value']}"

@@ -25,6 +25,8 @@ RANKS = "ranks"
 ANSWERS = "answers.jsonl"
 SHARE = "share.json"
 PROGRESS = "progress.json"
+#: No config of a run is longer, or deeper: it is written by `outcomes.freeze`.
+MOST_CONFIG_BYTES, MOST_CONFIG_DEPTH = 1_000_000, 20
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -102,7 +104,7 @@ class RowsFile:
                 if not line.endswith(b"\n"):  # cut short
                     break
                 try:
-                    values.append(json.loads(line)[key])
+                    values.append(_parsed(line)[key])
                 except (ValueError, KeyError):  # damaged
                     break
                 whole += len(line)
@@ -137,7 +139,7 @@ def merge_rows(sources: Sequence[Path], target: Path, key: str, order: Sequence[
         for number, file in enumerate(files):
             at = 0
             for line in file:
-                places[json.loads(line)[key]] = (number, at)
+                places[_parsed(line)[key]] = (number, at)
                 at += len(line)
                 rows += 1
         if rows != len(order) or places.keys() != set(order):
@@ -171,30 +173,73 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a file is there and holds a JSON object; False of one that is cut short."""
+    try:
+        _parsed(path.read_bytes())
+    except OSError:
+        return path.is_file()  # why it cannot be read is for its readers to say
+    except ValueError:
+        return False
+    return True
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of a run. Raises DataError if it cannot be read."""
+    """The resolved config of a run. Raises DataError if it cannot be read, or none was written so.
+
+    It is small and plain, as `outcomes.freeze` writes it: no aliases, of which a few lines can
+    stand for gigabytes, no tags, and no deep nesting, at which libyaml's loader ends the process.
+    """
     import yaml
 
     path = folder / CONFIG
     # libyaml, where PyYAML has it, takes a tenth of the time: a report reads hundreds of them.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        config = yaml.load(path.read_bytes(), loader)
+        with path.open("rb") as file:
+            data = file.read(MOST_CONFIG_BYTES + 1)
+        _require_plain_yaml(data, loader)
+        config = yaml.load(data, loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path}: cannot be read ({error_line(error)})") from error
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not _is_plain(config):
         raise DataError(f"{path}: not the config of a run")
     return config
 
 
+def _require_plain_yaml(data: bytes, loader: Any) -> None:
+    """Raises ValueError for YAML that no config of a run is; the events take little memory."""
+    import yaml
+
+    if len(data) > MOST_CONFIG_BYTES:
+        raise ValueError(f"longer than {MOST_CONFIG_BYTES} bytes")
+    depth = 0
+    for event in yaml.parse(data, loader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+            raise ValueError("it has aliases or tags")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MOST_CONFIG_DEPTH:
+            raise ValueError(f"nested deeper than {MOST_CONFIG_DEPTH} levels")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value of a config can be JSON: no dates, and no keys but texts."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(own) for key, own in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file. Raises DataError if it is damaged."""
+    """A JSON file that holds an object. Raises DataError if it is damaged."""
     try:
-        return json.loads(path.read_text())
+        return _parsed(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}); delete its folder to run it again"
-        ) from error
+        raise damaged(path, f"cannot be read ({error})") from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -207,8 +252,29 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with path.open("rb") as file:
             for line in file:
-                yield json.loads(line)
+                yield _parsed(line)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}); delete its folder to run it again"
-        ) from error
+        raise damaged(path, f"cannot be read ({error})") from error
+
+
+def damaged(path: Path, what: str) -> DataError:
+    """The error for a file that is not as it was written, with what helps where it is a run's."""
+    again = "and python -m vtexp resume makes the run again"
+    if path.name in (RESULT, FAILURE):
+        advice = f"; delete it, {again}"
+    elif path.name in (PLANNED, SAMPLES, LATENCY, ENVIRONMENT):
+        advice = f"; delete it and the {RESULT} beside it, {again}"
+    else:
+        advice = ""
+    return DataError(f"{path}: {what}{advice}")
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    """The object that JSON holds. Raises ValueError where it is damaged or none."""
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    return value

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from vtexp import records
-from vtexp.errors import DataError
 
 #: A text with more values than this is a note on a question, not a group of questions.
 MOST_GROUPS = 20
@@ -54,20 +53,29 @@ class SampleColumns:
         )
 
 
-def read_samples(path: Path) -> SampleColumns:
-    """Columns of a samples.jsonl. Raises DataError if it is damaged."""
+def read_samples(path: Path, count: int | None = None) -> SampleColumns:
+    """Columns of a samples.jsonl, of `count` samples where that is known.
+
+    Raises DataError if it is damaged, lacks rows or has one twice.
+    """
     questions, scores, images = array("Q"), array("d"), array("q")
     attributes: dict[str, _Attribute] = defaultdict(_Attribute)
     codes: dict[str, int] = {}
+    ids: set[str] = set()
     try:
         for row in records.rows_of(path):
             questions.append(_question(row))
+            ids.add(row["sample_id"])
             scores.append(np.nan if row["score"] is None else row["score"])
             images.append(codes.setdefault(row["image_id"], len(codes)))
             for name, value in _attributes(row):
                 attributes[name].append(value, len(questions))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not the samples of a run ({error!r})") from error
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise records.damaged(path, f"not the samples of a run ({error!r})") from error
+    asked = len(questions) if count is None else count
+    if not len(ids) == len(questions) == asked:
+        said = f"{len(questions)} rows of {len(ids)} samples"
+        raise records.damaged(path, said if count is None else f"{said}, not of the run's {count}")
     labels = {name: found.labels(len(questions)) for name, found in attributes.items()}
     return SampleColumns(
         questions=np.array(questions),

@@ -41,7 +41,11 @@ def read_repeats(folder: Path) -> dict[int, Repeat]:
     """Further processes' timings in the folder of a rank, by their number; one may have failed."""
     found = {}
     for path in folder.glob("repeat-*.json"):
-        found[int(path.stem.removeprefix("repeat-"))] = Repeat(**records.read_json(path))
+        try:
+            repeat = Repeat(**records.read_json(path))
+        except TypeError as error:
+            raise records.damaged(path, f"not the times of a process ({error})") from error
+        found[int(path.stem.removeprefix("repeat-"))] = repeat
     return dict(sorted(found.items()))
 
 

@@ -20,9 +20,9 @@ from rich.table import Table
 
 from vtexp import local, records, slurm
 from vtexp.config import Launcher
-from vtexp.errors import DataError
+from vtexp.errors import ConfigError, DataError
 from vtexp.jobs import SubmittedJob, read_submitted
-from vtexp.outcomes import failure, finished, label, record_end, run_folders, settled
+from vtexp.outcomes import failure, finished, label, planned, record_end, run_folders, settled
 from vtexp.progress import console
 from vtexp.slurm import JobState
 
@@ -32,6 +32,8 @@ GRACE_S = 30.0
 POLL_S = 5.0
 #: Without a terminal, a line at least this often while nothing changes.
 LINE_EVERY_S = 600.0
+#: So much of a name is said that cannot be one.
+MOST_OF_A_NAME = 60
 #: Rows of the live table; of the rest only numbers are shown.
 MOST_ROWS = 20
 
@@ -60,10 +62,17 @@ class RunStatus:
 
 
 def find_sweep(name: str) -> Path:
-    """Folder of a sweep given by its name or path. Raises DataError if there is none."""
+    """Folder of a sweep given by its name or path.
+
+    Raises DataError if there is none, ConfigError for what cannot be the name of one.
+    """
     for path in (Path(name), Path("outputs") / name):
-        if path.is_dir() and run_folders(path):
-            return path.absolute()
+        try:
+            if path.is_dir() and run_folders(path):
+                return path.absolute()
+        except OSError as error:  # such as a name that is too long for one
+            said = name if len(name) <= MOST_OF_A_NAME else f"{name[:MOST_OF_A_NAME]}..."
+            raise ConfigError(f"{said}: not the name of a folder ({error.strerror})") from error
     raise DataError(f"{name}: no sweep of this name in outputs/, and no folder with runs")
 
 
@@ -106,15 +115,18 @@ def _progress(folder: Path) -> dict[str, Any] | None:
             found.append(records.read_json(path))
     if not found:
         return None
-    slowest = min(found, key=lambda row: row["stage"] == "answers")
-    same = [row for row in found if row["stage"] == slowest["stage"]]
-    return {
-        "stage": slowest["stage"],
-        "done": sum(row["done"] for row in same),
-        "total": sum(row["total"] for row in same),
-        "began": min(row["began"] for row in same),
-        "updated": max(row["updated"] for row in found),
-    }
+    try:
+        slowest = min(found, key=lambda row: row["stage"] == "answers")
+        same = [row for row in found if row["stage"] == slowest["stage"]]
+        return {
+            "stage": slowest["stage"],
+            "done": sum(row["done"] for row in same),
+            "total": sum(row["total"] for row in same),
+            "began": min(float(row["began"]) for row in same),
+            "updated": max(float(row["updated"]) for row in found),
+        }
+    except (KeyError, TypeError, ValueError):  # damaged
+        return None
 
 
 def settle(statuses: Sequence[RunStatus]) -> None:
@@ -220,8 +232,8 @@ def table(sweep: Path, statuses: Sequence[RunStatus]) -> Table:
     for name in ("run", "state", "progress", "left", "node", "job", ""):
         result.add_column(name, overflow="fold" if not name else "ellipsis")
     for status in shown:
-        planned = records.read_json(status.folder / records.PLANNED)
-        name = f"{planned['knob']}={planned['knob_value']} {planned['model']} {planned['hardware']}"
+        row = planned(status.folder)
+        name = f"{row['knob']}={row['knob_value']} {row['model']} {row['hardware']}"
         job = "" if status.job is None else status.job.job_id
         result.add_row(name, status.state, *_how_far(status), status.node, job, status.cause)
     if len(shown) < len(statuses):

@@ -118,6 +118,8 @@ def read_answers(rows: Sequence[dict[str, Any]]) -> list[Asked]:
             asked = found.setdefault(key, Asked(row["dataset"]))
             asked.runs.append(row["folder"])
             asked.by_run[row["folder"]] = _read_run(path, asked.questions)
+            if asked.by_run[row["folder"]].answers.keys() != asked.questions.keys():
+                raise records.damaged(path, "not the questions that its result is of")
     return list(found.values())
 
 
@@ -125,14 +127,18 @@ def _read_run(path: Path, questions: dict[str, Question]) -> RunAnswers:
     """One run's answers; questions that are new are added to `questions`."""
     answers: dict[str, Answer] = {}
     counts: dict[str, tuple[int, int, int]] = {}  # of each image
-    for row in records.rows_of(path):
-        sample_id = row["sample_id"]
-        tiling, crops, tokens = (row.get(f"measured_{name}") for name in _COUNTS)
-        answers[sample_id] = Answer(row["prediction"] or "", row["score"], tiling, crops, tokens)
-        if sample_id not in questions:
-            questions[sample_id] = _question(row)
-        if crops is not None and tokens is not None:
-            counts[row["image_id"]] = (crops, row["theoretical_vision_tokens"], tokens)
+    try:
+        for row in records.rows_of(path):
+            sample_id = row["sample_id"]
+            tiling, crops, tokens = (row.get(f"measured_{name}") for name in _COUNTS)
+            prediction = row["prediction"] or ""
+            answers[sample_id] = Answer(prediction, row["score"], tiling, crops, tokens)
+            if sample_id not in questions:
+                questions[sample_id] = _question(row)
+            if crops is not None and tokens is not None:
+                counts[row["image_id"]] = (crops, row["theoretical_vision_tokens"], tokens)
+    except (KeyError, TypeError, ValueError) as error:
+        raise records.damaged(path, f"not the samples of a run ({error!r})") from error
     return RunAnswers(
         answers,
         Counter(crops for crops, _, _ in counts.values()),

@@ -20,6 +20,7 @@ from vtexp.analysis import analyse, to_plain
 from vtexp.compare import COLUMNS, collect
 from vtexp.comparison_files import FINDINGS, csv_text, markdown, parquet_bytes
 from vtexp.comparison_table import table
+from vtexp.progress import console
 
 ROOT = Path(__file__).parents[1]
 VALUES = (("336x336", 288), ("560x336", 384), ("560x560", 544), ("784x784", 928))
@@ -244,3 +245,60 @@ def test_a_report_of_what_is_left_of_old_runs(tmp_path: Path) -> None:
     text = (tmp_path / "comparison.md").read_text()
     assert "336x336: no samples.jsonl, so the answer is among the others" in text
     assert "p (Holm, all pairs)" in text
+
+
+ESCAPES = "\x1b]0;pwned\x07\x1b[31m\x9b2J\u202e\u2066\ud800"
+FORMULAS = ("=cmd|' /C calc'!A0", "@SUM(1)", "+1", "-1", "\t=1", "\r=1")
+
+
+def test_no_control_character_of_a_data_set_reaches_a_terminal_or_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = {f"{ESCAPES}{n}": {"accuracy": 0.5, "n": 4} for n in range(2)}
+    more = {"accuracy_by_question_type": kinds, "warnings": [f"what {ESCAPES} is"]}
+    folders = make_sweep(tmp_path, 3, result=more)
+    unfinish(folders[2], f"bad {ESCAPES}")
+    reporting.report([tmp_path], tmp_path)
+    console.print(ESCAPES, style="red")
+    texts = [capsys.readouterr().out]
+    texts += [(tmp_path / f"comparison.{end}").read_text() for end in ("csv", "md")]
+    texts.append((tmp_path / "question_types.csv").read_text())
+    for text in texts:
+        assert not set(text) & set("\x1b\x07\x9b\u202e\u2066\ud800")
+        assert r"x1b]0;pwned" in text.replace("\\]", "]")
+        assert r"\x07" in text and r"\u202e" in text and r"\ud800" in text
+
+
+def test_the_style_of_a_terminal_stays() -> None:
+    with console.capture() as capture:
+        console.print("red\n\ttab", style="red")
+    assert capture.get() == "red\n        tab\n"
+    own = type(console)(force_terminal=True, color_system="standard")
+    with own.capture() as capture:
+        own.print("a\x1bb", style="red")
+    assert capture.get() == "\x1b[31ma\\x1bb\x1b[0m\n"
+
+
+def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path) -> None:
+    kinds = {kind: {"accuracy": -0.5, "n": 4} for kind in FORMULAS}
+    folders = make_sweep(
+        tmp_path, 2, result={"accuracy_by_question_type": kinds, "warnings": [FORMULAS[0], "b"]}
+    )
+    unfinish(folders[1], FORMULAS[1])
+    reporting.report([tmp_path], tmp_path)
+    types = list(csv.DictReader((tmp_path / "question_types.csv").open(newline="")))
+    assert [row["question_type"] for row in types] == [
+        "'" + kind.replace("\r", r"\r") for kind in FORMULAS
+    ]
+    assert {row["accuracy"] for row in types} == {"-0.5"}
+    first, second = csv.DictReader((tmp_path / "comparison.csv").open(newline=""))
+    assert first["warnings"] == f"'{FORMULAS[0]}; b"
+    assert second["error"] == f"'{FORMULAS[1]}"
+
+
+def test_a_closed_standard_output_costs_words_alone(tmp_path: Path) -> None:
+    folders = make_sweep(tmp_path, 2)
+    command = f"exec {sys.executable} -m vtexp report {tmp_path} >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "comparison.csv").is_file() and folders

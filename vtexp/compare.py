@@ -269,7 +269,9 @@ def _is_share(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     """Whether a number is finite, and one that arithmetic is done with."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    if isinstance(value, float):
+        return abs(value) < 1e300
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from vtexp.answering import interval, points
 from vtexp.compare import COLUMNS, LISTS, label, notes
 from vtexp.comparison_table import milliseconds, p_value, sentences, speed_up
 from vtexp.findings import AnalysedRun, Analysis, GroupCell, Grouping, Series
+from vtexp.plain_text import csv_cell, visible
 
 CSV_NAME = "comparison.csv"
 PARQUET_NAME = "comparison.parquet"
@@ -29,15 +30,19 @@ def csv_text(rows: Sequence[dict[str, Any]], analysis: Analysis) -> str:
     """comparison.csv: COLUMNS, then FINDINGS; one row per run, lists joined by `; `."""
     buffer = io.StringIO()
     names = (*COLUMNS, *FINDINGS)
-    writer = csv.DictWriter(buffer, names, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
     writer.writeheader()
     for row in _with_findings(rows, analysis):
-        writer.writerow(row | {name: "; ".join(row.get(name) or []) for name in LISTS})
+        row |= {name: "; ".join(row.get(name) or []) for name in LISTS}
+        writer.writerow({name: csv_cell(row.get(name)) for name in names})
     return buffer.getvalue()
 
 
 def parquet_bytes(rows: Sequence[dict[str, Any]], analysis: Analysis) -> bytes:
-    """comparison.parquet: the same columns with their types, null where nothing was measured."""
+    """comparison.parquet: the same columns with their types, null where nothing was measured.
+
+    Control characters of texts are escapes as in the CSV: not all of them are UTF-8.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -45,12 +50,14 @@ def parquet_bytes(rows: Sequence[dict[str, Any]], analysis: Analysis) -> bytes:
     for name in (*COLUMNS, *FINDINGS):
         values = [row.get(name) for row in rows]
         if name in LISTS:
-            columns[name] = pa.array([value or [] for value in values], pa.list_(pa.string()))
+            lists = [[visible(text) for text in value or []] for value in values]
+            columns[name] = pa.array(lists, pa.list_(pa.string()))
         elif any(isinstance(value, float) for value in values):
             values = [None if value is None else float(value) for value in values]
             columns[name] = pa.array(values, pa.float64())
         else:
-            columns[name] = pa.array(values)
+            texts = [visible(value) if isinstance(value, str) else value for value in values]
+            columns[name] = pa.array(texts)
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
     return buffer.getvalue()
@@ -226,5 +233,5 @@ def _line(cells: Sequence[str]) -> str:
 
 def _text(text: str) -> str:
     """Text that Markdown shows as it is, on one line: names come from configs and data sets."""
-    plain = " ".join(text.split())
+    plain = visible(" ".join(text.split()))
     return re.sub(r"([\\|`*\[\]])", r"\\\1", plain).replace("<", "&lt;") if plain else ""

@@ -19,9 +19,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from vtexp import environment, records
 from vtexp.errors import VtexpError
+from vtexp.plain_text import visible
+
+if sys.stdout is None:  # closed, as by >&-: the work is done without words
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
 
 class _Output:
@@ -54,9 +59,17 @@ class _Output:
                 )
 
 
+class _Console(Console):
+    """A console to which control characters in texts and in cells of tables are letters."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich's, by which it makes all strings texts before it lays them out."""
+        return super().render_str(visible(text), **options)
+
+
 #: The one console: bars, tables and messages share it, so that none breaks another.
 #: Without a terminal the width is that of a wide log, so that no column of a table is cut.
-console = Console(
+console = _Console(
     file=cast(IO[str], _Output()),
     highlight=False,
     markup=False,
@@ -82,7 +95,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
             console=console,
             transient=True,
         ) as bar:
-            task = bar.add_task(label, total=total)
+            task = bar.add_task(visible(label), total=total)
 
             def advance(steps: int) -> None:
                 done = bar.tasks[0].completed + steps

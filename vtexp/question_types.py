@@ -15,6 +15,7 @@ from rich.table import Table
 from vtexp import records
 from vtexp.compare import label
 from vtexp.comparison_table import PLAIN
+from vtexp.plain_text import csv_cell
 
 CSV_NAME = "question_types.csv"
 COLUMNS = (
@@ -28,11 +29,12 @@ MOST_TYPES, MOST_RUNS = 15, 8
 def write_question_types(sweep: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write question_types.csv of the finished rows of a comparison that have accuracies."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         for kind, found in row.get("accuracy_by_question_type", {}).items():
-            writer.writerow(row | found | {"question_type": kind})
+            cells = row | found | {"question_type": kind}
+            writer.writerow({name: csv_cell(cells.get(name)) for name in COLUMNS})
     records.write_text(sweep / CSV_NAME, buffer.getvalue())
 
 

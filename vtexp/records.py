@@ -56,8 +56,8 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Like `write_bytes`, in UTF-8."""
-    write_bytes(path, text.encode())
+    """Like `write_bytes`, in UTF-8; what has no place in it, as half a character, as an escape."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -273,10 +273,11 @@ def test_a_config_of_no_run_is_not_thawed(tmp_path: Path, text: str) -> None:
         thaw([tmp_path])
 
 
-def test_a_margin_that_is_no_number_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("margin", ["[1]", ".nan", "-1", ".inf", "1" + "0" * 400, "x"])
+def test_a_margin_that_is_no_number_is_one_line(tmp_path: Path, margin: str) -> None:
     for folder in sweep_of_two(tmp_path):
         config = (folder / records.CONFIG).read_text()
-        (folder / records.CONFIG).write_text(config.replace("margin: 1.0", "margin: [1]"))
+        (folder / records.CONFIG).write_text(config.replace("margin: 1.0", f"margin: {margin}"))
     with pytest.raises(DataError, match=r"config\.yaml: report\.margin is no number"):
         sweep_commands.report([str(tmp_path)])
 
@@ -349,7 +350,8 @@ def test_a_result_of_other_types_is_one_line(tmp_path: Path, changes: dict) -> N
     [lambda rows: rows[:-1], lambda rows: [*rows, rows[0]], lambda rows: [*rows[:-1], rows[0]],
      lambda rows: [*rows[:-1], rows[-1].replace("question-3", "question-9")],
      lambda rows: [*rows[:-1], "[1]"], lambda rows: [*rows[:-1], '{"sample_id": "a"}'],
-     lambda rows: [*rows[:-1], DEEP]],
+     lambda rows: [*rows[:-1], DEEP],
+     lambda rows: [*rows[:-1], rows[-1].replace('"score": 1.0', '"score": NaN')]],
 )  # fmt: skip
 def test_samples_that_are_not_those_of_the_result_are_one_line(
     tmp_path: Path, damage: Callable[[list[str]], list[str]]
@@ -428,7 +430,7 @@ def test_damaged_progress_is_none(tmp_path: Path) -> None:
     "a sweep whose jobs name a private file as their log",
     "nothing of it is read or shown",
 )
-@pytest.mark.parametrize("where", ["plain", "up", "link", "pipe"])
+@pytest.mark.parametrize("where", ["plain", "up", "link", "loop", "pipe"])
 def test_no_file_elsewhere_is_taken_for_a_log(tmp_path: Path, where: str) -> None:
     sweep, private_file = tmp_path / "sweep", tmp_path / "private.txt"
     first, _ = sweep_of_two(sweep)
@@ -441,13 +443,17 @@ def test_no_file_elsewhere_is_taken_for_a_log(tmp_path: Path, where: str) -> Non
     elif where == "link":
         log = sweep / JOBS / "lane0.log"
         log.symlink_to(private_file)
+    elif where == "loop":
+        log = sweep / JOBS / "lane0.log"
+        log.symlink_to(log)
     elif where == "pipe":
         log = sweep / JOBS / "lane0.log"
         os.mkfifo(log)
     job = SubmittedJob((first.name,), Launcher.local, "1", str(log), environment.host(), "long ago")
     note_submitted(sweep, [job])
     sweep_commands.status(str(sweep))
-    sweep_commands.report([str(sweep)])
+    if where == "plain":
+        sweep_commands.report([str(sweep)])
     assert failure(first)["log_tail"] == []
     for path in sweep.rglob("*"):
         if path.is_file() and path != log:

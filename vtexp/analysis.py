@@ -133,9 +133,12 @@ def configured_margin(sweeps: Sequence[Path]) -> float:
 def _margin(folder: Path) -> float:
     """`report.margin` of a run's config."""
     try:
-        return float(records.read_config(folder).get("report", {}).get("margin", MARGIN))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{folder / records.CONFIG}: report.margin is no number") from error
+        margin = float(records.read_config(folder).get("report", {}).get("margin", MARGIN))
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        margin = np.nan
+    if not (margin >= 0 and np.isfinite(margin)):
+        raise DataError(f"{folder / records.CONFIG}: report.margin is no number from 0 on")
+    return margin
 
 
 def to_plain(analysis: Analysis) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def _log_tail(logs: Path, log: str | None) -> list[str]:
     """
     if log is None:
         return []
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RuntimeError):  # such as a link to itself
         path = Path(log).resolve()
         if path.is_relative_to(logs.resolve()) and path.is_file():
             lines = path.read_text(errors="replace").splitlines()

@@ -269,10 +269,18 @@ def damaged(path: Path, what: str) -> DataError:
     return DataError(f"{path}: {what}{advice}")
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+#: None of our files holds NaN or an infinity: `write_json` refuses them.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 def _parsed(data: bytes) -> dict[str, Any]:
     """The object that JSON holds. Raises ValueError where it is damaged or none."""
     try:
-        value = json.loads(data)
+        value = _DECODER.decode(data.decode())
     except RecursionError as error:
         raise ValueError("nested too deep") from error
     if not isinstance(value, dict):

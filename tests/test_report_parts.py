@@ -23,7 +23,9 @@ from vtexp import compare, records
 from vtexp.analysis import analyse
 from vtexp.composing import CONF, compose_config
 from vtexp.config import to_plain
+from vtexp.errors import DataError
 from vtexp.geometry import MOLMO, Size
+from vtexp.jobs import JOBS, read_submitted
 from vtexp.knobs import CropSetting
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.report import again, samples
@@ -209,3 +211,14 @@ def test_figures_hold_their_texts_as_text_and_are_the_same_each_time(tmp_path: P
     assert {"a $x$ <b>", "tokens", "accuracy, %"} <= {(text or "").strip() for text in texts}
     with Image.open(io.BytesIO(png)) as image:
         assert image.width == pytest.approx(3.5 * 300, abs=1)  # a column of a paper
+
+
+@pytest.mark.parametrize(
+    "note", [{}, {"jobs": 5}, {"jobs": [{}]}, {"jobs": [{"runs": [], "launcher": "x"}]}, []]
+)
+def test_a_damaged_note_of_jobs_is_one_line(tmp_path: Path, note: object) -> None:
+    path = tmp_path / JOBS / "note.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(note))
+    with pytest.raises(DataError, match=r"note\.json: "):
+        read_submitted(tmp_path)

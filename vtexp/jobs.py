@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vtexp import environment, records
 from vtexp.config import HardwareConfig, Launcher
+from vtexp.errors import DataError
 
 #: Folder of what was submitted, and of the jobs' logs, in a sweep's.
 JOBS = "jobs"
@@ -86,18 +87,30 @@ def note_submitted(sweep: Path, jobs: Sequence[SubmittedJob]) -> None:
 
 def read_submitted(sweep: Path) -> list[SubmittedJob]:
     """The jobs that were submitted, in order; of a run's, the last one counts."""
+    return [job for path in _notes(sweep) for job in _jobs(path)]
+
+
+def _jobs(path: Path) -> list[SubmittedJob]:
+    """The jobs of a note. Raises DataError where it is none."""
     found = []
-    for path in _notes(sweep):
+    try:
         for row in records.read_json(path)["jobs"]:
             own = {"runs": tuple(row["runs"]), "launcher": Launcher(row["launcher"])}
             found.append(SubmittedJob(**row | own))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: no note of submitted jobs; delete it") from error
     return found
 
 
 def working_folder(sweep: Path) -> Path:
     """The folder that relative paths of the sweep's config start from."""
     notes = _notes(sweep)
-    return Path(records.read_json(notes[0])["working_folder"]) if notes else Path.cwd()
+    if not notes:
+        return Path.cwd()
+    folder = records.read_json(notes[0]).get("working_folder")
+    if not isinstance(folder, str) or not Path(folder).is_dir():
+        raise DataError(f"{notes[0]}: working_folder={folder!r} is no folder on this machine")
+    return Path(folder)
 
 
 def _notes(sweep: Path) -> list[Path]:

@@ -207,14 +207,23 @@ def test_a_model_made_otherwise_is_another_model(make_config: MakeConfig, change
     assert job.load_runner(make_plan(make_config(change))) is not first
 
 
-def test_damaged_result_is_one_line(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_damaged_result_is_one_line_and_one_cut_short_is_made_again(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
     config = make_config("knob.sizes=[336x336]")
     run_job(config)
     path = next((tmp_path / "sweep").glob("*/result.json"))
-    for text in ("{}", "{", "[]"):
+    whole = records.read_json(path)
+    path.write_text("{}")
+    with pytest.raises(DataError, match="delete it, and python -m vtexp resume makes the run"):
+        run_job(config)
+    for text in ("{", "[]"):
         path.write_text(text)
-        with pytest.raises(DataError, match="delete its folder to run it again"):
-            run_job(config)
+        run_job(config)
+        made = records.read_json(path)
+        assert (made["accuracy"], made["samples_fingerprint"]) == (
+            whole["accuracy"], whole["samples_fingerprint"]
+        )  # fmt: skip
 
 
 def test_two_jobs_may_not_make_one_run(make_config: MakeConfig) -> None:

@@ -88,7 +88,15 @@ def _differing(what: str, values: Sequence[Any], why: str) -> list[str]:
 def _surroundings(row: dict[str, Any]) -> dict[str, Any]:
     """environment.json of a run; empty where there is none."""
     path = Path(row["folder"]) / records.ENVIRONMENT
-    return records.read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    found = records.read_json(path)
+    parts = {key: found.get(key) or {} for key in ("device", "git", "packages")}
+    if not all(isinstance(part, dict) for part in parts.values()) or (
+        parts["git"] and not isinstance(parts["git"].get("commit"), str)
+    ):
+        raise records.damaged(path, "not what a run ran on")
+    return found
 
 
 def _device(surroundings: dict[str, Any]) -> str | None:
@@ -99,7 +107,7 @@ def _commit(surroundings: dict[str, Any]) -> str | None:
     git = surroundings.get("git")
     if not git:
         return None
-    return git["commit"][:12] + (" with changes" if git["changed"] else "")
+    return git["commit"][:12] + (" with changes" if git.get("changed") else "")
 
 
 def _package(name: str, surroundings: dict[str, Any]) -> str | None:

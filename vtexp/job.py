@@ -95,7 +95,7 @@ def _older_code(run: PlannedRun) -> str:
     """A remark where a kept result was made by another commit of vtexp."""
     from vtexp.environment import git_state
 
-    made, now = records.read_json(run.folder / records.ENVIRONMENT)["git"], git_state()
+    made, now = records.read_json(run.folder / records.ENVIRONMENT).get("git"), git_state()
     if made == now:
         return ""
     commit = made["commit"][:12] if made else "an installed package"

@@ -73,17 +73,18 @@ def chunk_of(name: bytes, body: bytes) -> bytes:
 
 
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
-RAW = oriented(6)
+
+
+def raw_profile(exif: bytes) -> bytes:
+    """EXIF in a PNG as ImageMagick wrote it."""
+    text = f"\nexif\n{len(exif):8}\n{exif.hex()}\n".encode()
+    return chunk_of(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text))
+
+
 #: Chunks behind the pixels of a PNG whose size is another by them.
 LATE_CHUNKS = {
     "XMP": [chunk_of(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)],
-    "raw profile": [
-        chunk_of(
-            b"zTXt",
-            b"Raw profile type exif\0\0"
-            + zlib.compress(f"\nexif\n{len(RAW):8}\n{RAW.hex()}\n".encode()),
-        )
-    ],
+    "raw profile": [raw_profile(oriented(6))],
     "two EXIFs": [chunk_of(b"eXIf", oriented(n).removeprefix(b"Exif\0\0")) for n in (1, 6)],
 }
 
@@ -110,6 +111,16 @@ def test_headers_that_lie_fail_the_image(tmp_path: Path, kind: str) -> None:
     says = rf"{path.name}: its header says 20x40 px, but it is decoded to 40x20"
     with pytest.raises(DataError, match=says):
         sample.pixels()
+
+
+def test_exif_that_is_cut_off_warns_no_one(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = save("PNG", tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data[:33] + raw_profile(oriented(6)[:-4]) + data[33:])  # behind the header
+    assert tuple(sample_of(path).image_size()) == sample_of(path).pixels().shape[:2] == (40, 20)
+    assert not recwarn.list
 
 
 def test_broken_exif_is_no_reason_to_fail(tmp_path: Path) -> None:

@@ -195,14 +195,14 @@ def _formats() -> list[str]:
 
 def _orientation(image: Image.Image, file: BinaryIO) -> int:
     """EXIF orientation from the header; 1 where there is none."""
-    try:
+    with warnings.catch_warnings(), suppress(Exception):  # as in to_rgb
+        warnings.simplefilter("ignore")
         # Not PngImageFile.getexif: it decodes the whole image where the header has no EXIF.
         found = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
         if found is None and image.format == "PNG":
             found = _late_exif(file).get(ExifTags.Base.Orientation)
-    except Exception:  # as in to_rgb
-        return 1
-    return found or 1
+        return found or 1
+    return 1
 
 
 def _late_exif(file: BinaryIO) -> Image.Exif:

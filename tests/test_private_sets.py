@@ -463,14 +463,14 @@ def test_damaged_saved_sets_say_what_is_wrong(
 
 
 @pytest.mark.parametrize("content", ["[]", "null", '{"features": 5}', '{"features": {"q": [5]}}'])
-def test_what_a_saved_set_says_of_itself_is_not_needed(
+def test_a_damaged_description_of_a_saved_set_is_one_line(
     make_config: MakeConfig, tmp_path: Path, content: str
 ) -> None:
-    """Its table has the types."""
     saved(tmp_path / "saved")
     (tmp_path / "saved" / "dataset_info.json").write_text(content)
-    keys = {"source.files": "saved", "columns.answers": "choices"}
-    assert len(load(make_config, "saved", tmp_path, **keys).samples) == 4
+    with pytest.raises(DataError, match="saved: cannot be read") as caught:
+        load(make_config, "saved", tmp_path, **{"source.files": "saved"})
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

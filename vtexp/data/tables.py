@@ -341,9 +341,11 @@ class SavedRows(TableRows):
 def read_saved(folder: Path, split: str, wanted: Callable[[str], bool], within: Path) -> SavedRows:
     """Rows of a split of a folder of `save_to_disk`.
 
-    Raises DataError if it is none, or names files outside `within`. The library that wrote it is
-    not asked to read it: it opens whatever files are named, and all splits.
+    Raises DataError if it is none, or names files outside `within`: the library that wrote it
+    opens whatever files are named, so this is looked at first.
     """
+    from datasets import Dataset
+
     with _reading(folder):
         splits, state = folder / "dataset_dict.json", folder / "state.json"
         if not state.is_file() and splits.is_file():
@@ -359,10 +361,10 @@ def read_saved(folder: Path, split: str, wanted: Callable[[str], bool], within: 
             raise ValueError("it has no rows")
         if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names):
             raise ValueError("its state.json names files that are not in it")
-        files = [state.parent / name for name in names]
-        for file in files:
-            require_own(file, within)
-        return SavedRows(files, wanted)
+        for name in ("dataset_info.json", *names):
+            require_own(state.parent / name, within)
+        found = Dataset.load_from_disk(str(state.parent))
+        return SavedRows([Path(part["filename"]) for part in found.cache_files], wanted)
 
 
 def _json_within(file: Path, within: Path) -> Any:

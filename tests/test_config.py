@@ -8,9 +8,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
@@ -18,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vtexp import cli
 from vtexp.composing import compose_config
 from vtexp.config import (
+    ColumnsConfig,
     Config,
     ImageSizeKnob,
     MaxCropsKnob,
@@ -218,6 +221,30 @@ def test_values_that_no_run_could_use_are_refused(make_config: MakeConfig, overr
     with pytest.raises(ConfigError) as caught:
         make_config(override)
     assert str(caught.value).isprintable()
+
+
+CONTAINERS = [
+    "dataset.columns", "dataset.source", "dataset.splits", "dataset.columns.attributes",
+    "dataset.lists_as_text", "dataset.num_questions", "dataset.where", "knob.sizes",
+    "hardware.slurm", "hardware.slurm.setup", "hardware.slurm.extra", "tracking.tags", "tracking",
+    "measure", "sweep", "dataset.styles", "dataset.transforms", "dataset.join",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", CONTAINERS)
+@pytest.mark.parametrize(
+    "other", ["${knob}", "${model}", "${dataset.limit}", "${model.weights}", "${..name}",
+              "${hardware.slurm.extra}", "${dataset.num_questions}", "${dataset.splits}"],
+)  # fmt: skip
+def test_no_interpolation_puts_a_part_where_another_belongs(key: str, other: str) -> None:
+    """Composed, or refused as any wrong value is."""
+    arguments = ["plan=true", "dataset.limit=1", "tracking=none", f"{key}={other}"]
+    with suppress(ConfigError, OmegaConfBaseException, HydraException):
+        config = compose_config(arguments)
+        json.dumps(to_plain(config))
+        assert type(config.dataset.columns) is ColumnsConfig
+        assert all(isinstance(tag, str) for tag in config.tracking.tags)
+        assert all(isinstance(size, str) for size in getattr(config.knob, "sizes", []))
 
 
 def test_margin_of_the_report_changes_no_run(make_config: MakeConfig) -> None:

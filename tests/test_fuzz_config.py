@@ -266,6 +266,7 @@ def test_any_arguments_give_a_plan_or_one_line(
     @example(["hydra.searchpath=[nope]"])
     @example(["-=x"])  # argparse prints all flags
     @example(["--config-dir"])
+    @example(["tracking.tags=${knob}"])  # no list, which Hydra does not mind
     def check(arguments: list[str]) -> None:
         outcome = typed([*BASE, *arguments])
         assert outcome.code in (0, 1, 2), outcome

@@ -11,7 +11,8 @@ import math
 import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -430,6 +431,7 @@ def from_hydra(raw: DictConfig) -> Config:
         k: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for k, v in values.items()
     }
     config = Config(**typed)
+    _require_kinds(config)
     _check(config)
     return config
 
@@ -467,6 +469,25 @@ def _refuse_unknown(part: DictConfig, path: str) -> None:
             raise ConfigError(f"{path}.{key!s}: no such key; allowed here: {allowed}")
         if not OmegaConf.is_missing(part, key) and isinstance(part[key], DictConfig):
             _refuse_unknown(part[key], f"{path}.{key}")
+
+
+def _require_kinds(part: Any, path: str = "") -> None:
+    """Raises ConfigError where `${...}` put a part or a list of another kind: Hydra lets it."""
+    for name, hint in get_type_hints(type(part)).items():
+        value, key = getattr(part, name), f"{path}{name}"
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        classes = tuple(get_origin(kind) or kind for kind in kinds)
+        if not {list, dict}.isdisjoint(classes) or any(map(is_dataclass, classes)):
+            items = value.values() if isinstance(value, dict) else value
+            wanted = get_args(kinds[0])[-1:]
+            if not isinstance(value, classes) or (
+                isinstance(value, list | dict)
+                and wanted != (Any,)
+                and not all(isinstance(item, wanted) for item in items)
+            ):
+                raise ConfigError(f"{key}: {value!s:.60} is nothing that it can be")
+        if is_dataclass(value):
+            _require_kinds(value, f"{key}.")
 
 
 def to_plain(config: Any) -> dict[str, Any]:

@@ -6,21 +6,21 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from vtexp import cli
-from vtexp.config import from_hydra, register_schemas
+from vtexp.config import user_errors
+from vtexp.config.schema import from_hydra, register_schemas
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def launch(raw: DictConfig) -> None:
     """All knob values in this process; with `-m`, vtexp's sweeper does not come by here."""
     named = any(o.startswith("sweep.name=") for o in HydraConfig.get().overrides.task)
-    with cli.errors_past_hydra():
+    with user_errors.errors_past_hydra():
         config = from_hydra(raw)
-        from vtexp.job import run_job  # imported late: --help and config errors stay quick
+        from vtexp.runs.job import run_job  # imported late: --help and config errors stay quick
 
         run_job(config, named=named)
 
 
 if __name__ == "__main__":
     register_schemas()
-    sys.exit(cli.call(launch))
+    sys.exit(user_errors.call(launch))

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vtexp import compare, records
+from vtexp.analysis import rows
 from vtexp.errors import DataError
-from vtexp.statistics import Z_95, clustered_mean
+from vtexp.stats.paired import Z_95, clustered_mean
+from vtexp.utils import files
 
 #: Borders of the groups of print, in px of the page.
 BORDERS_PX = (10, 12, 15, 18, 22, 27, 33)
@@ -36,9 +37,9 @@ class Run(NamedTuple):
 def read_runs(sweep: Path) -> list[Run]:
     """Finished runs of a sweep, in the order of its comparison."""
     runs = []
-    for row in compare.collect(sweep):
+    for row in rows.collect(sweep):
         if row["status"] == "done":
-            samples = records.read_jsonl(sweep / row["run"] / records.SAMPLES)
+            samples = files.read_jsonl(sweep / row["run"] / files.SAMPLES)
             runs.append(Run(row, {sample["sample_id"]: sample for sample in samples}))
     return runs
 
@@ -180,13 +181,13 @@ def main() -> None:
     if not runs:
         raise SystemExit(f"{args.sweep}: no finished run")
     try:
-        compare.require_same_samples([run.row for run in runs])
+        rows.require_same_samples([run.row for run in runs])
     except DataError as error:
         raise SystemExit(str(error)) from None
     text = table(runs)
     print(text)
-    records.write_text(args.out / "table.md", text)
-    records.write_bytes(args.out / "print_size.png", picture(runs))
+    files.write_text(args.out / "table.md", text)
+    files.write_bytes(args.out / "print_size.png", picture(runs))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 
 from results_file import write_results
 
-from vtexp.cost_model import TimedRun, fit_runs, mean_prefill_ms, timed_run
+from vtexp.cost.latency_fit import TimedRun, fit_runs, mean_prefill_ms, timed_run
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
 CROPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)

@@ -22,7 +22,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.test_statistics import SIMULATIONS, simulate_kind
-from vtexp.progress import console
+from vtexp.utils.console import console
 
 HEADS = {
     "covered": "intervals of\ndifferences",

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from vtexp import environment
+from vtexp.utils import environment
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "faults.json"

@@ -23,15 +23,15 @@ from typing import Any
 from many_samples import memory_mib
 from results_file import write_results
 
-from vtexp.comparison_files import CSV_NAME
-from vtexp.composing import compose_config
-from vtexp.config import Launcher
-from vtexp.jobs import note_submitted, of_process
-from vtexp.outcomes import freeze
-from vtexp.planning import make_plan
-from vtexp.sweep import show_comparison
-from vtexp.watching import look
-from vtexp.worker import make_job
+from vtexp.config.compose import compose_config
+from vtexp.config.schema import Launcher
+from vtexp.jobs.prepare import show_comparison
+from vtexp.jobs.status import look
+from vtexp.jobs.worker import make_job
+from vtexp.report.files import CSV_NAME
+from vtexp.runs.folder import freeze
+from vtexp.runs.ledger import note_submitted, of_process
+from vtexp.runs.plan import make_plan
 
 
 def seconds(work: Callable[[], Any]) -> float:

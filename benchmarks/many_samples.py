@@ -22,10 +22,10 @@ import numpy as np
 from PIL import Image
 from results_file import write_results
 
-from vtexp import records
-from vtexp.composing import compose_config
+from vtexp.config.compose import compose_config
 from vtexp.data.decoding import decoded_chunks
-from vtexp.planning import make_plan
+from vtexp.runs.plan import make_plan
+from vtexp.utils import files
 
 QUESTIONS_PER_IMAGE = 10
 SET = """
@@ -79,7 +79,7 @@ def measure(folder: Path, workers: int) -> dict[str, Any]:
     plan = make_plan(config)
     planned, plan_s = memory_mib() - before, time.monotonic() - began
     count = len(plan.samples)
-    rows = records.RowsFile(folder / "samples.jsonl")
+    rows = files.RowsFile(folder / "samples.jsonl")
     tenths: list[float] = []
     began = time.monotonic()
     for chunk in decoded_chunks(
@@ -94,7 +94,7 @@ def measure(folder: Path, workers: int) -> dict[str, Any]:
             tenths.append(memory_mib() - before)
     read_s = time.monotonic() - began
     rows.finish()
-    assert sum(1 for _ in records.rows_of(folder / "samples.jsonl")) == count
+    assert sum(1 for _ in files.rows_of(folder / "samples.jsonl")) == count
     return {
         "samples": count,
         "images": len({sample.image_id for sample in plan.samples}),

@@ -30,10 +30,10 @@ from results_file import write_results
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vtexp.geometry import MOLMO, crops_to_tiling
+from vtexp.budget.geometry import MOLMO, crops_to_tiling
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
-from vtexp.preprocess import ImageTokenIds, image_token_sequence
+from vtexp.models.molmo.preprocess import ImageTokenIds, image_token_sequence
 
 MAX_CROPS = 12
 TEXT_TOKENS = 30

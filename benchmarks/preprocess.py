@@ -36,18 +36,18 @@ from results_file import write_results
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from vtexp.budget.geometry import MOLMO
+from vtexp.budget.knobs import CropSetting
+from vtexp.data.builtin.small_print_pages import KINDS, add_noise, new_page
 from vtexp.data.images import ImageFile, image_pixels
-from vtexp.data.small_print_pages import KINDS, add_noise, new_page
-from vtexp.geometry import MOLMO
-from vtexp.knobs import CropSetting
-from vtexp.preprocess import (
+from vtexp.models.molmo.preprocess import (
     ImageTokenIds,
     ProcessedImage,
     Resize,
     normalised_bytes,
     preprocess_image,
 )
-from vtexp.progress import console
+from vtexp.utils.console import console
 
 HEIGHT, WIDTH = 1200, 900
 JPEG_QUALITY = 85

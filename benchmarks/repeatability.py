@@ -21,7 +21,7 @@ from typing import Any
 
 from results_file import write_results
 
-from vtexp import records
+from vtexp.utils import files
 
 ROOT = Path(__file__).parents[1]
 CROPS = (1, 4, 12)
@@ -37,8 +37,8 @@ def measure(folder: Path, number: int, overrides: list[str]) -> dict[int, dict[s
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     found = {}
-    for path in (folder / str(number)).glob(f"*/{records.RESULT}"):
-        result = records.read_json(path)
+    for path in (folder / str(number)).glob(f"*/{files.RESULT}"):
+        result = files.read_json(path)
         prefill, several = result["latency"]["prefill_ms"], result["prefill_ms_between_processes"]
         interval = prefill if several is None else several
         found[int(result["knob_value"])] = {

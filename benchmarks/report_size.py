@@ -20,10 +20,10 @@ from results_file import write_results
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.answered_sweeps import answered_sweep
-from vtexp import compare
-from vtexp.analysis import analyse
+from vtexp.analysis.analyse import analyse
+from vtexp.analysis.rows import collect
 from vtexp.report.figures import write_figures
-from vtexp.report.page import REPORT_NAME, write_report
+from vtexp.report.html import REPORT_NAME, write_report
 
 CROPS = (1, 2, 3, 4, 6, 8, 9, 12)
 
@@ -41,7 +41,7 @@ def main() -> None:
         values = ",".join(map(str, CROPS[: own.values]))
         overrides = ("knob=max_crops", f"knob.max_crops={values}", "dataset.split=train")
         answered_sweep(sweep, *overrides, f"dataset.limit={own.questions}", share=0.1)
-        rows = compare.collect(sweep)
+        rows = collect(sweep)
         analysis = analyse(rows)
         began = time.perf_counter()
         plots = write_report(sweep, rows, analysis)

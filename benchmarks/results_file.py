@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vtexp import environment, records
+from vtexp.utils import environment, files
 
 
 def write_results(path: Path | None, found: dict[str, Any], device: str = "cpu") -> None:
@@ -25,4 +25,4 @@ def write_results(path: Path | None, found: dict[str, Any], device: str = "cpu")
         "environment": environment.describe(torch.device(device)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    records.write_json(path, about | found)
+    files.write_json(path, about | found)

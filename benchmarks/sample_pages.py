@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vtexp import records
-from vtexp.data.small_print import SEEDS
-from vtexp.data.small_print_pages import KINDS, Page, draw_page
+from vtexp.data.builtin.small_print import SEEDS
+from vtexp.data.builtin.small_print_pages import KINDS, Page, draw_page
+from vtexp.utils import files
 
 
 def first_pages() -> dict[str, Page]:
@@ -47,7 +47,7 @@ def main() -> None:
         axis.set_title(text, fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    records.write_bytes(Path(sys.argv[1]), buffer.getvalue())
+    files.write_bytes(Path(sys.argv[1]), buffer.getvalue())
 
 
 if __name__ == "__main__":

@@ -22,20 +22,20 @@ from results_file import write_results
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from vtexp import records
-from vtexp.composing import compose_config
-from vtexp.outcomes import freeze
-from vtexp.planning import make_plan
-from vtexp.progress import console
+from vtexp.config.compose import compose_config
+from vtexp.runs.folder import freeze
+from vtexp.runs.plan import make_plan
+from vtexp.utils import files
+from vtexp.utils.console import console
 
 VALUES = [1, 2, 3, 4, 6, 8, 9, 12]
 LOAD_ONLY = """
 import sys
 from pathlib import Path
-from vtexp.outcomes import thaw
-from vtexp.planning import make_plan
-from vtexp.progress import console
-from vtexp.job import load_runner
+from vtexp.runs.folder import thaw
+from vtexp.runs.plan import make_plan
+from vtexp.utils.console import console
+from vtexp.runs.job import load_runner
 load_runner(make_plan(thaw([Path(f) for f in sys.argv[1:]])))
 """
 
@@ -69,8 +69,8 @@ def measure(folder: Path, samples: int, per_job: int) -> dict[str, float]:
     jobs = [names[start : start + per_job] for start in range(0, len(names), per_job)]
     sweep = str(folder / "sweep")
     load_s = sum(wall_s("-c", LOAD_ONLY, *(f"{sweep}/{name}" for name in job)) for job in jobs)
-    total_s = sum(wall_s("-m", "vtexp.worker", sweep, *job) for job in jobs)
-    own_s = sum(records.read_json(run.folder / records.RESULT)["duration_s"] for run in plan.runs)
+    total_s = sum(wall_s("-m", "vtexp.jobs.worker", sweep, *job) for job in jobs)
+    own_s = sum(files.read_json(run.folder / files.RESULT)["duration_s"] for run in plan.runs)
     overhead_s = (total_s - own_s - load_s) / len(names)
     return {"total_s": total_s, "runs_s": own_s, "load_s": load_s, "overhead_per_run_s": overhead_s}
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from vtexp import records
-from vtexp.composing import compose_config
-from vtexp.outcomes import freeze
-from vtexp.planning import Plan, PlannedRun, make_plan
-from vtexp.statistics import clustered_mean
+from vtexp.config.compose import compose_config
+from vtexp.runs.folder import freeze
+from vtexp.runs.plan import Plan, PlannedRun, make_plan
+from vtexp.stats.paired import clustered_mean
+from vtexp.utils import files
 
 STAGES = {
     "preprocess_ms": 3.0, "transfer_ms": 0.5, "vision_encoder_ms": 20.0, "connector_ms": 2.0,
@@ -40,7 +40,7 @@ def answered_sweep(
 
 def _answer(plan: Plan, run: PlannedRun, right: np.ndarray, hostile: Sequence[str]) -> None:
     rows = [_row(plan, run, i, bool(right[i]), hostile) for i in range(len(right))]
-    records.write_jsonl(run.folder / records.SAMPLES, rows)
+    files.write_jsonl(run.folder / files.SAMPLES, rows)
     tokens = run.predicted_vision_tokens
     times = {stage: ms * tokens / 288 for stage, ms in STAGES.items()}
     latency = [
@@ -49,10 +49,10 @@ def _answer(plan: Plan, run: PlannedRun, right: np.ndarray, hostile: Sequence[st
         for row in rows[:8]
         for repeat in range(4)
     ]
-    records.write_jsonl(run.folder / records.LATENCY, latency)
+    files.write_jsonl(run.folder / files.LATENCY, latency)
     environment = {"host": "here", "device": {"type": "cpu", "name": "a CPU"}, "git": None}
-    records.write_json(run.folder / records.ENVIRONMENT, environment)
-    records.write_json(run.folder / records.RESULT, _result(plan, run, rows, times))
+    files.write_json(run.folder / files.ENVIRONMENT, environment)
+    files.write_json(run.folder / files.RESULT, _result(plan, run, rows, times))
 
 
 def _row(

@@ -19,8 +19,8 @@ from PIL import Image
 
 from tests.slurm_cluster import Cluster, what_is_missing
 from tests.wandb_server import KEY, WandbServer
-from vtexp.config import Config, from_hydra, register_schemas
-from vtexp.data.base import ImageFile, Sample
+from vtexp.config.schema import Config, from_hydra, register_schemas
+from vtexp.data.sample import ImageFile, Sample
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,7 +60,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drawn_pages: Pat
 def wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     """A stand-in for W&B's API, and a key for it, as a user with an account has them."""
     server = WandbServer()
-    monkeypatch.setattr("vtexp.tracking._offline_because", None)
+    monkeypatch.setattr("vtexp.tracking.mirror._offline_because", None)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
@@ -139,7 +139,7 @@ def made_runs(
     """A sweep of two finished runs, made without tracking, once for all tests."""
     kept = tmp_path_factory.getbasetemp() / "made_runs"
     if not kept.is_dir():
-        from vtexp.job import run_job
+        from vtexp.runs.job import run_job
 
         run_job(make_config("knob.sizes=[336x336,560x336]"))
         shutil.copytree(tmp_path / "sweep", kept)
@@ -153,9 +153,9 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Molmo v1 checkpoint of random weights, far smaller than molmo_tiny, in the real format."""
     import torch
 
+    from tools.train_molmo_tiny.tiny import tiny_config, train_tokenizer
     from vtexp.models.molmo.modeling import MolmoForCausalLM
-    from vtexp.prompts import PromptTokenizer
-    from vtexp.train.tiny import tiny_config, train_tokenizer
+    from vtexp.prompts.tokenizer import PromptTokenizer
 
     folder = tmp_path_factory.mktemp("checkpoint")
     train_tokenizer([" User: easy_vqa: is there a red circle? Assistant: yes"], folder)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from vtexp import records
-from vtexp.statistics import clustered_mean
+from vtexp.stats.paired import clustered_mean
+from vtexp.utils import files
 
 STAGES = ("preprocess_ms", "transfer_ms", "vision_ms", "llm_prefill_ms", "prefill_ms", "ttft_ms")
 
@@ -41,7 +41,7 @@ def make_run(
     run_id = hashlib.sha256(identity.encode()).hexdigest()[:12]
     folder = sweep / f"{knob}-{value}_{run_id[:8]}"
     columns = planned_columns(sweep, folder, run_id, knob, value, tokens)
-    records.write_json(folder / records.PLANNED, columns)
+    files.write_json(folder / files.PLANNED, columns)
     config = {
         "model": {"name": "m", "path": "m", "weights": "pretrained"},
         "dataset": {"name": "d", "split": "test", "limit": None},
@@ -53,7 +53,7 @@ def make_run(
     for key, setting in settings.items():
         group, _, name = key.partition(".")
         config[group][name] = setting
-    records.write_text(folder / records.CONFIG, yaml.safe_dump(config))
+    files.write_text(folder / files.CONFIG, yaml.safe_dump(config))
     rows = []
     for i, score in enumerate(scores):
         own = {name: values[i] for name, values in (attributes or {}).items()}
@@ -62,7 +62,7 @@ def make_run(
             | {"question": f"{questions[i]}?", "options": [], "references": ["yes"],
                "prediction": "yes", "score": score}
         )  # fmt: skip
-    records.write_jsonl(folder / records.SAMPLES, rows)
+    files.write_jsonl(folder / files.SAMPLES, rows)
     rng = np.random.default_rng(tokens)
     times = prefill_ms * rng.lognormal(0, 0.05, size=(timed, 4))
     latency = [
@@ -70,9 +70,9 @@ def make_run(
          "prefill_ms": float(times[i, repeat])}
         for repeat in range(4) for i in range(min(timed, count))
     ]  # fmt: skip
-    records.write_jsonl(folder / records.LATENCY, latency)
-    records.write_json(
-        folder / records.ENVIRONMENT,
+    files.write_jsonl(folder / files.LATENCY, latency)
+    files.write_json(
+        folder / files.ENVIRONMENT,
         {
             "host": "here", "torch_threads": 2, "device": {"type": "cpu", "name": "a CPU"},
             "git": {"commit": "0" * 40, "changed": False}, "packages": {"torch": "2.13.0"},
@@ -104,7 +104,7 @@ def make_run(
         "samples_fingerprint": fingerprint, "inputs_fingerprint": f"{knob}{value}{tokens}",
         "warnings": [], "device": "a CPU",
     }  # fmt: skip
-    records.write_json(folder / records.RESULT, whole | dict(result or {}))
+    files.write_json(folder / files.RESULT, whole | dict(result or {}))
     return folder
 
 
@@ -124,11 +124,11 @@ def planned_columns(
 
 def unfinish(folder: Path, error: str | None) -> None:
     """Make a run one that failed, or one without a result."""
-    (folder / records.RESULT).unlink()
+    (folder / files.RESULT).unlink()
     if error is not None:
-        planned = records.read_json(folder / records.PLANNED)
+        planned = files.read_json(folder / files.PLANNED)
         row = {"status": "failed", **planned, "error": error, "traceback": []}
-        records.write_json(folder / records.FAILURE, row)
+        files.write_json(folder / files.FAILURE, row)
 
 
 def steady_scores(

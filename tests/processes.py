@@ -15,8 +15,13 @@ _context = multiprocessing.get_context("forkserver")
 #: Imported once, by the process that the others are forked from; nothing is computed there.
 _context.set_forkserver_preload(
     [
-        *("vtexp.job", "vtexp.sweep_commands", "vtexp.experiment", "vtexp.models.molmo.runner"),
-        *("vtexp.data.easy_vqa", "vtexp.reporting", "vtexp.launching", "matplotlib.pyplot"),
+        *("vtexp.runs.job", "vtexp.cli.sweep", "vtexp.runs.run", "vtexp.models.molmo.runner"),
+        *(
+            "vtexp.data.builtin.easy_vqa",
+            "vtexp.report.write",
+            "vtexp.jobs.launch",
+            "matplotlib.pyplot",
+        ),
     ]
 )
 

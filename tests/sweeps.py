@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.slurm_cluster import wait_until
-from vtexp import records
-from vtexp.jobs import read_submitted
+from vtexp.runs.ledger import read_submitted
+from vtexp.utils import files
 
 ROOT = Path(__file__).parents[1]
 #: Overrides of runs whose times do not matter.
@@ -67,20 +67,20 @@ class Sweep:
     def answers(self) -> dict[str, list[tuple[str, str, float]]]:
         """Sample, prediction and score of each answer, by the finished run's folder."""
         found = {}
-        for path in sorted(self.folder.glob(f"*/{records.RESULT}")):
-            rows = records.read_jsonl(path.with_name(records.SAMPLES))
+        for path in sorted(self.folder.glob(f"*/{files.RESULT}")):
+            rows = files.read_jsonl(path.with_name(files.SAMPLES))
             values = [(row["sample_id"], row["prediction"], row["score"]) for row in rows]
             found[path.parent.name] = values
         return found
 
     def failures(self) -> dict[str, str]:
         """Error of each failed run, by its folder's name."""
-        paths = sorted(self.folder.glob(f"*/{records.FAILURE}"))
-        return {path.parent.name: records.read_json(path)["error"] for path in paths}
+        paths = sorted(self.folder.glob(f"*/{files.FAILURE}"))
+        return {path.parent.name: files.read_json(path)["error"] for path in paths}
 
     def environment_of(self, run: str) -> dict:
         """What a finished run ran on."""
-        return records.read_json(self.folder / run / records.ENVIRONMENT)
+        return files.read_json(self.folder / run / files.ENVIRONMENT)
 
     def job_ids(self) -> list[str]:
         """Ids of the jobs that were submitted, in order."""
@@ -92,7 +92,7 @@ class Sweep:
 
     def _written(self, run: str) -> int:
         count = 0
-        for path in self.folder.glob(f"{run}/{records.RANKS}/*/{records.ANSWERS}*"):
+        for path in self.folder.glob(f"{run}/{files.RANKS}/*/{files.ANSWERS}*"):
             with suppress(FileNotFoundError):  # just finished
                 count += path.read_bytes().count(b"\n")
         return count

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.made_sweeps import make_run, steady_scores, unfinish
-from vtexp import records
-from vtexp.analysis import analyse, configured_margin
-from vtexp.compare import collect, doubts
+from vtexp.analysis.analyse import analyse, configured_margin
+from vtexp.analysis.findings import Analysis, Series
+from vtexp.analysis.rows import collect, doubts
+from vtexp.analysis.samples import MOST_GROUPS, RANGES, read_samples
 from vtexp.errors import ConfigError, DataError
-from vtexp.findings import Analysis, Series
-from vtexp.sample_columns import MOST_GROUPS, RANGES, read_samples
+from vtexp.utils import files
 
 VALUES = ("336x336", "560x336", "560x560", "784x784")
 TOKENS = (288, 384, 544, 928)
@@ -248,7 +248,7 @@ def test_any_attribute_can_be_read(values: list[int | str], tmp_path_factory) ->
          "question": "?", "references": [], "score": 1.0}
         for i, value in enumerate(values)
     ]  # fmt: skip
-    records.write_jsonl(path, rows)
+    files.write_jsonl(path, rows)
     found = read_samples(path).groups.get("what")
     numbers = all(isinstance(value, int) for value in values)
     distinct = len({value if numbers else str(value) for value in values})
@@ -263,7 +263,7 @@ def test_any_attribute_can_be_read(values: list[int | str], tmp_path_factory) ->
 
 def test_damaged_samples_are_one_line(tmp_path: Path) -> None:
     folder = make_run(tmp_path, VALUES[0], TOKENS[0], [1.0, 0.0])
-    records.write_text(folder / records.SAMPLES, '{"sample_id": "a"}\n')
+    files.write_text(folder / files.SAMPLES, '{"sample_id": "a"}\n')
     with pytest.raises(DataError, match=r"samples\.jsonl: not the samples of a run"):
         analyse(collect(tmp_path))
 
@@ -314,7 +314,7 @@ def test_margin_is_that_of_the_config_unless_there_are_several(tmp_path: Path) -
 def test_the_margin_of_one_sweep_is_the_one_asked_for_last(tmp_path: Path) -> None:
     first = make_run(tmp_path, VALUES[0], TOKENS[0], [1.0, 0.0])
     make_run(tmp_path, VALUES[1], TOKENS[1], [1.0, 0.0], settings={"report.margin": 2.0})
-    os.utime(first / records.CONFIG, (1, 1))
+    os.utime(first / files.CONFIG, (1, 1))
     assert configured_margin([tmp_path]) == 2.0
 
 
@@ -324,21 +324,21 @@ def test_what_a_run_lacks_costs_only_what_needs_it(tmp_path: Path) -> None:
         make_run(tmp_path, value, tokens, own.tolist(), images=names, prefill_ms=tokens / 30)
         for value, tokens, own in zip(VALUES, TOKENS, scores.T, strict=False)
     ]
-    result = records.read_json(folders[0] / records.RESULT)
+    result = files.read_json(folders[0] / files.RESULT)
     for key in ("inputs_fingerprint", "samples_fingerprint"):
         del result[key]
-    records.write_json(folders[0] / records.RESULT, result)
-    (folders[0] / records.LATENCY).unlink()
+    files.write_json(folders[0] / files.RESULT, result)
+    (folders[0] / files.LATENCY).unlink()
     series = only(analyse(collect(tmp_path)))
     assert [run.speed_up is None for run in series.runs] == [True, True, False]
     assert series.runs[0].versus_best is not None
     assert series.answer.best == series.runs[1].run
-    (folders[0] / records.SAMPLES).unlink()
+    (folders[0] / files.SAMPLES).unlink()
     series = only(analyse(collect(tmp_path)))
     assert series.runs[0].versus_best is None and series.runs[0].accuracy == 0.5
     assert series.runs[2].versus_best is not None
     assert series.answer.caveats[-1].startswith("336x336: no samples.jsonl, so the answer is among")
     for folder in folders[1:]:
-        (folder / records.SAMPLES).unlink()
+        (folder / files.SAMPLES).unlink()
     answer = only(analyse(collect(tmp_path))).answer
     assert answer.sentence == "No answer: no run has its samples.jsonl."

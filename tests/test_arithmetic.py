@@ -19,27 +19,21 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import Molmo2Config, Molmo2ForConditionalGeneration, PreTrainedModel
 
 from tests.test_families import save_tokenizer, small_molmo2
-from vtexp.arithmetic import (
-    ITEM_BYTES,
-    STAGES,
-    ModelArithmetic,
-    PromptCounts,
-    mfu,
-)
-from vtexp.config import Config, HardwareConfig
-from vtexp.data.base import Sample
-from vtexp.geometry import Size, token_layout
-from vtexp.job import run_job
-from vtexp.knobs import CropSetting, KnobValue
-from vtexp.models.arithmetic import model_arithmetic
+from vtexp.budget.geometry import Size, token_layout
+from vtexp.budget.knobs import CropSetting, KnobValue
+from vtexp.config.schema import Config, HardwareConfig
+from vtexp.cost.architectures import model_arithmetic
+from vtexp.cost.flops import ITEM_BYTES, STAGES, ModelArithmetic, PromptCounts, mfu
+from vtexp.data.sample import Sample
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.families import FAMILIES
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.models.runner import Inputs, Runner, runner_class
-from vtexp.planning import make_plan
-from vtexp.records import read_json, read_jsonl
+from vtexp.runs.job import run_job
+from vtexp.runs.plan import make_plan
+from vtexp.utils.files import read_json, read_jsonl
 
 Draw = Callable[[list[tuple[int, int]]], list[Sample]]
 ARCHITECTURES = Path(__file__).parents[1] / "vtexp" / "assets" / "architectures" / "allenai"

@@ -21,17 +21,17 @@ from PIL import EpsImagePlugin, Image
 
 from tests.test_families import asking, save_tokenizer
 from tests.test_images import turned_late
-from vtexp import records
-from vtexp.compare import collect
-from vtexp.config import Config
+from vtexp.analysis.rows import collect
+from vtexp.config.schema import Config
 from vtexp.data import images
-from vtexp.data.base import ImageFile
-from vtexp.data.download import download_images
+from vtexp.data.sample import ImageFile
+from vtexp.data.sources.download import download_images
 from vtexp.errors import DataError
-from vtexp.job import run_job
 from vtexp.models.families import FAMILIES
-from vtexp.planning import make_plan
-from vtexp.prompts import PromptTokenizer
+from vtexp.prompts.tokenizer import PromptTokenizer
+from vtexp.runs.job import run_job
+from vtexp.runs.plan import make_plan
+from vtexp.utils.files import SAMPLES, read_jsonl
 
 MakeConfig = Callable[..., Config]
 #: More of each by VTEXP_FUZZ_CASES.
@@ -294,7 +294,7 @@ def test_each_sample_is_scored_or_failed(make_config: MakeConfig, tmp_path: Path
     (row,) = collect(tmp_path / "sweep")
     assert {failed["sample_id"] for failed in row["failed_samples"]} == bad
     assert all(failed["reason"] for failed in row["failed_samples"])
-    rows = records.read_jsonl(tmp_path / "sweep" / row["run"] / records.SAMPLES)
+    rows = read_jsonl(tmp_path / "sweep" / row["run"] / SAMPLES)
     assert {r["sample_id"]: 0 <= r["score"] <= 1 for r in rows} == dict.fromkeys(
         ROWS.keys() - bad, True
     )

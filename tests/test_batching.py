@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtexp.batching import BatchSize, out_of_memory
 from vtexp.errors import VtexpError
+from vtexp.runs.batching import BatchSize, out_of_memory
 
 
 def walk(batches: BatchSize, count: int, capacity: int) -> list[int]:

@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 import torch
 
-from vtexp import hub, records
-from vtexp.config import Config
+from vtexp.config.schema import Config
 from vtexp.errors import CheckpointError, ConfigError
-from vtexp.job import run_job
 from vtexp.models import fingerprints
 from vtexp.models.checkpoints import ASSETS, find_checkpoint
-from vtexp.models.config_numbers import MAY_BE_NOTHING
+from vtexp.models.config_checks import MAY_BE_NOTHING
 from vtexp.models.fingerprints import checkpoint_fingerprint
 from vtexp.models.loading import load_model
 from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.runs.job import run_job
+from vtexp.utils import files, hub
 
 MakeConfig = Callable[..., Config]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -192,14 +192,14 @@ def test_random_weights_have_latency_but_no_accuracy(
 ) -> None:
     run_job(make_config("model.weights=random", "knob.sizes=[336x336,560x560]"))
     sweep = tmp_path / "sweep"
-    results = [records.read_json(path) for path in sorted(sweep.glob("*/result.json"))]
+    results = [files.read_json(path) for path in sorted(sweep.glob("*/result.json"))]
     assert [r["accuracy"] for r in results] == [None, None]
     assert all(r["latency"]["prefill_ms"]["median"] > 0 for r in results)
     assert [r["measured_vision_tokens"] for r in results] == [288, 544]
     rows = list(csv.DictReader((sweep / "comparison.csv").open()))
     assert [(row["weights"], row["accuracy"]) for row in rows] == [("random", "")] * 2
     assert all("random weights: counts and latency only" in row["warnings"] for row in rows)
-    samples = records.read_jsonl(next(sweep.glob("*560x560*")) / "samples.jsonl")
+    samples = files.read_jsonl(next(sweep.glob("*560x560*")) / "samples.jsonl")
     assert all(row["prediction"] is None and row["score"] is None for row in samples)
     shown = capsys.readouterr().out
     assert "random weights" in shown and "accuracy none" in shown

@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from vtexp import cli
-from vtexp.composing import compose_config
-from vtexp.config import (
+from vtexp.budget.knobs import KnobValue
+from vtexp.config import user_errors
+from vtexp.config.compose import compose_config
+from vtexp.config.schema import (
     ColumnsConfig,
     Config,
     ImageSizeKnob,
@@ -29,7 +30,6 @@ from vtexp.config import (
     to_plain,
 )
 from vtexp.errors import ConfigError
-from vtexp.knobs import KnobValue
 
 ROOT = Path(__file__).parents[1]
 MakeConfig = Callable[..., Config]
@@ -134,9 +134,9 @@ def test_impossible_settings(make_config: MakeConfig, override: str, says: str) 
     ],
 )
 def test_one_line_of_hydras_errors(make_config: MakeConfig, override: str, says: str) -> None:
-    with pytest.raises((*cli.USER_ERRORS,)) as caught:
+    with pytest.raises((*user_errors.USER_ERRORS,)) as caught:
         make_config(override)
-    line = cli.one_line(caught.value)
+    line = user_errors.one_line(caught.value)
     assert says.casefold() in line.casefold()
     assert "\n" not in line
 
@@ -144,7 +144,7 @@ def test_one_line_of_hydras_errors(make_config: MakeConfig, override: str, says:
 def test_missing_value_names_its_key(make_config: MakeConfig, tmp_path: Path) -> None:
     from hydra import compose, initialize_config_dir
 
-    from vtexp.config import from_hydra
+    from vtexp.config.schema import from_hydra
 
     make_config()
     with (
@@ -152,7 +152,7 @@ def test_missing_value_names_its_key(make_config: MakeConfig, tmp_path: Path) ->
         pytest.raises(OmegaConfBaseException) as caught,
     ):
         from_hydra(compose("config", ["model=molmo", "sweep.name=a"]))
-    assert cli.one_line(caught.value).startswith("model.path: needs a value")
+    assert user_errors.one_line(caught.value).startswith("model.path: needs a value")
 
 
 @pytest.mark.parametrize(
@@ -170,13 +170,13 @@ def test_missing_value_names_its_key(make_config: MakeConfig, tmp_path: Path) ->
     ],
 )
 def test_lists_without_brackets(argument: str, expected: str) -> None:
-    assert cli.with_brackets(argument) == expected
+    assert user_errors.with_brackets(argument) == expected
 
 
 @pytest.mark.parametrize("argument", ["=3", "knob.max_crops=range(1,13,0)"])
 def test_malformed_arguments_are_config_errors(argument: str) -> None:
     with pytest.raises(ConfigError, match="^" + re.escape(argument)):
-        cli.with_brackets(argument)
+        user_errors.with_brackets(argument)
 
 
 def test_several_processes_need_somewhere_to_be_started(make_config: MakeConfig) -> None:
@@ -186,9 +186,9 @@ def test_several_processes_need_somewhere_to_be_started(make_config: MakeConfig)
 
 
 def test_flag_may_come_after_overrides() -> None:
-    assert cli.flags_first(["a=1", "-m", "b=2"]) == ["-m", "a=1", "b=2"]
+    assert user_errors.flags_first(["a=1", "-m", "b=2"]) == ["-m", "a=1", "b=2"]
     for flag in (["--config-dir", "x"], ["--config-dir=x"]):
-        assert cli.flags_first(["a=1", *flag, "b=2", "-m"]) == [*flag, "-m", "a=1", "b=2"]
+        assert user_errors.flags_first(["a=1", *flag, "b=2", "-m"]) == [*flag, "-m", "a=1", "b=2"]
 
 
 def test_help_shows_examples(tmp_path: Path) -> None:

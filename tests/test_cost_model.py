@@ -12,17 +12,25 @@ import numpy as np
 import pytest
 from scipy.optimize import lsq_linear
 
-from vtexp import cost_model, memory_limits, records
-from vtexp.arithmetic import Memory
-from vtexp.config import Config
-from vtexp.cost_model import Coefficients, Point, TimedRun, find_cost_model, fit, write_cost_model
+from vtexp.budget.geometry import Tiling, token_layout
+from vtexp.config.schema import Config
+from vtexp.cost import latency_fit, memory
+from vtexp.cost.flops import Memory
+from vtexp.cost.forecast import forecast
+from vtexp.cost.latency_fit import (
+    Coefficients,
+    Point,
+    TimedRun,
+    find_cost_model,
+    fit,
+    write_cost_model,
+)
 from vtexp.errors import ConfigError
-from vtexp.geometry import Tiling, token_layout
-from vtexp.job import run_job
-from vtexp.outcomes import freeze
-from vtexp.planning import Plan, make_plan
-from vtexp.predicting import forecast
-from vtexp.sweep import show_plan
+from vtexp.jobs.prepare import show_plan
+from vtexp.runs.folder import freeze
+from vtexp.runs.job import run_job
+from vtexp.runs.plan import Plan, make_plan
+from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]
 TRUTH = Coefficients(5.0, 12.0, 0.03, 2e-5)
@@ -75,10 +83,10 @@ def test_held_out_error_is_that_of_settings_not_fitted_to() -> None:
     """One setting takes twice as long as all others say: left out, it is predicted at half."""
     runs = [timed(tiling) for tiling in TILINGS[:2]] + [timed(TILINGS[2], factor=2)]
     runs += [timed(tiling) for tiling in TILINGS[3:]]
-    errors = cost_model.held_out_errors(runs, cost_model._prefill_ratio)
+    errors = latency_fit.held_out_errors(runs, latency_fit._prefill_ratio)
     assert errors[2] == pytest.approx(-0.5, abs=1e-3)
     straight = [timed(tiling) for tiling in TILINGS]
-    assert cost_model.held_out_errors(straight, cost_model._prefill_ratio) == pytest.approx(
+    assert latency_fit.held_out_errors(straight, latency_fit._prefill_ratio) == pytest.approx(
         [0] * 5, abs=1e-3
     )
 
@@ -86,7 +94,7 @@ def test_held_out_error_is_that_of_settings_not_fitted_to() -> None:
 def test_run_time_is_fitted_to_durations() -> None:
     runs = [timed(tiling) for tiling in TILINGS]
     runs = [replace(r, duration_s=7 + 3 * r.questions * r.prefill_ms / 1000) for r in runs]
-    found = cost_model.fit_run_time(runs)
+    found = latency_fit.fit_run_time(runs)
     assert (found.intercept_s, found.per_prefill) == pytest.approx((7, 3))
     assert found.seconds(100, 40.0) == pytest.approx(7 + 3 * 4)
 
@@ -122,9 +130,9 @@ def finish(plan: Plan, **changed: Any) -> None:
             "duration_s": 4 + 2 * sum(row["prefill_ms"] for row in rows) / 1000,
             **changed,
         }
-        records.write_jsonl(run.folder / records.LATENCY, rows)
-        records.write_json(run.folder / records.ENVIRONMENT, surroundings)
-        records.write_json(run.folder / records.RESULT, result)
+        files.write_jsonl(run.folder / files.LATENCY, rows)
+        files.write_json(run.folder / files.ENVIRONMENT, surroundings)
+        files.write_json(run.folder / files.RESULT, result)
 
 
 @pytest.fixture
@@ -155,7 +163,7 @@ def test_too_few_settings_are_not_fitted(
     finish(make_plan(make_config("knob.sizes=[336x336,784x784]", "sweep.name=two")))
     finish(make_plan(make_config("knob=max_crops", "knob.max_crops=[1,4,8,12]", "sweep.name=same")))
     for name in ("two", "same"):
-        stale = tmp_path / name / cost_model.COST_MODEL
+        stale = tmp_path / name / latency_fit.COST_MODEL
         stale.write_bytes(earlier.read_bytes())
         assert write_cost_model(tmp_path / name) is None
         assert not stale.exists()
@@ -190,11 +198,11 @@ def test_a_plan_predicts_by_the_newest_cost_model_of_the_same(
         fitted["coefficients"] = {k: v * factor for k, v in fitted["coefficients"].items()}
         (tmp_path / name).mkdir()
         changed = model | {"written": written, "fits": [fitted]}
-        (tmp_path / name / cost_model.COST_MODEL).write_text(json.dumps(changed))
+        (tmp_path / name / latency_fit.COST_MODEL).write_text(json.dumps(changed))
     broken = ("", "[]", "{}", '{"fits": [{"conditions": 1}]}', '{"fits": 3}')
     for number, text in enumerate(broken):
         (tmp_path / f"broken{number}").mkdir()
-        (tmp_path / f"broken{number}" / cost_model.COST_MODEL).write_text(text)
+        (tmp_path / f"broken{number}" / latency_fit.COST_MODEL).write_text(text)
     plan = make_plan(make_config("knob.sizes=[560x784]"))
     expected = forecast(plan)
     prompts = plan.runs[0].prompts
@@ -213,7 +221,7 @@ def test_predictions_are_frozen_with_the_run_and_values_beyond_the_fit_told(
     expected = forecast(plan)
     assert expected.basis.endswith("beyond what it was fitted to: image_size=1232x1232")
     freeze(plan)
-    planned = records.read_json(plan.runs[0].folder / records.PLANNED)
+    planned = files.read_json(plan.runs[0].folder / files.PLANNED)
     assert planned["predicted_prefill_ms"] == expected.runs[0].prefill_ms
     assert planned["predicted_flops_per_prefill"] == expected.runs[0].flops
     assert planned["predicted_memory_gb"] == plan.runs[0].memory.total / 1e9  # type: ignore[union-attr]
@@ -264,27 +272,27 @@ def test_a_model_larger_than_the_gpu_is_refused_before_anything_loads(
         assert any("memory near the limit: one prompt" in w for w in run.warnings) == told
     sharded = make_config(*seven, "hardware.memory_gb=12")
     four = replace(sharded.hardware, sharded=True, slurm=replace(sharded.hardware.slurm, gpus=4))
-    assert memory_limits.device_memory_gb(four) == 48
+    assert memory.device_memory_gb(four) == 48
 
 
 def test_a_batch_near_the_limit_is_told(make_config: MakeConfig) -> None:
     one, batch = Memory(10**9, 10**8, 10**8), Memory(10**9, 8 * 10**8, 8 * 10**8)
     for adjust, then in ((True, "it is halved if memory runs out"), (False, "take a smaller one")):
         config = make_config("hardware.memory_gb=2.5", f"hardware.auto_adjust_batch_size={adjust}")
-        told = memory_limits.warning(one, batch, 8, config)
+        told = memory.warning(one, batch, 8, config)
         assert told == (
             f"memory near the limit: hardware.batch_size=8 needs about 2.6 GB of 2; {then}"
         )
-    assert memory_limits.warning(one, batch, 8, make_config("hardware.memory_gb=3")) is None
+    assert memory.warning(one, batch, 8, make_config("hardware.memory_gb=3")) is None
 
 
 def test_without_a_profile_a_processor_has_this_machines_memory(make_config: MakeConfig) -> None:
-    memory_gb = memory_limits.device_memory_gb(make_config().hardware)
+    memory_gb = memory.device_memory_gb(make_config().hardware)
     total_kib = int(Path("/proc/meminfo").read_text().split()[1])
     assert memory_gb == pytest.approx(total_kib * 1024 / 1e9, rel=1e-3)
-    assert memory_limits.device_memory_gb(make_config("hardware=local_gpu").hardware) is None
+    assert memory.device_memory_gb(make_config("hardware=local_gpu").hardware) is None
     unsized = make_config("hardware=slurm_gpu").hardware
-    assert memory_limits.device_memory_gb(unsized) is None
+    assert memory.device_memory_gb(unsized) is None
 
 
 def test_a_prompt_that_just_fits_is_warned_about(make_config: MakeConfig) -> None:

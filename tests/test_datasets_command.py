@@ -21,20 +21,20 @@ from datasets import Dataset
 from PIL import Image
 from rich.console import Console
 
-from vtexp import datasets_command
-from vtexp.__main__ import main, split_overrides
-from vtexp.composing import compose_config, dataset_configs
-from vtexp.config import ColumnsConfig, DatasetConfig, Form, SourceConfig
-from vtexp.data import easy_vqa, small_print
-from vtexp.data.paths import cache_folder
-from vtexp.data.registry import is_here, load_samples
+from vtexp.budget.geometry import MOLMO, MOLMO2, Geometry, Size, Tiling, tiling_to_resolution
+from vtexp.budget.knobs import CropSetting, KnobValue
+from vtexp.cli import datasets
+from vtexp.cli.main import main, split_overrides
+from vtexp.config.compose import compose_config, dataset_configs
+from vtexp.config.schema import ColumnsConfig, DatasetConfig, Form, SourceConfig
+from vtexp.data.builtin import easy_vqa, small_print
+from vtexp.data.load import is_here, load_samples
+from vtexp.data.sources.paths import cache_folder
 from vtexp.errors import ConfigError
-from vtexp.geometry import MOLMO, MOLMO2, Geometry, Size, Tiling, tiling_to_resolution
-from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
-from vtexp.planning import make_plan
-from vtexp.sample_picture import TEXT, overlaps, sample_picture, wrapped
-from vtexp.views import UNREAD, Views, views_of
+from vtexp.models.views import UNREAD, Views, views_of
+from vtexp.report.sample_picture import TEXT, overlaps, sample_picture, wrapped
+from vtexp.runs.plan import make_plan
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "conf" / "dataset").glob("*.yaml"))
@@ -143,8 +143,8 @@ def test_eighty_columns_cut_no_name(monkeypatch: pytest.MonkeyPatch, cache: Path
     terminal = Console(
         file=io.StringIO(), force_terminal=True, width=80, color_system=None, soft_wrap=True
     )
-    monkeypatch.setattr(datasets_command, "console", terminal)
-    datasets_command.show_list(None)
+    monkeypatch.setattr(datasets, "console", terminal)
+    datasets.show_list(None)
     assert isinstance(terminal.file, io.StringIO)
     table, _, _ = terminal.file.getvalue().rpartition("here: ")
     assert max(map(len, table.splitlines())) <= 80
@@ -156,7 +156,7 @@ def test_eighty_columns_cut_no_name(monkeypatch: pytest.MonkeyPatch, cache: Path
 def test_help_and_list_import_nothing_heavy() -> None:
     code = """
 import sys
-from vtexp.__main__ import main
+from vtexp.cli.main import main
 try:
     main(["--help"])
 except SystemExit as done:
@@ -396,7 +396,7 @@ def test_odd_images_and_many_crops_are_drawn(size: tuple[int, int], crops: int) 
 
 
 def test_long_text_is_wrapped_and_cut() -> None:
-    from vtexp.fonts import font
+    from vtexp.utils.fonts import font
 
     text = f"{'How much? ' * 100}\nand {'x' * 500} {'long ' * 400}"
     lines = wrapped(text, 600, 19)
@@ -409,7 +409,7 @@ def test_facts_are_those_of_the_plan() -> None:
     config = compose_config(["dataset=easy_vqa", "knob.sizes=600x400", "model.weights=random"])
     plan = make_plan(config, 3)
     (sample,), (run,) = plan.samples, plan.runs
-    facts = dict(datasets_command._facts(config, sample, run))
+    facts = dict(datasets._facts(config, sample, run))
     assert facts["question"] == sample.question
     assert facts["vision tokens"] == "432 theoretical, 384 actual"
     assert "tiling 2x1, 2 crops and the global crop" in facts["budget"]

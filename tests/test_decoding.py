@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from vtexp.budget.geometry import Size
 from vtexp.data import decoding
-from vtexp.data.base import ImageFile, Sample
 from vtexp.data.decoding import decoded_chunks
-from vtexp.geometry import Size
+from vtexp.data.sample import ImageFile, Sample
 
 Draw = Callable[[list[tuple[int, int]]], list[Sample]]
 ANY_SAMPLE = Sample("0", "0", ImageFile(Path()), "", ("a",), "")
@@ -95,7 +95,7 @@ LARGE = """
 import sys, time
 from multiprocessing import active_children
 from pathlib import Path
-from vtexp.data.base import ImageFile, Sample
+from vtexp.data.sample import ImageFile, Sample
 from vtexp.data.decoding import decoded_chunks
 
 def peak_mib(pid):
@@ -145,7 +145,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from multiprocessing import active_children
-from vtexp.data.base import ImageFile, Sample
+from vtexp.data.sample import ImageFile, Sample
 from vtexp.data.decoding import decoded_chunks
 
 if __name__ == "__main__":

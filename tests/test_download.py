@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vtexp.config import Config
-from vtexp.data.base import LoadedSamples
-from vtexp.data.download import download_images
-from vtexp.data.registry import load_samples
+from vtexp.config.schema import Config
+from vtexp.data.load import load_samples
+from vtexp.data.sample import LoadedSamples
+from vtexp.data.sources.download import download_images
 from vtexp.errors import DataError
 
 MakeConfig = Callable[..., Config]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from vtexp import records
-from vtexp.config import Config
-from vtexp.data import easy_vqa
-from vtexp.job import run_job
+from vtexp.config.schema import Config
+from vtexp.data.builtin import easy_vqa
 from vtexp.models.checkpoints import ASSETS, read_model_config
+from vtexp.runs.job import run_job
+from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]
 
@@ -49,7 +49,7 @@ def test_held_out_accuracy(make_config: MakeConfig, tmp_path: Path, size: str) -
     run_job(
         make_config("model.path=embedded:molmo_tiny", f"knob.sizes=[{size}]", "dataset.limit=150"),
     )
-    result = records.read_json(next((tmp_path / "sweep").glob("*/result.json")))
+    result = files.read_json(next((tmp_path / "sweep").glob("*/result.json")))
     assert result["accuracy"] >= 0.95
     assert set(result["accuracy_by_question_type"]) == {"color", "shape", "yes/no"}
 
@@ -65,12 +65,12 @@ def test_more_crops_read_more_print(make_config: MakeConfig, tmp_path: Path) -> 
         ),
 
     )  # fmt: skip
-    results = [records.read_json(path) for path in (tmp_path / "sweep").glob("*/result.json")]
+    results = [files.read_json(path) for path in (tmp_path / "sweep").glob("*/result.json")]
     accuracy = {result["knob_value"]: result["accuracy"] for result in results}
     assert accuracy["4"] - accuracy["1"] > 0.1
     assert accuracy["9"] - accuracy["4"] > 0.05
     folder = next((tmp_path / "sweep").glob("max_crops-1_*"))
-    rows = records.read_jsonl(folder / records.SAMPLES)
+    rows = files.read_jsonl(folder / files.SAMPLES)
     large, small = (
         [row["score"] for row in rows if (row["print_px"] > 18) == is_large]
         for is_large in (True, False)

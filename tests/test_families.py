@@ -26,18 +26,18 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
-from vtexp import records
-from vtexp.config import Config, HardwareConfig
-from vtexp.data.base import ImageFile, Sample
+from vtexp.budget.knobs import CropSetting, KnobValue
+from vtexp.config.schema import Config, HardwareConfig
+from vtexp.data.sample import ImageFile, Sample
 from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFailedError
-from vtexp.job import run_job
-from vtexp.knobs import CropSetting, KnobValue
-from vtexp.measuring import PARTS
+from vtexp.measure.summary import PARTS
 from vtexp.models.checkpoints import ASSETS, find_checkpoint, read_model_config
 from vtexp.models.families import FAMILIES
 from vtexp.models.runner import Runner, runner_class
-from vtexp.planning import make_plan
-from vtexp.prompts import PromptTokenizer
+from vtexp.prompts.tokenizer import PromptTokenizer
+from vtexp.runs.job import run_job
+from vtexp.runs.plan import make_plan
+from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]
 NATIVE = [name for name in FAMILIES if name != "molmo"]
@@ -231,7 +231,7 @@ def test_knobs_run_and_are_counted(
         "dataset.limit=3",
     )
     run_job(config)
-    result = records.read_json(next((tmp_path / "sweep").glob("*/result.json")))
+    result = files.read_json(next((tmp_path / "sweep").glob("*/result.json")))
     assert result["measured_num_crops"] == rows * cols
     assert result["measured_vision_tokens"] == expected_tokens(folder.name, rows, cols, full)
     shown = None if folder.name in HIDDEN_TILINGS else f"{rows}x{cols}"
@@ -426,7 +426,7 @@ def test_random_weights_have_counts_and_latency(
     knob, values, (rows, cols) = CASES[folder.name][0]
     model = (f"model.path={folder}", "model.weights=random")
     run_job(make_config(*model, f"knob={knob}", f"knob.{values}", "sweep.name=r"))
-    result = records.read_json(next((tmp_path / "r").glob("*/result.json")))
+    result = files.read_json(next((tmp_path / "r").glob("*/result.json")))
     assert result["accuracy"] is None
     assert result["measured_vision_tokens"] == expected_tokens(folder.name, rows, cols, False)
     assert result["latency"]["prefill_ms"]["median"] > 0

@@ -17,12 +17,14 @@ import torch
 
 from tests.slurm_cluster import wait_until
 from tests.sweeps import HARDLY_TIMED, ROOT, Sweep
-from vtexp import cli, job, records
-from vtexp.config import Config
-from vtexp.data.paths import cache_folder
+from vtexp.config import user_errors
+from vtexp.config.schema import Config
+from vtexp.data.sources.paths import cache_folder
 from vtexp.errors import DataError
-from vtexp.job import run_job
 from vtexp.models.runner import Runner
+from vtexp.runs import job
+from vtexp.runs.job import run_job
+from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]
 Answers = dict[str, list[tuple[str, str, float]]]
@@ -35,7 +37,7 @@ def made(make_config: MakeConfig, tmp_path: Path) -> Callable[..., int]:
 
     def make(*overrides: str) -> int:
         config = make_config(SIZES, *overrides)
-        return cli.reported(lambda: run_job(config), show_traceback=False, interrupted="")
+        return user_errors.reported(lambda: run_job(config), show_traceback=False, interrupted="")
 
     return make
 
@@ -43,8 +45,8 @@ def made(make_config: MakeConfig, tmp_path: Path) -> Callable[..., int]:
 def answers(sweep: Path) -> Answers:
     """Sample, prediction and score of each answer, by the finished run."""
     found = {}
-    for path in sorted(sweep.glob(f"*/{records.RESULT}")):
-        rows = records.read_jsonl(path.with_name(records.SAMPLES))
+    for path in sorted(sweep.glob(f"*/{files.RESULT}")):
+        rows = files.read_jsonl(path.with_name(files.SAMPLES))
         values = [(row["sample_id"], row["prediction"], row["score"]) for row in rows]
         found[path.parent.name] = values
     return found
@@ -256,7 +258,7 @@ def test_no_file_handle_left(
         most = last.fileno() + 1 + free
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
-        code = cli.reported(lambda: run_job(config), show_traceback=False, interrupted="")
+        code = user_errors.reported(lambda: run_job(config), show_traceback=False, interrupted="")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     if code:
@@ -360,7 +362,8 @@ def test_two_at_once_do_not_make_the_same_runs(tmp_path: Path, small_checkpoint:
 
 
 def test_a_process_that_times_ends_with_the_one_that_started_it() -> None:
-    child = "import os, sys, time; from vtexp.repeats import end_with; end_with(int(sys.argv[1])); "
+    child = "import os, sys, time; from vtexp.runs.timing_process import end_with; "
+    child += "end_with(int(sys.argv[1])); "
     child += "print(os.getpid(), flush=True); time.sleep(60)"
     parent = "import os, subprocess, sys; "
     parent += f"subprocess.run([sys.executable, '-c', {child!r}, str(os.getpid())])"

@@ -14,18 +14,20 @@ import numpy as np
 import pytest
 import torch
 
-from vtexp import job, records, sweep
-from vtexp.compare import collect
-from vtexp.config import Config
+from vtexp.analysis.fairness import unfair
+from vtexp.analysis.rows import collect
+from vtexp.config.schema import Config
 from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
-from vtexp.fairness import unfair
-from vtexp.job import run_job
+from vtexp.jobs import prepare
+from vtexp.measure.protocol import Timing
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.models.runner import PreparedSample
 from vtexp.models.stages import StageTimes
-from vtexp.planning import make_plan
-from vtexp.timing import Timing
+from vtexp.runs import job
+from vtexp.runs.job import run_job
+from vtexp.runs.plan import make_plan
+from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]
 
@@ -90,11 +92,11 @@ def test_known_answers_and_times_reach_the_files(
     run_job(config)
 
     folder = next((tmp_path / "sweep").glob("*560x336*"))
-    rows = records.read_jsonl(folder / "samples.jsonl")
+    rows = files.read_jsonl(folder / "samples.jsonl")
     for row, sample in zip(rows, plan.samples, strict=True):
         assert row["prediction"] == SCRIPT[f"User: easy_vqa: {sample.question} Assistant:"]
         assert row["score"] == scores[sample.sample_id]
-    result = records.read_json(folder / "result.json")
+    result = files.read_json(folder / "result.json")
     assert result["accuracy"] == pytest.approx(np.mean(list(scores.values())))
     for kind, found in result["accuracy_by_question_type"].items():
         chosen = [scores[s.sample_id] for s in plan.samples if s.question_type == kind]
@@ -111,9 +113,9 @@ def test_known_answers_and_times_reach_the_files(
     # The cold one, 32 counted ones, then two rounds of 32 that are timed, the reference in between.
     ids = [sample.sample_id for sample in plan.samples[:32]]
     assert [ids[0], *ids] == CALLS[:33]
-    rows = records.read_jsonl(folder / "latency.jsonl")
+    rows = files.read_jsonl(folder / "latency.jsonl")
     assert [row["sample_id"] for row in rows] == ids * 2
-    timing = records.read_json(folder / "environment.json")["processes"][0]["timing"]
+    timing = files.read_json(folder / "environment.json")["processes"][0]["timing"]
     reference = [row["prefill_ms"] for row in timing["reference"]]
     assert len(reference) == 64 / 4
     times = np.array(sorted(set(10.0 * np.arange(34, 34 + 64 + 16)) - set(reference)))
@@ -213,14 +215,14 @@ def test_a_damaged_result_is_one_line_and_one_cut_short_is_made_again(
     config = make_config("knob.sizes=[336x336]")
     run_job(config)
     path = next((tmp_path / "sweep").glob("*/result.json"))
-    whole = records.read_json(path)
+    whole = files.read_json(path)
     path.write_text("{}")
     with pytest.raises(DataError, match="delete it, and python -m vtexp resume makes the run"):
         run_job(config)
     for text in ("{", "[]"):
         path.write_text(text)
         run_job(config)
-        made = records.read_json(path)
+        made = files.read_json(path)
         assert (made["accuracy"], made["samples_fingerprint"]) == (
             whole["accuracy"], whole["samples_fingerprint"]
         )  # fmt: skip
@@ -229,13 +231,13 @@ def test_a_damaged_result_is_one_line_and_one_cut_short_is_made_again(
 def test_two_jobs_may_not_make_one_run(make_config: MakeConfig) -> None:
     from omegaconf import OmegaConf
 
-    from vtexp.config import to_plain
+    from vtexp.config.schema import to_plain
 
     config = make_config("knob.sizes=[336x336]")
     raw = OmegaConf.structured(config)
     assert to_plain(config)
     with pytest.raises(ConfigError, match="two jobs would make the same run"):
-        sweep.prepare_jobs([["tracking=none"], ["tracking=wandb"]], lambda _: raw, named=True)
+        prepare.prepare_jobs([["tracking=none"], ["tracking=wandb"]], lambda _: raw, named=True)
 
 
 def test_a_disk_that_takes_nothing_is_one_line(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from vtexp import cli
-from vtexp.composing import compose_config
-from vtexp.config import GROUP_SCHEMAS, KNOB_SCHEMAS, Form
-from vtexp.data import registry
-from vtexp.job import run_job
-from vtexp.progress import console
+from vtexp.config import user_errors
+from vtexp.config.compose import compose_config
+from vtexp.config.schema import GROUP_SCHEMAS, KNOB_SCHEMAS, Form
+from vtexp.data import load
+from vtexp.runs.job import run_job
+from vtexp.utils.console import console
 
 ROOT = Path(__file__).parents[1]
 CASES = int(os.environ.get("VTEXP_FUZZ_CASES", "100"))
@@ -208,7 +208,7 @@ def typed(arguments: list[str]) -> Outcome:
             if through_hydra:
                 code = _launched([*multirun, *arguments])
             else:
-                code = cli.reported(
+                code = user_errors.reported(
                     lambda: run_job(compose_config(arguments)), show_traceback=False, interrupted=""
                 )
     finally:
@@ -233,8 +233,8 @@ def _launched(arguments: list[str]) -> object:
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     """easy-VQA read once, an empty hub cache, and no GPU to be touched."""
     monkeypatch.chdir(tmp_path)
-    read, splits = registry.BUILT_IN[Form.easy_vqa]
-    monkeypatch.setitem(registry.BUILT_IN, Form.easy_vqa, (functools.cache(read), splits))
+    read, splits = load.BUILT_IN[Form.easy_vqa]
+    monkeypatch.setitem(load.BUILT_IN, Form.easy_vqa, (functools.cache(read), splits))
 
     def no_gpu(*_: object) -> None:
         raise AssertionError("a plan looked at the GPU")

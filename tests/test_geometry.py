@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtexp.errors import ConfigError
-from vtexp.geometry import (
+from vtexp.budget.geometry import (
     MOLMO,
     MOLMO2,
     Size,
@@ -28,6 +27,7 @@ from vtexp.geometry import (
     tokens_to_crops,
     vision_tokens_to_image_resolution,
 )
+from vtexp.errors import ConfigError
 
 geometries = st.sampled_from([MOLMO, MOLMO2])
 tilings = st.builds(Tiling, st.integers(1, 12), st.integers(1, 12))
@@ -168,7 +168,7 @@ def test_aspect_ratio_warning(size: tuple[int, int], warns: bool) -> None:
 
 
 def test_arithmetic_needs_no_torch() -> None:
-    code = "import sys, vtexp.geometry, vtexp.knobs, vtexp.planning, vtexp.config; "
+    code = "import sys, vtexp.budget.geometry, vtexp.budget.knobs, vtexp.runs.plan, vtexp.config; "
     code += "print([m for m in ('torch', 'transformers', 'datasets', 'wandb') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vtexp.geometry import (
+from vtexp.budget.geometry import (
     MOLMO2,
     Size,
     Tiling,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vtexp.data.base import ImageFile, Sample
+from vtexp.data.sample import ImageFile, Sample
 from vtexp.metrics import metric
 from vtexp.metrics.choice import select_option
 from vtexp.metrics.counting import counted

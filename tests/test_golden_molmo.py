@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from vtexp.data.base import ImageFile, Sample, to_rgb
-from vtexp.geometry import MOLMO
-from vtexp.knobs import CropSetting
+from vtexp.budget.geometry import MOLMO
+from vtexp.budget.knobs import CropSetting
+from vtexp.data.sample import ImageFile, Sample, to_rgb
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.models.molmo.preprocess import ImageTokenIds, preprocess_image
 from vtexp.models.molmo.runner import MolmoRunner
-from vtexp.preprocess import ImageTokenIds, preprocess_image
-from vtexp.prompts import Prompt
+from vtexp.prompts.tokenizer import Prompt
 
 pytestmark = pytest.mark.golden
 

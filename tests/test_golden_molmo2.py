@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vtexp.data.base import to_rgb
-from vtexp.geometry import MOLMO2, Tiling, token_layout
-from vtexp.knobs import CropSetting, KnobValue
+from vtexp.budget.geometry import MOLMO2, Tiling, token_layout
+from vtexp.budget.knobs import CropSetting, KnobValue
+from vtexp.data.sample import to_rgb
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.families import FAMILIES
-from vtexp.models.molmo2_images import Molmo2TokenIds, pooled_patches, preprocess_molmo2
+from vtexp.models.molmo2.preprocess import Molmo2TokenIds, pooled_patches, preprocess_molmo2
 
 IDS = Molmo2TokenIds(start=1, global_start=2, end=3, patch=4, column=5)
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from vtexp.config import HardwareConfig
-from vtexp.data.base import ImageFile, Sample
-from vtexp.geometry import MOLMO2
-from vtexp.knobs import CropSetting
+from vtexp.budget.geometry import MOLMO2
+from vtexp.budget.knobs import CropSetting
+from vtexp.config.schema import HardwareConfig
+from vtexp.data.sample import ImageFile, Sample
 from vtexp.models.checkpoints import Checkpoint, read_model_config
 from vtexp.models.families import FAMILIES
-from vtexp.models.molmo2 import Molmo2Runner
+from vtexp.models.molmo2.runner import Molmo2Runner
 from vtexp.models.runner import PreparedSample
-from vtexp.prompts import PromptForm, PromptTokenizer
-from vtexp.wording import Wording
+from vtexp.prompts.tokenizer import PromptForm, PromptTokenizer
+from vtexp.prompts.wording import Wording
 
 pytestmark = pytest.mark.golden
 

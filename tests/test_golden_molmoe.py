@@ -11,17 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from vtexp.data.base import to_rgb
+from vtexp.budget.geometry import MOLMO
+from vtexp.budget.knobs import CropSetting
+from vtexp.data.sample import to_rgb
 from vtexp.errors import CheckpointError
-from vtexp.geometry import MOLMO
-from vtexp.knobs import CropSetting
 from vtexp.models.checkpoints import ASSETS, Checkpoint
 from vtexp.models.families import FAMILIES
 from vtexp.models.loading import load_model
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
-from vtexp.preprocess import ImageTokenIds, preprocess_image
-from vtexp.prompts import PromptTokenizer
+from vtexp.models.molmo.preprocess import ImageTokenIds, preprocess_image
+from vtexp.prompts.tokenizer import PromptTokenizer
 
 pytestmark = pytest.mark.golden
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtexp.data.base import to_rgb
-from vtexp.geometry import MOLMO
-from vtexp.knobs import CropSetting
-from vtexp.preprocess import ImageTokenIds, preprocess_image
+from vtexp.budget.geometry import MOLMO
+from vtexp.budget.knobs import CropSetting
+from vtexp.data.sample import to_rgb
+from vtexp.models.molmo.preprocess import ImageTokenIds, preprocess_image
 
 pytestmark = pytest.mark.golden
 

@@ -19,14 +19,16 @@ from PIL import Image
 
 from tests.made_sweeps import make_run
 from tests.test_bad_data import private
-from vtexp import environment, hub, records, sweep_commands, watching
-from vtexp.config import Config, Launcher
+from vtexp.config.schema import Config, Launcher
+from vtexp.cli import sweep as sweep_commands
 from vtexp.errors import CheckpointError, ConfigError, DataError
-from vtexp.job import run_job
-from vtexp.jobs import JOBS, SubmittedJob, note_submitted
+from vtexp.jobs.status import _progress, look
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.outcomes import failure, finished, freeze, run_folders, thaw
-from vtexp.planning import make_plan
+from vtexp.runs.folder import failure, finished, freeze, run_folders, thaw
+from vtexp.runs.job import run_job
+from vtexp.runs.ledger import JOBS, SubmittedJob, note_submitted
+from vtexp.runs.plan import make_plan
+from vtexp.utils import environment, files, hub
 
 MakeConfig = Callable[..., Config]
 
@@ -257,9 +259,9 @@ def aliases(levels: int) -> str:
     ids=lambda text: text[:12],
 )  # fmt: skip
 def test_a_config_that_no_run_writes_is_one_line(tmp_path: Path, text: str) -> None:
-    (tmp_path / records.CONFIG).write_text(text)
+    (tmp_path / files.CONFIG).write_text(text)
     with pytest.raises(DataError, match=r"config\.yaml: (cannot be read|not the config)"):
-        records.read_config(tmp_path)
+        files.read_config(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ def test_a_config_that_no_run_writes_is_one_line(tmp_path: Path, text: str) -> N
      "run: {value: 1}\nknob: {name: a}\nsweep: {}", "run: {value: 1}\nknob: {name: max_crops}"],
 )  # fmt: skip
 def test_a_config_of_no_run_is_not_thawed(tmp_path: Path, text: str) -> None:
-    (tmp_path / records.CONFIG).write_text(text)
+    (tmp_path / files.CONFIG).write_text(text)
     with pytest.raises(DataError, match=r"config\.yaml: not the config of a run"):
         thaw([tmp_path])
 
@@ -276,8 +278,8 @@ def test_a_config_of_no_run_is_not_thawed(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("margin", ["[1]", ".nan", "-1", ".inf", "1" + "0" * 400, "x"])
 def test_a_margin_that_is_no_number_is_one_line(tmp_path: Path, margin: str) -> None:
     for folder in sweep_of_two(tmp_path):
-        config = (folder / records.CONFIG).read_text()
-        (folder / records.CONFIG).write_text(config.replace("margin: 1.0", f"margin: {margin}"))
+        config = (folder / files.CONFIG).read_text()
+        (folder / files.CONFIG).write_text(config.replace("margin: 1.0", f"margin: {margin}"))
     with pytest.raises(DataError, match=r"config\.yaml: report\.margin is no number"):
         sweep_commands.report([str(tmp_path)])
 
@@ -300,22 +302,22 @@ NO_OBJECTS = ("null", "[1]", '"x"', DEEP, "{", "")
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        *((name, text) for name in (records.PLANNED, records.FAILURE, records.LATENCY)
+        *((name, text) for name in (files.PLANNED, files.FAILURE, files.LATENCY)
           for text in (*NO_OBJECTS, "{}")),
         # Of an environment that is empty nothing is known, which is no damage.
-        *((records.ENVIRONMENT, text) for text in (*NO_OBJECTS, '{"git": {"commit": 5}}')),
+        *((files.ENVIRONMENT, text) for text in (*NO_OBJECTS, '{"git": {"commit": 5}}')),
     ],
     ids=lambda text: text[:12],
 )  # fmt: skip
 def test_damaged_json_of_a_run_is_one_line(tmp_path: Path, name: str, text: str) -> None:
     first, _ = sweep_of_two(tmp_path)
-    if name in (records.PLANNED, records.FAILURE):
-        (first / records.RESULT).unlink()
-    if name == records.LATENCY:
+    if name in (files.PLANNED, files.FAILURE):
+        (first / files.RESULT).unlink()
+    if name == files.LATENCY:
         text += "\n"
     (first / name).write_text(text)
     commands = [lambda: sweep_commands.report([str(tmp_path)])]
-    if name in (records.PLANNED, records.FAILURE):
+    if name in (files.PLANNED, files.FAILURE):
         commands.append(lambda: sweep_commands.status(str(tmp_path)))
     for command in commands:
         with pytest.raises(DataError) as error:
@@ -337,7 +339,7 @@ def test_damaged_json_of_a_run_is_one_line(tmp_path: Path, name: str, text: str)
     ids=str,
 )  # fmt: skip
 def test_a_result_of_other_types_is_one_line(tmp_path: Path, changes: dict) -> None:
-    path = sweep_of_two(tmp_path)[0] / records.RESULT
+    path = sweep_of_two(tmp_path)[0] / files.RESULT
     path.write_text(changed(path, **changes))
     line = r"result\.json: not a result of vtexp.*; delete it, and python -m vtexp resume makes"
     with pytest.raises(DataError, match=line):
@@ -360,7 +362,7 @@ def test_a_result_of_other_types_is_one_line(tmp_path: Path, changes: dict) -> N
 def test_samples_that_are_not_those_of_the_result_are_one_line(
     tmp_path: Path, damage: Callable[[list[str]], list[str]]
 ) -> None:
-    path = sweep_of_two(tmp_path)[1] / records.SAMPLES
+    path = sweep_of_two(tmp_path)[1] / files.SAMPLES
     path.write_text("\n".join(damage(path.read_text().splitlines())) + "\n")
     with pytest.raises(DataError, match=r"samples\.jsonl: .*python -m vtexp resume makes"):
         sweep_commands.report([str(tmp_path)])
@@ -376,9 +378,9 @@ def test_a_result_that_is_cut_short_is_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     first, second = sweep_of_two(tmp_path)
-    (first / records.RESULT).write_text(text)
+    (first / files.RESULT).write_text(text)
     assert [finished(folder) for folder in (first, second)] == [False, True]
-    assert {status.folder: status.state for status in watching.look(tmp_path)} == {
+    assert {status.folder: status.state for status in look(tmp_path)} == {
         first: "missing", second: "done"
     }  # fmt: skip
     sweep_commands.report([str(tmp_path)])
@@ -392,7 +394,7 @@ def test_a_run_that_was_frozen_has_its_planned_row(
 ) -> None:
     """Whatever file was written last, every reader agrees on what is a run."""
     plan = make_plan(make_config("knob.sizes=[336x336,560x336]"))
-    real, left = records.write_bytes, 0
+    real, left = files.write_bytes, 0
 
     def stop_after(path: Path, data: bytes) -> None:
         nonlocal left
@@ -404,7 +406,7 @@ def test_a_run_that_was_frozen_has_its_planned_row(
     for written in range(4):
         left = written
         with monkeypatch.context() as patch:
-            patch.setattr(records, "write_bytes", stop_after)
+            patch.setattr(files, "write_bytes", stop_after)
             with pytest.raises(KeyboardInterrupt):
                 freeze(plan)
         sweep = tmp_path / "sweep"
@@ -416,7 +418,7 @@ def test_a_run_that_was_frozen_has_its_planned_row(
 
 def test_a_job_of_no_process_has_ended(tmp_path: Path) -> None:
     first, _ = sweep_of_two(tmp_path)
-    (first / records.RESULT).unlink()
+    (first / files.RESULT).unlink()
     job = SubmittedJob((first.name,), Launcher.local, "x", host=environment.host())
     note_submitted(tmp_path, [job])
     sweep_commands.status(str(tmp_path))
@@ -425,8 +427,8 @@ def test_a_job_of_no_process_has_ended(tmp_path: Path) -> None:
 
 def test_damaged_progress_is_none(tmp_path: Path) -> None:
     for rank, row in enumerate(({}, {"stage": "answers", "done": "x"}, {"stage": []})):
-        records.write_json(tmp_path / records.RANKS / str(rank) / records.PROGRESS, row)
-    assert watching._progress(tmp_path) is None
+        files.write_json(tmp_path / files.RANKS / str(rank) / files.PROGRESS, row)
+    assert _progress(tmp_path) is None
 
 
 @pytest.mark.fault(
@@ -438,7 +440,7 @@ def test_damaged_progress_is_none(tmp_path: Path) -> None:
 def test_no_file_elsewhere_is_taken_for_a_log(tmp_path: Path, where: str) -> None:
     sweep, private_file = tmp_path / "sweep", tmp_path / "private.txt"
     first, _ = sweep_of_two(sweep)
-    (first / records.RESULT).unlink()
+    (first / files.RESULT).unlink()
     private_file.write_text("password 1234\n")
     (sweep / JOBS).mkdir()
     log = private_file

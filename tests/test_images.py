@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vtexp.config import Config
-from vtexp.data.base import ImageFile, Sample, to_rgb
+from vtexp.config.schema import Config
+from vtexp.data.sample import ImageFile, Sample, to_rgb
 from vtexp.errors import DataError
-from vtexp.job import run_job
-from vtexp.planning import make_plan
+from vtexp.runs.job import run_job
+from vtexp.runs.plan import make_plan
 
 MakeConfig = Callable[..., Config]
 GRADIENT = np.arange(20 * 40 * 3, dtype=np.uint32).reshape(20, 40, 3).astype(np.uint8)

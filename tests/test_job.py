@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtexp import experiment, job, records
-from vtexp.compare import collect, require_same_samples
-from vtexp.config import Config
+from vtexp.analysis.rows import collect, require_same_samples
+from vtexp.config.schema import Config
 from vtexp.data import decoding
-from vtexp.data.base import fingerprint
+from vtexp.data.sample import fingerprint
 from vtexp.errors import RunFailedError, VtexpError
-from vtexp.job import run_job
 from vtexp.models import runner
-from vtexp.planning import make_plan
+from vtexp.runs import job
+from vtexp.runs.job import run_job
+from vtexp.runs.plan import make_plan
+from vtexp.runs.run import Measurement
+from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]
 IMAGES = 5
@@ -57,8 +59,8 @@ def overrides(folder: Path, *more: str) -> list[str]:
 def answers(sweep: Path) -> dict[str, list[dict]]:
     """Rows of each run by the start of its folder's name."""
     return {
-        path.parent.name.split("_easy")[0]: records.read_jsonl(path)
-        for path in sorted(sweep.glob(f"*/{records.SAMPLES}"))
+        path.parent.name.split("_easy")[0]: files.read_jsonl(path)
+        for path in sorted(sweep.glob(f"*/{files.SAMPLES}"))
     }
 
 
@@ -121,7 +123,7 @@ def test_more_broken_images_than_allowed_stop_the_job(
     with pytest.raises(RunFailedError, match=line):
         run_job(config)
     assert not answers(tmp_path / "sweep")
-    assert len(list((tmp_path / "sweep").glob(f"*/{records.FAILURE}"))) == 2
+    assert len(list((tmp_path / "sweep").glob(f"*/{files.FAILURE}"))) == 2
     assert not list((tmp_path / "sweep").glob("*/*.partial"))
     assert "Traceback" not in capsys.readouterr().out
 
@@ -130,7 +132,7 @@ class Interrupted:
     """A sweep stopped within the second of several chunks, between its runs, a row half written."""
 
     def __init__(self, make: Callable[[], None], sweep: Path) -> None:
-        real, answered = experiment.Measurement.answer, []
+        real, answered = Measurement.answer, []
 
         def stopped(run, images, advance):
             if len(answered) == 3:
@@ -139,7 +141,7 @@ class Interrupted:
             real(run, images, advance)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(experiment.Measurement, "answer", stopped)
+            patch.setattr(Measurement, "answer", stopped)
             with pytest.raises(KeyboardInterrupt):
                 make()
         left = {path: path.read_bytes() for path in sweep.glob("*/ranks/0/answers.jsonl.partial")}
@@ -147,7 +149,7 @@ class Interrupted:
         ahead = max(left, key=lambda path: len(left[path]))
         ahead.write_bytes(left[ahead][:-20])
         self.kept = sum(rows.count(b"\n") for rows in left.values()) - 1
-        self.timed = {p: p.read_bytes() for p in sweep.glob(f"*/ranks/0/{records.LATENCY}")}
+        self.timed = {p: p.read_bytes() for p in sweep.glob(f"*/ranks/0/{files.LATENCY}")}
         assert len(self.timed) == 2
 
 
@@ -186,8 +188,8 @@ def test_an_interrupted_job_goes_on_with_what_is_missing(
     assert sum(answered) == 2 * 2 * IMAGES - left.kept  # none twice
     for path, rows in left.timed.items():
         run = path.parents[2]
-        assert ((run / records.LATENCY).read_bytes() == rows) == (node is None)
-        host = records.read_json(run / records.ENVIRONMENT)["host"]
+        assert ((run / files.LATENCY).read_bytes() == rows) == (node is None)
+        host = files.read_json(run / files.ENVIRONMENT)["host"]
         assert (host == node) == (node is not None)
     assert answers(tmp_path / "sweep") == answers(tmp_path / "whole")
     assert not list((tmp_path / "sweep").glob("*/ranks"))
@@ -196,14 +198,14 @@ def test_an_interrupted_job_goes_on_with_what_is_missing(
 def test_records_of_two_processes_are_no_result(
     make_config: MakeConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = experiment.Measurement.finish_share
+    real = Measurement.finish_share
 
     def mixed(run, broken):
-        rows = list(records.rows_of(run._folder / "answers.jsonl.partial"))
+        rows = list(files.rows_of(run._folder / "answers.jsonl.partial"))
         run._answers.write(rows[:1])
         return real(run, broken)
 
-    monkeypatch.setattr(experiment.Measurement, "finish_share", mixed)
+    monkeypatch.setattr(Measurement, "finish_share", mixed)
     with pytest.raises(RunFailedError, match="does another process make the same run"):
         run_job(make_config(*overrides(folder)))
     assert not answers(tmp_path / "sweep")
@@ -215,7 +217,7 @@ def test_a_run_whose_failure_cannot_be_written_leaves_the_others_alone(
     config = make_config(*overrides(folder))
     first, second = make_plan(config).runs
     first.folder.mkdir(parents=True)
-    (first.folder / records.RANKS).write_text("in the way")
+    (first.folder / files.RANKS).write_text("in the way")
 
     def refuse(run: Path, *_: object) -> None:
         raise VtexpError(f"{run}: cannot be written")
@@ -223,7 +225,7 @@ def test_a_run_whose_failure_cannot_be_written_leaves_the_others_alone(
     monkeypatch.setattr(job, "record_failure", refuse)
     with pytest.raises(VtexpError, match="cannot be written"):
         run_job(config)
-    assert (second.folder / records.RESULT).is_file()
+    assert (second.folder / files.RESULT).is_file()
 
 
 def test_nothing_is_decoded_for_no_run(

@@ -17,7 +17,7 @@ import pytest
 
 from tests import processes
 from tests.sweeps import HARDLY_TIMED
-from vtexp import records
+from vtexp.utils import files
 
 #: More by VTEXP_KILLS.
 KILLS = int(os.environ.get("VTEXP_KILLS", "4"))
@@ -77,21 +77,21 @@ class Killed:
 
     def stage(self) -> str:
         """How far it is, told by its files."""
-        if len(list(self.folder.glob(f"*/{records.RESULT}"))) == 2:
+        if len(list(self.folder.glob(f"*/{files.RESULT}"))) == 2:
             return "comparison"
-        if any(self.folder.glob(f"*/{records.RANKS}/0/{records.ANSWERS}*")):
+        if any(self.folder.glob(f"*/{files.RANKS}/0/{files.ANSWERS}*")):
             return "answers"
-        if any(self.folder.glob(f"*/{records.RANKS}/*")):
+        if any(self.folder.glob(f"*/{files.RANKS}/*")):
             return "prefill"
-        return "planned" if any(self.folder.glob(f"*/{records.CONFIG}")) else "nothing"
+        return "planned" if any(self.folder.glob(f"*/{files.CONFIG}")) else "nothing"
 
     def resume(self) -> str:
         """Make what is missing: by `resume`, or where it knew too little yet, typed again."""
         how = "resumed"
-        if any(self.folder.glob(f"*/{records.CONFIG}")):
+        if any(self.folder.glob(f"*/{files.CONFIG}")):
             code = processes.run(["-m", "vtexp", "resume", str(self.folder)], self.log)
             assert code == 0, self.log.read_text()
-        if len(list(self.folder.glob(f"*/{records.RESULT}"))) < 2:
+        if len(list(self.folder.glob(f"*/{files.RESULT}"))) < 2:
             how = "typed again"
             assert processes.run(self.command, self.log) == 0, self.log.read_text()
         return how
@@ -101,9 +101,9 @@ class Killed:
         return {
             path.parent.name: [
                 (row["sample_id"], row["prediction"], row["score"])
-                for row in records.read_jsonl(path.with_name(records.SAMPLES))
+                for row in files.read_jsonl(path.with_name(files.SAMPLES))
             ]
-            for path in sorted(self.folder.glob(f"*/{records.RESULT}"))
+            for path in sorted(self.folder.glob(f"*/{files.RESULT}"))
         }
 
     def require_whole_files(self) -> None:
@@ -112,7 +112,7 @@ class Killed:
             json.loads(path.read_text())
         for path in self.folder.rglob("*.jsonl"):
             assert path.read_bytes().endswith(b"\n"), path
-            records.read_jsonl(path)
+            files.read_jsonl(path)
 
 
 @pytest.mark.slow

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from vtexp.budget.geometry import MOLMO, MOLMO2, Size
+from vtexp.budget.knobs import KnobValue
 from vtexp.errors import ConfigError
-from vtexp.geometry import MOLMO, MOLMO2, Size
-from vtexp.knobs import KnobValue
 
 
 def test_forced_crops_set_both_limits() -> None:

@@ -13,14 +13,17 @@ import pytest
 
 from tests.slurm_cluster import wait_until
 from tests.sweeps import Sweep, process_of
-from vtexp import launching, local, records, shares, slurm, watching, worker
-from vtexp.config import Config, Launcher
+from vtexp.config.schema import Config, Launcher
 from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
-from vtexp.job import run_job
-from vtexp.jobs import Job, SubmittedJob, note_submitted, of_process
-from vtexp.outcomes import freeze, thaw
-from vtexp.planning import make_plan, sweep_folder
-from vtexp.sweep import in_new_folder
+from vtexp.jobs import launch, local, slurm, worker
+from vtexp.jobs.prepare import in_new_folder
+from vtexp.jobs.status import find_sweep
+from vtexp.runs import ranks
+from vtexp.runs.folder import freeze, thaw
+from vtexp.runs.job import run_job
+from vtexp.runs.ledger import Job, SubmittedJob, note_submitted, of_process
+from vtexp.runs.plan import make_plan, sweep_folder
+from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]
 LOCAL = ("hardware.launcher=local",)
@@ -71,7 +74,7 @@ def test_the_sweep_of_another_user_is_not_judged() -> None:
 
 def test_no_such_sweep_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no sweep of this name"):
-        watching.find_sweep(str(tmp_path))
+        find_sweep(str(tmp_path))
 
 
 def test_a_process_that_is_another_now_is_not_the_job() -> None:
@@ -95,9 +98,9 @@ def test_a_run_under_way_is_not_made_twice(
     note_submitted(sweep, [of_process(job.runs, Launcher.here, os.getppid())])
     watched: list[Path] = []
     monkeypatch.setattr(worker, "make_job", None)
-    monkeypatch.setattr(launching, "watch", watched.append)
+    monkeypatch.setattr(launch, "watch", watched.append)
     with pytest.raises(RunFailedError, match="no result"):
-        launching.launch([job], wait=True)
+        launch.launch([job], wait=True)
     assert watched == [sweep]
     assert "1 runs are under way already" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="336x336: is under way already"):
@@ -111,46 +114,46 @@ def test_runs_that_are_timed_are_not_disturbed(make_config: MakeConfig) -> None:
     sweep = sweep_folder(plan.config)
     note_submitted(sweep, [of_process(first.runs, Launcher.local, os.getppid())])
     with pytest.raises(ConfigError, match="processes of it still run"):
-        launching.launch([first, second], wait=True)
+        launch.launch([first, second], wait=True)
 
 
 def test_a_rank_that_failed_or_is_of_an_earlier_start_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders = [tmp_path / records.RANKS / str(rank) for rank in range(2)]
+    folders = [tmp_path / files.RANKS / str(rank) for rank in range(2)]
     monkeypatch.setenv("VTEXP_ATTEMPT", "earlier")
     for folder in folders:
-        records.write_json(folder / records.SHARE, {"attempt": "earlier"})
-    assert len(shares.wait_for_shares(folders)) == 2
+        files.write_json(folder / files.SHARE, {"attempt": "earlier"})
+    assert len(ranks.wait_for_shares(folders)) == 2
     monkeypatch.setenv("VTEXP_ATTEMPT", "later")
-    records.write_json(folders[0] / records.SHARE, {"attempt": "later"})
-    shares.record_rank_failure(tmp_path, 1, VtexpError("no GPU left"))
+    files.write_json(folders[0] / files.SHARE, {"attempt": "later"})
+    ranks.record_rank_failure(tmp_path, 1, VtexpError("no GPU left"))
     with pytest.raises(VtexpError, match="rank 1: no GPU left"):
-        shares.wait_for_shares(folders)
+        ranks.wait_for_shares(folders)
     monkeypatch.setenv("VTEXP_ATTEMPT", "last")
-    records.write_json(folders[0] / records.SHARE, {"attempt": "last"})
-    monkeypatch.setattr(shares, "SILENT_S", -1)
+    files.write_json(folders[0] / files.SHARE, {"attempt": "last"})
+    monkeypatch.setattr(ranks, "SILENT_S", -1)
     with pytest.raises(VtexpError, match="rank 1: nothing heard of it"):
-        shares.wait_for_shares(folders)
+        ranks.wait_for_shares(folders)
 
 
 def test_a_finished_share_is_not_answered_again(tmp_path: Path) -> None:
     rows = [{"sample_id": "a"}, {"sample_id": "b"}]
-    first = records.RowsFile(tmp_path / "answers.jsonl")
+    first = files.RowsFile(tmp_path / "answers.jsonl")
     first.write(rows)
     first.finish()
     with first.path.open("ab") as file:
         file.write(b"\0\0\0\n")  # as a disk leaves it that lost power
-    again = records.RowsFile(tmp_path / "answers.jsonl")
+    again = files.RowsFile(tmp_path / "answers.jsonl")
     assert again.go_on("sample_id") == ["a", "b"]
     again.write([{"sample_id": "c"}])
     again.finish()
-    records.merge_rows([again.path], tmp_path / "all.jsonl", "sample_id", ["c", "a", "b"])
-    found = records.read_jsonl(tmp_path / "all.jsonl")
+    files.merge_rows([again.path], tmp_path / "all.jsonl", "sample_id", ["c", "a", "b"])
+    found = files.read_jsonl(tmp_path / "all.jsonl")
     assert [row["sample_id"] for row in found] == ["c", "a", "b"]
     for order in (["a", "b"], ["a", "b", "c", "d"], ["a", "b", "c", "c"]):
         with pytest.raises(DataError, match="does another process make the same run"):
-            records.merge_rows([again.path], tmp_path / "all.jsonl", "sample_id", order)
+            files.merge_rows([again.path], tmp_path / "all.jsonl", "sample_id", order)
 
 
 @pytest.mark.slow
@@ -201,7 +204,7 @@ def test_a_killed_run_leaves_its_lane_alone(tmp_path: Path, small_checkpoint: Pa
     assert sweep.do("resume").returncode == 0
     assert {len(rows) for rows in sweep.answers().values()} == {80}
     for run in sweep.answers():
-        result = records.read_json(sweep.folder / run / records.RESULT)
+        result = files.read_json(sweep.folder / run / files.RESULT)
         assert len(result["prefill_ms_by_rank"]) == 2
 
 

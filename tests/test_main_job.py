@@ -17,14 +17,15 @@ import yaml
 from PIL import Image
 
 from tests.sweeps import HARDLY_TIMED
-from vtexp import experiment, records
-from vtexp.compare import COLUMNS, collect
-from vtexp.config import Config
+from vtexp.analysis.rows import COLUMNS, collect
+from vtexp.budget.geometry import Tiling
+from vtexp.config.schema import Config
 from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFailedError
-from vtexp.geometry import Tiling
-from vtexp.job import run_job
-from vtexp.planning import make_plan
-from vtexp.probe import Counts
+from vtexp.models.probe import Counts
+from vtexp.runs import run as experiment
+from vtexp.runs.job import run_job
+from vtexp.runs.plan import make_plan
+from vtexp.utils import files
 
 ROOT = Path(__file__).parents[1]
 MakeConfig = Callable[..., Config]
@@ -32,7 +33,7 @@ MakeConfig = Callable[..., Config]
 
 def results(folder: Path) -> dict[str, dict]:
     """Results of a sweep folder by knob value."""
-    found = [records.read_json(path) for path in sorted(folder.glob(f"*/{records.RESULT}"))]
+    found = [files.read_json(path) for path in sorted(folder.glob(f"*/{files.RESULT}"))]
     return {result["knob_value"]: result for result in found}
 
 
@@ -65,7 +66,7 @@ def test_files_of_a_run(make_config: MakeConfig, tmp_path: Path) -> None:
     }  # fmt: skip
     result = results(tmp_path / "sweep")["560x560"]
 
-    samples = records.read_jsonl(folder / "samples.jsonl")
+    samples = files.read_jsonl(folder / "samples.jsonl")
     plan = make_plan(config)
     assert [row["sample_id"] for row in samples] == [s.sample_id for s in plan.samples]
     for row, sample in zip(samples, plan.samples, strict=True):
@@ -77,7 +78,7 @@ def test_files_of_a_run(make_config: MakeConfig, tmp_path: Path) -> None:
     assert result["accuracy"] == np.mean([row["score"] for row in samples])
     assert result["num_samples"] == 6
 
-    timings = records.read_jsonl(folder / "latency.jsonl")
+    timings = files.read_jsonl(folder / "latency.jsonl")
     assert [(row["sample_id"], row["repeat"]) for row in timings] == [
         (plan.samples[i].sample_id, repeat) for repeat in (0, 1) for i in (0, 1)
     ]
@@ -94,7 +95,7 @@ def test_files_of_a_run(make_config: MakeConfig, tmp_path: Path) -> None:
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
     assert resolved["run"]["value"] == "560x560"
     assert resolved["dataset"]["limit"] == 6
-    environment = records.read_json(folder / "environment.json")
+    environment = files.read_json(folder / "environment.json")
     assert environment["packages"]["torch"] == torch.__version__
     assert environment["device"]["type"] == "cpu"
 
@@ -118,7 +119,7 @@ def test_comparison_has_one_row_per_value(
 def test_same_inputs_give_the_same_answers(make_config: MakeConfig, tmp_path: Path) -> None:
     run_job(make_config("knob=max_crops", "knob.max_crops=[1,12]"))
     predictions = [
-        [row["prediction"] for row in records.read_jsonl(path)]
+        [row["prediction"] for row in files.read_jsonl(path)]
         for path in sorted((tmp_path / "sweep").glob("*/samples.jsonl"))
     ]
     assert len(predictions) == 2 and predictions[0] == predictions[1]
@@ -131,9 +132,9 @@ def test_batch_size_does_not_change_answers(make_config: MakeConfig, tmp_path: P
                              f"sweep.name=batch{size}")  # fmt: skip
         run_job(config)
         folder = run_folder(tmp_path / f"batch{size}", "560x336")
-        rows = records.read_jsonl(folder / "samples.jsonl")
+        rows = files.read_jsonl(folder / "samples.jsonl")
         predictions[size] = [row["prediction"] for row in rows]
-        assert records.read_json(folder / "result.json")["batch_size"] == min(size, 4)
+        assert files.read_json(folder / "result.json")["batch_size"] == min(size, 4)
     assert predictions[1] == predictions[5]
 
 
@@ -141,7 +142,7 @@ def test_finished_runs_are_kept(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_job(make_config("knob.sizes=[336x336]"))
-    first = run_folder(tmp_path / "sweep", "336x336") / records.RESULT
+    first = run_folder(tmp_path / "sweep", "336x336") / files.RESULT
     before = first.read_bytes()
     run_job(make_config("knob.sizes=[336x336,560x336]"))
     assert first.read_bytes() == before
@@ -166,7 +167,7 @@ def test_a_failing_run_is_survived_and_named(
         run_job(config)
     sweep = tmp_path / "sweep"
     assert set(results(sweep)) == {"336x336", "560x336"}
-    failure = records.read_json(run_folder(sweep, "560x560") / records.FAILURE)
+    failure = files.read_json(run_folder(sweep, "560x560") / files.FAILURE)
     assert "predicts 4 crops (2x2) and 544 vision tokens, but the model read" in failure["error"]
     assert not list(sweep.glob("*/*.partial"))
     assert [row["status"] for row in collect(sweep)].count("failed") == 1
@@ -174,7 +175,7 @@ def test_a_failing_run_is_survived_and_named(
     monkeypatch.undo()  # the cause is mended: only the failed run is made
     run_job(config)
     assert len(results(sweep)) == 3
-    assert not list(sweep.glob(f"*/{records.FAILURE}"))
+    assert not list(sweep.glob(f"*/{files.FAILURE}"))
 
 
 def test_miscount_fails_unless_full_tokens_are_forced(make_config: MakeConfig) -> None:

@@ -18,18 +18,19 @@ import pytest
 import torch
 from scipy import stats
 
-from vtexp import measuring, records
-from vtexp.config import Config, MeasureConfig
-from vtexp.energy import energy_counter, measure_energy
-from vtexp.geometry import MOLMO, Tiling
-from vtexp.job import run_job
-from vtexp.knobs import CropSetting
+from vtexp.budget.geometry import MOLMO, Tiling
+from vtexp.budget.knobs import CropSetting
+from vtexp.config.schema import Config, MeasureConfig
+from vtexp.measure import summary as measuring
+from vtexp.measure.energy import energy_counter, measure_energy
+from vtexp.measure.monitor import Gpu, Monitor, OtherLoad, disturbances
+from vtexp.measure.protocol import MOST_WARM_UP_ROUNDS, Reference, Timing
+from vtexp.models.probe import Counts
 from vtexp.models.runner import PreparedSample, Runner
 from vtexp.models.stages import StageClock, StageTimes
-from vtexp.monitor import Gpu, Monitor, OtherLoad, disturbances
-from vtexp.probe import Counts
-from vtexp.timing import MOST_WARM_UP_ROUNDS, Reference, Timing
-from vtexp.trend import fewest_rounds, kendall_z, relative_change
+from vtexp.runs.job import run_job
+from vtexp.stats.trend import fewest_rounds, kendall_z, relative_change
+from vtexp.utils import files
 
 SETTING = CropSetting(4)
 
@@ -582,8 +583,8 @@ def test_a_processor_that_was_slowed_down_by_heat_is_flagged(tmp_path: Path) -> 
 def test_energy_is_the_counters_and_absent_without_one(
     tmp_path: Path, nvml: Nvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vtexp.energy.IDLE_S", 0.1)
-    monkeypatch.setattr("vtexp.energy.SETTLE_S", 0.0)
+    monkeypatch.setattr("vtexp.measure.energy.IDLE_S", 0.1)
+    monkeypatch.setattr("vtexp.measure.energy.SETTLE_S", 0.0)
     assert energy_counter([], powercap=tmp_path) is None
     package = tmp_path / "intel-rapl:0"
     (tmp_path / "intel-rapl:0:0").mkdir()  # a part of the package, counted in it
@@ -633,9 +634,9 @@ def test_fresh_processes_time_too(
     config = make_config("knob.sizes=[336x336,560x560]", "measure.repeats=3")
     run_job(config)
     for folder in (tmp_path / "sweep").glob("image_size*"):
-        rows = records.read_jsonl(folder / records.LATENCY)
+        rows = files.read_jsonl(folder / files.LATENCY)
         assert [row["process"] for row in rows] == [0] * 4 + [1] * 4 + [2] * 4
-        result = records.read_json(folder / records.RESULT)
+        result = files.read_json(folder / files.RESULT)
         assert result["prefill_ms_between_processes"]["n"] == 3
         assert not any("processes only" in warning for warning in result["warnings"])
     assert capfd.readouterr().out.count("loading ") == 3

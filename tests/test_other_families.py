@@ -16,8 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     smart_resize,
 )
 
-from vtexp.errors import ConfigError
-from vtexp.geometry import (
+from vtexp.budget.geometry import (
     INTERNVL,
     QWEN2_5_VL,
     Size,
@@ -31,10 +30,11 @@ from vtexp.geometry import (
     token_layout,
     tokens_to_crops,
 )
-from vtexp.knobs import CropSetting, KnobValue
+from vtexp.budget.knobs import CropSetting, KnobValue
+from vtexp.errors import ConfigError
 from vtexp.models.internvl import MEAN, STD, InternVLRunner
 from vtexp.models.qwen2_5_vl import Qwen2_5_VLRunner
-from vtexp.prompts import PromptTokenizer
+from vtexp.prompts.tokenizer import PromptTokenizer
 
 sides = st.integers(1, 4000)
 tilings = st.builds(Tiling, st.integers(1, 12), st.integers(1, 12))

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from vtexp.config import Config
-from vtexp.data.base import fingerprint
+from vtexp.budget.geometry import token_layout
+from vtexp.config.schema import Config
+from vtexp.data.sample import fingerprint
 from vtexp.errors import CheckpointError, ConfigError, DataError, VtexpError
-from vtexp.geometry import token_layout
-from vtexp.job import run_job
-from vtexp.planning import make_plan, same_inputs
-from vtexp.prompts import build_prompt
+from vtexp.prompts.tokenizer import build_prompt
+from vtexp.runs.job import run_job
+from vtexp.runs.plan import make_plan, same_inputs
 
 MakeConfig = Callable[..., Config]
 

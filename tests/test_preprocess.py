@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vtexp.budget.geometry import MOLMO, Tiling, tiling_to_resolution, token_layout
+from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.errors import DataError
-from vtexp.geometry import MOLMO, Tiling, tiling_to_resolution, token_layout
-from vtexp.knobs import CropSetting, KnobValue
-from vtexp.preprocess import (
+from vtexp.models.molmo.preprocess import (
     IMAGE_MEAN,
     IMAGE_STD,
     ImageTokenIds,

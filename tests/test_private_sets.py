@@ -22,12 +22,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from vtexp.config import Config, from_hydra, register_schemas
-from vtexp.data.base import ImageFile, LoadedSamples, StoredImage
-from vtexp.data.columns import list_in_text, nested_items, value_of
-from vtexp.data.registry import load_samples
+from vtexp.config.schema import Config, from_hydra, register_schemas
+from vtexp.data.load import load_samples
+from vtexp.data.sample import ImageFile, LoadedSamples, StoredImage
+from vtexp.data.sources.columns import list_in_text, nested_items, value_of
 from vtexp.errors import ConfigError, DataError
-from vtexp.planning import make_plan
+from vtexp.runs.plan import make_plan
 
 MakeConfig = Callable[..., Config]
 ROOT = Path(__file__).parents[1]

@@ -13,15 +13,15 @@ import torch
 from accelerate import dispatch_model
 from PIL import Image
 
-from vtexp.config import HardwareConfig
-from vtexp.data.base import ImageFile, Sample
+from vtexp.budget.geometry import MOLMO, Size, Tiling, image_tiling, theoretical_tokens
+from vtexp.budget.knobs import CropSetting, KnobValue
+from vtexp.config.schema import HardwareConfig
+from vtexp.data.sample import ImageFile, Sample
 from vtexp.errors import CountMismatchError, DataError, VtexpError
-from vtexp.geometry import MOLMO, Size, Tiling, image_tiling, theoretical_tokens
-from vtexp.knobs import CropSetting, KnobValue
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.molmo import vision
 from vtexp.models.molmo.runner import MolmoRunner
-from vtexp.probe import Probe
+from vtexp.models.probe import Probe
 
 SHAPES = [(300, 300), (300, 900), (700, 400), (1000, 1000)]
 

@@ -17,15 +17,16 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
-from vtexp import records, wording
-from vtexp.config import Config, DatasetConfig
-from vtexp.data.base import LoadedSamples, Sample
+from vtexp.config.schema import Config, DatasetConfig
 from vtexp.data.images import ImageFile
-from vtexp.data.loader import _asked, _sample
-from vtexp.data.registry import BUILT_IN, load_samples
+from vtexp.data.load import BUILT_IN, load_samples
+from vtexp.data.sample import LoadedSamples, Sample
+from vtexp.data.sources.loader import _asked, _sample
 from vtexp.errors import DataError
-from vtexp.job import run_job
-from vtexp.planning import make_plan
+from vtexp.prompts import wording
+from vtexp.runs.job import run_job
+from vtexp.runs.plan import make_plan
+from vtexp.utils.files import read_json, read_jsonl
 
 MakeConfig = Callable[..., Config]
 ROOT = Path(__file__).parents[1]
@@ -307,10 +308,10 @@ def test_a_run_counts_the_samples_that_failed(
         run_job(make_config(*overrides))
     run_job(make_config(*overrides, "dataset.max_failed=1"))
     folder = next((tmp_path / "sweep").glob("image_size-*"))
-    result = records.read_json(folder / "result.json")
+    result = read_json(folder / "result.json")
     assert result["num_samples"] == result["num_failed"] == 1
     assert result["failed_samples"][0]["sample_id"] == "broken"
-    (row,) = records.read_jsonl(folder / "samples.jsonl")
+    (row,) = read_jsonl(folder / "samples.jsonl")
     assert row["options"] == ["fish", "clothing", "trailer", "wheel"] and row["references"] == ["C"]
     assert row["message"].startswith("a_okvqa_mc: What is in the car?\nA: fish\n")
 

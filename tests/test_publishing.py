@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 from tests.wandb_server import KEY, WandbServer
-from vtexp import compare, records, tracking, wandb_report, wandb_runs
-from vtexp.__main__ import main
-from vtexp.analysis import of_sweep
-from vtexp.config import Config, TrackingConfig
-from vtexp.job import run_job
-from vtexp.outcomes import record_failure
+from vtexp.analysis.analyse import of_sweep
+from vtexp.analysis.rows import collect
+from vtexp.cli.main import main
+from vtexp.config.schema import Config, TrackingConfig
+from vtexp.runs.folder import record_failure
+from vtexp.runs.job import run_job
+from vtexp.tracking import mirror, wandb_report, wandb_runs
+from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]
 
@@ -38,11 +40,11 @@ def find(tree: Any, key: str) -> Iterator[Any]:
 
 def write_analysis(sweep: Path, sentence: str) -> None:
     """An analysis as that of the sweep's report, as far as W&B is told of it."""
-    row = compare.collect(sweep)[0]
+    row = collect(sweep)[0]
     keys = ("model", "dataset", "hardware", "settings")
     series = {key: row[key] for key in keys} | {"name": "molmo_tiny on easy_vqa"}
     series |= {"answer": {"sentence": sentence, "caveats": [HOSTILE]}}
-    records.write_json(sweep / wandb_report.ANALYSIS, {"series": [series], "unfair": ["unlike"]})
+    files.write_json(sweep / wandb_report.ANALYSIS, {"series": [series], "unfair": ["unlike"]})
 
 
 @pytest.mark.fault(
@@ -66,10 +68,10 @@ def test_a_sweep_is_online_once_and_without_secrets(
     assert f"W&B: {wandb_server.url}/" in capsys.readouterr().out
 
     curve = next(name for name in wandb_server.runs if name.startswith("comparison"))
-    for row in compare.collect(sweep):
-        run_id = records.read_json(sweep / row["run"] / "wandb.json")["id"]
+    for row in collect(sweep):
+        run_id = files.read_json(sweep / row["run"] / "wandb.json")["id"]
         told, run = wandb_server.summary(run_id), wandb_server.runs[run_id]
-        result = records.read_json(sweep / row["run"] / "result.json")
+        result = files.read_json(sweep / row["run"] / "result.json")
         assert {key: told[key] for key in told if key != "samples"} == wandb_runs.summary(result)
         assert (run["displayName"], run["jobType"]) == (row["run"], "image_size")
     assert {run["groupName"] for run in wandb_server.runs.values()} == {"sweep"}
@@ -96,18 +98,18 @@ def test_a_sweep_is_online_once_and_without_secrets(
     assert main(["publish", str(sweep)]) == 0
     assert dict(wandb_server.asked) == before  # nothing was sent again
 
-    row = records.read_json(sweep / rows[0]["run"] / "result.json")
-    records.write_json(sweep / rows[0]["run"] / "result.json", row | {"accuracy": 0.125})
+    row = files.read_json(sweep / rows[0]["run"] / "result.json")
+    files.write_json(sweep / rows[0]["run"] / "result.json", row | {"accuracy": 0.125})
     write_analysis(sweep, "One crop will do.")  # of an earlier state
     assert main(["publish", str(sweep)]) == 0
     (series,) = of_sweep(sweep).series
-    told = records.read_json(sweep / wandb_report.REPORT)["spec"]
+    told = files.read_json(sweep / wandb_report.REPORT)["spec"]
     assert series.answer.sentence in set(find(told, "text"))
     assert len(wandb_server.runs) == 3 and len(wandb_server.reports) == 1
     assert wandb_server.asked["upsertView"] == 2
     assert wandb_server.summary(curve)["answer"] == series.answer.sentence
     assert "One crop will do." not in wandb_server.reports[report["id"]]["spec"]
-    run_id = records.read_json(sweep / rows[0]["run"] / "wandb.json")["id"]
+    run_id = files.read_json(sweep / rows[0]["run"] / "wandb.json")["id"]
     assert wandb_server.summary(run_id)["accuracy"] == 0.125
     assert len(wandb_server.history(run_id)) == 1
 
@@ -127,7 +129,7 @@ def test_runs_of_any_kind_are_published_once(
     """Made without tracking, logged offline, and uploaded by hand with W&B's own command."""
     config = make_config("tracking=wandb", "tracking.mode=offline")
     by_hand, _ = sorted(path.parent for path in made_runs.glob("*/result.json"))
-    tracking.mirror(config, by_hand)
+    mirror.mirror(config, by_hand)
     logged = wandb_runs.read_mirrored(by_hand / "wandb.json")
     assert logged is not None and not wandb_server.runs
     command = [sys.executable, "-m", "wandb", "sync", logged.folder]
@@ -158,7 +160,7 @@ def test_a_refusing_server_leaves_a_sweep_whole(
     assert len(said) == 2  # why runs are kept, and how to publish all
     assert wandb_server.asked.total() == 0  # one request was refused, and no other made
     sweep = tmp_path / "sweep"
-    assert records.read_json(sweep / wandb_report.REPORT)["url"] is None
+    assert files.read_json(sweep / wandb_report.REPORT)["url"] is None
     before = {path: path.read_bytes() for path in sweep.glob("*/*.json*")}
     assert main(["publish", str(sweep)]) == 1
     errors = capsys.readouterr().err
@@ -173,7 +175,7 @@ def test_without_a_key_the_report_is_written_for_later(
     assert main(["publish", str(made_runs)]) == 1
     errors = capsys.readouterr().err
     assert errors.startswith("error: no W&B API key") and errors.count("\n") == 1
-    stored = records.read_json(made_runs / wandb_report.REPORT)
+    stored = files.read_json(made_runs / wandb_report.REPORT)
     assert stored["publish"] == f"python -m vtexp publish {made_runs}"
     assert stored["url"] is None
 
@@ -190,7 +192,7 @@ def test_the_specification_is_the_librarys_own(made_runs: Path) -> None:
     (failed / "result.json").unlink()
     record_failure(failed, ValueError(HOSTILE))
     write_analysis(made_runs, "Nobody can tell.")
-    rows = compare.collect(made_runs)
+    rows = collect(made_runs)
     arguments = (
         TrackingConfig(name="wandb"),
         made_runs,
@@ -199,7 +201,7 @@ def test_the_specification_is_the_librarys_own(made_runs: Path) -> None:
     )
     path = wandb_report.write_report(*arguments)
     written = path.read_bytes()
-    stored = records.read_json(path)
+    stored = files.read_json(path)
     report = wandb_report.read_report(stored, "someone")
     assert wandb_report.specification(report) == stored["spec"]  # nothing that it does not know
     assert wandb_report.write_report(*arguments).read_bytes() == written  # nothing new

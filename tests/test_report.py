@@ -15,12 +15,13 @@ import pytest
 from rich.console import Console
 
 from tests.made_sweeps import make_run, steady_scores, unfinish
-from vtexp import records, reporting
-from vtexp.analysis import analyse, to_plain
-from vtexp.compare import COLUMNS, collect
-from vtexp.comparison_files import FINDINGS, csv_text, markdown, parquet_bytes
-from vtexp.comparison_table import table
-from vtexp.progress import console
+from vtexp.analysis.analyse import analyse, to_plain
+from vtexp.analysis.rows import COLUMNS, collect
+from vtexp.report import write
+from vtexp.report.files import FINDINGS, csv_text, markdown, parquet_bytes
+from vtexp.report.terminal import table
+from vtexp.utils import files
+from vtexp.utils.console import console
 
 ROOT = Path(__file__).parents[1]
 VALUES = (("336x336", 288), ("560x336", 384), ("560x560", 544), ("784x784", 928))
@@ -54,12 +55,12 @@ def report(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_every_file_has_the_same_numbers(tmp_path: Path) -> None:
     (folder, *_) = make_sweep(tmp_path)
-    result = records.read_json(folder / records.RESULT)
+    result = files.read_json(folder / files.RESULT)
     result["latency"]["prefill_ms"] |= {"low": 9.25, "high": 9.75}
-    records.write_json(folder / records.RESULT, result | NEW)
+    files.write_json(folder / files.RESULT, result | NEW)
     rows = collect(tmp_path)
     analysis = analyse(rows)
-    reporting.write(rows, analysis, tmp_path)
+    write.write(rows, analysis, tmp_path)
     in_csv = list(csv.DictReader((tmp_path / "comparison.csv").open()))
     in_parquet = pq.read_table(tmp_path / "comparison.parquet").to_pylist()
     assert tuple(in_csv[0]) == tuple(in_parquet[0]) == (*COLUMNS, *FINDINGS)
@@ -90,8 +91,8 @@ def test_every_file_has_the_same_numbers(tmp_path: Path) -> None:
 
 def test_markdown_says_what_a_reader_must_know(tmp_path: Path) -> None:
     folders = make_sweep(tmp_path)
-    result = records.read_json(folders[3] / records.RESULT)
-    records.write_json(folders[3] / records.RESULT, result | NEW | {"actual_overridden": True})
+    result = files.read_json(folders[3] / files.RESULT)
+    files.write_json(folders[3] / files.RESULT, result | NEW | {"actual_overridden": True})
     unfinish(folders[0], "out | of\n<script>alert(1)</script> memory")
     unfinish(folders[1], None)
     rows = collect(tmp_path)
@@ -113,8 +114,8 @@ def test_markdown_says_what_a_reader_must_know(tmp_path: Path) -> None:
 
 def test_table_fits_and_marks_what_is_doubtful(tmp_path: Path) -> None:
     folders = make_sweep(tmp_path)
-    result = records.read_json(folders[1] / records.RESULT)
-    records.write_json(folders[1] / records.RESULT, result | NEW)
+    result = files.read_json(folders[1] / files.RESULT)
+    files.write_json(folders[1] / files.RESULT, result | NEW)
     unfinish(folders[2], "out of memory")
     rows = collect(tmp_path)
     analysis = analyse(rows)
@@ -157,7 +158,7 @@ def test_report_of_a_sweep_as_the_user_types_it(tmp_path: Path) -> None:
 def test_several_sweeps_are_one_comparison(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     make_sweep(tmp_path / "a", 2)
     make_sweep(tmp_path / "b", 4)  # the same first two runs
-    reporting.report([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    write.report([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
     rows = list(csv.DictReader((tmp_path / "both" / "comparison.csv").open()))
     assert [row["knob_value"] for row in rows] == [value for value, _ in VALUES]
     assert [row["sweep"] for row in rows] == ["a", "a", "b", "b"]
@@ -170,8 +171,8 @@ def test_several_sweeps_are_one_comparison(tmp_path: Path, capsys: pytest.Captur
 def test_sweeps_with_a_run_measured_again_are_compared_as_wholes(tmp_path: Path) -> None:
     make_sweep(tmp_path / "a")
     again = make_sweep(tmp_path / "b", 2)
-    result = records.read_json(again[0] / records.RESULT)
-    records.write_json(again[0] / records.RESULT, result | {"duration_s": 3.0})
+    result = files.read_json(again[0] / files.RESULT)
+    files.write_json(again[0] / files.RESULT, result | {"duration_s": 3.0})
     rows = collect(tmp_path / "a", tmp_path / "b")
     assert [row["settings"] for row in rows] == ["sweep=a"] * 4 + ["sweep=b"] * 2
     found = analyse(rows)
@@ -203,7 +204,7 @@ def test_series_on_the_same_questions_are_compared_on_the_terminal(
     for folder in make_sweep(tmp_path / "other", 2, result={"model": "another"}):
         folder.rename(tmp_path / f"another-{folder.name}")
     rows = collect(tmp_path)
-    reporting.show(rows, analyse(rows), tmp_path)
+    write.show(rows, analyse(rows), tmp_path)
     printed = capsys.readouterr().out
     words = [line.split() for line in printed.splitlines()]
     pairs = [line[2:5] for line in words if line[:2] == ["m", "another"]]
@@ -215,7 +216,7 @@ def test_a_sweep_of_only_failures_has_a_report(
 ) -> None:
     for folder in make_sweep(tmp_path, 2):
         unfinish(folder, "out of memory")
-    reporting.report([tmp_path], tmp_path)
+    write.report([tmp_path], tmp_path)
     assert "2 of 2 runs have no result" in capsys.readouterr().out
     text = (tmp_path / "comparison.md").read_text()
     assert "FAILED: out of memory" in text and "**2 of 2 runs have no result**" in text
@@ -226,10 +227,10 @@ def test_a_sweep_of_only_failures_has_a_report(
 def test_old_results_are_read(tmp_path: Path) -> None:
     """Those committed with the benchmarks: columns that are gone or new do not matter."""
     (folder,) = make_sweep(tmp_path, 1)
-    result = records.read_json(folder / records.RESULT)
+    result = files.read_json(folder / files.RESULT)
     for key in ("weights", "device", "fit"):
         result.pop(key)
-    records.write_json(folder / records.RESULT, result)
+    files.write_json(folder / files.RESULT, result)
     rows = collect(tmp_path)
     assert rows[0]["weights"] == "pretrained" and rows[0]["disturbed"] == []
     found = analyse(rows)
@@ -239,9 +240,9 @@ def test_old_results_are_read(tmp_path: Path) -> None:
 def test_a_report_of_what_is_left_of_old_runs(tmp_path: Path) -> None:
     """Files that are gone stop no report; groups and steps of several knobs are in words."""
     folders = make_sweep(tmp_path)
-    (folders[0] / records.SAMPLES).unlink()
-    (folders[1] / records.LATENCY).unlink()
-    reporting.report([tmp_path], tmp_path)
+    (folders[0] / files.SAMPLES).unlink()
+    (folders[1] / files.LATENCY).unlink()
+    write.report([tmp_path], tmp_path)
     text = (tmp_path / "comparison.md").read_text()
     assert "336x336: no samples.jsonl, so the answer is among the others" in text
     assert "p (Holm, all pairs)" in text
@@ -258,7 +259,7 @@ def test_no_control_character_of_a_data_set_reaches_a_terminal_or_a_file(
     more = {"accuracy_by_question_type": kinds, "warnings": [f"what {ESCAPES} is"]}
     folders = make_sweep(tmp_path, 3, result=more)
     unfinish(folders[2], f"bad {ESCAPES}")
-    reporting.report([tmp_path], tmp_path)
+    write.report([tmp_path], tmp_path)
     console.print(ESCAPES, style="red")
     texts = [capsys.readouterr().out]
     texts += [(tmp_path / f"comparison.{end}").read_text() for end in ("csv", "md")]
@@ -285,7 +286,7 @@ def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path) -> None:
         tmp_path, 2, result={"accuracy_by_question_type": kinds, "warnings": [FORMULAS[0], "b"]}
     )
     unfinish(folders[1], FORMULAS[1])
-    reporting.report([tmp_path], tmp_path)
+    write.report([tmp_path], tmp_path)
     types = list(csv.DictReader((tmp_path / "question_types.csv").open(newline="")))
     assert [row["question_type"] for row in types] == [
         "'" + kind.replace("\r", r"\r") for kind in FORMULAS

@@ -14,8 +14,8 @@ import pytest
 
 from tests.answered_sweeps import answered_sweep
 from tests.made_sweeps import unfinish
-from vtexp import records
-from vtexp.reporting import report
+from vtexp.report.write import report
+from vtexp.utils import files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 REQUIRED = os.environ.get("VTEXP_REQUIRE_CHROMIUM") == "1"
@@ -43,11 +43,11 @@ def rename_images(sweep: Path) -> None:
     data set, so that the page has no image of these ids.
     """
     names = ("constructor", "__proto__", "toString", "valueOf")
-    for path in sweep.glob(f"*/{records.SAMPLES}"):
-        rows = list(records.read_jsonl(path))
+    for path in sweep.glob(f"*/{files.SAMPLES}"):
+        rows = list(files.read_jsonl(path))
         for i, row in enumerate(rows[::3]):
             row["image_id"] = names[i % len(names)]
-        records.write_jsonl(path, rows)
+        files.write_jsonl(path, rows)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     by_value = {run.value.value: run.folder for run in plan.runs}
     unfinish(by_value["336x560"], "out of memory: " + HOSTILE[1])
     unfinish(by_value["560x336"], None)
-    path = by_value["784x784"] / records.RESULT
-    found = records.read_json(path)
-    records.write_json(path, found | {"disturbed": ["another process " + HOSTILE[2]]})
+    path = by_value["784x784"] / files.RESULT
+    found = files.read_json(path)
+    files.write_json(path, found | {"disturbed": ["another process " + HOSTILE[2]]})
     report([sweep], sweep)
     return sweep / "report.html"
 

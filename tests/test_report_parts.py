@@ -19,23 +19,24 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.answered_sweeps import answered_sweep
-from vtexp import compare, records
-from vtexp.analysis import analyse
-from vtexp.composing import CONF, compose_config
-from vtexp.config import to_plain
+from vtexp.analysis.analyse import analyse
+from vtexp.analysis.rows import collect
+from vtexp.budget.geometry import MOLMO, Size
+from vtexp.budget.knobs import CropSetting
+from vtexp.config.compose import CONF, compose_config
+from vtexp.config.schema import to_plain
 from vtexp.errors import DataError
-from vtexp.geometry import MOLMO, Size
-from vtexp.jobs import JOBS, read_submitted
-from vtexp.knobs import CropSetting
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.report import again, samples
+from vtexp.models.views import views_of
+from vtexp.report import browser, reproduce
 from vtexp.report.answers import in_turn, read_answers
 from vtexp.report.figures import drawings, write_figures
-from vtexp.report.page import write_report
-from vtexp.report.pictures import overlay_of, take_pictures
+from vtexp.report.html import write_report
+from vtexp.report.html_table import report_table
 from vtexp.report.plots import Plot, Series, crops_plot
-from vtexp.report.table import report_table
-from vtexp.views import views_of
+from vtexp.report.thumbnails import overlay_of, take_pictures
+from vtexp.runs.ledger import JOBS, read_submitted
+from vtexp.utils import files
 
 SIZES = "knob.sizes=336x336,560x560"
 
@@ -76,10 +77,10 @@ def test_sequences_are_taken_in_turn(queues: list[list[str]]) -> None:
 
 
 def test_disagreements_are_the_samples_with_unlike_scores(sweep: Path) -> None:
-    (asked,) = read_answers(compare.collect(sweep))
+    (asked,) = read_answers(collect(sweep))
     by_run = [
-        {row["sample_id"]: row["score"] for row in records.read_jsonl(path)}
-        for path in sweep.glob(f"*/{records.SAMPLES}")
+        {row["sample_id"]: row["score"] for row in files.read_jsonl(path)}
+        for path in sweep.glob(f"*/{files.SAMPLES}")
     ]
     unlike = {key for key, score in by_run[0].items() if by_run[1][key] != score}
     found = asked.disagreements()
@@ -87,8 +88,8 @@ def test_disagreements_are_the_samples_with_unlike_scores(sweep: Path) -> None:
 
 
 def test_command_gives_the_config_that_the_runs_had(sweep: Path) -> None:
-    folders = [Path(row["folder"]) for row in compare.collect(sweep)]
-    (one,) = again.configs(folders)
+    folders = [Path(row["folder"]) for row in collect(sweep)]
+    (one,) = reproduce.configs(folders)
     assert one.command is not None and one.command.startswith("python launch.py ")
     config = to_plain(compose_config(shlex.split(one.command)[2:]))
     assert config["knob"]["sizes"] == ["336x336", "560x560"]
@@ -97,22 +98,22 @@ def test_command_gives_the_config_that_the_runs_had(sweep: Path) -> None:
 
 
 def test_command_is_found_within_a_run_of_hydra(sweep: Path) -> None:
-    folders = [Path(row["folder"]) for row in compare.collect(sweep)]
+    folders = [Path(row["folder"]) for row in collect(sweep)]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         running = GlobalHydra.instance().hydra
-        (one,) = again.configs(folders)
+        (one,) = reproduce.configs(folders)
         assert one.command is not None
         assert running is not None and GlobalHydra.instance().hydra is running
 
 
 def test_no_command_where_none_gives_the_config(sweep: Path, tmp_path: Path) -> None:
-    folder = next(sweep.glob(f"*/{records.CONFIG}")).parent
-    text = (folder / records.CONFIG).read_text()
+    folder = next(sweep.glob(f"*/{files.CONFIG}")).parent
+    text = (folder / files.CONFIG).read_text()
     assert "name: small_print" in text
     own = tmp_path / "run"
     # A data set of the user's own, of which conf/ knows nothing.
-    records.write_text(own / records.CONFIG, text.replace("name: small_print", "name: my_own"))
-    (one,) = again.configs([own])
+    files.write_text(own / files.CONFIG, text.replace("name: small_print", "name: my_own"))
+    (one,) = reproduce.configs([own])
     assert one.command is None and "my_own" in one.config
 
 
@@ -121,18 +122,18 @@ def test_no_secret_is_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     lines = "hardware.slurm.setup=['export HF_TOKEN=in_a_shell_line']"
     plan = answered_sweep(sweep, SIZES, "dataset.limit=4", lines, "tracking.tags=[its_planted]")
     monkeypatch.setenv("MY_TOKEN", "its_planted")
-    path = plan.runs[0].folder / records.ENVIRONMENT
-    records.write_json(path, records.read_json(path) | {"command": "its_planted"})
-    rows = compare.collect(sweep)
+    path = plan.runs[0].folder / files.ENVIRONMENT
+    files.write_json(path, files.read_json(path) | {"command": "its_planted"})
+    rows = collect(sweep)
     write_report(sweep, rows, analyse(rows))
     page = (sweep / "report.html").read_text()
     assert "in_a_shell_line" not in page and "its_planted" not in page
-    (one,) = again.configs([Path(row["folder"]) for row in rows])
+    (one,) = reproduce.configs([Path(row["folder"]) for row in rows])
     assert one.command is not None and "***" in one.command and "***" in one.config
 
 
 def test_the_report_says_so_where_images_are_gone(sweep: Path) -> None:
-    (asked,) = read_answers(compare.collect(sweep))
+    (asked,) = read_answers(collect(sweep))
     found = asked.disagreements()
     assert len(take_pictures(asked, found).by_image) > 0
     changed = {key: replace(one, question="other") for key, one in asked.questions.items()}
@@ -145,7 +146,7 @@ def test_the_report_says_so_where_images_are_gone(sweep: Path) -> None:
 def test_a_report_draws_no_pages(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (asked,) = read_answers(compare.collect(sweep))
+    (asked,) = read_answers(collect(sweep))
     monkeypatch.setenv("VTEXP_CACHE_DIR", str(tmp_path / "empty"))
     pictures = take_pictures(asked, asked.disagreements())
     assert pictures.by_image == {} and "no images are shown: its pages" in pictures.notes[0]
@@ -156,9 +157,9 @@ def test_the_report_is_made_without_the_model_that_was_run(tmp_path: Path) -> No
     sweep = tmp_path / "gone"
     plan = answered_sweep(sweep, SIZES, "dataset.limit=8")
     for run in plan.runs:
-        path = run.folder / records.CONFIG
-        records.write_text(path, path.read_text().replace("embedded:molmo_tiny", "/gone/<b>"))
-    rows = compare.collect(sweep)
+        path = run.folder / files.CONFIG
+        files.write_text(path, path.read_text().replace("embedded:molmo_tiny", "/gone/<b>"))
+    rows = collect(sweep)
     write_report(sweep, rows, analyse(rows))
     page = (sweep / "report.html").read_text()
     assert "no images are shown: model.path=/gone/&lt;b&gt;: no such folder" in page
@@ -166,18 +167,18 @@ def test_the_report_is_made_without_the_model_that_was_run(tmp_path: Path) -> No
 
 
 def test_samples_beyond_the_room_are_left_out(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = compare.collect(sweep)
+    rows = collect(sweep)
     (asked,) = read_answers(rows)
-    monkeypatch.setattr(samples, "MOST_CHARACTERS", 0)
+    monkeypatch.setattr(browser, "MOST_CHARACTERS", 0)
     by_folder = {row["folder"]: row for row in rows}
-    data, _ = samples.browser_data(asked, by_folder, {}, room=0)
+    data, _ = browser.browser_data(asked, by_folder, {}, room=0)
     assert len(data["samples"]) == 1 < data["disagreeing"]
     assert data["images"] == {}
     json.dumps(data)
 
 
 def test_columns_that_nothing_fills_are_named(sweep: Path) -> None:
-    table = report_table(compare.collect(sweep))
+    table = report_table(collect(sweep))
     names = [column.name for column in table.columns]
     assert "MFU, %" in names and "energy, J" not in names
     assert "one prefill: energy, J, idle power, W, GFLOPs" in table.left_out
@@ -186,7 +187,7 @@ def test_columns_that_nothing_fills_are_named(sweep: Path) -> None:
 
 
 def test_shares_of_crops_add_up(sweep: Path) -> None:
-    rows = compare.collect(sweep)
+    rows = collect(sweep)
     (asked,) = read_answers(rows)
     plot = crops_plot({"": rows}, asked.by_run)
     assert plot is not None

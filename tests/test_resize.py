@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from vtexp.geometry import Placement, Size
-from vtexp.resize import one_thread, resized_bands, resized_cells
+from vtexp.budget.geometry import Placement, Size
+from vtexp.models.molmo.resize import one_thread, resized_bands, resized_cells
 
 PATCH_PX = 14
 SCALE = torch.tensor([1 / 255, 2 / 255, 3 / 255])

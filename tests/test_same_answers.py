@@ -8,9 +8,9 @@ import pytest
 
 from tests.sweeps import HARDLY_TIMED, Sweep
 from tests.test_faults import Answers, answers
-from vtexp import experiment
-from vtexp.composing import compose_config
-from vtexp.job import run_job
+from vtexp.config.compose import compose_config
+from vtexp.runs import run
+from vtexp.runs.job import run_job
 
 SIZES = ("336x336", "560x560")
 
@@ -65,7 +65,7 @@ def test_packing_changes_no_prediction(tmp_path: Path, whole: Answers) -> None:
 def test_resuming_changes_no_prediction(
     tmp_path: Path, whole: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, batches = experiment.BatchSize.run, []
+    real, batches = run.BatchSize.run, []
 
     def stopped(self: object, *rest: object) -> object:
         for batch in real(self, *rest):  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def test_resuming_changes_no_prediction(
 
     config = compose_config(overrides(tmp_path / "sweep"))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(experiment.BatchSize, "run", stopped)
+        patch.setattr(run.BatchSize, "run", stopped)
         run_job(config)
     run_job(config)
     assert answers(tmp_path / "sweep") == whole

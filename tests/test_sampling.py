@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtexp.compare import collect, require_same_samples
-from vtexp.config import Config
-from vtexp.data.base import ImageFile, Sample, choose, fingerprint
-from vtexp.data.registry import load_samples
+from vtexp.analysis.fairness import unfair
+from vtexp.analysis.rows import collect, require_same_samples
+from vtexp.config.schema import Config
+from vtexp.data.load import load_samples
+from vtexp.data.sample import ImageFile, Sample, choose, fingerprint
 from vtexp.errors import DataError
-from vtexp.fairness import unfair
-from vtexp.job import run_job
-from vtexp.planning import make_plan
+from vtexp.runs.job import run_job
+from vtexp.runs.plan import make_plan
 
 MakeConfig = Callable[..., Config]
 STRATA = st.lists(st.sampled_from("abcde"), min_size=1, max_size=200)

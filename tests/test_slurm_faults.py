@@ -13,7 +13,7 @@ import pytest
 
 from tests.slurm_cluster import Cluster, wait_until
 from tests.sweeps import Sweep, process_of
-from vtexp import records
+from vtexp.utils import files
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 #: Of a SLURM that does not answer: its own retries, and the start of a process.
@@ -90,8 +90,8 @@ def test_without_sacct_a_killed_job_is_found_out(
     cluster.wait_for(array, "")
     waited = sweep.do("wait")
     assert waited.returncode == 1
-    (path,) = sweep.folder.glob(f"*/{records.FAILURE}")
-    assert "ended without a result (SLURM has forgotten it" in records.read_json(path)["error"]
+    (path,) = sweep.folder.glob(f"*/{files.FAILURE}")
+    assert "ended without a result (SLURM has forgotten it" in files.read_json(path)["error"]
     resumed = sweep.do("resume")
     assert resumed.returncode == 0, resumed.stderr
     assert {len(rows) for rows in sweep.answers().values()} == {60}

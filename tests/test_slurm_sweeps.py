@@ -14,7 +14,7 @@ import pytest
 
 from tests.slurm_cluster import NODES, Cluster, wait_until
 from tests.sweeps import ROOT, Sweep, process_of
-from vtexp import records
+from vtexp.utils import files
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -95,7 +95,7 @@ def test_cancelled_and_killed_runs_say_so_and_are_resumed(
     waited = sweep.do("wait")
     assert waited.returncode == 1
     assert "2 of 2 runs failed: image_size=" in waited.stderr
-    failed = [records.read_json(path) for path in sweep.folder.glob(f"*/{records.FAILURE}")]
+    failed = [files.read_json(path) for path in sweep.folder.glob(f"*/{files.FAILURE}")]
     by_value = {failure["knob_value"]: failure for failure in failed}
     assert "ended without a result (CANCELLED" in by_value["784x784"]["error"]
     assert "ended without a result (FAILED" in by_value["672x672"]["error"]
@@ -236,7 +236,7 @@ def test_editing_conf_changes_no_job_that_waits(
     wait_until(lambda: len(sweep.job_ids()) == 3, "the run to be submitted again")
     slurm.run("scontrol", "release", sweep.job_ids()[2])
     assert resume.wait() == 0
-    results = [records.read_json(path) for path in sweep.folder.glob(f"*/{records.RESULT}")]
+    results = [files.read_json(path) for path in sweep.folder.glob(f"*/{files.RESULT}")]
     assert len(results) == 2
     for result in results:
         assert result["metric"] == "exact_match"
@@ -252,7 +252,7 @@ def test_two_ranks_answer_as_one(
     ((run, answers),) = sweep.answers().items()
     (expected,) = (rows for name, rows in undisturbed.answers().items() if "784x784" in name)
     assert answers == expected
-    result = records.read_json(sweep.folder / run / records.RESULT)
+    result = files.read_json(sweep.folder / run / files.RESULT)
     assert len(result["prefill_ms_by_rank"]) == 2
     assert result["latency"]["prefill_ms"]["n"] == 4
     assert len(sweep.environment_of(run)["processes"]) == 2

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vtexp import records
-from vtexp.config import Config
-from vtexp.data import small_print
-from vtexp.data.small_print_pages import ASPECT_RATIO, KINDS, PRINT_PX, draw_page
+from vtexp.config.schema import Config
+from vtexp.data.builtin import small_print
+from vtexp.data.builtin.small_print_pages import ASPECT_RATIO, KINDS, PRINT_PX, draw_page
 from vtexp.errors import DataError
-from vtexp.job import run_job
+from vtexp.runs.job import run_job
+from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]
 
@@ -120,10 +120,10 @@ def test_a_run_on_pages_of_many_shapes(
 
     )  # fmt: skip
     folder = next((tmp_path / "sweep").glob("max_crops-4_*"))
-    rows = records.read_jsonl(folder / "samples.jsonl")
+    rows = files.read_jsonl(folder / "samples.jsonl")
     assert len({row["measured_tiling"] for row in rows}) > 1
     assert all(PRINT_PX[0] <= row["print_px"] <= PRINT_PX[1] for row in rows)
-    result = records.read_json(folder / "result.json")
+    result = files.read_json(folder / "result.json")
     assert result["tiling"].startswith("mixed")
     tokens = [row["measured_vision_tokens"] for row in rows]
     assert result["measured_vision_tokens"] == pytest.approx(np.mean(tokens))

@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.proportion import proportion_confint
 
-from vtexp.statistics import (
+from vtexp.stats.paired import (
     Z_95,
     bootstrap_means,
     bootstrap_medians,

@@ -19,12 +19,14 @@ from PIL import Image
 
 from tests.slurm_cluster import wait_until
 from tests.wandb_server import WandbServer
-from vtexp import compare, records, tracking, wandb_runs
-from vtexp.config import Config, WandbMode
-from vtexp.data.base import ImageFile, Sample
+from vtexp.analysis.rows import COLUMNS, collect
+from vtexp.config.schema import Config, WandbMode
+from vtexp.data.sample import ImageFile, Sample
 from vtexp.errors import ConfigError
-from vtexp.job import run_job
-from vtexp.masking import public
+from vtexp.runs.job import run_job
+from vtexp.tracking import mirror, wandb_runs
+from vtexp.utils import files
+from vtexp.utils.masking import public
 
 MakeConfig = Callable[..., Config]
 WANDB = str(Path(sys.executable).parent / "wandb")
@@ -102,8 +104,8 @@ def heard(event, details):
     if event == "socket.getaddrinfo" or event == "socket.connect" and isinstance(details[1], tuple):
         asked.append(details)
 sys.addaudithook(heard)
-from vtexp import wandb_runs
-from vtexp.config import TrackingConfig
+from vtexp.tracking import wandb_runs
+from vtexp.config.schema import TrackingConfig
 about = wandb_runs.About("a", "a", "a", [], {})
 wandb_runs.log(TrackingConfig(), Path(sys.argv[1]), Path(sys.argv[1], "a.json"), about, 1,
                lambda run: run.log({"a": 1}))
@@ -122,7 +124,7 @@ def test_offline_runs_read_back_are_the_results(make_config: MakeConfig, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} <= {"sweep", "home"}
     assert not list((tmp_path / "home").rglob("*wandb*"))  # nothing staged in the home directory
     ids = set()
-    for row in compare.collect(sweep):
+    for row in collect(sweep):
         folder = sweep / row["run"]
         run = read_back(folder)
         result = json.loads((folder / "result.json").read_text())
@@ -130,7 +132,7 @@ def test_offline_runs_read_back_are_the_results(make_config: MakeConfig, tmp_pat
         assert told.pop("samples")["nrows"] == 6
         assert told == {key: v for key, v in leaves(result).items() if v is not None}
         # One spelling: every number of comparison.csv has the name of its column here.
-        numbers = {key for key in compare.COLUMNS if isinstance(row.get(key), int | float)}
+        numbers = {key for key in COLUMNS if isinstance(row.get(key), int | float)}
         assert len(numbers) > 20
         assert {key: told[key] for key in numbers} == {key: row[key] for key in numbers}
         config_yaml = yaml.safe_load((folder / "config.yaml").read_text())
@@ -150,7 +152,7 @@ def test_samples_are_logged_with_small_images(
     monkeypatch.setattr(wandb_runs, "MOST_IMAGES", 4)
     run_job(make_config("knob.sizes=[336x336]", "tracking=none"))
     (folder,) = (path.parent for path in tmp_path.glob("sweep/*/result.json"))
-    rows = records.read_jsonl(folder / "samples.jsonl")
+    rows = files.read_jsonl(folder / "samples.jsonl")
     pixels = np.random.default_rng(0).integers(0, 255, (900, 1600, 3), dtype=np.uint8)
     samples = []
     for i, row in enumerate(rows):
@@ -175,20 +177,20 @@ def test_samples_are_logged_with_small_images(
 
 
 def test_auto_is_online_only_with_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert not tracking.wants_online(WandbMode.auto)
-    assert tracking.wants_online(WandbMode.online)
-    assert not tracking.wants_online(WandbMode.offline)
+    assert not mirror.wants_online(WandbMode.auto)
+    assert mirror.wants_online(WandbMode.online)
+    assert not mirror.wants_online(WandbMode.offline)
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + "0" * 40)
-    assert tracking.wants_online(WandbMode.auto)
+    assert mirror.wants_online(WandbMode.auto)
     monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:8080")
-    assert not tracking.wants_online(WandbMode.auto)
+    assert not mirror.wants_online(WandbMode.auto)
     (tmp_path / "netrc").write_text("machine localhost:8080 login user password " + "0" * 40)
-    assert tracking.wants_online(WandbMode.auto)
+    assert mirror.wants_online(WandbMode.auto)
     (tmp_path / "netrc").unlink()
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert tracking.wants_online(WandbMode.auto)
+    assert mirror.wants_online(WandbMode.auto)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert not tracking.wants_online(WandbMode.auto)
+    assert not mirror.wants_online(WandbMode.auto)
 
 
 #: Seconds until an upload is given up, and what is said then.
@@ -229,7 +231,7 @@ def test_troubles_cost_a_bounded_delay_and_nothing_else(
     for path in results:
         wandb_runs.log_run(config.tracking, path.parent)  # what a run costs without a network
         began = time.monotonic()
-        tracking.mirror(config, path.parent)
+        mirror.mirror(config, path.parent)
         waited.append(time.monotonic() - began)
     assert waited[0] < limit_s + 2
     assert waited[1] < 1  # once is enough
@@ -283,10 +285,10 @@ def test_online_without_a_key_does_not_ask(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(tracking, "_offline_because", None)
+    monkeypatch.setattr(mirror, "_offline_because", None)
     config = make_config("tracking=wandb", "tracking.mode=online")
     for path in made_runs.glob("*/result.json"):
-        tracking.mirror(config, path.parent)
+        mirror.mirror(config, path.parent)
     assert capsys.readouterr().out.count("no API key") == 1
     assert len(own_offline_runs(made_runs)) == 2
 
@@ -312,8 +314,8 @@ def test_a_run_is_logged_once_and_again_when_it_changed(
     folder = made_runs / folder.name
     again = wandb_runs.log_run(config.tracking, folder)
     assert Path(again.folder).is_relative_to(made_runs)
-    result = records.read_json(folder / "result.json")
-    records.write_json(folder / "result.json", result | {"accuracy": 0.125})
+    result = files.read_json(folder / "result.json")
+    files.write_json(folder / "result.json", result | {"accuracy": 0.125})
     changed = wandb_runs.log_run(config.tracking, folder)
     assert {run.id for run in (*logged, again, changed)} == {logged[0].id}
     assert len(own_offline_runs(made_runs)) == 2  # W&B could still want the moved one

@@ -15,18 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from vtexp.config import HardwareConfig
-from vtexp.data.small_print_pages import Page, draw_page
-from vtexp.geometry import MOLMO, Size, Tiling
-from vtexp.knobs import KnobValue
-from vtexp.models.checkpoints import find_checkpoint
-from vtexp.models.molmo.modeling import MolmoBlock, MolmoForCausalLM, PassContext
-from vtexp.models.molmo.runner import MolmoRunner
-from vtexp.models.molmo.vision import VisionAttention
-from vtexp.preprocess import IMAGE_MEAN, IMAGE_STD, ImageTokenIds, ProcessedImage, preprocess_image
-from vtexp.prompts import PromptTokenizer
-from vtexp.train.__main__ import STAGES
-from vtexp.train.answer import (
+from tools.train_molmo_tiny.__main__ import STAGES
+from tools.train_molmo_tiny.answer import (
     LABELS,
     POINTING_HEADS,
     Question,
@@ -39,7 +29,7 @@ from vtexp.train.answer import (
     pointing,
     value_asked,
 )
-from vtexp.train.reading import (
+from tools.train_molmo_tiny.reading import (
     CHARACTERS,
     KEYS,
     NONE,
@@ -48,8 +38,24 @@ from vtexp.train.reading import (
     draw_text_page,
     label_views,
 )
-from vtexp.train.see import PlaceHead
-from vtexp.train.tiny import pool_by_place, tiny_config
+from tools.train_molmo_tiny.see import PlaceHead
+from tools.train_molmo_tiny.tiny import pool_by_place, tiny_config
+from vtexp.budget.geometry import MOLMO, Size, Tiling
+from vtexp.budget.knobs import KnobValue
+from vtexp.config.schema import HardwareConfig
+from vtexp.data.builtin.small_print_pages import Page, draw_page
+from vtexp.models.checkpoints import find_checkpoint
+from vtexp.models.molmo.modeling import MolmoBlock, MolmoForCausalLM, PassContext
+from vtexp.models.molmo.preprocess import (
+    IMAGE_MEAN,
+    IMAGE_STD,
+    ImageTokenIds,
+    ProcessedImage,
+    preprocess_image,
+)
+from vtexp.models.molmo.runner import MolmoRunner
+from vtexp.models.molmo.vision import VisionAttention
+from vtexp.prompts.tokenizer import PromptTokenizer
 
 IDS = ImageTokenIds(1, 2, 3, 4)
 BUDGETS = [
@@ -261,7 +267,7 @@ def train(out: Path, *arguments: str, code: str = "") -> subprocess.CompletedPro
     # Of the stages on whole images the first and the last; those between are made alike.
     between = ("answer", "all", "tables", "settle")
     left_out = f"t.STAGES = tuple(s for s in t.STAGES if s.name not in {between})"
-    code = f"import sys, vtexp.train.__main__ as t\n{left_out}\n{code}\nt.main()"
+    code = f"import sys, tools.train_molmo_tiny.__main__ as t\n{left_out}\n{code}\nt.main()"
     arguments = ("--out", str(out), "--most-steps", "2", *arguments)
     # One thread: sums in another order would make equal runs differ.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -1,6 +1,6 @@
 """Jobs run where `hardware.launcher` says: in this process, as local processes, through SLURM.
 
-It stays light: the work is in `vtexp.launching`, imported when jobs are launched.
+It stays light: the work is in `vtexp.jobs.launch`, imported when jobs are launched.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from vtexp.jobs import Job
+    from vtexp.runs.ledger import Job
 
 ConfigStore.instance().store(
     group="hydra/launcher",
@@ -42,6 +42,6 @@ class VtexpLauncher(Launcher):
 
     def launch_jobs(self, jobs: Sequence[Job], *, wait: bool, margin: float) -> None:
         """Run or submit jobs; `margin` in points. Raises RunFailedError when runs failed."""
-        from vtexp.launching import launch
+        from vtexp.jobs.launch import launch
 
         launch(jobs, wait=wait, margin=margin)

@@ -1,7 +1,8 @@
 """`-m`: one job per knob value (or group of values), times every other swept group.
 
 Found by Hydra through the namespace package `hydra_plugins`; never import it before
-`hydra.main` runs. It stays light: the work is in `vtexp.sweep`, imported when jobs are launched.
+`hydra.main` runs. It stays light: the work is in `vtexp.jobs.prepare`, imported when jobs are
+launched.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class VtexpSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all jobs. Raises VtexpError when runs failed, after the comparison is written."""
         from vtexp.errors import ConfigError
-        from vtexp.sweep import prepare_jobs
+        from vtexp.jobs.prepare import prepare_jobs
 
         if not hasattr(self.job_launcher, "launch_jobs"):
             raise ConfigError("hydra/launcher: take hardware.launcher=here, local or slurm instead")

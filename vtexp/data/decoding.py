@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from vtexp.data.base import Sample
+from vtexp.budget.geometry import Size
 from vtexp.data.images import AnyImage, image_pixels
+from vtexp.data.sample import Sample
 from vtexp.errors import DataError
-from vtexp.geometry import Size
 
 #: Decoded images of a chunk by the index of their sample, or why there are none.
 Chunk = dict[int, np.ndarray | str]

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from vtexp.budget.geometry import Size
 from vtexp.errors import DataError
-from vtexp.geometry import Size
 
 if TYPE_CHECKING:
     import pyarrow as pa

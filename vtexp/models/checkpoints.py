@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from vtexp.errors import CheckpointError, ConfigError
-from vtexp.hub import HubError, HubNameError, snapshot
-from vtexp.models.config_numbers import wrong_number
+from vtexp.models.config_checks import wrong_number
 from vtexp.models.families import FAMILIES, Family
 from vtexp.models.fingerprints import checkpoint_fingerprint, weight_files
-from vtexp.prompts import PromptTokenizer
+from vtexp.prompts.tokenizer import PromptTokenizer
+from vtexp.utils.hub import HubError, HubNameError, snapshot
 
 EMBEDDED = "embedded:"
 ASSETS = Path(__file__).parent.parent / "assets"

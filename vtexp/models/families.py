@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vtexp.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
-from vtexp.models.config_numbers import is_whole
-from vtexp.prompts import IMAGE_TOKENS, MOLMO_FORM, PromptForm
-from vtexp.wording import Wording
+from vtexp.budget.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
+from vtexp.models.config_checks import is_whole
+from vtexp.prompts.tokenizer import IMAGE_TOKENS, MOLMO_FORM, PromptForm
+from vtexp.prompts.wording import Wording
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from transformers import InternVLForConditionalGeneration, PreTrainedModel
 
-from vtexp.geometry import Size, tiling_to_resolution
-from vtexp.knobs import CropSetting
+from vtexp.budget.geometry import Size, tiling_to_resolution
+from vtexp.budget.knobs import CropSetting
+from vtexp.models.molmo.preprocess import normalised, resize_bicubic, shaped, to_crops
 from vtexp.models.native import NativeImage, NativeRunner
-from vtexp.preprocess import normalised, resize_bicubic, shaped, to_crops
 
 #: ImageNet's (preprocessor_config.json of the published checkpoints).
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from vtexp.budget.geometry import Tiling
+from vtexp.budget.knobs import CropSetting
 from vtexp.errors import CountMismatchError
-from vtexp.geometry import Tiling
-from vtexp.knobs import CropSetting
+from vtexp.models.probe import Probe, Seen
 from vtexp.models.runner import Inputs, PreparedSample, Runner
-from vtexp.probe import Probe, Seen
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,17 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, Qwen2_5_VLForConditionalGeneration
 
-from vtexp.geometry import Size, Tiling, tiling_to_resolution
-from vtexp.knobs import CropSetting
+from vtexp.budget.geometry import Size, Tiling, tiling_to_resolution
+from vtexp.budget.knobs import CropSetting
+from vtexp.models.molmo.preprocess import (
+    IMAGE_MEAN,
+    IMAGE_STD,
+    normalised,
+    resize_bicubic,
+    shaped,
+    to_crops,
+)
 from vtexp.models.native import NativeImage, NativeRunner
-from vtexp.preprocess import IMAGE_MEAN, IMAGE_STD, normalised, resize_bicubic, shaped, to_crops
 
 #: Frames behind a patch: an image is read as a film of two equal ones.
 FRAMES = 2

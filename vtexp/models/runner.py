@@ -18,17 +18,17 @@ import torch
 from torch.utils.hooks import RemovableHandle
 from transformers import GenerationConfig, PreTrainedModel
 
-from vtexp.config import HardwareConfig
-from vtexp.data.base import Sample
+from vtexp.budget.geometry import Geometry
+from vtexp.budget.knobs import CropSetting
+from vtexp.config.schema import HardwareConfig
+from vtexp.data.sample import Sample
 from vtexp.errors import ConfigError, VtexpError
-from vtexp.geometry import Geometry
-from vtexp.knobs import CropSetting
 from vtexp.models.checkpoints import Checkpoint
 from vtexp.models.families import Family
 from vtexp.models.loading import load_model
+from vtexp.models.probe import Probe
 from vtexp.models.stages import StageClock, StageMemory, StageTimes
-from vtexp.probe import Probe
-from vtexp.prompts import PromptTokenizer
+from vtexp.prompts.tokenizer import PromptTokenizer
 
 #: Model inputs by name, on the runner's device.
 Inputs = dict[str, Any]

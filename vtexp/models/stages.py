@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from vtexp.measuring import PARTS
+from vtexp.measure.summary import PARTS
 
 MIB = 2**20
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vtexp import records
+from vtexp.utils import files
 
 #: A score from here on is shown as right: VQA accuracy and ANLS give parts of a point.
 RIGHT = 0.5
@@ -112,14 +112,14 @@ def read_answers(rows: Sequence[dict[str, Any]]) -> list[Asked]:
     """
     found: dict[tuple[str, str], Asked] = {}
     for row in rows:
-        path = Path(row["folder"]) / records.SAMPLES
+        path = Path(row["folder"]) / files.SAMPLES
         if row["status"] == "done" and path.is_file():
             key = (row["dataset"], row["samples_fingerprint"])
             asked = found.setdefault(key, Asked(row["dataset"]))
             asked.runs.append(row["folder"])
             asked.by_run[row["folder"]] = _read_run(path, asked.questions)
             if asked.by_run[row["folder"]].answers.keys() != asked.questions.keys():
-                raise records.damaged(path, "not the questions that its result is of")
+                raise files.damaged(path, "not the questions that its result is of")
     return list(found.values())
 
 
@@ -128,7 +128,7 @@ def _read_run(path: Path, questions: dict[str, Question]) -> RunAnswers:
     answers: dict[str, Answer] = {}
     counts: dict[str, tuple[int, int, int]] = {}  # of each image
     try:
-        for row in records.rows_of(path):
+        for row in files.rows_of(path):
             sample_id = row["sample_id"]
             tiling, crops, tokens = (row.get(f"measured_{name}") for name in _COUNTS)
             prediction = row["prediction"] or ""
@@ -138,7 +138,7 @@ def _read_run(path: Path, questions: dict[str, Question]) -> RunAnswers:
             if crops is not None and tokens is not None:
                 counts[row["image_id"]] = (crops, row["theoretical_vision_tokens"], tokens)
     except (KeyError, TypeError, ValueError) as error:
-        raise records.damaged(path, f"not the samples of a run ({error!r})") from error
+        raise files.damaged(path, f"not the samples of a run ({error!r})") from error
     return RunAnswers(
         answers,
         Counter(crops for crops, _, _ in counts.values()),

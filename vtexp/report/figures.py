@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtexp import records
 from vtexp.report.plots import Plot, Series
+from vtexp.utils import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,14 +45,14 @@ def write_figures(folder: Path, plots: Sequence[Plot], title: str) -> None:
     """
     over_tokens = [plot for plot in plots if plot.name in ("accuracy", "prefill")]
     if over_tokens:
-        records.write_bytes(folder / PICTURE_NAME, picture(over_tokens, title))
+        files.write_bytes(folder / PICTURE_NAME, picture(over_tokens, title))
     else:
         (folder / PICTURE_NAME).unlink(missing_ok=True)
     names = set()
     for plot in plots:
         for kind, content in drawings(plot):
             name = f"{plot.name}.{kind}"
-            records.write_bytes(folder / FOLDER / name, content)
+            files.write_bytes(folder / FOLDER / name, content)
             names.add(name)
     for path in (folder / FOLDER).glob("*.*"):
         if path.suffix in (".png", ".svg") and path.name not in names:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vtexp import compare, findings
+from vtexp.analysis import findings
+from vtexp.analysis import rows as compare
 from vtexp.report.answers import RunAnswers
 
 #: Stages of the time to first token, in the order in which they happen, and their names.

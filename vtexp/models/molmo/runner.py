@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from vtexp.config import HardwareConfig
-from vtexp.geometry import Geometry
-from vtexp.knobs import CropSetting
+from vtexp.budget.geometry import Geometry
+from vtexp.budget.knobs import CropSetting
+from vtexp.config.schema import HardwareConfig
 from vtexp.models.checkpoints import Checkpoint
 from vtexp.models.molmo.modeling import MolmoForCausalLM, image_places
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
-from vtexp.models.runner import Inputs, PreparedSample, Runner
-from vtexp.preprocess import (
+from vtexp.models.molmo.preprocess import (
     DROPPED,
     ImageTokenIds,
     ProcessedImage,
@@ -25,7 +24,8 @@ from vtexp.preprocess import (
     normalised_bytes,
     preprocess_image,
 )
-from vtexp.probe import Probe, Seen, tiling_of_views
+from vtexp.models.probe import Probe, Seen, tiling_of_views
+from vtexp.models.runner import Inputs, PreparedSample, Runner
 
 
 @dataclass(frozen=True)

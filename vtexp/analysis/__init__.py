@@ -1,0 +1,1 @@
+"""From the results of sweeps to findings; no torch, no planner."""

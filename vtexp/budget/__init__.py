@@ -1,0 +1,1 @@
+"""Vision-token budgets by arithmetic: tilings, the knobs, token counts; no torch."""

@@ -1,0 +1,96 @@
+"""The three knobs: what a value means for the crops of an image. Pure arithmetic, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vtexp.budget.geometry import (
+    Geometry,
+    Size,
+    Tiling,
+    image_size_to_tiling,
+    image_tiling,
+    theoretical_tokens,
+    tokens_to_crops,
+)
+from vtexp.errors import ConfigError
+
+#: More tokens of crops than any model reads (1000 crops of Molmo v1); plans get slow beyond.
+MOST_TOKENS = 144_000
+
+
+@dataclass(frozen=True, slots=True)
+class CropSetting:
+    """What the preprocessor is told: how many crops, in what shape, and how an image fits them.
+
+    Where crops are forced, `max_crops` and `exact_num_crops` are equal (seed "Why set max_crops =
+    num_crops"): no code path can then read another cap. `image_size` fixes the tiling for all
+    images.
+    """
+
+    max_crops: int
+    exact_num_crops: int | None = None
+    image_size: Size | None = None
+    fit: str = "letterbox"
+    force_full_tokens: bool = False
+
+    def tiling(self, size: Size, geometry: Geometry) -> Tiling:
+        """Tiling that an image of `size` gets."""
+        if self.image_size is not None:
+            return image_size_to_tiling(self.image_size, geometry)
+        return image_tiling(size, self.max_crops, geometry, exact_num_crops=self.exact_num_crops)
+
+
+@dataclass(frozen=True, slots=True)
+class KnobValue:
+    """One setting of one knob: `name` is the knob, `value` as the user wrote it (560x336, 432).
+
+    `fit` None: as the model's own preprocessing does.
+    """
+
+    name: str
+    value: str
+    fit: str | None = None
+    force_full_tokens: bool = False
+
+    @property
+    def label(self) -> str:
+        """Short unique text for tables, folders and plots, such as `image_size=560x336`."""
+        suffix = ",full" if self.force_full_tokens else ""
+        return f"{self.name}={self.value}{suffix}"
+
+    def crop_setting(self, geometry: Geometry) -> CropSetting:
+        """What the preprocessor is told under this value. Raises ConfigError for a bad value."""
+        fit, full = self.fit or geometry.fit, self.force_full_tokens
+        num_crops = self._num_crops(geometry)
+        most = MOST_TOKENS // geometry.tokens_per_crop
+        if num_crops > most:
+            raise ConfigError(f"{self.label} asks for {num_crops} crops; give at most {most}")
+        if self.name == "max_crops":
+            return CropSetting(num_crops, fit=fit, force_full_tokens=full)
+        size = Size.parse(self.value) if self.name == "image_size" else None
+        return CropSetting(num_crops, num_crops, size, fit, full)
+
+    def _num_crops(self, geometry: Geometry) -> int:
+        if self.name == "image_size":
+            return image_size_to_tiling(Size.parse(self.value), geometry).num_crops
+        number = _whole_number(self.name, self.value)
+        if self.name == "vision_tokens":
+            least = theoretical_tokens(1, geometry)
+            if number < least:
+                and_global = " and the global crop" if geometry.global_crops(1) else ""
+                raise ConfigError(
+                    f"a target of {number} vision tokens is below the least possible, {least} "
+                    f"(one crop{and_global}, {geometry.tokens_per_crop} tokens each)"
+                )
+            return tokens_to_crops(number, geometry)
+        if number < 1:
+            raise ConfigError(f"knob.max_crops: {number} is below the least possible cap, 1")
+        return number
+
+
+def _whole_number(name: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise ConfigError(f"{name} value {value!r} is not a whole number") from None

@@ -1,0 +1,153 @@
+"""`python -m vtexp status|publish|wait|cancel|resume|report SWEEP`: a sweep found again."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from vtexp.config.schema import Launcher
+from vtexp.cost import latency_fit
+from vtexp.errors import ConfigError, DataError
+from vtexp.jobs import local, slurm
+from vtexp.jobs.launch import launch, refuse_to_disturb
+from vtexp.jobs.prepare import show_comparison
+from vtexp.jobs.status import RunStatus, find_sweep, look, look_again, summary, table, watch
+from vtexp.report import write
+from vtexp.runs.folder import freeze, raise_failures, run_folders, thaw
+from vtexp.runs.ledger import Job, read_submitted, working_folder
+from vtexp.runs.plan import Plan, make_plan
+from vtexp.utils import files
+from vtexp.utils.console import console
+
+
+def status(name: str) -> None:
+    """Print a sweep's runs and how far they are."""
+    sweep = find_sweep(name)
+    console.print(table(sweep, look_again(sweep)))
+
+
+def publish(name: str) -> None:
+    """Upload to W&B what it lacks of a sweep, and save its report there.
+
+    Raises VtexpError where that did not work.
+    """
+    from vtexp.tracking import publish as publishing
+
+    publishing.publish(find_sweep(name))
+
+
+def wait(name: str) -> None:
+    """Watch a sweep to its end and print the comparison. Raises RunFailedError if runs failed."""
+    sweep = find_sweep(name)
+    watch(sweep)
+    show_comparison(sweep)
+    raise_failures(run_folders(sweep))
+
+
+def report(
+    names: Sequence[str],
+    out: Path | None = None,
+    margin: float | None = None,
+    questions: str = "all",
+) -> None:
+    """Print and write the comparison of what there is in some sweeps, and say what is missing.
+
+    That of one sweep is written into its folder unless `out` is given. Raises ConfigError for a
+    margin below 0, or the same sweep twice.
+    """
+    if margin is not None and not 0 <= margin < math.inf:
+        raise ConfigError(f"--margin {margin:g}: must be at least 0 points, and finite")
+    sweeps = [find_sweep(name) for name in names]
+    if len({sweep.resolve() for sweep in sweeps}) < len(sweeps):
+        raise ConfigError(f"report {' '.join(names)}: a sweep is named twice")
+    statuses = [status for sweep in sweeps for status in look_again(sweep)]
+    shared = questions == "shared"
+    if len(sweeps) == 1 and out is None:
+        # Of what is asked for here alone: W&B has what the sweep was configured with.
+        if write.report(sweeps, sweeps[0], margin=margin, shared=shared):
+            latency_fit.write_cost_model(sweeps[0])
+    else:
+        write.report(sweeps, out or _report_folder(sweeps), margin=margin, shared=shared)
+    if any(status.state != "done" for status in statuses):
+        console.print(summary(statuses))
+
+
+def _report_folder(sweeps: Sequence[Path]) -> Path:
+    """Beside the first of some sweeps, named after them."""
+    names = "-".join(sweep.name for sweep in sweeps)
+    return sweeps[0].parent / f"report-{names[:100]}"
+
+
+def cancel(name: str) -> None:
+    """Cancel what is queued or running of a sweep; results that are there stay.
+
+    Raises VtexpError where SLURM does not answer, or a process is another machine's.
+    """
+    sweep = find_sweep(name)
+    jobs = {status.job for status in look(sweep) if status.job and status.active}
+    if any(job.launcher == Launcher.here for job in jobs):
+        raise ConfigError(f"{name}: runs in the process that launched it; interrupt it there")
+    # SLURM last: where it does not answer, nothing else goes on.
+    local.cancel([job for job in jobs if job.launcher == Launcher.local])
+    slurm.cancel([job for job in jobs if job.launcher == Launcher.slurm])
+    console.print(f"{len(jobs)} jobs cancelled; python -m vtexp resume {name} goes on")
+
+
+def resume(name: str) -> None:
+    """Make the runs that are missing or failed, as they were asked for when the sweep began.
+
+    Raises RunFailedError when runs failed again, ConfigError while processes of the sweep run on
+    this machine: more would disturb what they time.
+    """
+    sweep = find_sweep(name)
+    statuses = look_again(sweep)
+    wanted = [s for s in statuses if s.state in ("failed", "missing") and not s.active]
+    if busy := [s for s in statuses if s.active]:
+        console.print(f"{len(busy)} runs have a job that is still there, and are left alone")
+    if not wanted:
+        console.print(f"{summary(statuses)}; nothing to resume")
+        return
+    os.chdir(working_folder(sweep))
+    plans = _plans([status.folder for status in wanted])
+    hardware = {run.folder: plan.config.hardware for plan in plans for run in plan.runs}
+    groups = _as_before(sweep, wanted)
+    jobs = [Job(tuple(folders), hardware[folders[0]]) for folders in groups]
+    refuse_to_disturb(statuses, jobs)
+    for plan in plans:
+        freeze(plan)
+    launch(jobs, wait=True)
+
+
+def _plans(folders: Sequence[Path]) -> list[Plan]:
+    """The plans of runs, one for all whose configs differ in the knob's value alone.
+
+    Raises DataError where the runs cannot be the same now.
+    """
+    alike: dict[str, list[Path]] = defaultdict(list)
+    for folder in folders:
+        plain = files.read_config(folder)
+        plain.pop("run", None)
+        alike[json.dumps(plain, sort_keys=True)].append(folder)
+    plans = []
+    for own in alike.values():
+        plan = make_plan(thaw(own))
+        if {run.folder for run in plan.runs} != set(own):
+            raise DataError(
+                f"{plan.config.model.path}: the weights are not those that the sweep was made "
+                "with; start a new sweep"
+            )
+        plans.append(plan)
+    return plans
+
+
+def _as_before(sweep: Path, wanted: Sequence[RunStatus]) -> list[list[Path]]:
+    """Runs in the groups that shared a job before; those of no job one by one."""
+    job_of = {run: number for number, job in enumerate(read_submitted(sweep)) for run in job.runs}
+    groups: dict[int | Path, list[Path]] = defaultdict(list)
+    for status in wanted:
+        groups[job_of.get(status.folder.name, status.folder)].append(status.folder)
+    return list(groups.values())

@@ -1,0 +1,193 @@
+"""The command line around Hydra: lists without brackets, and one line per user error."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from itertools import islice
+from types import TracebackType
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
+
+from vtexp.config.schema import VALUE_KEYS
+from vtexp.errors import (
+    ConfigError,
+    VtexpError,
+    no_memory_left,
+    printable,
+    refuse_arguments,
+)
+
+#: Mistakes of a user and troubles of a machine (full disk, no permission): one line, no traceback.
+USER_ERRORS = (VtexpError, HydraException, OmegaConfBaseException, YAMLError, OSError)
+
+#: Packages that read what the user wrote: whatever they raise is about that.
+READERS = ("hydra", "omegaconf", "antlr4", "yaml")
+
+#: Flags of Hydra that a sweep may need, whose value can be the next argument.
+FLAGS_WITH_VALUE = ("--config-dir", "-cd")
+
+
+class _PastHydra(BaseException):
+    """Carries a user's error out of a job: Hydra would add lines of its own to an Exception."""
+
+
+@contextmanager
+def errors_past_hydra() -> Iterator[None]:
+    """Around a job that Hydra runs."""
+    try:
+        yield
+    except Exception as error:
+        if not _of_the_user(error):
+            raise
+        raise _PastHydra from error
+
+
+def call(launch: Callable[[], None]) -> int:
+    """Run Hydra's entry point on sys.argv; returns the exit code after printing any error."""
+    show_traceback = "HYDRA_FULL_ERROR" in os.environ
+    # Hydra's own report of an error is several lines; with this it raises, and we report.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # And argparse, in Hydra, would print all flags that there are.
+    setattr(argparse.ArgumentParser, "error", refuse_arguments)  # noqa: B010
+
+    def with_arguments() -> None:
+        sys.argv[1:] = [with_brackets(argument) for argument in flags_first(sys.argv[1:])]
+        launch()
+
+    return reported(
+        with_arguments,
+        show_traceback=show_traceback,
+        interrupted="what was answered is kept; python -m vtexp resume goes on",
+    )
+
+
+def reported(command: Callable[[], None], *, show_traceback: bool, interrupted: str) -> int:
+    """Run a command; returns its exit code after printing any error of a user as one line.
+
+    `interrupted`: what is said after Ctrl-C.
+    """
+    try:
+        with warnings.catch_warnings():
+            # A folder of configs that is not there: Hydra would go on without it.
+            warnings.filterwarnings("error", "provider=.* is not available", UserWarning)
+            command()
+    except (Exception, _PastHydra) as raised:
+        error = raised.__cause__ if isinstance(raised, _PastHydra) else raised
+        assert error is not None
+        if show_traceback or not _of_the_user(error):
+            raise error from None
+        line = (
+            printable(one_line(error)) or f"no config can be made of this ({type(error).__name__})"
+        )
+        print(f"error: {line}", file=sys.stderr)
+        if isinstance(error, VtexpError):
+            return error.exit_code
+        return 1 if _of_the_machine(error) else 2
+    except KeyboardInterrupt:
+        print(f"interrupted: {interrupted}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def flags_first(arguments: list[str]) -> list[str]:
+    """Flags moved before overrides: Hydra refuses overrides on both sides of one."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in FLAGS_WITH_VALUE:
+            flags += [argument, *islice(rest, 1)]
+        elif argument in ("-m", "--multirun") or argument.startswith(FLAGS_WITH_VALUE):
+            flags.append(argument)
+        else:
+            overrides.append(argument)
+    return flags + overrides
+
+
+def with_brackets(argument: str) -> str:
+    """`knob.sizes=560x336,784x784` as `knob.sizes=[560x336,784x784]`; `range(1,13,4)` too.
+
+    zsh does not pass brackets without quotes, and Hydra alone would read the commas as a sweep.
+    """
+    key, equals, value = argument.partition("=")
+    if equals and not key:
+        raise ConfigError(f"{argument}: no key before the =; write key=value")
+    if key not in VALUE_KEYS or not value or value.lstrip().startswith("[") or value == "null":
+        return argument
+    argument, value = argument.replace("×", "x"), value.replace("×", "x")
+    try:
+        override = OverridesParser.create().parse_override(argument)
+        values = override.sweep_string_iterator() if override.is_sweep_override() else [value]
+        return f"{key}=[{','.join(values)}]"
+    except ValueError as error:
+        raise ConfigError(f"{argument}: {error}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line that names the key, what is wrong and what is allowed."""
+    if isinstance(error, VtexpError) or _of_the_machine(error):
+        text = " ".join(str(error).split())
+        if no_memory_left(error):
+            return f"no memory left on this machine ({text or 'MemoryError'}); what is done is kept"
+        return text
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return _omegaconf_line(cause)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not to be read as key=value; quote what is no plain word"
+    text = " ".join(str(error).split())
+    missing = re.search(r"Could not find '(.+?)/(.*)' Available options in '[^']+': (.*)", text)
+    if missing:
+        group, option, rest = missing.groups()
+        options = ", ".join(rest.partition(" Config search path")[0].split())
+        return f"{group}={option}: no such option; available: {options}"
+    return text if isinstance(error, USER_ERRORS) else f"no config can be made of this: {text}"
+
+
+def _of_the_user(error: BaseException) -> bool:
+    """Whether an error is about what the user wrote or the machine, not a mistake of vtexp's.
+
+    Of a wrong value Hydra and OmegaConf raise a plain ValueError or TypeError here and there.
+    """
+    if isinstance(error, (*USER_ERRORS, _PastHydra)) or no_memory_left(error):
+        return True
+    packages = [name.partition(".")[0] for name in _modules(error.__traceback__)]
+    known = [name for name in packages if name in (*READERS, "vtexp")]
+    return bool(known) and known[-1] in READERS
+
+
+def _modules(traceback: TracebackType | None) -> Iterator[str]:
+    """Names of the modules that a traceback goes through, the innermost last."""
+    while traceback is not None:
+        yield traceback.tb_frame.f_globals.get("__name__", "")
+        traceback = traceback.tb_next
+
+
+def _of_the_machine(error: BaseException) -> bool:
+    """Whether files or memory are the trouble; some of Hydra's config errors are OSErrors too."""
+    if no_memory_left(error):
+        return True
+    return isinstance(error, OSError) and not isinstance(error, HydraException)
+
+
+def _omegaconf_line(error: OmegaConfBaseException) -> str:
+    message = str(error).splitlines()[0].strip()
+    kind = error.object_type
+    if message.startswith("Key '") and is_dataclass(kind):
+        allowed = ", ".join(field.name for field in fields(kind))
+        return f"{error.full_key}: no such key; allowed here: {allowed}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: needs a value; give it with {error.full_key}=VALUE"
+    return f"{error.full_key}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,1 @@
+"""What a run costs by arithmetic and by what was measured before: FLOPs, memory, time; no torch."""

@@ -1,0 +1,410 @@
+"""What a prefill must compute and move, in closed form: FLOPs, bytes, memory. No torch here.
+
+Everything follows from a model's sizes (`architectures.py` reads them of config.json) and three
+counts of a prompt. What is counted is what the implementation computes, in the three stages in
+which prefills are timed. Formulas and conventions: docs/arithmetic.md.
+
+Counted are products of matrices alone, at 2 FLOPs per multiplication and addition, as by torch's
+FlopCounterMode: no norms, activations, softmax or rotary positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vtexp.budget.geometry import Geometry
+
+#: Bytes of one number.
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: The stages of a prefill, in order.
+STAGES = ("vision_encoder", "connector", "llm_prefill")
+#: Which products of a query and a key count. `all`: every query with every key, masked or not: what
+#: FlopCounterMode counts, and the convention of published MFUs (Chowdhery et al. 2022, PaLM,
+#: arXiv:2204.02311, appendix B). `visible`: only those that the mask shows, which is the least that
+#: any kernel must do.
+Pairs = Literal["all", "visible"]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCounts:
+    """What a prompt's image became, by the names that rows of latency.jsonl have.
+
+    num_crops: high-resolution crops; vision_tokens: those that enter the language model;
+    sequence_length: tokens of the whole prompt.
+    """
+
+    num_crops: int
+    vision_tokens: int
+    sequence_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Estimated bytes on the device at the worst moment of a prefill or answer."""
+
+    weights: int
+    cache: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All together; what the device's own software takes is not in it."""
+        return self.weights + self.cache + self.activations
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Projections of an attention: `width` in, `heads` x `head_dim` wide, `width_out` out."""
+
+    width: int
+    heads: int
+    head_dim: int
+    kv_heads: int
+    width_out: int
+
+    @property
+    def inner(self) -> int:
+        """Width of all heads together."""
+        return self.heads * self.head_dim
+
+    @property
+    def query_weights(self) -> int:
+        """Weights of the projection of queries."""
+        return self.width * self.inner
+
+    @property
+    def output_weights(self) -> int:
+        """Weights of the projection of the output."""
+        return self.inner * self.width_out
+
+    @property
+    def key_value_weights(self) -> int:
+        """Weights of the projections of keys and values."""
+        return 2 * self.width * self.kv_heads * self.head_dim
+
+    @property
+    def biases(self) -> int:
+        """Biases of all four projections, where they have them."""
+        return self.inner + 2 * self.kv_heads * self.head_dim + self.width_out
+
+    @property
+    def weights(self) -> int:
+        """Weights of all projections."""
+        return self.query_weights + self.key_value_weights + self.output_weights
+
+    def flops(self, queries: int, keys: int, outputs: int, pairs: float) -> float:
+        """Of so many queries, keys (with their values), outputs and products of query and key."""
+        projections = queries * self.query_weights + keys * self.key_value_weights
+        return 2 * (projections + outputs * self.output_weights) + 4 * pairs * self.inner
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForward:
+    """Two projections, or three with a gate; of `experts` alike, `top_k` work on each position."""
+
+    width: int
+    hidden: int
+    width_out: int
+    gated: bool
+    experts: int | None = None
+    top_k: int = 1
+
+    @property
+    def expert_weights(self) -> int:
+        """Weights of one expert; without experts, all."""
+        return self.hidden * (self.width * (2 if self.gated else 1) + self.width_out)
+
+    @property
+    def router_weights(self) -> int:
+        """Weights that choose among experts."""
+        return self.width * (self.experts or 0)
+
+    def weights(self, positions: int | None = None) -> int:
+        """All weights, or those that so many positions can touch: each its own experts at most."""
+        experts = self.experts or 1
+        touched = experts if positions is None else min(experts, positions * self.top_k)
+        return self.router_weights + touched * self.expert_weights
+
+    def flops(self, positions: int) -> int:
+        """Of so many positions."""
+        return 2 * positions * (self.router_weights + self.top_k * self.expert_weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A transformer block; `vectors` are the numbers in its norms and biases."""
+
+    attention: Attention
+    feed_forward: FeedForward
+    vectors: int
+
+    def weights(self, positions: int | None = None) -> int:
+        """All parameters, or those that so many positions can touch."""
+        return self.attention.weights + self.feed_forward.weights(positions) + self.vectors
+
+    def flops(self, positions: int, outputs: int, pairs: float) -> float:
+        """Of so many positions, of which `outputs` go on from their queries, keys and values."""
+        attention = self.attention.flops(positions, positions, outputs, pairs)
+        return attention + self.feed_forward.flops(outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """The vision encoder: all crops alike, `positions` in each.
+
+    `layers` are there, `layers_run` are computed, and the outputs of `layers_read` go on to the
+    connector; `layers_kept` of them are held until then. `vectors`: parameters outside the blocks
+    and the patch embedding.
+    """
+
+    block: Block
+    layers: int
+    layers_run: int
+    layers_read: int
+    layers_kept: int
+    positions: int
+    patches: int
+    patch_values: int
+    vectors: int
+
+    @property
+    def width(self) -> int:
+        """Of each position."""
+        return self.block.attention.width
+
+    @property
+    def features_width(self) -> int:
+        """Numbers of a patch that the connector reads."""
+        return self.width * self.layers_read
+
+    def weights(self, layers: int) -> int:
+        """Parameters with so many layers."""
+        return self.patch_values * self.width + layers * self.block.weights() + self.vectors
+
+    def flops(self, crops: int) -> float:
+        """Of so many crops: every position of a crop looks at all of them."""
+        p = self.positions
+        blocks = self.layers_run * self.block.flops(p, p, p * p)
+        return crops * (2 * self.patches * self.patch_values * self.width + blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Connector:
+    """Pools `pooled` patches by attention from their mean, then projects them.
+
+    Made are only tokens that the language model gets.
+    """
+
+    pooling: Attention
+    projector: FeedForward
+    pooled: int
+    vectors: int
+
+    @property
+    def weights(self) -> int:
+        """All parameters."""
+        return self.pooling.weights + self.projector.weights() + self.vectors
+
+    def flops(self, tokens: int) -> float:
+        """Of so many tokens."""
+        pooling = self.pooling.flops(1, self.pooled, 1, self.pooled)
+        return tokens * (pooling + self.projector.flops(1))
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """Blocks over the prompt, and logits of its last position.
+
+    `last_block_in_full`: whether the last block computes all positions to the end, of which only
+    the last is used beyond keys and values. `image_is_mutual`: vision tokens look at all others,
+    also later ones, through a mask. `embedding_rows` are looked up, not multiplied; `logits` is the
+    width of the output; `logits_tied`: the embedding serves for it too.
+    """
+
+    block: Block
+    layers: int
+    embedding_rows: int
+    logits: int
+    logits_tied: bool
+    last_block_in_full: bool
+    image_is_mutual: bool
+
+    @property
+    def width(self) -> int:
+        """Of each position."""
+        return self.block.attention.width
+
+    @property
+    def weights(self) -> int:
+        """All parameters: embedding, final norm, logits, blocks."""
+        rows = self.embedding_rows + 1 + (0 if self.logits_tied else self.logits)
+        return rows * self.width + self.layers * self.block.weights()
+
+    @property
+    def cache_values(self) -> int:
+        """Keys and values of one position in all layers."""
+        attention = self.block.attention
+        return 2 * self.layers * attention.kv_heads * attention.head_dim
+
+    def weights_read(self, positions: int) -> int:
+        """Parameters that a pass over so many positions must read: of the embedding, their rows."""
+        rows = positions + 1 + self.logits
+        last = self.block.weights(positions if self.last_block_in_full else 1)
+        blocks = (self.layers - 1) * self.block.weights(positions) + last
+        return rows * self.width + blocks
+
+    def pairs(self, length: int, vision_tokens: int, pairs: Pairs) -> float:
+        """Products of a query and a key in one block."""
+        if pairs == "all":
+            return length * length
+        mutual = vision_tokens * (vision_tokens - 1) / 2 if self.image_is_mutual else 0
+        return length * (length + 1) / 2 + mutual
+
+    def flops(self, length: int, vision_tokens: int, pairs: Pairs) -> float:
+        """Of a prefill of `length` positions."""
+        products = self.pairs(length, vision_tokens, pairs)
+        full = self.block.flops(length, length, products)
+        last = full if self.last_block_in_full else self.block.flops(length, 1, length)
+        return (self.layers - 1) * full + last + 2 * self.width * self.logits
+
+
+@dataclass(frozen=True)
+class ModelArithmetic:
+    """The arithmetic of one model: what a prompt costs, stage by stage."""
+
+    geometry: Geometry
+    encoder: Encoder
+    connector: Connector
+    llm: LanguageModel
+
+    def encoded_crops(self, counts: PromptCounts) -> int:
+        """Crops that the encoder reads, the global crop included."""
+        return counts.num_crops + self.geometry.global_crops(counts.num_crops)
+
+    def flops(self, counts: PromptCounts, pairs: Pairs = "all") -> dict[str, float]:
+        """FLOPs of each stage of one prefill."""
+        length, tokens = counts.sequence_length, counts.vision_tokens
+        return {
+            "vision_encoder": self.encoder.flops(self.encoded_crops(counts)),
+            "connector": self.connector.flops(tokens),
+            "llm_prefill": self.llm.flops(length, tokens, pairs),
+        }
+
+    def decode_flops(self, context: int) -> float:
+        """FLOPs of one further token that looks at `context` positions, its own included."""
+        llm = self.llm
+        return llm.layers * llm.block.flops(1, 1, context) + 2 * llm.width * llm.logits
+
+    def minimum_bytes(self, counts: PromptCounts, dtype: str) -> dict[str, int]:
+        """Bytes that each stage of one prefill must read or write at least.
+
+        Each weight that is needed read once, a stage's input read and its output written once; what
+        is between is taken to stay on the chip.
+        """
+        encoder, llm = self.encoder, self.llm
+        patches = self.encoded_crops(counts) * encoder.patches
+        tokens, length = counts.vision_tokens, counts.sequence_length
+        numbers = {
+            "vision_encoder": encoder.weights(encoder.layers_run)
+            + patches * (encoder.patch_values + encoder.features_width),
+            "connector": self.connector.weights
+            + min(patches, tokens * self.connector.pooled) * encoder.features_width
+            + tokens * llm.width,
+            "llm_prefill": llm.weights_read(length)
+            + tokens * llm.width
+            + length * llm.cache_values
+            + llm.logits,
+        }
+        return {stage: count * ITEM_BYTES[dtype] for stage, count in numbers.items()}
+
+    def decode_minimum_bytes(self, context: int, dtype: str) -> int:
+        """Bytes of one further token: the weights, and keys and values of all `context`."""
+        llm = self.llm
+        numbers = llm.weights_read(1) + context * llm.cache_values + llm.logits
+        return numbers * ITEM_BYTES[dtype]
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole model."""
+        encoder = self.encoder.weights(self.encoder.layers)
+        return encoder + self.connector.weights + self.llm.weights
+
+    def weights_bytes(self, dtype: str) -> int:
+        """Bytes of all parameters."""
+        return self.parameters * ITEM_BYTES[dtype]
+
+    def roofline_ms(
+        self, counts: PromptCounts, dtype: str, peak_tflops: float, bandwidth_gb_per_s: float
+    ) -> dict[str, float]:
+        """Least milliseconds of each stage: of its FLOPs at the peak or its bytes, the longer.
+
+        Williams, Waterman and Patterson 2009 (doi:10.1145/1498765.1498785). Of attention only the
+        visible pairs count here, or the bound would not be one.
+        """
+        flops, moved = self.flops(counts, "visible"), self.minimum_bytes(counts, dtype)
+        return {
+            stage: max(
+                flops[stage] / (peak_tflops * 1e9), moved[stage] / (bandwidth_gb_per_s * 1e6)
+            )
+            for stage in STAGES
+        }
+
+    def memory(
+        self, counts: PromptCounts, dtype: str, batch_size: int = 1, new_tokens: int = 0
+    ) -> Memory:
+        """Estimated peak of a batch of equal prompts and their answers.
+
+        Weights and cache are exact; activations are those of the largest stage, see
+        docs/arithmetic.md for what is in them.
+        """
+        crops = self.encoded_crops(counts) * batch_size
+        length, tokens = counts.sequence_length, counts.vision_tokens * batch_size
+        pixels = crops * self.encoder.patches * self.encoder.patch_values
+        features = tokens * self.llm.width
+        largest = max(
+            self._encoder_values(crops),
+            self._connector_values(crops, tokens),
+            features + self._llm_values(length, batch_size),
+        )
+        item = ITEM_BYTES[dtype]
+        return Memory(
+            weights=self.weights_bytes(dtype),
+            cache=batch_size * (length + new_tokens) * self.llm.cache_values * item,
+            activations=(pixels + largest) * item,
+        )
+
+    def _encoder_values(self, crops: int) -> int:
+        """Numbers held in the feed-forward of the last block: its input, both norms, what is added
+        to, two of the hidden width, and the outputs kept of earlier blocks."""
+        encoder = self.encoder
+        block = 4 * encoder.width + 2 * encoder.block.feed_forward.hidden
+        return crops * encoder.positions * (block + encoder.layers_kept * encoder.width)
+
+    def _connector_values(self, crops: int, tokens: int) -> int:
+        """Numbers held in the projector: features of all patches, the patches pooled, and three of
+        the hidden width; or, before that, four of the features."""
+        encoder, connector = self.encoder, self.connector
+        features = crops * encoder.patches * encoder.features_width
+        kept = max(0, encoder.layers_kept - encoder.layers_read)
+        kept *= crops * encoder.positions * encoder.width
+        pooled = tokens * connector.pooled * encoder.features_width
+        projector = tokens * 3 * connector.projector.hidden
+        return kept + max(4 * features, features + pooled + projector)
+
+    def _llm_values(self, length: int, batch_size: int) -> int:
+        """Numbers held in a block's feed-forward: its input, what is added to, a norm, four of the
+        hidden width (of each expert's row); and a mask where there is one."""
+        ff = self.llm.block.feed_forward
+        expert = 4 * ff.hidden + (2 * ff.width if ff.experts else 0)
+        masked = batch_size > 1 or self.llm.image_is_mutual
+        row = 3 * ff.width + ff.top_k * expert + (length if masked else 0)
+        return batch_size * length * row
+
+
+def mfu(flops: float, time_ms: float, peak_tflops: float) -> float:
+    """Model FLOPs utilisation, a share of 1: FLOPs over what the device could do in that time.
+
+    Chowdhery et al. 2022 (PaLM), appendix B; `flops` with all pairs, as there.
+    """
+    return flops / (time_ms * peak_tflops * 1e9)

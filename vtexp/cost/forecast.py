@@ -1,0 +1,99 @@
+"""What a plan's runs will take, said before anything is spent: FLOPs, time and memory.
+
+Time is that of an earlier sweep's cost model; without one, the roofline of the hardware's figures,
+as the least it can be; else unknown, with the reason. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vtexp.cost.architectures import model_arithmetic
+from vtexp.cost.flops import ModelArithmetic, PromptCounts
+from vtexp.cost.latency_fit import FoundModel, find_cost_model
+
+if TYPE_CHECKING:
+    from vtexp.runs.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Of one run; None where unknown. `at_least`: the time is a lower bound, no estimate.
+
+    flops and prefill_ms are means over the questions; run_s is of the whole run.
+    """
+
+    flops: float | None
+    prefill_ms: float | None
+    at_least: bool
+    run_s: float | None
+
+    def columns(self) -> dict[str, Any]:
+        """As `planned.json` has it: a lower bound is not a prediction."""
+        return {
+            "predicted_flops_per_prefill": self.flops,
+            "predicted_prefill_ms": None if self.at_least else self.prefill_ms,
+            "predicted_run_s": self.run_s,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Predictions of a plan's runs, in order, and where the times come from, in words."""
+
+    runs: tuple[Prediction, ...]
+    basis: str
+
+
+def forecast(plan: Plan) -> Forecast:
+    """Predict all runs of a plan."""
+    arithmetic = model_arithmetic(plan.checkpoint.config, plan.geometry)
+    model = find_cost_model(plan.config)
+    time_ms, basis = _clock(plan, arithmetic, model)
+    predictions = []
+    for run in plan.runs:
+        flops = prefill_ms = run_s = None
+        if arithmetic is not None:
+            flops = _mean(run.prompts, lambda p: sum(arithmetic.flops(p).values()))
+        if time_ms is not None:
+            prefill_ms = _mean(run.prompts, time_ms)
+            if model and model.run_time and plan.answers:
+                run_s = model.run_time.seconds(len(plan.samples), prefill_ms)
+        predictions.append(Prediction(flops, prefill_ms, model is None, run_s))
+    beyond = [run.label for run in plan.runs if model and not model.covers(run.prompts)]
+    if beyond:
+        basis += f"; beyond what it was fitted to: {', '.join(beyond)}"
+    return Forecast(tuple(predictions), basis)
+
+
+def _clock(
+    plan: Plan, arithmetic: ModelArithmetic | None, model: FoundModel | None
+) -> tuple[Callable[[PromptCounts], float] | None, str]:
+    """Milliseconds of a prefill by its counts, None if unknown, and in words what they rest on."""
+    hardware = plan.config.hardware
+    if model is not None:
+        coefficients = model.coefficients
+        return (
+            lambda p: coefficients.prefill_ms(p.num_crops, p.sequence_length),
+            f"prefill times: cost model {model.origin}",
+        )
+    unknown = f"prefill times unknown: no cost model of this model on hardware={hardware.name} "
+    unknown += f"below {plan.config.sweep.folder}, and "
+    if arithmetic is None:
+        return None, f"{unknown}the arithmetic of {plan.checkpoint.family.name} is not known"
+    peak, bandwidth, dtype = hardware.peak_tflops, hardware.bandwidth_gb_per_s, hardware.dtype.value
+    if peak is None or bandwidth is None:
+        lacking = "peak_tflops" if peak is None else "bandwidth_gb_per_s"
+        return None, f"{unknown}hardware.{lacking} is not set"
+    return (
+        lambda p: sum(arithmetic.roofline_ms(p, dtype, peak, bandwidth).values()),
+        f"prefill times: at least, by {peak:g} TFLOP/s and {bandwidth:g} GB/s (roofline); no cost "
+        f"model of this model on hardware={hardware.name} below {plan.config.sweep.folder} yet",
+    )
+
+
+def _mean(prompts: Counter[PromptCounts], value: Callable[[PromptCounts], float]) -> float:
+    return sum(count * value(prompt) for prompt, count in prompts.items()) / prompts.total()

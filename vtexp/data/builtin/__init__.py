@@ -1,0 +1,1 @@
+"""Data sets that are made here or come with a package."""

@@ -1,0 +1,57 @@
+"""easy-VQA: 64 px images of one coloured shape, from the PyPI package `easy-vqa` (MIT licence).
+
+Source: github.com/vzhou842/easy-VQA; 4 000 training and 1 000 test images.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+from vtexp.data.sample import ImageFile, Sample
+from vtexp.errors import DataError
+
+SPLITS = ("train", "test")
+SHAPES = ("circle", "rectangle", "triangle")
+COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
+
+
+def load(split: str) -> list[Sample]:
+    """All questions of a split (38 575 train, 9 673 test), in the package's order.
+
+    Raises DataError where the package is not installed.
+    """
+    package = _package_folder()
+    if package is None:
+        raise DataError("dataset=easy_vqa needs the package easy-vqa: pip install easy-vqa==1.0")
+    folder = package / "data" / split
+    questions = json.loads((folder / "questions.json").read_text())
+    return [
+        Sample(
+            sample_id=f"{split}-{index}",
+            image_id=f"{split}-{image}",
+            image=ImageFile(folder / "images" / f"{image}.png"),
+            question=question,
+            references=(answer,),
+            question_type=_question_type(answer),
+        )
+        for index, (question, answer, image) in enumerate(questions)
+    ]
+
+
+def _question_type(answer: str) -> str:
+    if answer in ("yes", "no"):
+        return "yes/no"
+    return "shape" if answer in SHAPES else "color"
+
+
+def is_here() -> bool:
+    """Whether the package is installed."""
+    return _package_folder() is not None
+
+
+def _package_folder() -> Path | None:
+    # Not imported: only the files are wanted.
+    spec = importlib.util.find_spec("easy_vqa")
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent

@@ -1,0 +1,50 @@
+"""The samples of a data set, wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vtexp.config.schema import DatasetConfig, Form
+from vtexp.data.builtin import easy_vqa, small_print
+from vtexp.data.sample import LoadedSamples, Sample, drawn
+from vtexp.errors import ConfigError
+
+#: Sets that are made or come with a package: all samples of a split, and their splits.
+BUILT_IN: dict[Form, tuple[Callable[[str], list[Sample]], tuple[str, ...]]] = {
+    Form.easy_vqa: (easy_vqa.load, easy_vqa.SPLITS),
+    Form.small_print: (small_print.load, small_print.SPLITS),
+}
+
+
+def load_samples(
+    dataset: DatasetConfig, *, fetch: bool = False, index: int | None = None
+) -> LoadedSamples:
+    """The samples of a run, in order; with `index`, the one at that place alone.
+
+    `fetch` downloads what the hub's cache lacks. Raises ConfigError or DataError, naming what to
+    do.
+    """
+    if dataset.source.form not in BUILT_IN:
+        from vtexp.data.sources.loader import load
+
+        return load(dataset, fetch=fetch, index=index)
+    read, splits = BUILT_IN[dataset.source.form]
+    if dataset.split not in splits:
+        raise ConfigError(f"dataset.split={dataset.split}: {dataset.name} has {', '.join(splits)}")
+    samples = read(dataset.split)
+    strata = [sample.question_type for sample in samples] if dataset.stratify else None
+    order = drawn(dataset, len(samples), strata, index)
+    return LoadedSamples([samples[i] for i in order], [])
+
+
+def is_here(dataset: DatasetConfig) -> bool:
+    """Whether a run finds the whole split without a network; see `sources.loader.is_here`."""
+    match dataset.source.form:
+        case Form.small_print:
+            return True  # drawn from its seeds
+        case Form.easy_vqa:
+            return easy_vqa.is_here()
+        case _:
+            from vtexp.data.sources import loader
+
+            return loader.is_here(dataset)

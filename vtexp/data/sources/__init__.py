@@ -1,0 +1,1 @@
+"""Data sets read as their authors publish them: files, tables, images, questions."""

@@ -1,0 +1,91 @@
+"""Where the images of drawn rows are: in their table, in files, or still on the web."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from vtexp.config.schema import DatasetConfig
+from vtexp.data.images import AnyImage, ImageFile
+from vtexp.data.sources.columns import Row, text_of, value_of
+from vtexp.data.sources.download import download_images
+from vtexp.data.sources.files import Folder, image_folder
+from vtexp.data.sources.paths import inside
+from vtexp.data.sources.questions import Unit, rows_of
+from vtexp.data.sources.tables import Cell, Rows
+from vtexp.errors import DataError
+
+
+class OutsideError(Exception):
+    """An image outside the data folder: no failed sample, but the end."""
+
+
+class Pictures:
+    """Where the images of the drawn rows are, and which of them are the same."""
+
+    def __init__(self, dataset: DatasetConfig, rows: Rows, folder: Folder, *, fetch: bool) -> None:
+        self._dataset, self._rows, self._fetch = dataset, rows, fetch
+        self._column = dataset.columns.image
+        self._stored = self._column in rows.stored
+        self._folder, self._within = image_folder(dataset, folder)
+        self._cells: Mapping[int, Cell] = {}
+        self._first: dict[str, int] = {}
+        self._not_had: dict[Path, str] = {}
+
+    def prepare(self, ids: Sequence[str | None], units: Sequence[Unit]) -> None:
+        """Find the images of the drawn rows: of rows with one image id, only the first's.
+
+        Raises DataError where there is no folder of images.
+        """
+        source = self._dataset.source
+        if self._stored:
+            for image_id, unit in zip(ids, units, strict=True):
+                if image_id is not None:
+                    self._first[image_id] = min(unit.row, self._first.get(image_id, unit.row))
+            pairs = zip(ids, units, strict=True)
+            places = sorted({self._place(image_id, unit.row) for image_id, unit in pairs})
+            self._cells = dict(zip(places, self._rows.images(self._column, places), strict=True))
+        elif source.image_url is not None:
+            if self._fetch:
+                self._download(source.image_url, units)
+        elif not self._folder.is_dir():
+            how = f"; {source.obtain}" if source.obtain else ""
+            raise DataError(f"dataset.source.images={source.images}: no such folder{how}")
+
+    def _download(self, column: str, units: Sequence[Unit]) -> None:
+        addresses = {}
+        for _, row in rows_of(self._dataset, self._rows, units):
+            with suppress(DataError):  # such a row fails by itself, below
+                name, url = value_of(row, self._column), value_of(row, column)
+                if name and url:
+                    addresses[self._file(text_of(name)).path] = text_of(url)
+        self._not_had = download_images(addresses)
+
+    def of(self, image_id: str | None, unit: Unit, row: Row) -> tuple[AnyImage, str]:
+        """Image and image id of a row. Raises DataError where it has none, OutsideError."""
+        if self._stored:
+            cell = self._cells[self._place(image_id, unit.row)]
+            if isinstance(cell.image, str):
+                return self._file(cell.image), image_id or cell.image
+            if cell.image is None:
+                raise DataError("the row has no image")
+            return cell.image, image_id or cell.digest or str(unit.row)
+        name = value_of(row, self._column)
+        if not name:
+            raise DataError("the row has no image")
+        file = self._file(text_of(name))
+        if reason := self._not_had.get(file.path):
+            raise DataError(reason)
+        if self._dataset.source.image_url and not self._fetch and not file.path.is_file():
+            raise DataError("not downloaded yet; a run without plan=true does it")
+        return file, image_id or text_of(name)
+
+    def _place(self, image_id: str | None, row: int) -> int:
+        return row if image_id is None else self._first[image_id]
+
+    def _file(self, name: str) -> ImageFile:
+        try:
+            return ImageFile(inside(self._folder, name, self._within))
+        except DataError as error:
+            raise OutsideError(str(error)) from error

@@ -1,0 +1,554 @@
+"""Rows of a data set on disk: their text at once, their images never.
+
+Parquet is read column by column, and the images of the drawn rows are copied once into an Arrow
+file that is memory-mapped from then on: random access to Parquet would decompress a row group for
+each image, and converting all of it (as `datasets` does) would store the image of each question of
+VQA v2 anew. JSON is parsed by Python: the JSON readers of pyarrow and `datasets` turn answers such
+as "2020-01-01" into time stamps.
+"""
+
+from __future__ import annotations
+
+import bisect
+import csv
+import hashlib
+import json
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vtexp.data.images import StoredImage, arrow_table
+from vtexp.data.sources.columns import Unreadable
+from vtexp.data.sources.paths import cache_folder
+from vtexp.errors import DataError
+from vtexp.utils.console import progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Rows that are taken or copied at once.
+BATCH = 32
+
+
+class Cell(NamedTuple):
+    """An image column's cell: its stored image, or the path that stands there; and a content id."""
+
+    image: StoredImage | str | None
+    digest: str | None = None
+
+
+class Rows(ABC):
+    """Rows in their order; `names` are all columns, `stored` those that hold encoded images."""
+
+    names: tuple[str, ...]
+    stored: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def column(self, name: str) -> list[Any]:
+        """All values of a text column, in order."""
+
+    @abstractmethod
+    def take(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """The text columns of some rows."""
+
+    @abstractmethod
+    def present(self, name: str) -> list[bool]:
+        """For each row, whether its cell is filled; images are not read for it."""
+
+    @abstractmethod
+    def images(self, name: str, rows: Sequence[int]) -> list[Cell]:
+        """The images of some rows of a stored column."""
+
+
+# --- JSON and folders of images -------------------------------------------------------------------
+
+
+class ListedRows(Rows):
+    """Rows that are in memory, as from JSON: they name images, but hold none."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._rows = rows
+        self.names = tuple(dict.fromkeys(name for row in rows for name in row))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def column(self, name: str) -> list[Any]:
+        """See Rows."""
+        return [row.get(name) for row in self._rows]
+
+    def take(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """See Rows."""
+        return [self._rows[i] for i in rows]
+
+    def present(self, name: str) -> list[bool]:
+        """See Rows."""
+        return [row.get(name) is not None for row in self._rows]
+
+    def images(self, name: str, rows: Sequence[int]) -> list[Cell]:
+        """See Rows; never called, as there are none."""
+        raise NotImplementedError
+
+
+def read_json(files: Sequence[Path], records: str | None) -> ListedRows:
+    """Rows of JSON files (a list of records, or such a list under the key `records`), or of .jsonl.
+
+    Raises DataError where a file is something else.
+    """
+    return ListedRows([row for file in files for row in _records(file, records)])
+
+
+def _records(file: Path, key: str | None) -> list[dict[str, Any]]:
+    with _reading(file):
+        if file.suffix == ".jsonl":
+            with file.open(encoding="utf-8") as lines:
+                found = [json.loads(line) for line in lines if line.strip()]
+        else:
+            found = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(found, dict) and key in found:
+        found = found[key]
+    if isinstance(found, list) and all(isinstance(row, dict) for row in found):
+        return found
+    keys = f", only the keys {', '.join(found)}" if isinstance(found, dict) else ""
+    where = "" if key is None else f" under {key!r}"
+    raise DataError(
+        f"{file}: holds no list of records{where}{keys}; dataset.source.records names the key of it"
+    )
+
+
+_METADATA = ("metadata.jsonl", "metadata.csv")
+#: Endings of what Pillow reads and people use.
+_IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"),
+)
+
+
+def read_imagefolder(folder: Path, within: Path) -> ListedRows:
+    """Rows of a folder as `datasets` lays it out: metadata.jsonl or metadata.csv with `file_name`.
+
+    Without one, the images of its sub-folders, with the sub-folder's name as `label`. `image` is
+    the path within the folder. Raises DataError where there is neither, or where a file leads out
+    of `within`.
+    """
+    file = next((p for p in map(folder.joinpath, _METADATA) if p.is_file()), None)
+    if file is not None:
+        require_own(file, within)
+        if file.suffix == ".csv":
+            with _reading(file), file.open(newline="", encoding="utf-8") as lines:
+                rows: list[dict[str, Any]] = list(csv.DictReader(lines))
+        else:
+            rows = _records(file, None)
+        if any("file_name" not in row for row in rows):
+            raise DataError(f"{file}: each row needs the image's file_name")
+        return ListedRows([{"image": row.pop("file_name"), **row} for row in rows])
+    images = sorted(p for p in folder.glob("*/*") if p.suffix.lower() in _IMAGE_ENDINGS)
+    if not images:
+        raise DataError(f"{folder}: neither metadata.jsonl or metadata.csv nor folders of images")
+    return ListedRows(
+        [{"image": f"{p.parent.name}/{p.name}", "label": p.parent.name} for p in images]
+    )
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+class TableRows(Rows):
+    """Rows whose text columns are a table of Arrow."""
+
+    def __init__(self, text: pa.Table, names: tuple[str, ...], stored: frozenset[str]) -> None:
+        self._text, self.names, self.stored = text, names, stored
+
+    def __len__(self) -> int:
+        return self._text.num_rows
+
+    def column(self, name: str) -> list[Any]:
+        """See Rows."""
+        return _values(self._text.column(name))
+
+    def take(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """See Rows."""
+        found = self._text.take(list(rows))
+        values = zip(*map(_values, found.columns), strict=True)
+        return [dict(zip(found.column_names, row, strict=True)) for row in values]
+
+    def present(self, name: str) -> list[bool]:
+        """See Rows."""
+        return self._text.column(name).is_valid().to_pylist()
+
+
+class ParquetRows(TableRows):
+    """Rows of Parquet files; of their text columns and their fields, the `wanted` ones are read."""
+
+    def __init__(self, files: Sequence[Path], wanted: Callable[[str], bool]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._files, tables, schemas = list(files), [], []
+        for file in files:
+            with _reading(file), pq.ParquetFile(file) as parquet:
+                schema = parquet.schema_arrow
+                stored = _stored_columns(schema)
+                leaves = [parquet.schema.column(i).path for i in range(len(parquet.schema))]
+                text = [p for p in leaves if wanted(_field(p)) and _first(p) not in stored]
+                # A column is always read: without any, a table of no columns has no rows.
+                tables.append(parquet.read(columns=text or leaves[:1]))
+                schemas.append(schema)
+        with _reading(self._files[0]):
+            text = pa.concat_tables(tables, promote_options="permissive")
+        super().__init__(text, tuple(schemas[0].names), _stored_columns(schemas[0]))
+        self._offsets = [0]
+        for table in tables:
+            self._offsets.append(self._offsets[-1] + table.num_rows)
+
+    def present(self, name: str) -> list[bool]:
+        """See Rows; of images, only where they are is read."""
+        if name not in self.stored:
+            return super().present(name)
+        found: list[bool] = []
+        for file, _, batch in self._batches(name, range(len(self)), leaf="path", size=4096):
+            with _reading(file):
+                found += batch.column(0).is_valid().to_pylist()
+        return found
+
+    def images(self, name: str, rows: Sequence[int]) -> list[Cell]:
+        """See Rows; they are copied to the cache folder where they are not there yet."""
+        wanted = sorted(set(rows))
+        path = cache_folder() / f"images-{self._key(name, wanted)}.arrow"
+        if not path.is_file():
+            self._extract(name, wanted, path)
+        try:
+            table = arrow_table(str(path))
+            filled = table.column("bytes").is_valid().to_pylist()
+            paths, digests = table.column("path").to_pylist(), table.column("digest").to_pylist()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); delete it") from error
+        cells = {}
+        known: dict[str, StoredImage] = {}
+        for at, row in enumerate(wanted):
+            file = bisect.bisect_right(self._offsets, row) - 1
+            stored = StoredImage(
+                str(path), "bytes", at, str(self._files[file]), row - self._offsets[file]
+            )
+            # Rows of the same content have one image, which is then decoded once.
+            image = known.setdefault(digests[at], stored) if filled[at] else paths[at]
+            cells[row] = Cell(image, digests[at])
+        return [cells[row] for row in rows]
+
+    def _key(self, name: str, rows: list[int]) -> str:
+        """Hash of what is extracted: the files as they are now, the column and the rows."""
+        about = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in self._files]
+        return hashlib.sha256(json.dumps([about, name, rows]).encode()).hexdigest()[:16]
+
+    def _extract(self, name: str, rows: list[int], path: Path) -> None:
+        """Copy the encoded images of some rows (sorted) into an Arrow file, in one pass."""
+        import pyarrow as pa
+
+        schema = pa.schema([("bytes", pa.large_binary()), ("path", "string"), ("digest", "string")])
+        with (
+            writing(path) as partial,
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_stream(sink, schema) as writer,
+            progress("copying images", len(rows)) as advance,
+        ):
+            for file, offset, batch in self._batches(name, rows, size=BATCH):
+                with _reading(file):
+                    first = bisect.bisect_left(rows, offset)
+                    last = bisect.bisect_left(rows, offset + batch.num_rows)
+                    if first == last:
+                        continue
+                    mine = [row - offset for row in rows[first:last]]
+                    data, paths = _parts(batch.column(0).take(pa.array(mine)))
+                    columns = [data.cast(pa.large_binary()), paths, _digests(data)]
+                writer.write_batch(pa.record_batch(columns, schema=schema))
+                advance(len(mine))
+
+    def _batches(
+        self, name: str, rows: Sequence[int], *, size: int, leaf: str | None = None
+    ) -> Iterator[tuple[Path, int, pa.RecordBatch]]:
+        """(file, number of the first row, batch) over the row groups that hold any of the rows."""
+        import pyarrow.parquet as pq
+
+        for file, start in zip(self._files, self._offsets, strict=False):
+            with _reading(file), pq.ParquetFile(file) as parquet:
+                leaves = {parquet.schema.column(i).path for i in range(len(parquet.schema))}
+                column = f"{name}.{leaf}" if f"{name}.{leaf}" in leaves else name
+                for group in range(parquet.num_row_groups):
+                    stop = start + parquet.metadata.row_group(group).num_rows
+                    if bisect.bisect_left(rows, start) < bisect.bisect_left(rows, stop):
+                        at = start
+                        for batch in parquet.iter_batches(size, [group], [column]):
+                            yield file, at, batch
+                            at += batch.num_rows
+                    start = stop
+
+
+class SavedRows(TableRows):
+    """Rows of a folder of `Dataset.save_to_disk`, images where they lie: memory-mapped already."""
+
+    def __init__(self, files: Sequence[Path], wanted: Callable[[str], bool]) -> None:
+        import pyarrow as pa
+
+        self._files = [str(file) for file in files]
+        with _reading(files[0]):
+            self._tables = [arrow_table(file) for file in self._files]
+            schema = self._tables[0].schema
+            stored = _stored_columns(schema)
+            text = [name for name in schema.names if wanted(name) and name not in stored]
+            text = text or schema.names[:1]
+            table = pa.concat_tables([table.select(text) for table in self._tables])
+        super().__init__(table, tuple(schema.names), stored)
+        self._offsets = [0]
+        for table in self._tables:
+            self._offsets.append(self._offsets[-1] + table.num_rows)
+
+    def present(self, name: str) -> list[bool]:
+        """See Rows."""
+        if name not in self.stored:
+            return super().present(name)
+        return [valid for t in self._tables for valid in t.column(name).is_valid().to_pylist()]
+
+    def images(self, name: str, rows: Sequence[int]) -> list[Cell]:
+        """See Rows."""
+        filled, paths = [], []
+        for file, table in zip(self._files, self._tables, strict=True):
+            with _reading(Path(file)):
+                data, path = _parts(table.column(name))
+            filled.append(data.is_valid())
+            paths.append(path)
+        cells = []
+        for row in rows:
+            at = bisect.bisect_right(self._offsets, row) - 1
+            inner = row - self._offsets[at]
+            file = self._files[at]
+            cells.append(
+                Cell(
+                    StoredImage(file, name, inner, file, inner)
+                    if filled[at][inner].as_py()
+                    else paths[at][inner].as_py()
+                )
+            )
+        return cells
+
+
+def read_saved(folder: Path, split: str, wanted: Callable[[str], bool], within: Path) -> SavedRows:
+    """Rows of a split of a folder of `save_to_disk`.
+
+    Raises DataError if it is none, or names files outside `within`: the library that wrote it
+    opens whatever files are named, so this is looked at first.
+    """
+    from datasets import Dataset
+
+    with _reading(folder):
+        splits, state = folder / "dataset_dict.json", folder / "state.json"
+        if not state.is_file() and splits.is_file():
+            names = _json_within(splits, within)["splits"]
+            if split not in names:
+                raise DataError(f"{folder}: has no split {split}, but {', '.join(names)}")
+            state = folder / split / state.name
+        content = _json_within(state, within)
+        if content.get("_indices_data_files"):  # rows chosen by a file, as old versions wrote
+            raise ValueError("its rows are reordered; save it anew after flatten_indices()")
+        names = [part["filename"] for part in content["_data_files"]]
+        if not names:
+            raise ValueError("it has no rows")
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names):
+            raise ValueError("its state.json names files that are not in it")
+        for name in ("dataset_info.json", *names):
+            require_own(state.parent / name, within)
+        found = Dataset.load_from_disk(str(state.parent))
+        return SavedRows([Path(part["filename"]) for part in found.cache_files], wanted)
+
+
+def _json_within(file: Path, within: Path) -> Any:
+    require_own(file, within)
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+class JoinedRows(Rows):
+    """Rows completed by those of a second table, found by a key; rows without one stay as they are.
+
+    Where both have a column, it is the first's.
+    """
+
+    def __init__(self, rows: Rows, others: Rows, column: str, key: str) -> None:
+        self._rows, self._others = rows, others
+        values, keys = rows.column(column), others.column(key)
+        try:
+            places = {value: place for place, value in enumerate(keys)}
+            self._places = [places.get(value) for value in values]
+        except TypeError as error:
+            raise DataError(f"dataset.join: {column} or {key} holds lists or records") from error
+        if values and keys and not any(place is not None for place in self._places):
+            raise DataError(
+                f"dataset.join: no {column} is a {key} of the other table, as {values[0]!r} and "
+                f"{keys[0]!r} show"
+            )
+        self.names = tuple(dict.fromkeys((*rows.names, *others.names)))
+        self._own = frozenset(rows.names)
+        self.stored = rows.stored | (others.stored - self._own)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def column(self, name: str) -> list[Any]:
+        """See Rows."""
+        if name in self._own:
+            return self._rows.column(name)
+        values = self._others.column(name)
+        return [None if at is None else values[at] for at in self._places]
+
+    def take(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """See Rows."""
+        found = sorted({at for row in rows if (at := self._places[row]) is not None})
+        others = dict(zip(found, self._others.take(found), strict=True))
+        mine = self._rows.take(rows)
+        nothing: dict[str, Any] = {}
+        return [
+            own if (at := self._places[row]) is None else others.get(at, nothing) | own
+            for row, own in zip(rows, mine, strict=True)
+        ]
+
+    def present(self, name: str) -> list[bool]:
+        """See Rows."""
+        if name in self._own:
+            return self._rows.present(name)
+        there = self._others.present(name)
+        return [at is not None and there[at] for at in self._places]
+
+    def images(self, name: str, rows: Sequence[int]) -> list[Cell]:
+        """See Rows."""
+        if name in self._own:
+            return self._rows.images(name, rows)
+        found = sorted({at for row in rows if (at := self._places[row]) is not None})
+        cells = dict(zip(found, self._others.images(name, found), strict=True))
+        return [Cell(None) if (at := self._places[row]) is None else cells[at] for row in rows]
+
+
+# --- pieces ---------------------------------------------------------------------------------------
+
+
+#: What cells raise that Python has no value for, such as a day of the year 300 000.
+_NO_VALUE = (ValueError, ArithmeticError, NotImplementedError)
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Python's values of a column; where a cell has none, what says why."""
+    try:
+        return column.to_pylist()
+    except _NO_VALUE:
+        return [_value(cell) for cell in column]
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError as error:
+        return Unreadable(f"the cell holds text that is no UTF-8 ({error})")
+    except _NO_VALUE as error:
+        return Unreadable(f"the cell is a {cell.type} that cannot be read ({error})")
+
+
+def _field(leaf: str) -> str:
+    """`answers.answer` for `answers.list.element.answer`, as Parquet names a leaf within a list."""
+    return re.sub(r"\.list\.(element|item)|\.bag\.array_element|\.array", "", leaf)
+
+
+def _first(leaf: str) -> str:
+    return leaf.split(".")[0]
+
+
+def _stored_columns(schema: pa.Schema) -> frozenset[str]:
+    """Columns that hold encoded images: binary ones, and structs with `bytes`, as of `datasets`."""
+    import pyarrow as pa
+
+    def stored(kind: pa.DataType) -> bool:
+        if pa.types.is_struct(kind):
+            return kind.get_field_index("bytes") >= 0
+        return _holds_bytes(kind) and not pa.types.is_null(kind)
+
+    return frozenset(name for name in schema.names if stored(schema.field(name).type))
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    types = pa.types
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_null(kind)
+
+
+def _parts(cells: Any) -> tuple[Any, Any]:
+    """Encoded images and paths of a stored column (array or chunked array)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_struct(cells.type):
+        return cells, pa.nulls(len(cells), pa.string())
+    data = pc.struct_field(cells, "bytes")
+    if not _holds_bytes(data.type):
+        raise TypeError(f"the bytes of its images are {data.type}")
+    if cells.type.get_field_index("path") < 0:
+        return data, pa.nulls(len(cells), pa.string())
+    return data, pc.struct_field(cells, "path").cast(pa.string())
+
+
+def _digests(data: pa.Array) -> pa.Array:
+    """Short hashes of the cells, null for empty ones."""
+    import pyarrow as pa
+
+    return pa.array(
+        [hashlib.sha256(c.as_buffer()).hexdigest()[:16] if c.is_valid else None for c in data],
+        pa.string(),
+    )
+
+
+#: What files raise that are not what they should be; pyarrow's own are among these kinds.
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
+    *(NotImplementedError, RecursionError, csv.Error),
+)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Errors of reading a file as one line."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{file}: cannot be read ({reason})") from error
+
+
+def require_own(path: Path, within: Path) -> None:
+    """Raises DataError where a path leads out of the folder `within`, or is a pipe or a device."""
+    if not path.resolve().is_relative_to(within.resolve()):
+        raise DataError(
+            f"{path}: leads out of the data folder {within}: copy the file there, or set "
+            "dataset.source.folder to the folder it is in"
+        )
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path}: neither a file nor a folder")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A name to write to; it becomes `path` once all is written. Raises DataError if it cannot."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error}); set VTEXP_CACHE_DIR to a folder with room"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()

@@ -1,0 +1,1 @@
+"""Jobs of a sweep: prepared, handed to SLURM or to processes, watched, compared at the end."""

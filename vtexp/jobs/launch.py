@@ -1,0 +1,133 @@
+"""Jobs of a sweep handed to wherever their hardware says, then watched, and compared at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vtexp.config.schema import HardwareConfig, Launcher
+from vtexp.errors import ConfigError
+from vtexp.jobs import local, slurm
+from vtexp.jobs.prepare import show_comparison
+from vtexp.jobs.status import RunStatus, come_back, look, watch
+from vtexp.runs.folder import raise_failures
+from vtexp.runs.ledger import Job, note_submitted, of_process, taking
+from vtexp.utils.console import console
+
+
+def launch(jobs: Sequence[Job], *, wait: bool, margin: float | None = None) -> None:
+    """Run jobs of one sweep, or submit them where `wait` is false.
+
+    Runs that have a result are left alone; those that some job makes already are waited for, too.
+    Jobs for elsewhere go first, then those of this process run. `margin` of the comparison in
+    points, that of the latest runs if None. Raises ConfigError or VtexpError
+    where they cannot be submitted, RunFailedError when runs failed, after the comparison.
+    """
+    sweep = jobs[0].folders[0].parent
+    with taking(sweep):
+        statuses = {status.folder: status for status in look(sweep)}
+        wanted = _unmade(jobs, statuses)
+        refuse_to_disturb(list(statuses.values()), wanted)
+        under_way = any(statuses[folder].active for job in jobs for folder in job.folders)
+        here = [job for job in wanted if job.hardware.launcher == Launcher.here]
+        away = [job for job in wanted if job.hardware.launcher != Launcher.here]
+        _submit(sweep, away)
+        if here:
+            own = [of_process(job.runs, Launcher.here, os.getpid()) for job in here]
+            note_submitted(sweep, own)
+    if away and not wait:
+        console.print(come_back(sweep))
+    try:
+        _run_here(sweep, here, others=bool(away))
+        if (away or under_way) and wait:
+            watch(sweep)
+    finally:
+        if wait or not away:
+            show_comparison(sweep, margin=margin)
+    if wait or not (away or under_way):
+        raise_failures([folder for job in jobs for folder in job.folders])
+
+
+def _unmade(jobs: Sequence[Job], statuses: Mapping[Path, RunStatus]) -> list[Job]:
+    """The jobs without the runs that are done or that some job still makes."""
+    asked = [folder for job in jobs for folder in job.folders]
+    done = [folder for folder in asked if statuses[folder].state == "done"]
+    busy = [folder for folder in asked if statuses[folder].active]
+    for folders, text in ((done, "have a result already, kept"), (busy, "are under way already")):
+        if folders:
+            console.print(f"{len(folders)} runs {text}")
+    left = [
+        replace(job, folders=tuple(f for f in job.folders if f not in done and f not in busy))
+        for job in jobs
+    ]
+    return [job for job in left if job.folders]
+
+
+def refuse_to_disturb(statuses: Sequence[RunStatus], jobs: Sequence[Job]) -> None:
+    """Raises ConfigError where jobs for this machine would run beside others of their sweep."""
+    for status in statuses:
+        on_a_machine = status.job is not None and status.job.launcher != Launcher.slurm
+        if (
+            status.active
+            and on_a_machine
+            and any(j.hardware.launcher != Launcher.slurm for j in jobs)
+        ):
+            raise ConfigError(
+                f"{status.folder.parent.name}: processes of it still run, and more would disturb "
+                f"what they time; first python -m vtexp wait {status.folder.parent}, or cancel"
+            )
+
+
+def _run_here(sweep: Path, jobs: Sequence[Job], *, others: bool) -> None:
+    """Run jobs one after the other in this process; `others` have been submitted elsewhere."""
+    from vtexp.jobs.worker import make_job
+
+    try:
+        for job in jobs:
+            make_job(job.folders)
+    except KeyboardInterrupt:
+        if others:
+            console.print(come_back(sweep))
+        raise
+
+
+def _submit(sweep: Path, jobs: Sequence[Job]) -> None:
+    """Submit jobs: those of each hardware to SLURM together, all for this machine together."""
+    submitted = 0
+    try:
+        for hardware, own in _by_hardware(jobs):
+            given = slurm.submit(sweep, own, hardware)
+            note_submitted(sweep, given)
+            submitted += len(given)
+            console.print(f"{hardware.name}: jobs {_ids([job.job_id for job in given])}")
+        own = [job for job in jobs if job.hardware.launcher == Launcher.local]
+        if own:
+            given = local.submit(sweep, own)
+            note_submitted(sweep, given)
+            console.print(f"local processes {_ids([job.job_id for job in given])}")
+    except Exception:
+        if submitted:
+            console.print(come_back(sweep))
+        raise
+
+
+def _by_hardware(jobs: Sequence[Job]) -> list[tuple[HardwareConfig, list[Job]]]:
+    """Jobs for SLURM, those of equal hardware together."""
+    found: list[tuple[HardwareConfig, list[Job]]] = []
+    for job in jobs:
+        if job.hardware.launcher != Launcher.slurm:
+            continue
+        same = next((own for hardware, own in found if hardware == job.hardware), None)
+        if same is None:
+            found.append((job.hardware, [job]))
+        else:
+            same.append(job)
+    return found
+
+
+def _ids(ids: Sequence[str]) -> str:
+    """Such as `4711_0, 4711_1`, or the first and last of many."""
+    distinct = list(dict.fromkeys(ids))
+    return ", ".join(distinct) if len(distinct) <= 8 else f"{distinct[0]} to {distinct[-1]}"

@@ -1,0 +1,110 @@
+"""What a job runs, on whatever machine: some runs of a sweep, known by their folders alone.
+
+`python -m vtexp.jobs.worker SWEEP RUN [RUN ...]` makes them as one process; submitit calls
+`SweepJob`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vtexp.errors import VtexpError, error_line
+from vtexp.runs.preemption import leaving
+
+#: Which of `hardware.gpus_per_run` processes this is, where SLURM does not say.
+RANK = "VTEXP_RANK"
+
+
+class SweepJob:
+    """Some runs of a sweep as submitit takes them: a callable that pickles to two paths and names.
+
+    After a time limit or a preemption SLURM starts it again, and it goes on from the runs' files.
+    """
+
+    def __init__(self, sweep: Path, runs: Sequence[str], working_folder: Path) -> None:
+        self.sweep, self.runs, self.working_folder = sweep, tuple(runs), working_folder
+
+    def __call__(self) -> None:
+        """Make the runs; whatever happens is in their folders."""
+        os.chdir(self.working_folder)
+        make_job([self.sweep / run for run in self.runs], rank_of_process())
+
+    def checkpoint(self) -> object:
+        """What SLURM is to run when it starts the job again: the same, all state is in files."""
+        from submitit.helpers import DelayedSubmission
+
+        leaving.set()
+        return DelayedSubmission(self)
+
+
+def rank_of_process() -> int:
+    """Which of the processes of a run this is, from 0."""
+    return int(os.environ.get(RANK, os.environ.get("SLURM_PROCID", "0")))
+
+
+def make_job(folders: Sequence[Path], rank: int = 0) -> None:
+    """Make runs that were frozen in these folders of one sweep, or a rank's share in them.
+
+    Where nothing can be made at all, each run's folder says why. A rank but the first raises it
+    too, so that the others are not kept waiting.
+    """
+    from vtexp.runs.folder import record_failure, settled
+    from vtexp.utils.console import console
+
+    try:
+        _make(folders, rank)
+    except Exception as error:
+        if leaving.is_set():
+            raise
+        console.print(f"FAILED: {error_line(error)}")
+        if rank > 0:
+            from vtexp.runs.ranks import record_rank_failure
+
+            for folder in folders:
+                record_rank_failure(folder, rank, error)
+            raise
+        for folder in folders:
+            if not settled(folder):
+                record_failure(folder, error)
+
+
+def _make(folders: Sequence[Path], rank: int) -> None:
+    from vtexp.runs.folder import thaw
+    from vtexp.runs.plan import make_plan
+
+    config = thaw(folders)
+    if config.hardware.gpus_per_run > 1:
+        _take_own_gpus(rank, config.hardware.gpus_per_run)
+    plan = make_plan(config)
+    if {run.folder for run in plan.runs} != set(folders):
+        raise VtexpError(
+            f"{config.model.path}: the weights are not those that the sweep was submitted with; "
+            "start a new sweep"
+        )
+    from vtexp.runs.job import make_runs
+
+    make_runs(plan, rank)
+
+
+def _take_own_gpus(rank: int, ranks: int) -> None:
+    """Leave this process its share of the GPUs that it can see, before CUDA looks at them.
+
+    Raises VtexpError where they are fewer than the ranks. All ranks are on one node.
+    """
+    visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    if not visible:
+        return
+    share = len(visible) // ranks
+    if not share:
+        raise VtexpError(
+            f"hardware.gpus_per_run={ranks}: only {len(visible)} GPUs can be used here"
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[rank * share : (rank + 1) * share])
+
+
+if __name__ == "__main__":
+    sweep = Path(sys.argv[1])
+    make_job([sweep / run for run in sys.argv[2:]], rank_of_process())

@@ -1,0 +1,1 @@
+"""Timing: the protocol, the machine meanwhile, energy, and what the times say."""

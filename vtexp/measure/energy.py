@@ -1,0 +1,101 @@
+"""Energy of a prefill, from the device's own counter; where there is none, none is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vtexp.measure.monitor import Gpu, nvml_errors
+
+#: Seconds without work over which idle power is taken. Counters move every 20 to 100 ms only.
+IDLE_S = 2.0
+#: Seconds that a device has before, to lower its clocks.
+SETTLE_S = 1.0
+#: Joules since some start.
+Counter = Callable[[], float]
+
+
+def energy_counter(
+    gpus: Sequence[Gpu], powercap: Path = Path("/sys/class/powercap")
+) -> Counter | None:
+    """The counter of these GPUs together, or of the processor packages without any.
+
+    None where the device has none or does not let it be read (RAPL: root alone, mostly).
+    """
+    if gpus:
+        return _gpu_counter(gpus)
+    return _rapl_counter(powercap)
+
+
+def _gpu_counter(gpus: Sequence[Gpu]) -> Counter | None:
+    """None, too, for an instance of a GPU (MIG): the counter is that of all instances."""
+    import pynvml
+
+    if any(gpu.mig for gpu in gpus):
+        return None
+
+    def joules() -> float:
+        return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(g.handle) for g in gpus) / 1e3
+
+    try:
+        joules()
+    except nvml_errors():
+        return None
+    return joules
+
+
+def _rapl_counter(powercap: Path) -> Counter | None:
+    """Zones whose name starts with `package`, on AMD too: psys, the whole board, has them in it."""
+    zones = sorted(p for p in powercap.glob("intel-rapl:*") if p.name.count(":") == 1)
+    try:
+        packages = [z for z in zones if (z / "name").read_text().startswith("package")]
+        ranges = [int((p / "max_energy_range_uj").read_text()) for p in packages]
+        last = [int((p / "energy_uj").read_text()) for p in packages]
+    except (OSError, ValueError):
+        return None
+    if not packages:
+        return None
+    total_uj = 0
+
+    def joules() -> float:
+        nonlocal total_uj
+        for i, package in enumerate(packages):
+            now = int((package / "energy_uj").read_text())
+            total_uj += (now - last[i]) % (ranges[i] + 1)  # it starts again at 0
+            last[i] = now
+        return total_uj / 1e6
+
+    return joules
+
+
+def measure_energy(
+    counter: Counter, once: Callable[[], None], wait: Callable[[], None], seconds: float
+) -> dict[str, float]:
+    """Joules per call of `once`, looped for `seconds`, the device waited for at both ends.
+
+    `energy_j_per_prefill` is all that the device drew, `idle_power_w` what it draws without work.
+    Nothing where the counter fails.
+    """
+    troubles: tuple[type[Exception], ...] = (OSError, ValueError, *nvml_errors())
+    once()
+    wait()
+    time.sleep(SETTLE_S)
+    try:
+        before, began = counter(), time.monotonic()
+        time.sleep(IDLE_S)
+        idle_w = (counter() - before) / (time.monotonic() - began)
+        passes, before, began = 0, counter(), time.monotonic()
+        while time.monotonic() - began < seconds:
+            once()
+            wait()
+            passes += 1
+        joules, spent_s = counter() - before, time.monotonic() - began
+    except troubles:
+        return {}
+    return {
+        "energy_j_per_prefill": joules / passes,
+        "idle_power_w": idle_w,
+        "energy_passes": passes,
+        "energy_seconds": spent_s,
+    }

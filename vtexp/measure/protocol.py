@@ -1,0 +1,207 @@
+"""The protocol of timing prefills: counted, warmed up, then in rounds until well known.
+
+docs/measuring.md says why each step is there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from vtexp.budget.knobs import CropSetting
+from vtexp.config.schema import MeasureConfig
+from vtexp.data.sample import Sample
+from vtexp.errors import error_line
+from vtexp.measure.summary import half_width
+from vtexp.models.probe import Counts
+from vtexp.models.runner import Runner
+from vtexp.stats.trend import fewest_rounds, kendall_z
+
+#: Warm-up goes on while times fall by Kendall's test at 5 % (one-sided) ...
+Z_FALLING = 1.645
+#: ... but not longer than so many rounds.
+MOST_WARM_UP_ROUNDS = 20
+#: Timed prefills between two of the reference point.
+REFERENCE_EVERY = 4
+#: Timings are judged anew when there are so many times more.
+JUDGED_EVERY = 1.25
+
+
+class Timing:
+    """Prefills of one knob value in one process: the same samples, each timed equally often."""
+
+    _warm = False  # whether this process has made a pass
+
+    def __init__(
+        self,
+        runner: Runner,
+        samples: Sequence[Sample],
+        setting: CropSetting,
+        style: str,
+        measure: MeasureConfig,
+    ) -> None:
+        self._runner, self._samples, self._measure = runner, samples, measure
+        self._asked = (setting, style)
+        self._counted: list[dict[str, Any]] = []
+        self._seconds, self._judged = 0.0, 0
+        #: Whether no more rounds are needed.
+        self.ended = False
+        #: One row of counts and stage times per timed prefill.
+        self.rows: list[dict[str, Any]] = []
+        #: What is said of all of them, JSON-ready.
+        self.about: dict[str, Any] = {}
+
+    def count(self, check: Callable[[int, Counts, int], None]) -> None:
+        """One untimed pass per sample in which hooks count what it reads.
+
+        `check` is given the sample's index, counts and prompt length. Before it, the very first
+        pass of the process is the cold one, whose time is kept apart.
+        """
+        self.about["cold_ttft_ms"] = self._cold_ttft_ms()
+        with self._runner.probe() as probe:
+            for index, sample in enumerate(self._samples):
+                self._runner.timed_prefill(sample, *self._asked)
+                (counts,) = probe.take()
+                length = len(self._runner.prepare(sample, *self._asked).input_ids)
+                check(index, counts, length)
+                self._counted.append(
+                    {
+                        "tiling": None if counts.tiling is None else str(counts.tiling),
+                        "num_crops": counts.num_crops,
+                        "vision_tokens": counts.vision_tokens,
+                        "sequence_length": length,
+                    }
+                )
+
+    def _cold_ttft_ms(self) -> float | None:
+        """Time to first token of the process's first pass of all; None if that was before."""
+        if Timing._warm:
+            return None
+        Timing._warm = True
+        return self._runner.timed_prefill(self._samples[0], *self._asked).ttft_ms
+
+    def warm_up(self) -> None:
+        """Rounds over one sample of each shape, until their times fall no more."""
+        least = self._measure.warmup_repeats
+        self.about["warm_up_rounds"] = 0
+        self.about["warm"] = True
+        if least == 0:
+            return
+        shapes, began = self._one_of_each_shape(), time.monotonic()
+        window = fewest_rounds(len(shapes), Z_FALLING)
+        times: dict[int, list[float]] = defaultdict(list)
+        for number in range(1, MOST_WARM_UP_ROUNDS + 1):
+            for index in shapes:
+                spent = self._runner.timed_prefill(self._samples[index], *self._asked)
+                times[index].append(spent.prefill_ms)
+            self.about["warm_up_rounds"] = number
+            latest = [series[-window:] for series in times.values()]
+            self.about["warm"] = kendall_z(latest) > -Z_FALLING
+            long = time.monotonic() - began > self._measure.max_seconds
+            if number >= max(least, window) and (self.about["warm"] or long):
+                break
+        if self._measure.decode_tokens:
+            self._runner.timed_decode(self._samples[0], *self._asked, self._measure.decode_tokens)
+
+    def _one_of_each_shape(self) -> list[int]:
+        """Indices of the first sample of each number of crops and prompt length."""
+        first: dict[tuple[int, int], int] = {}
+        for index, row in enumerate(self._counted):
+            first.setdefault((row["num_crops"], row["sequence_length"]), index)
+        return list(first.values())
+
+    def note_memory(self) -> None:
+        """Peaks of one pass of the longest prompt, by stage, and over all stages."""
+        lengths = [row["sequence_length"] for row in self._counted]
+        longest = self._samples[lengths.index(max(lengths))]
+        by_stage = self._runner.prefill_memory(longest, *self._asked)
+        kinds = {kind for peaks in by_stage.values() for kind in peaks}
+        self.about["memory_by_stage"] = by_stage
+        self.about["memory_peak_mib"] = {
+            kind: max(peaks[kind] for peaks in by_stage.values()) for kind in sorted(kinds)
+        }
+
+    def round(self, on_prefill: Callable[[], None]) -> None:
+        """Time each sample once; `on_prefill` is called after each."""
+        number = self.rounds
+        for sample, counted in zip(self._samples, self._counted, strict=True):
+            times = self._runner.timed_prefill(sample, *self._asked)
+            self._seconds += times.ttft_ms / 1000
+            row = {"sample_id": sample.sample_id, "repeat": number, **counted, **asdict(times)}
+            if self._measure.decode_tokens:
+                row["decode_ms_per_token"] = self._runner.timed_decode(
+                    sample, *self._asked, self._measure.decode_tokens
+                )
+            self.rows.append(row)
+            on_prefill()
+        self.ended = self._well_known()
+
+    @property
+    def rounds(self) -> int:
+        """How often each sample has been timed."""
+        return len(self.rows) // len(self._samples)
+
+    def _well_known(self) -> bool:
+        """Whether the stopping rule is met: rounds, seconds and the interval's width, or the cap.
+
+        Says in `about` by which.
+        """
+        measure = self._measure
+        if self.rounds < measure.latency_repeats or self._seconds < measure.min_seconds:
+            return False
+        if len(self.rows) < JUDGED_EVERY * self._judged and self._seconds < measure.max_seconds:
+            return False
+        self._judged = len(self.rows)
+        width = half_width(self.rows)
+        narrow = width is not None and width <= measure.max_half_width
+        self.about |= {
+            "rounds": self.rounds,
+            "seconds": round(self._seconds, 3),
+            "half_width": width,
+            "stopped_by": "max_half_width" if narrow else "max_seconds",
+        }
+        return narrow or self._seconds >= measure.max_seconds
+
+    @property
+    def middle_sample(self) -> Sample:
+        """The sample with the median number of tokens in its prompt."""
+        places = sorted(
+            range(len(self._samples)), key=lambda i: self._counted[i]["sequence_length"]
+        )
+        return self._samples[places[len(places) // 2]]
+
+    def prefill_alone(self) -> Callable[[], None]:
+        """A function that prefills the middle sample again and again."""
+        return self._runner.prefill_alone(self.middle_sample, *self._asked)
+
+    def timed_middle(self) -> float:
+        """Milliseconds of one prefill of the middle sample, which is in no row."""
+        return self._runner.timed_prefill(self.middle_sample, *self._asked).prefill_ms
+
+
+class Reference:
+    """One prefill that is repeated between all others: what changes in it is the machine."""
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing, self._calls = timing, 0
+        self._began_s = time.monotonic()
+        #: Seconds since the start and milliseconds of each.
+        self.rows: list[dict[str, float]] = []
+        #: Why it could not be repeated to the end; None where it could.
+        self.failure: str | None = None
+
+    def tick(self) -> None:
+        """To be called after each timed prefill; times the reference now and then.
+
+        Where that fails, the others go on without, and the times of all are told to be doubtful.
+        """
+        if self._calls % REFERENCE_EVERY == 0 and self.failure is None:
+            at_s = round(time.monotonic() - self._began_s, 3)
+            try:
+                self.rows.append({"at_s": at_s, "prefill_ms": self._timing.timed_middle()})
+            except Exception as error:  # the run's own timing tells of it as of any other
+                self.failure = error_line(error)
+        self._calls += 1

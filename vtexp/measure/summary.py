@@ -1,0 +1,244 @@
+"""What timings of prefills say, how well they are known, and what makes them doubtful."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from vtexp.measure.monitor import disturbances
+from vtexp.stats.trend import kendall_z, relative_change
+
+#: Fewest timings for a percentile: below, it is one of the handful of slowest (MLPerf's early
+#: stopping, github.com/mlcommons/endpoints #417).
+LEAST_FOR_P90, LEAST_FOR_P99 = 64, 662
+#: Fewest timings for an interval of their median.
+LEAST_FOR_INTERVAL = 6
+#: Draws of a bootstrap.
+DRAWS = 1000
+#: Medians of ranks may differ by so much before it is told.
+RANK_SPREAD = 0.1
+#: A reference point that changes by so much, and so surely, has drifted.
+DRIFT, Z_DRIFT = 0.05, 2.576
+#: And a third of them that differs by so much, of so many at least, shows a slow spell.
+SPELL, LEAST_FOR_SPELLS = 0.1, 12
+#: Stages may add up to so much more than the wall clock around them: resolution of the clocks.
+CLOCKS_DIFFER = 0.01
+#: Stages of one pass, then several of them together, as each row has them.
+PARTS = (
+    "preprocess_ms",
+    "transfer_ms",
+    "vision_encoder_ms",
+    "connector_ms",
+    "llm_prefill_ms",
+    "first_token_ms",
+)
+SUMMARISED = (
+    *PARTS,
+    *("vision_ms", "prefill_ms", "ttft_without_preprocess_ms", "ttft_ms", "decode_ms_per_token"),
+)
+
+Row = dict[str, Any]
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, dict[str, float | int | None]]:
+    """Per stage in ms: median with its 95 % interval, quartiles, p90, p99 and n.
+
+    None where there are too few timings: p90 below 64, p99 below 662.
+    """
+    summary: dict[str, dict[str, float | int | None]] = {}
+    for stage in SUMMARISED:
+        if stage not in rows[0]:
+            continue
+        values = np.array([row[stage] for row in rows])
+        p25, median, p75, p90, p99 = (float(v) for v in np.percentile(values, [25, 50, 75, 90, 99]))
+        low, high = median_interval(rows, stage) or (None, None)
+        summary[stage] = {
+            "median": median,
+            "low": low,
+            "high": high,
+            "p25": p25,
+            "p75": p75,
+            "p90": p90 if len(values) >= LEAST_FOR_P90 else None,
+            "p99": p99 if len(values) >= LEAST_FOR_P99 else None,
+            "n": len(values),
+        }
+    return summary
+
+
+def median_interval(rows: Sequence[Row], stage: str = "prefill_ms") -> tuple[float, float] | None:
+    """95 % bootstrap interval of the median time of a fixed list of images; None below 6 timings.
+
+    Timings are taken for those of their number of crops, times a noise of 1 whose distribution is
+    the same for all numbers of crops: ratios to the median of the own number are drawn from all
+    together. With one number of crops that is the plain bootstrap. Which images were drawn is no
+    part of it.
+    """
+    if len(rows) < LEAST_FOR_INTERVAL:
+        return None
+    crops = np.array([row["num_crops"] for row in rows])
+    values = np.array([row[stage] for row in rows], dtype=float)
+    centre, ratio = np.empty_like(values), np.empty_like(values)
+    for number in np.unique(crops):
+        own = crops == number
+        n, middle = own.sum(), np.median(values[own])
+        centre[own] = middle
+        # A median is nearer to its own timings than to new ones; to a single one it is equal.
+        widen = np.sqrt(n / (n - 1)) if n > 1 else np.nan
+        ratio[own] = 1 + (values[own] / middle - 1) * widen if middle > 0 else 1.0
+    ratio = ratio[~np.isnan(ratio)]
+    if len(ratio) < LEAST_FOR_INTERVAL:
+        return None
+    rng = np.random.default_rng(0)
+    medians = np.median(centre * rng.choice(ratio, (DRAWS, len(values))), axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def half_width(rows: Sequence[Row]) -> float | None:
+    """Half the width of the median prefill's interval over the median; None without an interval."""
+    interval = median_interval(rows)
+    if interval is None:
+        return None
+    low, high = interval
+    return (high - low) / 2 / float(np.median([row["prefill_ms"] for row in rows]))
+
+
+def between_processes(rows: Sequence[Row]) -> dict[str, float | int] | None:
+    """Mean of the processes' median prefills in ms with its 95 % t interval; None for one process.
+
+    The first rank's: each of the others has another device.
+    """
+    from scipy.stats import t
+
+    own = [row for row in rows if row["rank"] == 0]
+    medians = list(_medians_by(own, "process").values())
+    n = len(medians)
+    if n < 2:
+        return None
+    mean, half = fmean(medians), t.ppf(0.975, n - 1) * stdev(medians) / n**0.5
+    return {"n": n, "mean": mean, "low": mean - half, "high": mean + half}
+
+
+def median_by_rank(rows: Sequence[Row]) -> list[float]:
+    """Median prefill in ms of each process of a run, by its rank: each has its own device."""
+    medians = _medians_by(rows, "rank")
+    return [medians[rank] for rank in sorted(medians)]
+
+
+def _medians_by(rows: Sequence[Row], key: str) -> dict[Any, float]:
+    found: dict[Any, list[float]] = defaultdict(list)
+    for row in rows:
+        found[row[key]].append(row["prefill_ms"])
+    return {value: float(np.median(times)) for value, times in found.items()}
+
+
+def unlike_all(rows: Sequence[Row], all_vision_tokens: float) -> list[str]:
+    """Whether the timed samples are unlike all samples, whose mean vision tokens are given."""
+    timed = fmean(row["vision_tokens"] for row in rows)
+    if abs(timed - all_vision_tokens) <= 0.02 * all_vision_tokens:
+        return []
+    return [
+        f"the timed questions have {timed:.0f} vision tokens on average, all questions "
+        f"{all_vision_tokens:.0f}: prefill is that of the timed ones (prefill_vision_tokens)"
+    ]
+
+
+def doubts(
+    rows: Sequence[Row], abouts: Sequence[dict[str, Any]], max_half_width: float
+) -> list[str]:
+    """What makes timings doubtful, in words.
+
+    `abouts` say of each process how it timed: see `Timing.about`, with what the monitor saw under
+    `monitor`, the reference's rows under `reference` and why it failed, or None, under
+    `reference_failure`.
+    """
+    found = [*_spread(rows), *_ranks_differ(rows), *_clocks(rows)]
+    for about in abouts:
+        found += drift([row["prefill_ms"] for row in about["reference"]])
+        if about["reference_failure"]:
+            found.append(
+                "the reference point could not be repeated to the end, so drift may be unseen: "
+                f"{about['reference_failure']}"
+            )
+        found += disturbances(about["monitor"])
+        if not about["warm"]:
+            found.append(
+                f"prefill still became faster after {about['warm_up_rounds']} rounds of warm-up"
+            )
+        if about["half_width"] is None:
+            found.append("too few timings to say how well the median prefill is known")
+        elif about["stopped_by"] == "max_seconds":
+            found.append(
+                f"the median prefill is known to ±{about['half_width']:.1%} only, not to "
+                f"±{max_half_width:.1%} (measure.max_seconds was reached)"
+            )
+    return list(dict.fromkeys(found))
+
+
+def drift(reference_ms: Sequence[float]) -> list[str]:
+    """Whether a repeated prefill became slower or faster: by 5 % or more, sure to 99 %."""
+    change = relative_change(reference_ms)
+    if abs(change) >= DRIFT and abs(kendall_z([reference_ms])) >= Z_DRIFT:
+        became = "slower" if change > 0 else "faster"
+        return [f"the same prefill, repeated meanwhile, became {abs(change):.0%} {became}"]
+    return _slow_spell(reference_ms)
+
+
+def _slow_spell(reference_ms: Sequence[float]) -> list[str]:
+    """Whether a third of the repeated prefills differs from the others: Kruskal and Wallis 1952."""
+    if len(reference_ms) < LEAST_FOR_SPELLS:
+        return []
+    from scipy.stats import kruskal
+
+    thirds = np.array_split(np.asarray(reference_ms), 3)
+    medians = [float(np.median(third)) for third in thirds]
+    apart = max(medians) / min(medians) - 1
+    if apart < SPELL or kruskal(*thirds).pvalue > 0.01:
+        return []
+    return [f"the same prefill, repeated meanwhile, took {apart:.0%} longer for a while"]
+
+
+def _spread(rows: Sequence[Row]) -> list[str]:
+    """Whether repeats of the same sample are far apart."""
+    by_sample: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        by_sample[row["sample_id"]].append(row["prefill_ms"])
+    quartiles = [np.percentile(times, [25, 50, 75]) for times in by_sample.values()]
+    spread = float(np.median([(p75 - p25) / median for p25, median, p75 in quartiles]))
+    if spread <= 0.25:
+        return []
+    return [
+        f"the middle half of a question's prefill times spreads over {spread:.0%} of its median"
+    ]
+
+
+def _ranks_differ(rows: Sequence[Row]) -> list[str]:
+    by_rank = median_by_rank(rows)
+    if max(by_rank) <= (1 + RANK_SPREAD) * min(by_rank):
+        return []
+    return [f"median prefill differs between ranks: {min(by_rank):.4g} to {max(by_rank):.4g} ms"]
+
+
+def _clocks(rows: Sequence[Row]) -> list[str]:
+    """Whether the clocks contradict each other, or the device answered before it was done."""
+    found = []
+    over = sum(
+        sum(row[part] for part in PARTS) > (1 + CLOCKS_DIFFER) * row["ttft_ms"] for row in rows
+    )
+    if over:
+        found.append(
+            f"in {over} of {len(rows)} timings the stages add up to more than the time from the "
+            "image to the first token: the clocks contradict each other"
+        )
+    first = float(np.median([row["first_token_ms"] for row in rows]))
+    prefill = float(np.median([row["prefill_ms"] for row in rows]))
+    if first > 0.5 * prefill:
+        found.append(
+            f"reading the first token took {first:.3g} ms, prefill {prefill:.3g} ms: the device "
+            "had probably not finished when prefill was said to end"
+        )
+    return found

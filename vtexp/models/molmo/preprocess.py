@@ -1,0 +1,295 @@
+"""Images to model inputs: crops, padding mask, image tokens and where each pooled token goes.
+
+Matches the released Molmo v1 preprocessing (crop mode "overlap-and-resize-c2", OpenAI CLIP
+normalisation) and extends it with exact crops, fixed image sizes and full tokens.
+
+Shapes: C crops with the global crop first, P patches per crop (576), T pooled tokens per crop
+(144), D values per patch (14 x 14 x 3 = 588, channel fastest).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vtexp.budget.geometry import (
+    Geometry,
+    Placement,
+    Size,
+    Tiling,
+    placement_of,
+    tiling_to_resolution,
+)
+from vtexp.budget.knobs import CropSetting
+from vtexp.models.molmo.resize import one_thread, resized_bands, resized_cells
+
+#: OpenAI CLIP's mean and standard deviation per RGB channel (preprocessor_config.json of the
+#: published checkpoints).
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+_MEAN, _STD = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
+#: A byte times the first plus the second is the normalised value of its channel.
+_SCALE = 1 / (255 * _STD)
+_SHIFT = -_MEAN / _STD
+
+#: How an image is resized. exact: the released preprocessing, bit for bit. products: the same but
+#: for the order of sums, so that patches are off by up to 1.5e-6, a thousandth of what 16 bits
+#: resolve. bytes: pixels are rounded to bytes, off by up to 0.015, and left so until they are used.
+Resize = Literal["exact", "products", "bytes"]
+
+#: Value of a dropped pooled token in `image_input_idx` (any negative number means dropped).
+DROPPED = -100
+ONE_CROP = Tiling(1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTokenIds:
+    """Ids of the four image tokens, read from the tokenizer, never constants."""
+
+    start: int
+    end: int
+    patch: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessedImage:
+    """One image as the model reads it.
+
+    patches: float32 (C, P, D), normalised, or uint8 as they are; padding_mask: float32 (C, P),
+    share of image pixels in each patch, with the row of -1 for the global crop **last** as the
+    released checkpoints read it; image_tokens: int64 (S,); image_input_idx: int32 (C, T), position
+    of each pooled token in image_tokens, negative where it is dropped; tiling: of the
+    high-resolution crops.
+    """
+
+    patches: torch.Tensor
+    padding_mask: torch.Tensor
+    image_tokens: torch.Tensor
+    image_input_idx: torch.Tensor
+    tiling: Tiling
+
+
+def _image_shares(placement: Placement, target: Size, geometry: Geometry) -> torch.Tensor:
+    """float32 (patch rows, patch columns): share of image pixels in each patch of a canvas."""
+    (height, width), top, left = placement
+    px = geometry.patch_px
+    counts = []
+    for length, scaled, pad in ((target.height, height, top), (target.width, width, left)):
+        starts = np.arange(0, length, px)
+        inside = np.minimum(starts + px, pad + scaled) - np.maximum(starts, pad)
+        counts.append(torch.from_numpy(inside.clip(0)))
+    return torch.outer(*counts) / px**2
+
+
+def _lay_out(
+    bands: Iterable[torch.Tensor],
+    crops: torch.Tensor,
+    geometry: Geometry,
+    shift: torch.Tensor | int = 0,
+) -> None:
+    """Write a canvas, plus `shift`, into its overlapping crops (rows, cols, side, side, *values).
+
+    The canvas comes in bands of cells (patch columns, patch rows, *values), from the top.
+    """
+    side, step = geometry.patches_per_side, geometry.window_patches
+    band_top = 0
+    for cells in bands:
+        of_cols = cells.unfold(0, side, step).movedim(-1, 2)
+        for number, row_of_crops in enumerate(crops):
+            top = number * step - band_top
+            first, last = max(0, top), min(cells.shape[1], top + side)
+            if first < last:
+                out = row_of_crops[:, first - top : last - top]
+                torch.add(of_cols[:, first:last], shift, out=out)
+        band_top += cells.shape[1]
+
+
+def _write_view(
+    pixels: torch.Tensor,
+    placement: Placement,
+    target: Size,
+    crops: torch.Tensor,
+    geometry: Geometry,
+) -> None:
+    """Bring an image to its place on a canvas of `target` px, and write the canvas's crops.
+
+    pixels: float32 in [0, 1] or uint8; crops: (rows, cols, side, side, px, px * 3), float32 that is
+    normalised, or uint8 that is not.
+    """
+    px = geometry.patch_px
+    if pixels.dtype == torch.uint8 and crops.dtype == torch.float32:
+        bands = resized_bands(pixels, placement, target, px, _SCALE)
+        _lay_out(bands, crops, geometry, _SHIFT.repeat(px, px))
+        return
+    cells = resized_cells(pixels, placement, target, px)
+    if crops.dtype == torch.float32:
+        cells.sub_(_MEAN.repeat(px)).div_(_STD.repeat(px))
+    _lay_out([cells], crops, geometry)
+
+
+def shaped(image: np.ndarray, target: Size, fit: str) -> np.ndarray:
+    """A uint8 image (H, W, 3) in the shape of a target, for models that stretch to their canvas.
+
+    stretch: left as it is. letterbox: black borders added. crop: cut, the centre kept.
+    """
+    if fit == "stretch":
+        return image
+    height, width = image.shape[:2]
+    pick = max if fit == "letterbox" else min
+    rows = max(1, pick(height, round(width / target.aspect_ratio)))
+    cols = max(1, pick(width, round(height * target.aspect_ratio)))
+    top, left = abs(rows - height) // 2, abs(cols - width) // 2
+    if fit == "crop":
+        return image[top : top + rows, left : left + cols]
+    padded = np.zeros((rows, cols, 3), np.uint8)
+    padded[top : top + height, left : left + width] = image
+    return padded
+
+
+def resize_bicubic(image: np.ndarray, size: Size) -> torch.Tensor:
+    """Pillow's bicubic resize of a uint8 image (H, W, 3), as float32 (3, height, width) in [0, 1].
+
+    For models whose published preprocessing is Pillow's; rounded to uint8 as there.
+    """
+    resized = Image.fromarray(image).resize((size.width, size.height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(torch.float32) / 255
+
+
+def to_crops(view: torch.Tensor, tiling: Tiling, geometry: Geometry) -> torch.Tensor:
+    """Overlapping crops (rows * cols, channels, px, px) of a canvas (channels, H, W)."""
+    size, step = geometry.crop_px, geometry.window_px
+    crops = view.unfold(1, size, step).unfold(2, size, step)
+    return crops.permute(1, 2, 0, 3, 4).reshape(tiling.num_crops, -1, size, size)
+
+
+def to_patches(view: torch.Tensor, tiling: Tiling, geometry: Geometry) -> torch.Tensor:
+    """Patches (rows * cols, P, patch_px * patch_px * channels), channel fastest, of the
+    overlapping crops of a canvas (channels, H, W): copied once."""
+    size, step = geometry.crop_px, geometry.window_px
+    side, patch = geometry.patches_per_side, geometry.patch_px
+    crops = view.unfold(1, size, step).unfold(2, size, step)
+    cells = crops.unflatten(4, (side, patch)).unflatten(3, (side, patch))
+    return cells.permute(1, 2, 3, 5, 4, 6, 0).reshape(
+        tiling.num_crops, geometry.patches_per_crop, -1
+    )
+
+
+def normalised(
+    images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+) -> torch.Tensor:
+    """Images (..., 3, H, W) in [0, 1] less the mean and over the deviation of each channel."""
+    return (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def normalised_bytes(patches: torch.Tensor) -> torch.Tensor:
+    """float32 patches (..., D) as the model reads them, of uint8 ones, on their device."""
+    mean, std = _byte_statistics(patches.device, patches.shape[-1] // 3)
+    return (patches.to(torch.float32) - mean) / std
+
+
+@cache
+def _byte_statistics(device: torch.device, pixels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation (pixels * 3,) of bytes, sent once: each sending would wait for a GPU."""
+    mean, std = (
+        (255 * torch.tensor(v, device=device)).repeat(pixels) for v in (IMAGE_MEAN, IMAGE_STD)
+    )
+    return mean, std
+
+
+def _places(count: int, geometry: Geometry, force_full_tokens: bool) -> np.ndarray:
+    """Row (or column) of the tiled view of each pooled row of `count` crops, int (count, side).
+
+    -1 where it is dropped: the margins between crops go to their neighbours.
+    """
+    side, crops = np.arange(geometry.tokens_per_side), np.arange(count)[:, None]
+    if force_full_tokens:
+        return crops * len(side) + side
+    dropped = (crops > 0) & (side < geometry.left_margin // geometry.pool)
+    dropped |= (crops < count - 1) & (side >= len(side) - geometry.right_margin // geometry.pool)
+    return np.where(dropped, -1, crops * (geometry.window_patches // geometry.pool) + side)
+
+
+def _view_tokens(rows: int, cols: int, ids: ImageTokenIds) -> np.ndarray:
+    """Start token, rows of patch tokens each closed by a column token, end token."""
+    grid = np.full((rows, cols + 1), ids.patch)
+    grid[:, -1] = ids.column
+    return np.concatenate([[ids.start], grid.ravel(), [ids.end]])
+
+
+def image_token_sequence(
+    tiling: Tiling, geometry: Geometry, ids: ImageTokenIds, *, force_full_tokens: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image tokens (S,) int64 and image_input_idx (C, T) int32 of a tiling, global crop first."""
+    side = geometry.tokens_per_side
+    tiled_rows, tiled_cols = (_places(n, geometry, force_full_tokens) for n in tiling)
+    grid_rows, grid_cols = int(tiled_rows.max()) + 1, int(tiled_cols.max()) + 1
+    global_tokens = _view_tokens(side, side, ids)
+    tiled_tokens = _view_tokens(grid_rows, grid_cols, ids)
+
+    rows, cols = np.divmod(np.arange(side * side), side)
+    global_idx = 1 + rows * (side + 1) + cols
+    rows, cols = tiled_rows[:, None, :, None], tiled_cols[:, None]
+    tiled_idx = len(global_tokens) + 1 + rows * (grid_cols + 1) + cols
+    tiled_idx = np.where((rows < 0) | (cols < 0), DROPPED, tiled_idx).reshape(tiling.num_crops, -1)
+    return (
+        np.concatenate([global_tokens, tiled_tokens]),
+        np.concatenate([global_idx[None], tiled_idx]).astype(np.int32),
+    )
+
+
+@one_thread()
+def preprocess_image(
+    image: np.ndarray,
+    setting: CropSetting,
+    geometry: Geometry,
+    ids: ImageTokenIds,
+    *,
+    resize: Resize = "exact",
+) -> ProcessedImage:
+    """Crop, resize, normalise and lay out one uint8 (H, W, 3) image under a crop setting.
+
+    The global crop comes from the original image, letterboxed as released, or stretched where the
+    setting stretches, so that no view is padded then. Patches are float32 and normalised, but uint8
+    as they are for `bytes`. Raises DataError for images too flat to resize.
+    """
+    size, pixels = Size(*image.shape[:2]), torch.from_numpy(image)
+    if resize == "exact":
+        pixels = pixels.to(torch.float32).div_(255)
+    tiling = setting.tiling(size, geometry)
+    canvas = tiling_to_resolution(tiling, geometry)
+    placement = placement_of(size, canvas, setting.fit)
+    whole = Size(geometry.crop_px, geometry.crop_px)
+    whole_fit = "stretch" if setting.fit == "stretch" else "letterbox"
+    whole_placement = placement_of(size, whole, whole_fit)
+
+    side, px = geometry.patches_per_side, geometry.patch_px
+    patches = torch.empty(
+        (1 + tiling.num_crops, side, side, px, px * 3),
+        dtype=torch.uint8 if resize == "bytes" else torch.float32,
+    )
+    _write_view(pixels, whole_placement, whole, patches[None, :1], geometry)
+    if (placement, canvas) == (whole_placement, whole):
+        patches[1] = patches[0]
+    else:
+        _write_view(pixels, placement, canvas, patches[1:].unflatten(0, tiling), geometry)
+
+    shares, step = _image_shares(placement, canvas, geometry), geometry.window_patches
+    mask = shares.unfold(0, side, step).unfold(1, side, step).flatten(2).flatten(0, 1)
+    padding_mask = torch.cat([mask, torch.full((1, side * side), -1.0)])
+    tokens, index = image_token_sequence(
+        tiling, geometry, ids, force_full_tokens=setting.force_full_tokens
+    )
+    return ProcessedImage(
+        patches.flatten(3).flatten(1, 2),
+        padding_mask,
+        torch.from_numpy(tokens),
+        torch.from_numpy(index),
+        tiling,
+    )

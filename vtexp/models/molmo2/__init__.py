@@ -1,0 +1,1 @@
+"""Molmo2: preprocessing and runner."""

@@ -1,0 +1,116 @@
+"""The samples that a page can browse, as compact JSON: texts once each, then their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vtexp.report.answers import Answer, Asked, Question
+from vtexp.report.plots import value_name
+from vtexp.report.thumbnails import Picture, Pictures, take_pictures
+
+#: Longer texts are cut, and so many characters of samples are in a page at most.
+LONGEST_TEXT, MOST_CHARACTERS = 1000, 10_000_000
+#: What a number or the marks around it take in JSON, about.
+_PER_VALUE = 8
+
+Row = dict[str, Any]
+
+
+class _Texts:
+    """Texts by number, each once."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+        self.characters = 0
+
+    def number(self, value: Any) -> int:
+        text = str(value)
+        if len(text) > LONGEST_TEXT:
+            text = text[:LONGEST_TEXT] + " ..."
+        if text not in self.numbers:
+            self.characters += len(text) + 3
+        self.characters += _PER_VALUE
+        return self.numbers.setdefault(text, len(self.numbers))
+
+
+def browser_data(
+    asked: Asked, rows: Mapping[str, Row], names: Mapping[str, str], room: int
+) -> tuple[dict[str, Any], Pictures]:
+    """What the page's browser shows of runs with the same questions, and the pictures in it.
+
+    rows: by their folders; names: of the series of each, where there are several; room: bytes left
+    for images.
+    """
+    disagreeing = asked.disagreements()
+    texts = _Texts()
+    groups = _groups(asked)
+    samples: list[list[Any]] = []
+    for sample_id in disagreeing:
+        if texts.characters > MOST_CHARACTERS:
+            break
+        samples.append(_sample(asked.questions[sample_id], asked.of(sample_id), groups, texts))
+    pictures = take_pictures(asked, disagreeing[: len(samples)], room)
+    return {
+        "dataset": asked.dataset,
+        "runs": _run_names([rows[run] for run in asked.runs], names),
+        "groups": groups,
+        "questions": len(asked.questions),
+        "disagreeing": len(disagreeing),
+        "samples": samples,
+        "pictured": sum(asked.questions[one[0]].image_id in pictures.by_image for one in samples),
+        "texts": list(texts.numbers),
+        "images": {key: _image(one, asked.runs) for key, one in pictures.by_image.items()},
+    }, pictures
+
+
+def _run_names(rows: Sequence[Row], series: Mapping[str, str]) -> list[str]:
+    """What runs are called: by the value alone where all have one knob, after their series."""
+    one_knob = len({row["knob"] for row in rows}) == 1
+    named = []
+    for row in rows:
+        name = value_name(row) if one_knob else f"{row['knob']}={value_name(row)}"
+        named.append(": ".join(part for part in (series.get(row["folder"]), name) if part))
+    return named
+
+
+def _groups(asked: Asked) -> list[str]:
+    """By what samples can be filtered: question type, and the attributes that the set names."""
+    keys: dict[str, None] = {"question_type": None}
+    for question in asked.questions.values():
+        keys |= dict.fromkeys(question.attributes)
+    return list(keys)
+
+
+def _sample(
+    question: Question, answers: Sequence[Answer], groups: Sequence[str], texts: _Texts
+) -> list[Any]:
+    values = {"question_type": question.question_type, **question.attributes}
+    return [
+        question.sample_id,
+        question.image_id,
+        [texts.number(values[key]) if key in values else -1 for key in groups],
+        texts.number(question.question),
+        [texts.number(option) for option in question.options],
+        [texts.number(reference) for reference in dict.fromkeys(question.references)],
+        [
+            [
+                texts.number(answer.prediction),
+                answer.score,
+                texts.number(answer.tiling or answer.num_crops or ""),
+                answer.vision_tokens,
+                int(answer.right),
+            ]
+            for answer in answers
+        ],
+    ]
+
+
+def _image(picture: Picture, runs: Sequence[str]) -> dict[str, Any]:
+    overlays = [picture.overlays[run] for run in runs]
+    return {
+        "uri": picture.uri,
+        "height": picture.size.height,
+        "width": picture.size.width,
+        "overlays": [[overlay.canvas, overlay.crops] for overlay in overlays],
+    }

@@ -1,0 +1,1 @@
+"""From a plan to a result: planned runs, run folders, jobs of runs, ranks."""

@@ -1,0 +1,159 @@
+"""Runs as they were asked for, frozen in their folders, and what became of them.
+
+A run folder holds, from submission on, `config.yaml` (all of the config, with this run's one knob
+value) and `planned.json` (the first columns of its row in a comparison); then `result.json`, or
+`failure.json`. All that is told about a run, on any machine and day, is told by these files.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from vtexp.config.schema import KNOB_SCHEMAS, Config, from_plain
+from vtexp.cost.forecast import forecast
+from vtexp.errors import DataError, RunFailedError, VtexpError, error_line, listed
+from vtexp.runs.ledger import JOBS
+from vtexp.runs.plan import Plan
+from vtexp.utils import files
+
+#: Last lines of a log that a failure keeps.
+LOG_LINES = 5
+
+
+def freeze(plan: Plan) -> None:
+    """Write config and planned row of all runs that have no result; forget their failures."""
+    for run, predicted in zip(plan.runs, forecast(plan).runs, strict=True):
+        if not finished(run.folder):
+            columns = run.columns(plan.config) | predicted.columns()
+            files.write_json(run.folder / files.PLANNED, columns)
+            # What makes a folder a run comes last: every run has its planned row.
+            files.write_text(run.folder / files.CONFIG, run.resolved_config(plan.config))
+            (run.folder / files.FAILURE).unlink(missing_ok=True)
+
+
+def thaw(folders: Sequence[Path]) -> Config:
+    """The config of a job that makes these runs of one sweep.
+
+    Raises DataError for a folder without its config, or with one that is none.
+    """
+    plain, values = {}, []
+    for folder in folders:
+        plain = files.read_config(folder)
+        try:
+            values.append(plain.pop("run")["value"])
+        except (KeyError, TypeError) as error:
+            raise _no_config(folder) from error
+    try:
+        return _thawed(plain, values, folders[0].parent)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _no_config(folders[0]) from error
+
+
+def _thawed(plain: dict[str, Any], values: Sequence[Any], sweep: Path) -> Config:
+    knob = plain["knob"]
+    if "vision_tokens_list" in knob:
+        knob["vision_tokens_list"] = None
+    knob[KNOB_SCHEMAS[knob["name"]][1]] = values
+    plain["sweep"] |= {"folder": str(sweep.parent), "name": sweep.name}
+    return from_plain(plain)
+
+
+def _no_config(folder: Path) -> DataError:
+    return DataError(f"{folder / files.CONFIG}: not the config of a run")
+
+
+def run_folders(sweep: Path) -> list[Path]:
+    """The folders of the runs of a sweep, in order of their names."""
+    return sorted(path.parent for path in sweep.glob(f"*/{files.CONFIG}"))
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run has its result; one that is cut short is none, and is made again."""
+    return files.is_whole(folder / files.RESULT)
+
+
+def settled(folder: Path) -> bool:
+    """Whether a run has its result or has failed."""
+    return finished(folder) or (folder / files.FAILURE).is_file()
+
+
+def failure(folder: Path) -> dict[str, Any] | None:
+    """The row of a failed run, None of any other."""
+    if finished(folder) or not (folder / files.FAILURE).is_file():
+        return None
+    return _row(folder / files.FAILURE, ("error",))
+
+
+def planned(folder: Path) -> dict[str, Any]:
+    """The row of a run as it was planned. Raises DataError where it is damaged."""
+    return _row(folder / files.PLANNED, ("knob", "knob_value", "model", "hardware"))
+
+
+def _row(path: Path, texts: Sequence[str]) -> dict[str, Any]:
+    row = files.read_json(path)
+    if missing := [key for key in texts if not isinstance(row.get(key), str)]:
+        raise files.damaged(path, f"not of a run of vtexp ({listed(missing)})")
+    return row
+
+
+def record_failure(
+    folder: Path, error: BaseException, columns: dict[str, Any] | None = None
+) -> None:
+    """Write `failure.json`: the row of a failed run, its one-line error and its traceback.
+
+    `columns`: of the run, if they are not the planned ones any more.
+    """
+    row = {
+        "status": "failed",
+        **(columns or planned(folder)),
+        "error": error_line(error),
+        "traceback": traceback.format_exception(error),
+    }
+    files.write_json(folder / files.FAILURE, row)
+
+
+def record_end(folder: Path, end: str, log: str | None) -> None:
+    """Record a run as failed whose job ended without a word, with the last lines of its log."""
+    tail = _log_tail(folder.parent / JOBS, log)
+    said = f"; its log ends: {tail[-1]}" if tail else ""
+    row = planned(folder) | {"log": log, "log_tail": tail}
+    record_failure(folder, VtexpError(f"{end}{said}"), row)
+
+
+def _log_tail(logs: Path, log: str | None) -> list[str]:
+    """Last lines of a job's log that say something; of a file elsewhere nothing is told.
+
+    The sweep may be a stranger's: it names no file of this machine that then stands in a report.
+    """
+    if log is None:
+        return []
+    with suppress(OSError, ValueError, RuntimeError):  # such as a link to itself
+        path = Path(log).resolve()
+        if path.is_relative_to(logs.resolve()) and path.is_file():
+            lines = path.read_text(errors="replace").splitlines()
+            return [line.strip() for line in lines if line.strip()][-LOG_LINES:]
+    return []
+
+
+def raise_failures(folders: Sequence[Path]) -> None:
+    """Raises RunFailedError naming the runs that have no result and where their story is."""
+    failed = [folder for folder in folders if not finished(folder)]
+    if failed:
+        names = listed([label(folder) for folder in failed])
+        found = failure(failed[0])
+        error = found["error"] if found else "no result"
+        raise RunFailedError(
+            f"{len(failed)} of {len(folders)} runs failed: {names} ({error}); see "
+            f"{failed[0] / files.FAILURE}; python -m vtexp resume {failed[0].parent} "
+            "makes only these again"
+        )
+
+
+def label(folder: Path) -> str:
+    """What a run is called in messages, such as `image_size=560x336`."""
+    row = planned(folder)
+    return f"{row['knob']}={row['knob_value']}"

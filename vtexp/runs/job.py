@@ -1,0 +1,340 @@
+"""One job: the knob values of a config on one loaded model and the same decoded images."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vtexp.config.schema import Config, Launcher
+from vtexp.data.decoding import Chunk, decoded_chunks
+from vtexp.data.sample import FailedSample, require_few_failed
+from vtexp.errors import ConfigError, DataError, VtexpError, error_line
+from vtexp.jobs.prepare import in_new_folder, show_comparison, show_plan
+from vtexp.metrics import metric
+from vtexp.runs.folder import finished, freeze, raise_failures, record_failure, settled
+from vtexp.runs.ledger import note_submitted, of_process, taking
+from vtexp.runs.plan import Plan, PlannedRun, make_plan, sweep_folder
+from vtexp.runs.preemption import leaving
+from vtexp.utils import files
+from vtexp.utils.console import console, progress
+
+if TYPE_CHECKING:
+    from vtexp.models.runner import Runner
+    from vtexp.runs.run import Measurement
+
+
+def run_job(config: Config, *, named: bool = True) -> None:
+    """All knob values of a config on one loaded model, in this process alone.
+
+    Runs with a result are kept and skipped. A failing run is recorded and the others go on.
+    `named`: the sweep's name was given, so that what is there already belongs to it. Raises
+    VtexpError for what a user can mend, RunFailedError at the end if runs failed.
+    """
+    plan = make_plan(config)
+    if config.plan:
+        show_plan(plan)
+        return
+    plan.require_feasible()
+    if config.hardware.gpus_per_run > 1:
+        raise ConfigError("hardware.gpus_per_run: several processes are started by -m alone")
+    if not named:
+        (plan,) = in_new_folder([plan])
+    sweep = sweep_folder(plan.config)
+    console.print(f"{len(plan.runs)} runs, results in {sweep}")
+    with taking(sweep):
+        refuse_runs_under_way(plan)
+        freeze(plan)
+        runs = tuple(run.folder.name for run in plan.runs)
+        note_submitted(sweep, [of_process(runs, Launcher.here, os.getpid())])
+    try:
+        make_runs(plan)
+    finally:
+        show_comparison(sweep, margin=plan.config.report.margin)
+    raise_failures([run.folder for run in plan.runs])
+
+
+def refuse_runs_under_way(plan: Plan) -> None:
+    """Raises ConfigError where some other process makes a run of a plan."""
+    from vtexp.jobs.status import look
+
+    folders = {run.folder: run for run in plan.runs}
+    for status in look(sweep_folder(plan.config)):
+        own = status.job is not None and status.job.job_id == str(os.getpid())
+        if status.active and not own and status.folder in folders:
+            raise ConfigError(
+                f"{folders[status.folder].label}: is under way already; wait for it with "
+                f"python -m vtexp wait {status.folder.parent}"
+            )
+
+
+def make_runs(plan: Plan, rank: int = 0) -> None:
+    """Make the runs of a plan that have no result yet, or the share that a rank has in them."""
+    from vtexp.tracking import mirror
+
+    # One that failed since it was frozen is not made again when SLURM starts its job again.
+    waiting = [run for run in plan.runs if not settled(run.folder)]
+    time_in_fresh_processes(plan, waiting, rank)
+    for run in plan.runs:
+        if finished(run.folder) and rank == 0:
+            console.print(f"{run.label}: has a result already, kept{_older_code(run)}")
+            mirror.mirror(plan.config, run.folder, plan.samples)
+    if waiting:
+        RunsUnderWay(plan, waiting, load_runner(plan), rank).make()
+
+
+def _older_code(run: PlannedRun) -> str:
+    """A remark where a kept result was made by another commit of vtexp."""
+    from vtexp.utils.environment import git_state
+
+    made, now = files.read_json(run.folder / files.ENVIRONMENT).get("git"), git_state()
+    if made == now:
+        return ""
+    commit = made["commit"][:12] if made else "an installed package"
+    return f" (made by other code: {commit})"
+
+
+#: The one model that this process holds, by what it was loaded from.
+_loaded: dict[tuple, Runner] = {}
+
+
+def load_runner(plan: Plan) -> Runner:
+    """The model of a plan; a process loads it once for all jobs that want the same."""
+    hardware = plan.config.hardware
+    device, dtype = hardware.device.value, hardware.dtype.value
+    checkpoint = plan.checkpoint
+    made = (device, dtype, hardware.sharded, hardware.compile, hardware.uint8_crops)
+    key = (checkpoint.folder, checkpoint.fingerprint, plan.geometry, made)
+    if key not in _loaded:
+        _unload()  # first make room: two large models do not fit
+        what = "" if plan.answers else "random weights of "
+        console.print(f"loading {what}{checkpoint.name} on {device} ({dtype})")
+        from vtexp.models.runner import runner_class
+
+        _loaded[key] = runner_class(checkpoint.family).load(checkpoint, plan.geometry, hardware)
+    return _loaded[key]
+
+
+def time_in_fresh_processes(plan: Plan, runs: Sequence[PlannedRun], rank: int) -> None:
+    """Have further processes time runs that have no times of theirs: see `measure.repeats`.
+
+    One after the other, before this process loads the model, so that it is there only once. Times
+    of an earlier try on another machine, or of other code, are made again. Where a process fails,
+    its times are missing, which the result says.
+    """
+    from vtexp.runs.ranks import drop_other_repeats, repeat_path, share_folder
+
+    for number in range(1, plan.config.measure.repeats):
+        folders = {run.folder: share_folder(run.folder, rank) for run in runs}
+        _unload()
+        drop_other_repeats(list(folders.values()), plan.config.hardware.device.value)
+        wanted = [run for run, own in folders.items() if not repeat_path(own, number).is_file()]
+        if wanted:
+            console.print(
+                f"timing in a fresh process, {number} of {plan.config.measure.repeats - 1}"
+            )
+            command = [
+                sys.executable,
+                "-m",
+                "vtexp.runs.timing_process",
+                *map(str, (number, rank, os.getpid())),
+            ]
+            made = subprocess.run([*command, *map(str, wanted)], stderr=subprocess.PIPE, text=True)
+            if made.returncode:
+                last = (made.stderr.strip().splitlines() or ["no word"])[-1]
+                console.print(f"FAILED to time in a fresh process: {last}")
+
+
+def _unload() -> None:
+    """Let go of a model that an earlier job of this process loaded."""
+    if _loaded:
+        import torch
+
+        _loaded.clear()
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+class RunsUnderWay:
+    """The runs of a job: timed in turns, then all answer the same images, decoded once for them.
+
+    A run that fails is recorded and leaves; the others go on. A sample whose image turns out to be
+    broken when it is decoded fails in all.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        runs: Sequence[PlannedRun],
+        runner: Runner,
+        rank: int = 0,
+        repeat: int = 0,
+    ) -> None:
+        """`repeat` is 0 but in the further processes of `measure.repeats`."""
+        from vtexp.runs.run import Measurement
+
+        dataset = plan.config.dataset
+        score = metric(dataset.metric).prepare(plan.samples) if plan.answers else None
+        self.plan, self.runner, self.rank, self._repeat = plan, runner, rank, repeat
+        self.under_way = [Measurement(plan, run, runner, score, rank, repeat) for run in runs]
+        self.broken: dict[int, FailedSample] = {}
+        self.unrecorded: VtexpError | None = None
+
+    def make(self) -> None:
+        """Make all runs; one that fails says so and leaves its `failure.json`.
+
+        Raises VtexpError where that could not be written.
+        """
+        try:
+            self.time()
+            if self.plan.answers:
+                self._answer()
+            self._each(lambda run: run.finish_share(self.broken))
+            if self.rank == 0:
+                self._each(self._finish)
+        except Exception as error:  # of the images that all share
+            if leaving.is_set():
+                raise
+            for measurement in self.under_way:
+                if not finished(measurement.run.folder):
+                    self._fail(measurement, error)
+        if self.unrecorded is not None:
+            raise self.unrecorded
+
+    def time(self) -> None:
+        """Time prefills of all runs in turns: their order is drawn anew in each round.
+
+        A slow spell of the machine then touches all of them; a prefill that is repeated between
+        them shows a lasting change.
+        """
+        from vtexp.measure.energy import energy_counter
+        from vtexp.measure.monitor import Monitor, nvml_gpus
+        from vtexp.measure.protocol import Reference
+
+        measure = self.plan.config.measure
+        indices = self._first_readable(measure.latency_samples)
+        self._each(lambda run: run.start(indices))
+        timings = [run.timing for run in self.under_way if run.timing is not None]
+        if not timings:
+            return
+        gpus, rng = nvml_gpus(self.runner.gpus), random.Random(self.rank)
+        reference = Reference(timings[0])
+        total = len(timings) * len(indices) * measure.latency_repeats
+        with progress("prefill", total) as advance, Monitor(gpus) as monitor:
+
+            def on_prefill() -> None:
+                reference.tick()
+                advance(1)
+
+            while waiting := [run for run in self.under_way if run.wants_times]:
+                in_turn = rng.sample(waiting, len(waiting))
+                self._each(lambda run: run.time_round(on_prefill), in_turn)
+        # Of a GPU that NVML does not know, the processor's energy would be another's.
+        counter = None if self.runner.gpus and not gpus else energy_counter(gpus)
+        self._each(lambda run: run.note_times(monitor.report, reference, counter))
+
+    def _each(
+        self, step: Callable[[Measurement], None], runs: Sequence[Measurement] | None = None
+    ) -> None:
+        """Take a step with each run under way, or some: a sweep survives any failure of one run."""
+        for measurement in list(self.under_way if runs is None else runs):
+            try:
+                step(measurement)
+            except Exception as error:
+                if leaving.is_set():
+                    raise
+                self.under_way.remove(measurement)
+                self._fail(measurement, error)
+
+    def _first_readable(self, count: int) -> list[int]:
+        """Indices of the first samples whose image can be decoded."""
+        found: list[int] = []
+        for i, sample in enumerate(self.plan.samples):
+            try:
+                sample.pixels()
+                found.append(i)
+            except DataError as error:
+                self._set_aside(i, str(error))
+            if len(found) == count:
+                break
+        return found
+
+    def _set_aside(self, index: int, reason: str) -> None:
+        """Record a sample as failed. Raises DataError where they are more than allowed."""
+        plan = self.plan
+        self.broken[index] = FailedSample(plan.samples[index].sample_id, reason)
+        failed, dataset = (*self.broken.values(), *plan.failed), plan.config.dataset
+        require_few_failed(
+            failed, dataset.max_failed, len(plan.samples) - len(self.broken), dataset.name
+        )
+
+    def _answer(self) -> None:
+        plan, count = self.plan, len(self.under_way)
+        total = len(range(self.rank, len(plan.samples), plan.config.hardware.gpus_per_run))
+        waiting = sorted(set().union(*(run.waiting for run in self.under_way)) - set(self.broken))
+        chunks = decoded_chunks(
+            plan.samples,
+            plan.image_sizes,
+            indices=waiting,
+            workers=plan.config.hardware.decode_workers,
+        )
+        for run in self.under_way:
+            run.start_answers()
+        label = "answers" if count == 1 else f"answers of {count} runs"
+        with progress(label, total * count) as advance:
+            advance(sum(total - len(run.waiting) for run in self.under_way))
+            while self.under_way and (chunk := next(chunks, None)) is not None:
+                images = self._readable(chunk)
+                self._each(partial(_answer, images=images, advance=advance))
+
+    def _readable(self, chunk: Chunk) -> dict[int, np.ndarray]:
+        """The images of a chunk but those that could not be decoded."""
+        images: dict[int, np.ndarray] = {}
+        for i, decoded in chunk.items():
+            if isinstance(decoded, str):
+                self._set_aside(i, decoded)
+            elif i not in self.broken:
+                images[i] = decoded
+        return images
+
+    def _finish(self, measurement: Measurement) -> None:
+        from vtexp.tracking import mirror
+
+        result, run = measurement.finish(), measurement.run
+        prefill = result["latency"]["prefill_ms"]["median"]
+        accuracy = "none" if result["accuracy"] is None else f"{result['accuracy']:.1%}"
+        console.print(
+            f"{run.label}: {result['measured_vision_tokens']:.5g} vision tokens, "
+            f"accuracy {accuracy}, prefill {prefill:.1f} ms"
+        )
+        mirror.mirror(self.plan.config, run.folder, self.plan.samples)
+
+    def _fail(self, measurement: Measurement, error: Exception) -> None:
+        from vtexp.runs.ranks import record_rank_failure
+
+        run = measurement.run
+        console.print(f"{run.label}: FAILED: {error_line(error)}")
+        if self._repeat:
+            return
+        try:
+            if self.rank > 0:
+                record_rank_failure(run.folder, self.rank, error)
+            else:
+                failed = replace(run, failed=(*run.failed, *self.broken.values()))
+                record_failure(run.folder, error, failed.columns(self.plan.config))
+        except VtexpError as trouble:  # the same disk, most likely
+            self.unrecorded = trouble
+
+
+def _answer(
+    run: Measurement, images: dict[int, np.ndarray], advance: Callable[[int], None]
+) -> None:
+    run.answer(images, advance)

@@ -1,0 +1,117 @@
+"""The jobs of a sweep: which runs each makes, and to whom it was handed, in `jobs/*.json`."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vtexp.config.schema import HardwareConfig, Launcher
+from vtexp.errors import DataError
+from vtexp.utils import environment, files
+
+#: Folder of what was submitted, and of the jobs' logs, in a sweep's.
+JOBS = "jobs"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Runs that one process makes on one loaded model: their folders, and what they run on."""
+
+    folders: tuple[Path, ...]
+    hardware: HardwareConfig
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Names of the folders."""
+        return tuple(folder.name for folder in self.folders)
+
+
+@dataclass(frozen=True)
+class SubmittedJob:
+    """A job that was handed to SLURM (`job_id` is its), or to a process of a machine (`host`).
+
+    process_started: of a process, so that another one of the same number is not taken for it.
+    """
+
+    runs: tuple[str, ...]
+    launcher: Launcher
+    job_id: str
+    log: str | None = None
+    host: str = ""
+    process_started: str | None = None
+    user_id: int = -1
+
+
+def of_process(
+    runs: Sequence[str], launcher: Launcher, process_id: int, log: Path | None = None
+) -> SubmittedJob:
+    """The job that a process of this machine makes."""
+    return SubmittedJob(
+        runs=tuple(runs),
+        launcher=launcher,
+        job_id=str(process_id),
+        log=None if log is None else str(log),
+        host=environment.host(),
+        process_started=environment.process_started(process_id),
+        user_id=os.getuid(),
+    )
+
+
+def taking(sweep: Path) -> AbstractContextManager[None]:
+    """One process at a time: to be held while it looks what is left to do, and notes what it takes.
+
+    Else two that begin at once would both make the same runs, into the same files.
+    """
+    return files.locked(sweep / JOBS / ".lock")
+
+
+def note_submitted(sweep: Path, jobs: Sequence[SubmittedJob]) -> None:
+    """Write down jobs that were submitted together, and from which folder, in a file of their own.
+
+    Relative paths in the sweep's config start from that folder.
+    """
+    now = datetime.now(UTC)
+    content = {
+        "submitted": now.isoformat(timespec="seconds"),
+        "working_folder": str(Path.cwd()),
+        "jobs": [asdict(job) | {"launcher": job.launcher.value} for job in jobs],
+    }
+    name = f"{now:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.json"
+    files.write_json(sweep / JOBS / name, content)
+
+
+def read_submitted(sweep: Path) -> list[SubmittedJob]:
+    """The jobs that were submitted, in order; of a run's, the last one counts."""
+    return [job for path in _notes(sweep) for job in _jobs(path)]
+
+
+def _jobs(path: Path) -> list[SubmittedJob]:
+    """The jobs of a note. Raises DataError where it is none."""
+    found = []
+    try:
+        for row in files.read_json(path)["jobs"]:
+            own = {"runs": tuple(row["runs"]), "launcher": Launcher(row["launcher"])}
+            found.append(SubmittedJob(**row | own))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: no note of submitted jobs; delete it") from error
+    return found
+
+
+def working_folder(sweep: Path) -> Path:
+    """The folder that relative paths of the sweep's config start from."""
+    notes = _notes(sweep)
+    if not notes:
+        return Path.cwd()
+    folder = files.read_json(notes[0]).get("working_folder")
+    if not isinstance(folder, str) or not Path(folder).is_dir():
+        raise DataError(f"{notes[0]}: working_folder={folder!r} is no folder on this machine")
+    return Path(folder)
+
+
+def _notes(sweep: Path) -> list[Path]:
+    return sorted((sweep / JOBS).glob("*.json"))

@@ -1,0 +1,513 @@
+"""From a config to the runs it means, checked before anything heavy is imported or loaded.
+
+Reads image headers and the tokenizer only: no torch, no transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from vtexp.budget.geometry import (
+    Geometry,
+    Size,
+    Tiling,
+    Verdict,
+    aspect_ratio_warning,
+    crop_limit,
+    letterbox,
+    theoretical_tokens,
+    tiling_to_resolution,
+    token_layout,
+)
+from vtexp.budget.knobs import CropSetting, KnobValue
+from vtexp.config.schema import Config, Weights, to_plain, values_key
+from vtexp.cost import memory as memory_limits
+from vtexp.cost.architectures import model_arithmetic
+from vtexp.cost.flops import Memory, ModelArithmetic, PromptCounts
+from vtexp.data.images import AnyImage
+from vtexp.data.load import load_samples
+from vtexp.data.sample import FailedSample, Sample, require_few_failed
+from vtexp.errors import ConfigError, DataError
+from vtexp.metrics import Metric, metric
+from vtexp.models.checkpoints import Checkpoint, find_checkpoint
+from vtexp.models.families import text_config
+from vtexp.prompts.wording import settle_style
+from vtexp.utils.console import progress
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One knob value and what it means for the chosen samples, by arithmetic alone."""
+
+    value: KnobValue
+    setting: CropSetting
+    geometry: Geometry
+    tilings: tuple[Tiling, ...]  # of each sample, in order
+    prompt_lengths: tuple[int, ...]  # tokens of each prompt, BOS and image included
+    verdict: Verdict
+    warnings: tuple[str, ...]
+    run_id: str = ""  # of a run that is refused, none
+    folder: Path = Path()
+    failed: tuple[FailedSample, ...] = ()  # drawn, but impossible to ask
+    memory: Memory | None = None  # of one prompt, estimated; None where sizes are not known
+
+    def resolved_config(self, config: Config) -> str:
+        """YAML of the whole config with the one value of this run, and its id."""
+        plain = to_plain(config)
+        plain["run"] = {"run_id": self.run_id, **asdict(self.value)}
+        return yaml.safe_dump(plain, sort_keys=False)
+
+    def columns(self, config: Config) -> dict[str, Any]:
+        """What was asked and what arithmetic says of it: the first columns of a comparison."""
+        return {
+            "run_id": self.run_id,
+            "run": self.folder.name,
+            "sweep": config.sweep.name,
+            "knob": self.value.name,
+            "knob_value": self.value.value,
+            "tiling": tiling_summary(self.tilings),
+            "num_crops": self.num_crops,
+            "target_vision_tokens": self.target_vision_tokens,
+            "theoretical_num_crops": self.theoretical_num_crops,
+            "theoretical_vision_tokens": self.theoretical_vision_tokens,
+            "force_full_tokens": self.setting.force_full_tokens,
+            "fit": self.setting.fit,
+            "model": config.model.name,
+            "weights": config.model.weights.value,
+            "dataset": config.dataset.name,
+            "split": config.dataset.split,
+            "hardware": config.hardware.name,
+            "metric": config.dataset.metric,
+            "predicted_memory_gb": None if self.memory is None else self.memory.total / 1e9,
+            "num_failed": len(self.failed),
+            "failed_samples": [failed._asdict() for failed in self.failed],
+        }
+
+    @property
+    def label(self) -> str:
+        """Text for tables and messages, such as `image_size=560x336`."""
+        return self.value.label
+
+    @property
+    def num_crops(self) -> int:
+        """Crops that the value stands for: the forced number, or the cap."""
+        return self.setting.max_crops
+
+    @property
+    def target_vision_tokens(self) -> int:
+        """The target itself for `vision_tokens`, else the theoretical tokens of `num_crops`."""
+        if self.value.name == "vision_tokens":
+            return int(self.value.value)
+        return theoretical_tokens(self.num_crops, self.geometry)
+
+    @cached_property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(self.prompt_lengths)
+
+    @cached_property
+    def prompts(self) -> Counter[PromptCounts]:
+        """How many prompts have the same counts."""
+        tokens = {tiling: self.predicted_tokens(tiling) for tiling in set(self.tilings)}
+        return Counter(
+            PromptCounts(tiling.num_crops, tokens[tiling], length)
+            for tiling, length in zip(self.tilings, self.prompt_lengths, strict=True)
+        )
+
+    @cached_property
+    def theoretical_num_crops(self) -> float:
+        """Mean over the samples."""
+        return fmean(tiling.num_crops for tiling in self.tilings)
+
+    @cached_property
+    def theoretical_vision_tokens(self) -> float:
+        """Mean over the samples of (crops + 1) x tokens per crop."""
+        return fmean(theoretical_tokens(t.num_crops, self.geometry) for t in self.tilings)
+
+    @cached_property
+    def predicted_vision_tokens(self) -> float:
+        """Mean over the samples of what the layout leaves: what hooks should count."""
+        return fmean(self.predicted_tokens(tiling) for tiling in self.tilings)
+
+    def predicted_tokens(self, tiling: Tiling) -> int:
+        """Vision tokens of an image with this tiling, overlap dropped unless tokens are forced."""
+        full = self.setting.force_full_tokens
+        return token_layout(tiling, self.geometry, force_full_tokens=full).vision_tokens
+
+    @cached_property
+    def inputs_fingerprint(self) -> str:
+        """Hash of all that decides the model's inputs for these samples, besides the samples."""
+        full = self.setting.force_full_tokens
+        views = {
+            t: token_layout(t, self.geometry, force_full_tokens=full) for t in set(self.tilings)
+        }
+        grids = [(*t, views[t].grid_rows, views[t].grid_cols) for t in self.tilings]
+        text = json.dumps([self.setting.fit, self.geometry.crop_px, grids])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of one job, on the same samples; `failed` were drawn but cannot be asked."""
+
+    config: Config
+    samples: tuple[Sample, ...]
+    image_sizes: tuple[Size, ...]  # of each sample, from the image's header
+    checkpoint: Checkpoint
+    geometry: Geometry
+    runs: tuple[PlannedRun, ...]
+    failed: tuple[FailedSample, ...] = ()
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is anything to answer with: of random weights no answer means anything."""
+        return self.checkpoint.folder is not None
+
+    def renamed(self, sweep: str) -> Plan:
+        """The same plan in a sweep of another name."""
+        config = replace(self.config, sweep=replace(self.config.sweep, name=sweep))
+        folder = sweep_folder(config)
+        runs = tuple(replace(run, folder=folder / run.folder.name) for run in self.runs)
+        return replace(self, config=config, runs=runs)
+
+    def require_feasible(self) -> None:
+        """Raises ConfigError for the first run that the model's context refuses."""
+        for run in self.runs:
+            if run.verdict.level == "refused":
+                raise ConfigError(
+                    f"{values_key(self.config.knob)}={run.value.value}: {run.verdict.reason}"
+                )
+
+
+def tiling_summary(tilings: Sequence[Tiling | str]) -> str:
+    """`2x1` where all images have one tiling, else `mixed, mostly 2x1`."""
+    counts = Counter(str(tiling) for tiling in tilings).most_common()
+    return counts[0][0] if len(counts) == 1 else f"mixed, mostly {counts[0][0]}"
+
+
+def same_inputs(fingerprints: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Of (label, inputs fingerprint) pairs in order: later labels with the inputs of an earlier."""
+    first: dict[str, str] = {}
+    same: dict[str, str] = {}
+    for label, inputs in fingerprints:
+        if first.setdefault(inputs, label) != label:
+            same[label] = first[inputs]
+    return same
+
+
+def sweep_folder(config: Config) -> Path:
+    """Folder of the sweep: `outputs/<sweep>`, absolute."""
+    return (Path(config.sweep.folder).expanduser() / config.sweep.name).absolute()
+
+
+def make_plan(config: Config, index: int | None = None) -> Plan:
+    """Work out all runs of a config. Raises ConfigError, DataError or CheckpointError.
+
+    With `index`, on the one sample at that place of the draw. Weights that are not on this machine
+    are downloaded last, when all else is found right.
+    """
+    scoring = metric(config.dataset.metric)
+    find = partial(
+        find_checkpoint,
+        config.model.path,
+        config.model.revision,
+        random=config.model.weights == Weights.random,
+        fetch=not config.plan,
+    )
+    checkpoint = find(weights=False)
+    geometry = _geometry(config, checkpoint)
+    settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
+    scored = checkpoint.folder is not None  # of random weights no answer is
+    samples, sizes, failed = _draw(config, index, scoring if scored else None, geometry, settings)
+    samples, sizes, text_lengths, endless = _askable(config, checkpoint, geometry, samples, sizes)
+    failed = (*failed, *endless)
+    dataset = config.dataset
+    require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
+    runs = [
+        replace(_plan_run(config, geometry, value, setting, sizes, text_lengths), failed=failed)
+        for value, setting in settings
+    ]
+    arithmetic = model_arithmetic(checkpoint.config, geometry)
+    if arithmetic is not None:
+        batch_size = min(config.hardware.batch_size, len(samples)) if scored else 1
+        runs = [_with_memory(config, run, arithmetic, batch_size) for run in runs]
+    if all(run.verdict.level != "refused" for run in runs):
+        checkpoint = find()
+        runs = [_identified(config, run, checkpoint.fingerprint) for run in runs]
+    return Plan(
+        config=config,
+        samples=tuple(samples),
+        image_sizes=tuple(sizes),
+        checkpoint=checkpoint,
+        geometry=geometry,
+        runs=tuple(runs),
+        failed=failed,
+    )
+
+
+def _geometry(config: Config, checkpoint: Checkpoint) -> Geometry:
+    """The checkpoint's geometry at the config's context. Raises ConfigError if it is too long."""
+    geometry = checkpoint.family.geometry_of(checkpoint.config)
+    length, model = config.model.max_sequence_length, text_config(checkpoint.config)
+    # MolmoE's says two: the longest that positions are made for, and the longest it was made for.
+    context = min(
+        model.get("max_position_embeddings", geometry.max_sequence_length),
+        model.get("max_sequence_length", sys.maxsize),
+    )
+    if length > context:
+        raise ConfigError(
+            f"model.max_sequence_length={length}: the checkpoint's config.json says {context}"
+        )
+    return replace(geometry, max_sequence_length=length)
+
+
+def _draw(
+    config: Config,
+    index: int | None,
+    scoring: Metric | None,
+    geometry: Geometry,
+    settings: Sequence[tuple[KnobValue, CropSetting]],
+) -> tuple[list[Sample], list[Size], tuple[FailedSample, ...]]:
+    """The samples that can be asked, the sizes of their images, and the samples that cannot.
+
+    Raises DataError where more cannot than the config allows.
+    """
+    dataset = config.dataset
+    drawn = load_samples(dataset, fetch=not config.plan, index=index)
+    if not drawn.samples and not drawn.failed:
+        raise ConfigError(f"dataset={dataset.name}: no samples")
+    samples = [settle_style(sample, dataset.style) for sample in drawn.samples]
+    unscored: list[FailedSample] = []
+    if scoring is not None:
+        samples, unscored = _scorable(samples, scoring)
+
+    def too_flat(size: Size) -> bool:
+        return any(_is_too_flat(size, setting, geometry) for _, setting in settings)
+
+    samples, sizes, unreadable = _readable(samples, too_flat)
+    failed = (*drawn.failed, *unscored, *unreadable)
+    require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
+    if scoring is not None:
+        scoring.prepare(samples)
+    return samples, sizes, failed
+
+
+def _askable(
+    config: Config,
+    checkpoint: Checkpoint,
+    geometry: Geometry,
+    samples: Sequence[Sample],
+    sizes: Sequence[Size],
+) -> tuple[list[Sample], list[Size], list[int], list[FailedSample]]:
+    """Samples whose text leaves room for one crop, with sizes and text tokens; and the others.
+
+    Whether more crops fit is a question of the knob, not of the sample; where no sample fits, it is
+    the context that is too short.
+    """
+    dataset, context = config.dataset, geometry.max_sequence_length
+    least = token_layout(Tiling(1, 1), geometry).sequence_length + dataset.max_new_tokens
+    kept: list[tuple[Sample, Size, int]] = []
+    failed, lengths = [], []
+    for sample, size in zip(samples, sizes, strict=True):
+        prompt = checkpoint.tokenizer.prompt(sample, dataset.style)
+        length = len(prompt.before) + len(prompt.after)
+        lengths.append(length)
+        if least + length > context:
+            reason = f"its text of {length} tokens leaves no room in a context of {context}"
+            failed.append(FailedSample(sample.sample_id, reason))
+        else:
+            kept.append((sample, size, length))
+    if not kept:
+        return list(samples), list(sizes), lengths, []
+    return [k[0] for k in kept], [k[1] for k in kept], [k[2] for k in kept], failed
+
+
+def _scorable(
+    samples: Sequence[Sample], scoring: Metric
+) -> tuple[list[Sample], list[FailedSample]]:
+    """Samples that have what the metric needs, and the others."""
+    kept, failed = [], []
+    for sample in samples:
+        if lack := scoring.lacks(sample):
+            reason = f"dataset.metric={scoring.name}: it {lack}"
+            failed.append(FailedSample(sample.sample_id, reason))
+        else:
+            kept.append(sample)
+    return kept, failed
+
+
+#: From this share of the context on, prompt and answer are near its limit.
+NEAR_CONTEXT = 0.95
+#: From so many samples on, reading the headers of their images shows its progress.
+_MANY = 1000
+
+
+def _readable(
+    samples: Sequence[Sample], too_flat: Callable[[Size], bool]
+) -> tuple[list[Sample], list[Size], list[FailedSample]]:
+    """Samples with a usable image, the images' sizes, and the others; each is opened once."""
+    known: dict[AnyImage, Size | str] = {}
+    kept, sizes, failed = [], [], []
+    many = len(samples) >= _MANY
+    with progress("reading image headers", len(samples)) if many else nullcontext(int) as advance:
+        for sample in samples:
+            image = sample.image
+            if image not in known:
+                try:
+                    size = sample.image_size()
+                    flat = f"{image}: an image of {size} px is too flat to be letterboxed"
+                    known[image] = flat if too_flat(size) else size
+                except DataError as error:
+                    known[image] = str(error)
+            found = known[image]
+            if isinstance(found, str):
+                failed.append(FailedSample(sample.sample_id, found))
+            else:
+                kept.append(sample)
+                sizes.append(found)
+            advance(1)
+    return kept, sizes, failed
+
+
+def _is_too_flat(size: Size, setting: CropSetting, geometry: Geometry) -> bool:
+    """Whether a side of a letterboxed view would shrink to 0, which nothing can be resized to."""
+    if setting.fit == "stretch":
+        return False
+    targets = [Size(geometry.crop_px, geometry.crop_px)]
+    if setting.fit == "letterbox":
+        targets.append(tiling_to_resolution(setting.tiling(size, geometry), geometry))
+    return any(0 in letterbox(size, target).scaled for target in targets)
+
+
+def _plan_run(
+    config: Config,
+    geometry: Geometry,
+    value: KnobValue,
+    setting: CropSetting,
+    sizes: list[Size],
+    text_lengths: list[int],
+) -> PlannedRun:
+    per_size = {size: setting.tiling(size, geometry) for size in set(sizes)}
+    tilings = tuple(per_size[size] for size in sizes)
+    full = setting.force_full_tokens
+    image_tokens = {
+        t: token_layout(t, geometry, force_full_tokens=full).sequence_length for t in set(tilings)
+    }
+    lengths = tuple(
+        image_tokens[tiling] + text for tiling, text in zip(tilings, text_lengths, strict=True)
+    )
+    longest = max(lengths)
+    verdict = crop_limit(setting.max_crops, geometry)
+    needed = longest + config.dataset.max_new_tokens
+    context = geometry.max_sequence_length
+    if verdict.level != "refused" and needed > context:
+        answer = config.dataset.max_new_tokens
+        reason = f"the longest prompt and its answer need {longest} + {answer} tokens"
+        verdict = Verdict("refused", f"{reason} of a context of {context}; take fewer crops")
+    warnings = _warnings(value, setting, geometry, sizes)
+    if verdict.level != "refused" and needed > NEAR_CONTEXT * context:
+        warnings.append(f"near the limit: prompt and answer need {needed} of {context} tokens")
+    return PlannedRun(
+        value=value,
+        setting=setting,
+        geometry=geometry,
+        tilings=tilings,
+        prompt_lengths=lengths,
+        verdict=verdict,
+        warnings=tuple(warnings),
+    )
+
+
+def _with_memory(
+    config: Config, run: PlannedRun, arithmetic: ModelArithmetic, batch_size: int
+) -> PlannedRun:
+    """The run with its memory estimate, and refused or warned about where that is too much."""
+    one, batch = (
+        memory_limits.estimate(arithmetic, config, run.prompts, size) for size in (1, batch_size)
+    )
+    verdict, warnings = run.verdict, run.warnings
+    if verdict.level != "refused":
+        verdict = memory_limits.refusal(one, config) or verdict
+    if told := memory_limits.warning(one, batch, batch_size, config):
+        warnings = (*warnings, told)
+    return replace(run, memory=one, verdict=verdict, warnings=warnings)
+
+
+def _identified(config: Config, run: PlannedRun, weights: str) -> PlannedRun:
+    """The run with its id and folder, from the fingerprint of the weights."""
+    run_id = config.run_id(run.value, weights)
+    folder = sweep_folder(config) / _folder_name(config, run.value, run_id)
+    return replace(run, run_id=run_id, folder=folder)
+
+
+def _warnings(
+    value: KnobValue, setting: CropSetting, geometry: Geometry, sizes: list[Size]
+) -> list[str]:
+    found = []
+    if setting.image_size is not None:
+        canvas = tiling_to_resolution(setting.tiling(setting.image_size, geometry), geometry)
+        if canvas != setting.image_size:
+            found.append(
+                f"{value.value} is no whole number of crops: images are resized to {canvas}"
+            )
+        warning = aspect_ratio_warning(setting.image_size)
+        if warning:
+            found.append(warning)
+    else:
+        flat = sorted({w for s in set(sizes) if (w := aspect_ratio_warning(s))})
+        if flat:
+            more = f" (and {len(flat) - 1} more image sizes)" if len(flat) > 1 else ""
+            found.append(f"{flat[0]}{more}")
+    if setting.fit == "letterbox":
+        covered = {size: _image_share(size, setting, geometry) for size in set(sizes)}
+        padded = sum(covered[size] < 0.5 for size in sizes)
+        if padded:
+            found.append(
+                f"for {padded / len(sizes):.0%} of the images more than half of the crops' area "
+                f"is padding (the image takes as little as {min(covered.values()):.0%} of it)"
+            )
+    elif setting.fit == "stretch" and setting.image_size is None:
+        stretched = {size: _distortion(size, setting, geometry) for size in set(sizes)}
+        bent = sum(stretched[size] > 2 for size in sizes)
+        if bent:
+            found.append(
+                f"for {bent / len(sizes):.0%} of the images one side is stretched over twice as "
+                f"much as the other (up to {max(stretched.values()):.3g} times)"
+            )
+    return found
+
+
+def _image_share(size: Size, setting: CropSetting, geometry: Geometry) -> float:
+    """Share of the canvas that a letterboxed image of `size` covers."""
+    canvas = tiling_to_resolution(setting.tiling(size, geometry), geometry)
+    scaled = letterbox(size, canvas).scaled
+    return (scaled.height * scaled.width) / (canvas.height * canvas.width)
+
+
+def _distortion(size: Size, setting: CropSetting, geometry: Geometry) -> float:
+    """How many times more one side of a stretched image grows than the other."""
+    canvas = tiling_to_resolution(setting.tiling(size, geometry), geometry)
+    ratio = canvas.aspect_ratio / size.aspect_ratio
+    return max(ratio, 1 / ratio)
+
+
+def _folder_name(config: Config, value: KnobValue, run_id: str) -> str:
+    knob = f"{value.name}-{value.value}"
+    if value.name == "image_size" and value.fit != "stretch":
+        knob += f"-{value.fit}"
+    if value.force_full_tokens:
+        knob += "-full"
+    parts = (knob, config.model.name, config.dataset.name, config.hardware.name, run_id[:8])
+    return "_".join(part.replace("/", "-") for part in parts)

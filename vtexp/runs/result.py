@@ -1,0 +1,180 @@
+"""The result of a run, from the rows of its samples and of its timed prefills."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, median
+from typing import Any
+
+from vtexp.cost.architectures import model_arithmetic
+from vtexp.cost.flops import STAGES, PromptCounts, mfu
+from vtexp.measure import summary
+from vtexp.metrics import metric
+from vtexp.runs.plan import Plan, PlannedRun, tiling_summary
+from vtexp.stats.paired import clustered_mean
+
+#: Columns of the sample rows that a result is made of.
+COUNTS = ("num_crops", "vision_tokens")
+SUMMARISED = (
+    *(f"{kind}_{count}" for kind in ("theoretical", "measured", "actual") for count in COUNTS),
+    *("measured_tiling", "actual_tiling", "actual_overridden", "sequence_length"),
+    *("score", "sample_id", "image_id", "question_type"),
+)
+
+
+def by_column(rows: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What is summarised of rows: little beside their texts, of which there may be 200 000."""
+    columns: dict[str, list[Any]] = {name: [] for name in SUMMARISED}
+    for row in rows:
+        for name, values in columns.items():
+            value = row[name]
+            values.append(sys.intern(value) if isinstance(value, str) else value)
+    return columns
+
+
+def summarise(
+    plan: Plan,
+    run: PlannedRun,
+    columns: Mapping[str, Sequence[Any]],
+    latency_rows: Sequence[dict[str, Any]],
+    surroundings: dict[str, Any],
+) -> dict[str, Any]:
+    """The result of a run: what was asked first, then counts, accuracy and latency.
+
+    `columns` are the SUMMARISED ones of the sample rows; `surroundings` say under `processes` how
+    each rank, and each repeat of it, timed.
+    """
+    means = {name: fmean(columns[name]) for name in SUMMARISED if name.endswith(COUNTS)}
+    tilings = {name: _tilings(columns[name]) for name in ("measured_tiling", "actual_tiling")}
+    overridden = any(columns["actual_overridden"])
+    warnings = list(run.warnings)
+    if not plan.answers:
+        warnings.append("random weights: counts and latency only, no accuracy")
+    if overridden:
+        warnings.append(
+            "force_full_tokens: the model read other counts than the theoretical ones; actual_* "
+            "are the theoretical counts, measured_* what was read"
+        )
+    asked = plan.config.measure.repeats
+    processes = len({row["process"] for row in latency_rows if row["rank"] == 0})
+    if processes < asked:
+        warnings.append(f"timed in {processes} of {asked} processes only: the others failed")
+    warnings += summary.unlike_all(latency_rows, means["measured_vision_tokens"])
+    return {
+        "status": "done",
+        **run.columns(plan.config),
+        **means,
+        **tilings,
+        "actual_overridden": overridden,
+        **_accuracy(
+            columns["score"],
+            columns["image_id"],
+            columns["question_type"],
+            metric(plan.config.dataset.metric).highest,
+        ),
+        "sequence_length": fmean(columns["sequence_length"]),
+        **_latency(plan, latency_rows, [p["timing"] for p in surroundings["processes"]]),
+        **_arithmetic(plan, latency_rows),
+        "device": surroundings["device"]["name"],
+        "inputs_fingerprint": run.inputs_fingerprint,
+        "verdict": run.verdict.level,
+        "warnings": warnings,
+    }
+
+
+def _latency(
+    plan: Plan, rows: Sequence[dict[str, Any]], timings: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What timed prefills say; memory, energy and the cold call are the first process's."""
+    first = timings[0]
+    return {
+        "prefill_vision_tokens": fmean(row["vision_tokens"] for row in rows),
+        "latency": summary.summarise(rows),
+        "prefill_ms_by_rank": summary.median_by_rank(rows),
+        "prefill_ms_between_processes": summary.between_processes(rows),
+        "cold_ttft_ms": first["cold_ttft_ms"],
+        "memory_peak_mib": first["memory_peak_mib"],
+        "memory_by_stage": first["memory_by_stage"],
+        "energy_j_per_prefill": first.get("energy_j_per_prefill"),
+        "idle_power_w": first.get("idle_power_w"),
+        "disturbed": summary.doubts(rows, timings, plan.config.measure.max_half_width),
+    }
+
+
+def _arithmetic(plan: Plan, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """FLOPs of the timed prefills and what part of the hardware's figures they reached.
+
+    `flops_per_prefill` and `roofline_ms` are means over the timings, `flops` by stage; `mfu` is the
+    median over the timings of FLOPs over time and peak, `mfu_by_stage` likewise. None where the
+    arithmetic of the model, or a figure of the hardware, is not known.
+    """
+    hardware = plan.config.hardware
+    model = model_arithmetic(plan.checkpoint.config, plan.geometry)
+    nothing = ("flops_per_prefill", "flops", "mfu", "mfu_by_stage", "roofline_ms")
+    if model is None:
+        return dict.fromkeys(nothing)
+    prompts = [
+        PromptCounts(row["num_crops"], row["vision_tokens"], row["sequence_length"]) for row in rows
+    ]
+    flops = {prompt: model.flops(prompt) for prompt in set(prompts)}
+    by_stage = {stage: fmean(flops[p][stage] for p in prompts) for stage in STAGES}
+    found = dict.fromkeys(nothing) | {
+        "flops_per_prefill": sum(by_stage.values()),
+        "flops": by_stage,
+    }
+    peak, bandwidth, dtype = hardware.peak_tflops, hardware.bandwidth_gb_per_s, hardware.dtype.value
+    if peak is not None:
+        timed = list(zip(prompts, rows, strict=True))
+        found["mfu"] = median(
+            mfu(sum(flops[p].values()), row["prefill_ms"], peak) for p, row in timed
+        )
+        found["mfu_by_stage"] = {
+            stage: median(mfu(flops[p][stage], row[f"{stage}_ms"], peak) for p, row in timed)
+            for stage in STAGES
+        }
+    if peak is not None and bandwidth is not None:
+        least = {p: sum(model.roofline_ms(p, dtype, peak, bandwidth).values()) for p in flops}
+        found["roofline_ms"] = fmean(least[p] for p in prompts)
+    return found
+
+
+def _tilings(found: Sequence[str | None]) -> str | None:
+    """Summary of the tilings that the model showed, None where it shows none."""
+    shown = [tiling for tiling in found if tiling is not None]
+    return tiling_summary(shown) if shown else None
+
+
+def _accuracy(
+    scores: Sequence[float | None],
+    image_ids: Sequence[str],
+    question_types: Sequence[str],
+    highest: float,
+) -> dict[str, Any]:
+    """Mean score with error and interval clustered by image, and the mean per question type.
+
+    Scores are from 0 to `highest`. All None where nothing was answered.
+    """
+    answered = [score for score in scores if score is not None]
+    if not answered:
+        names = ("accuracy", "accuracy_standard_error", "accuracy_low", "accuracy_high")
+        nothing = dict.fromkeys(names) | {"accuracy_by_question_type": {}}
+        return nothing | {"num_samples": len(scores), "num_images": len(set(image_ids))}
+    overall = clustered_mean(answered, image_ids, highest)
+    low, high = overall.interval or (None, None)
+    by_type: dict[str, list[float]] = defaultdict(list)
+    for kind, score in zip(question_types, answered, strict=True):
+        by_type[kind].append(score)
+    return {
+        "accuracy": overall.mean,
+        "accuracy_standard_error": overall.standard_error,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "num_samples": overall.n,
+        "num_images": overall.images,
+        "accuracy_by_question_type": {
+            kind: {"accuracy": fmean(scores), "n": len(scores)}
+            for kind, scores in sorted(by_type.items())
+        },
+    }

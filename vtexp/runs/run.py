@@ -1,0 +1,392 @@
+"""A run: latency, accuracy and counts of one knob value, written to the run's folder."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vtexp.budget.geometry import Tiling, theoretical_tokens, token_layout
+from vtexp.data.sample import FailedSample, Sample, fingerprint, require_few_failed
+from vtexp.errors import CountMismatchError, DataError, VtexpError
+from vtexp.measure.energy import Counter, measure_energy
+from vtexp.measure.protocol import Reference, Timing
+from vtexp.metrics.registry import Score
+from vtexp.models.probe import Counts
+from vtexp.models.runner import PreparedSample, Runner
+from vtexp.runs.batching import BatchSize
+from vtexp.runs.plan import Plan, PlannedRun
+from vtexp.runs.ranks import Repeat, read_repeats, same_machine, share_folder, wait_for_shares
+from vtexp.runs.result import by_column, summarise
+from vtexp.utils import environment, files
+from vtexp.utils.console import ProgressFile
+
+
+class Measurement:
+    """One run under way in one process: started, timed, answered part by part, then finished.
+
+    The runs of a job are under way together, so that their timed prefills are interleaved, and so
+    that an image that has been decoded serves them all. Of a run with several processes
+    (`hardware.gpus_per_run`) each, by its rank, answers its share of the samples and times prefills
+    of the same ones; rank 0 then puts all together. Answers are added to the records as they come:
+    a run that was interrupted goes on with what is missing. Each method raises VtexpError for what
+    a user can mend.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: PlannedRun,
+        runner: Runner,
+        score: Score | None,
+        rank: int = 0,
+        repeat: int = 0,
+    ) -> None:
+        """`score` scores a prediction; None with random weights, whose answers mean nothing.
+
+        `repeat` is 0 but in further processes that only time: see `measure.repeats`.
+        """
+        self.plan, self.run, self.runner, self._score, self._rank = plan, run, runner, score, rank
+        self._repeat = repeat
+        hardware = plan.config.hardware
+        #: Indices of the samples that this process still has to answer.
+        self.waiting = set(range(rank, len(plan.samples), hardware.gpus_per_run))
+        #: What is to be timed; None where times of an earlier try are kept.
+        self.timing: Timing | None = None
+        self._batches = BatchSize(hardware.batch_size, hardware.auto_adjust_batch_size)
+        self._folder = share_folder(run.folder, rank)
+        self._answers = files.RowsFile(self._folder / files.ANSWERS)
+        self._progress = ProgressFile(self._folder / files.PROGRESS)
+        self._surroundings: dict[str, Any] = {}
+        self._duration_s = 0.0
+
+    def start(self, indices: Sequence[int]) -> None:
+        """Get ready to time prefills of the samples of these indices: counted and warmed up.
+
+        Answers and times of an earlier try are kept: answers of the same code, times of the same
+        code on the same machine. With random weights the timed samples are all there is.
+        """
+        with self._at_work():
+            self._surroundings = environment.describe(self.runner.device)
+            if self._repeat or not self._timed_before():
+                self._warm_up(indices)
+
+    def _timed_before(self) -> bool:
+        """Whether an earlier try left times that can be kept; takes over its answers."""
+        folder = self._folder
+        (folder / files.SHARE).unlink(missing_ok=True)
+        (folder / files.FAILURE).unlink(missing_ok=True)
+        before = self._earlier_try()
+        if before is None:
+            self._discard()
+            return False
+        timed = (folder / files.LATENCY).is_file()
+        return timed and same_machine(before, self._surroundings)
+
+    def _earlier_try(self) -> dict[str, Any] | None:
+        """Surroundings of an earlier try of this code, whose answers are taken over; else None."""
+        folder = self._folder
+        if self._score is None or not (folder / files.ENVIRONMENT).is_file():
+            return None
+        before = files.read_json(folder / files.ENVIRONMENT)
+        if any(before.get(key) != self._surroundings[key] for key in ("vtexp", "git")):
+            return None
+        index = {self.plan.samples[i].sample_id: i for i in self.waiting}
+        answered = self._answers.go_on("sample_id")
+        if len(set(answered)) < len(answered) or not index.keys() >= set(answered):
+            return None
+        self.waiting -= {index[sample_id] for sample_id in answered}
+        return before
+
+    def _warm_up(self, indices: Sequence[int]) -> None:
+        plan, run = self.plan, self.run
+        samples = [plan.samples[i] for i in indices]
+        counted: list[dict[str, Any]] = []
+
+        def check(place: int, counts: Counts, length: int) -> None:
+            found = check_counts(run, samples[place], run.tilings[indices[place]], counts)
+            row = _about(plan, samples[place]) | {"prediction": None, "score": None} | found
+            counted.append(row | {"sequence_length": length, "answer_tokens": 0})
+
+        config = plan.config
+        timing = Timing(self.runner, samples, run.setting, config.dataset.style, config.measure)
+        timing.count(check)
+        timing.warm_up()
+        self.timing = timing
+        self._progress.start("prefill", len(samples) * config.measure.latency_repeats)
+        if self._score is None and self._rank == 0 and not self._repeat:
+            self._answers.write(counted)
+
+    @property
+    def wants_times(self) -> bool:
+        """Whether a further round of timed prefills is needed."""
+        return self.timing is not None and not self.timing.ended
+
+    def time_round(self, on_prefill: Callable[[], None]) -> None:
+        """Time each sample once; `on_prefill` is called after each."""
+        assert self.timing is not None
+
+        def advance() -> None:
+            on_prefill()
+            self._progress.advance(1)
+
+        with self._at_work():
+            self.timing.round(advance)
+
+    def note_times(
+        self,
+        monitor: dict[str, Any],
+        reference: Reference,
+        counter: Counter | None,
+    ) -> None:
+        """Write down the times, and what the machine did meanwhile.
+
+        `monitor` is what a `Monitor` saw, `counter` the device's energy, which is taken now.
+        """
+        timing, seconds = self.timing, self.plan.config.measure.energy_seconds
+        if timing is None:
+            return
+        with self._at_work():
+            timing.note_memory()
+            about = timing.about | {
+                "monitor": monitor,
+                "reference": reference.rows,
+                "reference_failure": reference.failure,
+            }
+            if counter is not None and seconds and not self._repeat:
+                about |= measure_energy(counter, timing.prefill_alone(), self.runner.wait, seconds)
+        rows = [{"rank": self._rank, "process": self._repeat} | row for row in timing.rows]
+        self._surroundings["timing"] = about
+        if self._repeat:
+            Repeat(self._surroundings, rows).write(self._folder, self._repeat)
+            return
+        # Times come last: those that are there are of these surroundings.
+        (self._folder / files.LATENCY).unlink(missing_ok=True)
+        files.write_json(self._folder / files.ENVIRONMENT, self._surroundings)
+        files.write_jsonl(self._folder / files.LATENCY, rows)
+
+    def start_answers(self) -> None:
+        """Say that prefills are timed, and answers follow."""
+        self._progress.start("answers", len(self.waiting))
+
+    def answer(self, images: Mapping[int, np.ndarray], advance: Callable[[int], None]) -> None:
+        """Answer those samples that wait for it, given the pixels of some by their index.
+
+        `advance` hears of each batch.
+        """
+        plan, run, runner, score = self.plan, self.run, self.runner, self._score
+        assert score is not None
+        dataset = plan.config.dataset
+        # Like with like: batches of equal tilings have no padding crops, of equal lengths no
+        # padding at all. Stable, so deterministic.
+        order = sorted(
+            (i for i in images if i in self.waiting),
+            key=lambda i: (run.tilings[i].num_crops, run.prompt_lengths[i]),
+        )
+        with self._at_work(), runner.probe() as probe:
+
+            def process(
+                batch: Sequence[int],
+            ) -> tuple[list[PreparedSample], list[list[int]], list[Counts]]:
+                probe.reset()  # a batch that ran out of memory leaves half a count
+                prepared = [
+                    runner.prepare(plan.samples[i], run.setting, dataset.style, images[i])
+                    for i in batch
+                ]
+                return prepared, runner.answer(prepared, dataset.max_new_tokens), probe.take()
+
+            for batch, (prepared, answers, counts) in self._batches.run(order, process):
+                rows = []
+                for i, inputs, ids, counted in zip(batch, prepared, answers, counts, strict=True):
+                    sample = plan.samples[i]
+                    prediction = runner.tokenizer.decode(ids)
+                    rows.append(
+                        {
+                            **_about(plan, sample),
+                            "prediction": prediction,
+                            "score": score(prediction, sample),
+                            **check_counts(run, sample, run.tilings[i], counted),
+                            "sequence_length": len(inputs.input_ids),
+                            "answer_tokens": len(ids),
+                        }
+                    )
+                # Batch by batch: what is scored stays so, whenever the process ends.
+                self._answers.write(rows)
+                self.waiting.difference_update(batch)
+                advance(len(batch))
+                self._progress.advance(len(batch))
+
+    def finish_share(self, broken: Mapping[int, FailedSample]) -> None:
+        """This process has answered all that it could but `broken`, samples by index."""
+        self._answers.finish()
+        share = {
+            "attempt": environment.attempt(),
+            "broken": {str(index): failed.reason for index, failed in broken.items()},
+            "batch_size": self._batches.most,
+            "out_of_memory_count": self._batches.out_of_memory_count,
+            "duration_s": round(self._duration_s, 2),
+        }
+        files.write_json(self._folder / files.SHARE, share)
+
+    def finish(self) -> dict[str, Any]:
+        """Put the shares of all ranks together; `result.json` comes last: the run is whole.
+
+        Raises VtexpError where a rank failed, or the records are not of all samples, each once.
+        """
+        plan, run = self.plan, self.run
+        folders = [
+            share_folder(run.folder, rank) for rank in range(plan.config.hardware.gpus_per_run)
+        ]
+        shares = wait_for_shares(folders)
+        broken = self._broken(shares)
+        latency_rows, surroundings = self._gather_times(folders)
+        kept = [i for i in range(len(plan.samples)) if i not in broken]
+        if not plan.answers:
+            timed = {row["sample_id"] for row in latency_rows}
+            kept = [i for i in kept if plan.samples[i].sample_id in timed]
+        samples = [plan.samples[i] for i in kept]
+        answers = [folder / files.ANSWERS for folder in folders]
+        try:
+            files.merge_rows(
+                answers if plan.answers else answers[:1],
+                run.folder / files.SAMPLES,
+                "sample_id",
+                [sample.sample_id for sample in samples],
+            )
+        except DataError:  # they would fail the next try as well
+            shutil.rmtree(run.folder / files.RANKS, ignore_errors=True)
+            raise
+        files.write_jsonl(run.folder / files.LATENCY, latency_rows)
+        files.write_json(run.folder / files.ENVIRONMENT, surroundings)
+        run = replace(
+            run,
+            failed=(*run.failed, *broken.values()),
+            tilings=tuple(run.tilings[i] for i in kept),
+            prompt_lengths=tuple(run.prompt_lengths[i] for i in kept),
+        )
+        columns = by_column(files.rows_of(run.folder / files.SAMPLES))
+        result = summarise(plan, run, columns, latency_rows, surroundings) | {
+            "samples_fingerprint": fingerprint(samples),
+            "batch_size": max(share["batch_size"] for share in shares),
+            "out_of_memory_count": sum(share["out_of_memory_count"] for share in shares),
+            "duration_s": max(share["duration_s"] for share in shares),
+        }
+        (run.folder / files.FAILURE).unlink(missing_ok=True)
+        files.write_json(run.folder / files.RESULT, result)
+        shutil.rmtree(run.folder / files.RANKS, ignore_errors=True)
+        return result
+
+    def _broken(self, shares: Sequence[dict[str, Any]]) -> dict[int, FailedSample]:
+        """Samples by index whose image turned out to be broken, in any rank.
+
+        Raises DataError where they are more than allowed.
+        """
+        plan = self.plan
+        reasons = {int(i): why for share in shares for i, why in share["broken"].items()}
+        broken = {i: FailedSample(plan.samples[i].sample_id, reasons[i]) for i in sorted(reasons)}
+        dataset = plan.config.dataset
+        require_few_failed(
+            (*broken.values(), *plan.failed),
+            dataset.max_failed,
+            len(plan.samples) - len(broken),
+            dataset.name,
+        )
+        return broken
+
+    def _gather_times(self, folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Timings of all ranks and repeats, and rank 0's surroundings with how each timed."""
+        rows, processes = [], []
+        for rank, folder in enumerate(folders):
+            own = Repeat(
+                files.read_json(folder / files.ENVIRONMENT),
+                files.read_jsonl(folder / files.LATENCY),
+            )
+            for number, found in {0: own, **read_repeats(folder)}.items():
+                rows += found.rows
+                processes.append(
+                    {"rank": rank, "process": number}
+                    | {key: found.surroundings[key] for key in ("host", "device", "timing")}
+                )
+        if len({process["host"] for process in processes}) > 1:
+            raise VtexpError(f"{self.run.folder}: its ranks were timed on several nodes")
+        surroundings = files.read_json(self._folder / files.ENVIRONMENT)
+        del surroundings["timing"]
+        return rows, surroundings | {"processes": processes}
+
+    def _discard(self) -> None:
+        """Leave no answers and no times of an earlier try that were not made in this way."""
+        self._answers.discard()
+        with suppress(OSError):
+            (self._folder / files.LATENCY).unlink()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Adds to the seconds that this run took: those of other runs of the job are not its."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._duration_s += time.monotonic() - began
+
+
+def _about(plan: Plan, sample: Sample) -> dict[str, Any]:
+    wording = plan.checkpoint.tokenizer.form.wording
+    return {
+        "sample_id": sample.sample_id,
+        "image_id": sample.image_id,
+        "question_type": sample.question_type,
+        **sample.attributes,
+        "question": sample.question,
+        "options": list(sample.options),
+        "style": sample.style,
+        "message": wording.message(sample, plan.config.dataset.style),
+        "references": list(sample.references),
+    }
+
+
+def check_counts(
+    run: PlannedRun, sample: Sample, tiling: Tiling, measured: Counts
+) -> dict[str, Any]:
+    """Theoretical, measured and actual counts of one sample.
+
+    Raises CountMismatchError where the hooks counted something else than the layout predicts;
+    with force_full_tokens, actual is the theoretical count then, and `actual_overridden` is true.
+    """
+    shown = None if measured.tiling is None else tiling  # some models do not show theirs
+    theoretical = Counts(
+        tiling.num_crops, theoretical_tokens(tiling.num_crops, run.geometry), shown
+    )
+    full = run.setting.force_full_tokens
+    layout = token_layout(tiling, run.geometry, force_full_tokens=full)
+    predicted = Counts(tiling.num_crops, layout.vision_tokens, shown)
+    if measured != predicted and not full:
+        raise CountMismatchError(
+            f"sample {sample.sample_id}: the layout predicts {_text(predicted)}, but the model "
+            f"read {_text(measured)}; the run's numbers would be wrong"
+        )
+    overridden = full and measured != theoretical
+    actual = theoretical if overridden else measured
+    return {
+        **_columns("theoretical", theoretical),
+        **_columns("measured", measured),
+        **_columns("actual", actual),
+        "actual_overridden": overridden,
+    }
+
+
+def _text(counts: Counts) -> str:
+    return f"{counts.num_crops} crops ({counts.tiling}) and {counts.vision_tokens} vision tokens"
+
+
+def _columns(kind: str, counts: Counts) -> dict[str, Any]:
+    return {
+        f"{kind}_tiling": None if counts.tiling is None else str(counts.tiling),
+        f"{kind}_num_crops": counts.num_crops,
+        f"{kind}_vision_tokens": counts.vision_tokens,
+    }

@@ -1,0 +1,1 @@
+"""Intervals, paired tests and trends: arrays in, numbers out."""

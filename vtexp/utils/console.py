@@ -1,0 +1,160 @@
+"""Progress of long work: a bar with an estimate on a terminal, sparse plain lines in a log."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, cast
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from vtexp.errors import VtexpError
+from vtexp.utils import environment, files
+from vtexp.utils.text import visible
+
+if sys.stdout is None:  # closed, as by >&-: the work is done without words
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+
+
+class _Output:
+    """Standard output of a run that outlives it: a full disk or a closed pipe costs words alone."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+    def write(self, text: str) -> int:
+        """Write, or from the first failure on drop what is to be written."""
+        with self._going_on():
+            sys.stdout.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As `write`."""
+        with self._going_on():
+            sys.stdout.flush()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                print(
+                    f"standard output cannot be written ({error}); the work goes on",
+                    file=sys.stderr,
+                )
+
+
+class _Console(Console):
+    """A console to which control characters in texts and in cells of tables are letters."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich's, by which it makes all strings texts before it lays them out."""
+        return super().render_str(visible(text), **options)
+
+
+#: The one console: bars, tables and messages share it, so that none breaks another.
+#: Without a terminal the width is that of a wide log, so that no column of a table is cut.
+console = _Console(
+    file=cast(IO[str], _Output()),
+    highlight=False,
+    markup=False,
+    soft_wrap=True,
+    width=None if sys.stdout.isatty() else 160,
+)
+
+_LINE_EVERY_S = 30.0
+_FILE_EVERY_S = 5.0
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show work of `total` steps or more; gives a function that adds finished steps."""
+    if console.is_terminal:
+        with Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        ) as bar:
+            task = bar.add_task(visible(label), total=total)
+
+            def advance(steps: int) -> None:
+                done = bar.tasks[0].completed + steps
+                bar.update(task, completed=done, total=max(total, done))
+
+            yield advance
+    else:
+        yield _lines(label, total)
+
+
+def _lines(label: str, total: int) -> Callable[[int], None]:
+    """A line at most every 30 s."""
+    began = last = time.monotonic()
+    done = 0
+
+    def advance(steps: int) -> None:
+        nonlocal done, last
+        done += steps
+        now = time.monotonic()
+        if now - last >= _LINE_EVERY_S:
+            last = now
+            if done < total:
+                left_s = (now - began) / done * (total - done)
+                console.print(f"{label}: {done}/{total}, about {left_s:.0f} s left")
+            else:
+                console.print(f"{label}: {done}, more than the {total} needed at least")
+
+    return advance
+
+
+class ProgressFile:
+    """How far a process of a run is, in a file for others to read; never an error."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stage, self._done, self._total = "", 0, 0
+        self._began = self._last = 0.0
+
+    def start(self, stage: str, total: int) -> None:
+        """A new stage of `total` steps."""
+        self._stage, self._done, self._total = stage, 0, total
+        self._began = time.time()
+        self._write()
+
+    def advance(self, steps: int) -> None:
+        """Steps done; written down every few seconds."""
+        self._done += steps
+        if time.time() - self._last >= _FILE_EVERY_S or self._done == self._total:
+            self._write()
+
+    def _write(self) -> None:
+        self._last = time.time()
+        row = {
+            "stage": self._stage,
+            "done": self._done,
+            "total": self._total,
+            "host": environment.host(),
+            "began": self._began,
+            "updated": self._last,
+        }
+        with suppress(VtexpError):
+            files.write_json(self._path, row)

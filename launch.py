@@ -16,7 +16,7 @@ def launch(raw: DictConfig) -> None:
     named = any(o.startswith("sweep.name=") for o in HydraConfig.get().overrides.task)
     with user_errors.errors_past_hydra():
         config = from_hydra(raw)
-        from vtexp.runs.job import run_job  # imported late: --help and config errors stay quick
+        from vtexp.jobs.here import run_job  # imported late: --help and config errors stay quick
 
         run_job(config, named=named)
 

@@ -25,11 +25,11 @@ from results_file import write_results
 
 from vtexp.config.compose import compose_config
 from vtexp.config.schema import Launcher
-from vtexp.jobs.prepare import show_comparison
+from vtexp.jobs.finish import show_comparison
 from vtexp.jobs.status import look
 from vtexp.jobs.worker import make_job
 from vtexp.report.files import CSV_NAME
-from vtexp.runs.folder import freeze
+from vtexp.runs.frozen import freeze
 from vtexp.runs.ledger import note_submitted, of_process
 from vtexp.runs.plan import make_plan
 

@@ -23,7 +23,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vtexp.config.compose import compose_config
-from vtexp.runs.folder import freeze
+from vtexp.runs.frozen import freeze
 from vtexp.runs.plan import make_plan
 from vtexp.utils import files
 from vtexp.utils.console import console
@@ -32,7 +32,7 @@ VALUES = [1, 2, 3, 4, 6, 8, 9, 12]
 LOAD_ONLY = """
 import sys
 from pathlib import Path
-from vtexp.runs.folder import thaw
+from vtexp.runs.frozen import thaw
 from vtexp.runs.plan import make_plan
 from vtexp.utils.console import console
 from vtexp.runs.job import load_runner

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vtexp.config.compose import compose_config
-from vtexp.runs.folder import freeze
+from vtexp.runs.frozen import freeze
 from vtexp.runs.plan import Plan, PlannedRun, make_plan
 from vtexp.stats.paired import clustered_mean
 from vtexp.utils import files

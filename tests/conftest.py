@@ -139,7 +139,7 @@ def made_runs(
     """A sweep of two finished runs, made without tracking, once for all tests."""
     kept = tmp_path_factory.getbasetemp() / "made_runs"
     if not kept.is_dir():
-        from vtexp.runs.job import run_job
+        from vtexp.jobs.here import run_job
 
         run_job(make_config("knob.sizes=[336x336,560x336]"))
         shutil.copytree(tmp_path / "sweep", kept)

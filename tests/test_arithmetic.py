@@ -25,13 +25,13 @@ from vtexp.config.schema import Config, HardwareConfig
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import ITEM_BYTES, STAGES, ModelArithmetic, PromptCounts, mfu
 from vtexp.data.sample import Sample
+from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.families import FAMILIES
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.models.runner import Inputs, Runner, runner_class
-from vtexp.runs.job import run_job
 from vtexp.runs.plan import make_plan
 from vtexp.utils.files import read_json, read_jsonl
 

@@ -25,11 +25,11 @@ from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config
 from vtexp.data import images
 from vtexp.data.sample import ImageFile
-from vtexp.data.sources.download import download_images
+from vtexp.data.sources.images import download_images
 from vtexp.errors import DataError
+from vtexp.jobs.here import run_job
 from vtexp.models.families import FAMILIES
 from vtexp.prompts.tokenizer import PromptTokenizer
-from vtexp.runs.job import run_job
 from vtexp.runs.plan import make_plan
 from vtexp.utils.files import SAMPLES, read_jsonl
 

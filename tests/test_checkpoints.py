@@ -17,13 +17,13 @@ import torch
 
 from vtexp.config.schema import Config
 from vtexp.errors import CheckpointError, ConfigError
+from vtexp.jobs.here import run_job
 from vtexp.models import fingerprints
 from vtexp.models.checkpoints import ASSETS, find_checkpoint
 from vtexp.models.config_checks import MAY_BE_NOTHING
 from vtexp.models.fingerprints import checkpoint_fingerprint
 from vtexp.models.loading import load_model
 from vtexp.models.molmo.modeling import MolmoForCausalLM
-from vtexp.runs.job import run_job
 from vtexp.utils import files, hub
 
 MakeConfig = Callable[..., Config]

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vtexp.budget.knobs import KnobValue
 from vtexp.config import user_errors
-from vtexp.config.compose import compose_config
+from vtexp.config.compose import compose_config, flags_first, with_brackets
 from vtexp.config.schema import (
     ColumnsConfig,
     Config,
@@ -170,13 +170,13 @@ def test_missing_value_names_its_key(make_config: MakeConfig, tmp_path: Path) ->
     ],
 )
 def test_lists_without_brackets(argument: str, expected: str) -> None:
-    assert user_errors.with_brackets(argument) == expected
+    assert with_brackets(argument) == expected
 
 
 @pytest.mark.parametrize("argument", ["=3", "knob.max_crops=range(1,13,0)"])
 def test_malformed_arguments_are_config_errors(argument: str) -> None:
     with pytest.raises(ConfigError, match="^" + re.escape(argument)):
-        user_errors.with_brackets(argument)
+        with_brackets(argument)
 
 
 def test_several_processes_need_somewhere_to_be_started(make_config: MakeConfig) -> None:
@@ -186,9 +186,9 @@ def test_several_processes_need_somewhere_to_be_started(make_config: MakeConfig)
 
 
 def test_flag_may_come_after_overrides() -> None:
-    assert user_errors.flags_first(["a=1", "-m", "b=2"]) == ["-m", "a=1", "b=2"]
+    assert flags_first(["a=1", "-m", "b=2"]) == ["-m", "a=1", "b=2"]
     for flag in (["--config-dir", "x"], ["--config-dir=x"]):
-        assert user_errors.flags_first(["a=1", *flag, "b=2", "-m"]) == [*flag, "-m", "a=1", "b=2"]
+        assert flags_first(["a=1", *flag, "b=2", "-m"]) == [*flag, "-m", "a=1", "b=2"]
 
 
 def test_help_shows_examples(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ from vtexp.cost.latency_fit import (
     write_cost_model,
 )
 from vtexp.errors import ConfigError
-from vtexp.jobs.prepare import show_plan
-from vtexp.runs.folder import freeze
-from vtexp.runs.job import run_job
+from vtexp.jobs.here import run_job
+from vtexp.report.plan import show_plan
+from vtexp.runs.frozen import freeze
 from vtexp.runs.plan import Plan, make_plan
 from vtexp.utils import files
 

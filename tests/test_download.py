@@ -19,7 +19,7 @@ from PIL import Image
 from vtexp.config.schema import Config
 from vtexp.data.load import load_samples
 from vtexp.data.sample import LoadedSamples
-from vtexp.data.sources.download import download_images
+from vtexp.data.sources.images import download_images
 from vtexp.errors import DataError
 
 MakeConfig = Callable[..., Config]

@@ -11,8 +11,8 @@ from safetensors import safe_open
 
 from vtexp.config.schema import Config
 from vtexp.data.builtin import easy_vqa
+from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import ASSETS, read_model_config
-from vtexp.runs.job import run_job
 from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]

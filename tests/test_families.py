@@ -30,12 +30,12 @@ from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.config.schema import Config, HardwareConfig
 from vtexp.data.sample import ImageFile, Sample
 from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFailedError
-from vtexp.measure.summary import PARTS
+from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import ASSETS, find_checkpoint, read_model_config
 from vtexp.models.families import FAMILIES
 from vtexp.models.runner import Runner, runner_class
+from vtexp.models.stages import PARTS
 from vtexp.prompts.tokenizer import PromptTokenizer
-from vtexp.runs.job import run_job
 from vtexp.runs.plan import make_plan
 from vtexp.utils import files
 

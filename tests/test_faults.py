@@ -21,9 +21,9 @@ from vtexp.config import user_errors
 from vtexp.config.schema import Config
 from vtexp.data.sources.paths import cache_folder
 from vtexp.errors import DataError
+from vtexp.jobs.here import run_job
 from vtexp.models.runner import Runner
 from vtexp.runs import job
-from vtexp.runs.job import run_job
 from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]

@@ -19,13 +19,13 @@ from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config
 from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
 from vtexp.jobs import prepare
+from vtexp.jobs.here import run_job
 from vtexp.measure.protocol import Timing
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.models.runner import PreparedSample
 from vtexp.models.stages import StageTimes
 from vtexp.runs import job
-from vtexp.runs.job import run_job
 from vtexp.runs.plan import make_plan
 from vtexp.utils import files
 

@@ -26,7 +26,7 @@ from vtexp.config import user_errors
 from vtexp.config.compose import compose_config
 from vtexp.config.schema import GROUP_SCHEMAS, KNOB_SCHEMAS, Form
 from vtexp.data import load
-from vtexp.runs.job import run_job
+from vtexp.jobs.here import run_job
 from vtexp.utils.console import console
 
 ROOT = Path(__file__).parents[1]

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from vtexp.data.sample import ImageFile, Sample
+from vtexp.data.sample import NO_LETTERS, ImageFile, Sample
 from vtexp.metrics import metric
 from vtexp.prompts import wording
 from vtexp.prompts.tokenizer import PromptTokenizer
-from vtexp.prompts.wording import EVALUATION_SEED, NO_LETTERS, option_names, settle_style
+from vtexp.prompts.wording import EVALUATION_SEED, option_names, settle_style
 
 pytestmark = pytest.mark.golden
 

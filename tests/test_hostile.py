@@ -19,13 +19,14 @@ from PIL import Image
 
 from tests.made_sweeps import make_run
 from tests.test_bad_data import private
-from vtexp.config.schema import Config, Launcher
 from vtexp.cli import sweep as sweep_commands
+from vtexp.config.schema import Config, Launcher
 from vtexp.errors import CheckpointError, ConfigError, DataError
+from vtexp.jobs.here import run_job
 from vtexp.jobs.status import _progress, look
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.runs.folder import failure, finished, freeze, run_folders, thaw
-from vtexp.runs.job import run_job
+from vtexp.runs.folder import failure, finished, run_folders
+from vtexp.runs.frozen import freeze, thaw
 from vtexp.runs.ledger import JOBS, SubmittedJob, note_submitted
 from vtexp.runs.plan import make_plan
 from vtexp.utils import environment, files, hub

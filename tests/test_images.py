@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from vtexp.config.schema import Config
 from vtexp.data.sample import ImageFile, Sample, to_rgb
 from vtexp.errors import DataError
-from vtexp.runs.job import run_job
+from vtexp.jobs.here import run_job
 from vtexp.runs.plan import make_plan
 
 MakeConfig = Callable[..., Config]

@@ -15,9 +15,9 @@ from vtexp.config.schema import Config
 from vtexp.data import decoding
 from vtexp.data.sample import fingerprint
 from vtexp.errors import RunFailedError, VtexpError
+from vtexp.jobs.here import run_job
 from vtexp.models import runner
 from vtexp.runs import job
-from vtexp.runs.job import run_job
 from vtexp.runs.plan import make_plan
 from vtexp.runs.run import Measurement
 from vtexp.utils import files

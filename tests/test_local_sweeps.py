@@ -16,11 +16,11 @@ from tests.sweeps import Sweep, process_of
 from vtexp.config.schema import Config, Launcher
 from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
 from vtexp.jobs import launch, local, slurm, worker
+from vtexp.jobs.here import run_job
 from vtexp.jobs.prepare import in_new_folder
 from vtexp.jobs.status import find_sweep
 from vtexp.runs import ranks
-from vtexp.runs.folder import freeze, thaw
-from vtexp.runs.job import run_job
+from vtexp.runs.frozen import freeze, thaw
 from vtexp.runs.ledger import Job, SubmittedJob, note_submitted, of_process
 from vtexp.runs.plan import make_plan, sweep_folder
 from vtexp.utils import files

@@ -21,9 +21,9 @@ from vtexp.analysis.rows import COLUMNS, collect
 from vtexp.budget.geometry import Tiling
 from vtexp.config.schema import Config
 from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFailedError
+from vtexp.jobs.here import run_job
 from vtexp.models.probe import Counts
 from vtexp.runs import run as experiment
-from vtexp.runs.job import run_job
 from vtexp.runs.plan import make_plan
 from vtexp.utils import files
 

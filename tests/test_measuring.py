@@ -21,14 +21,15 @@ from scipy import stats
 from vtexp.budget.geometry import MOLMO, Tiling
 from vtexp.budget.knobs import CropSetting
 from vtexp.config.schema import Config, MeasureConfig
+from vtexp.jobs.here import run_job
+from vtexp.measure import quality
 from vtexp.measure import summary as measuring
 from vtexp.measure.energy import energy_counter, measure_energy
 from vtexp.measure.monitor import Gpu, Monitor, OtherLoad, disturbances
 from vtexp.measure.protocol import MOST_WARM_UP_ROUNDS, Reference, Timing
 from vtexp.models.probe import Counts
 from vtexp.models.runner import PreparedSample, Runner
-from vtexp.models.stages import StageClock, StageTimes
-from vtexp.runs.job import run_job
+from vtexp.models.stages import PARTS, StageClock, StageTimes
 from vtexp.stats.trend import fewest_rounds, kendall_z, relative_change
 from vtexp.utils import files
 
@@ -162,11 +163,11 @@ def test_events_of_one_gpu_are_its_stages(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "current_stream", lambda gpu: f"stream of {gpu}")
     waits: list[float] = []
     clock = StageClock([torch.device("cuda:0")], lambda: waits.append(Event.now_ms))
-    for stage, ms in zip(measuring.PARTS, (7.0, 1.0, 20.0, 3.0, 40.0, 0.5), strict=True):
+    for stage, ms in zip(PARTS, (7.0, 1.0, 20.0, 3.0, 40.0, 0.5), strict=True):
         Event.now_ms += ms
         clock.end_of(stage)
     times = clock.times()
-    stages = [getattr(times, name) for name in measuring.PARTS[1:]]
+    stages = [getattr(times, name) for name in PARTS[1:]]
     assert stages == [1.0, 20.0, 3.0, 40.0, 0.5]
     assert (times.vision_ms, times.prefill_ms) == (23.0, 63.0)
     assert waits == [0.0, 71.5]  # at both ends, nowhere between
@@ -177,9 +178,9 @@ def test_several_gpus_are_waited_for_at_each_border() -> None:
     waits: list[int] = []
     gpus = [torch.device("cuda:0"), torch.device("cuda:1")]
     clock = StageClock(gpus, lambda: waits.append(1))
-    for stage in measuring.PARTS:
+    for stage in PARTS:
         clock.end_of(stage)
-    assert len(waits) == 1 + len(measuring.PARTS) + 1
+    assert len(waits) == 1 + len(PARTS) + 1
     assert clock.times().prefill_ms >= 0
 
 
@@ -240,7 +241,7 @@ def test_a_device_that_answers_early_is_waited_for_or_caught() -> None:
     injected = 1000 * (np.array(spent["vision_encoder"]) + spent["llm_prefill"])[1:]
     measured, wake_up_ms = np.median([row["ttft_ms"] for row in found]), 6
     assert 0.98 * np.median(injected) <= measured <= 1.02 * np.median(injected) + wake_up_ms
-    doubts = measuring.doubts(rows(waits=False), [], 0.03)
+    doubts = quality.doubts(rows(waits=False), [], 0.03)
     assert any("the device had probably not finished" in doubt for doubt in doubts)
 
 
@@ -335,20 +336,18 @@ def test_injected_drift_is_flagged() -> None:
     def noise() -> float:
         return 1 + 0.02 * rng.standard_normal()
 
-    assert measuring.drift(reference(lambda n: 50 * noise())) == []
-    (slower,) = measuring.drift(reference(lambda n: 50 * (1 + 0.01 * n) * noise()))
+    assert quality.drift(reference(lambda n: 50 * noise())) == []
+    (slower,) = quality.drift(reference(lambda n: 50 * (1 + 0.01 * n) * noise()))
     assert "slower" in slower
-    (step,) = measuring.drift(reference(lambda n: (50 if n < 24 else 40) * noise()))
+    (step,) = quality.drift(reference(lambda n: (50 if n < 24 else 40) * noise()))
     assert "faster" in step
-    (spell,) = measuring.drift(reference(lambda n: (75 if 18 < n < 31 else 50) * noise()))
+    (spell,) = quality.drift(reference(lambda n: (75 if 18 < n < 31 else 50) * noise()))
     assert "for a while" in spell
 
 
 def test_false_alarms_of_drift_are_few() -> None:
     rng = np.random.default_rng(0)
-    alarms = sum(
-        bool(measuring.drift(50 * (1 + 0.1 * rng.standard_normal(64)))) for _ in range(500)
-    )
+    alarms = sum(bool(quality.drift(50 * (1 + 0.1 * rng.standard_normal(64)))) for _ in range(500))
     assert alarms <= 0.02 * 500 + 3 * np.sqrt(500 * 0.02)
 
 
@@ -369,8 +368,8 @@ def test_a_reference_that_fails_leaves_the_others_alone() -> None:
         "monitor": quiet | {"gpus": []}, "reference": reference.rows,
         "warm": True, "half_width": 0.01, "stopped_by": "max_half_width",
     }  # fmt: skip
-    assert measuring.doubts([row], [about | {"reference_failure": None}], 0.03) == []
-    (doubt,) = measuring.doubts([row], [about | {"reference_failure": reference.failure}], 0.03)
+    assert quality.doubts([row], [about | {"reference_failure": None}], 0.03) == []
+    (doubt,) = quality.doubts([row], [about | {"reference_failure": reference.failure}], 0.03)
     assert "drift may be unseen" in doubt and "out of memory" in doubt
 
 
@@ -378,8 +377,8 @@ def test_clocks_that_contradict_each_other_are_flagged() -> None:
     row = {"rank": 0, "sample_id": "a", "num_crops": 1}
     fine = row | vars_of(of(50.0))
     wrong = row | vars_of(of(50.0, ttft_ms=45.0))
-    assert measuring.doubts([fine], [], 0.03) == []
-    (doubt,) = measuring.doubts([fine, wrong], [], 0.03)
+    assert quality.doubts([fine], [], 0.03) == []
+    (doubt,) = quality.doubts([fine, wrong], [], 0.03)
     assert "in 1 of 2 timings the stages add up to more" in doubt
 
 
@@ -389,8 +388,8 @@ def vars_of(times: StageTimes) -> dict[str, float]:
 
 def test_timed_and_all_questions_that_differ_are_told() -> None:
     rows = [{"vision_tokens": 288}] * 4
-    assert measuring.unlike_all(rows, 288.0) == []
-    (told,) = measuring.unlike_all(rows, 821.0)
+    assert quality.unlike_all(rows, 288.0) == []
+    (told,) = quality.unlike_all(rows, 821.0)
     assert "288 vision tokens on average, all questions 821" in told
 
 
@@ -402,8 +401,8 @@ def test_spread_is_within_a_question_not_between() -> None:
             for repeat in range(4) for i in range(3)
         ]  # fmt: skip
 
-    assert measuring.doubts(rows(0.01), [], 0.03) == []
-    (doubt,) = measuring.doubts(rows(0.5), [], 0.03)
+    assert quality.doubts(rows(0.01), [], 0.03) == []
+    (doubt,) = quality.doubts(rows(0.5), [], 0.03)
     assert "spreads over" in doubt
 
 

@@ -13,14 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtexp.config.schema import Config
-from vtexp.data.sample import ImageFile, Sample
+from vtexp.data.sample import NO_LETTERS, ImageFile, Sample
 from vtexp.errors import ConfigError, DataError
 from vtexp.metrics import METRICS, metric
 from vtexp.metrics.captions import CiderD, words
 from vtexp.metrics.choice import select_option, select_option_molmo2
 from vtexp.metrics.text import clean_prediction
 from vtexp.metrics.vqa import normalise, vqa_accuracy
-from vtexp.prompts.wording import NO_LETTERS
 from vtexp.runs.plan import make_plan
 
 ANY = Sample("s1", "0", ImageFile(Path("none")), "?", ("2",), "any")

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from vtexp.budget.geometry import token_layout
+from vtexp.budget.knobs import same_inputs
 from vtexp.config.schema import Config
 from vtexp.data.sample import fingerprint
 from vtexp.errors import CheckpointError, ConfigError, DataError, VtexpError
+from vtexp.jobs.here import run_job
 from vtexp.prompts.tokenizer import build_prompt
-from vtexp.runs.job import run_job
-from vtexp.runs.plan import make_plan, same_inputs
+from vtexp.runs.plan import make_plan
 
 MakeConfig = Callable[..., Config]
 

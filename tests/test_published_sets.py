@@ -23,8 +23,8 @@ from vtexp.data.load import BUILT_IN, load_samples
 from vtexp.data.sample import LoadedSamples, Sample
 from vtexp.data.sources.loader import _asked, _sample
 from vtexp.errors import DataError
+from vtexp.jobs.here import run_job
 from vtexp.prompts import wording
-from vtexp.runs.job import run_job
 from vtexp.runs.plan import make_plan
 from vtexp.utils.files import read_json, read_jsonl
 

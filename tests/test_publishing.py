@@ -17,8 +17,8 @@ from vtexp.analysis.analyse import of_sweep
 from vtexp.analysis.rows import collect
 from vtexp.cli.main import main
 from vtexp.config.schema import Config, TrackingConfig
+from vtexp.jobs.here import run_job
 from vtexp.runs.folder import record_failure
-from vtexp.runs.job import run_job
 from vtexp.tracking import mirror, wandb_report, wandb_runs
 from vtexp.utils import files
 

@@ -9,8 +9,8 @@ import pytest
 from tests.sweeps import HARDLY_TIMED, Sweep
 from tests.test_faults import Answers, answers
 from vtexp.config.compose import compose_config
+from vtexp.jobs.here import run_job
 from vtexp.runs import run
-from vtexp.runs.job import run_job
 
 SIZES = ("336x336", "560x560")
 

@@ -17,7 +17,7 @@ from vtexp.config.schema import Config
 from vtexp.data.load import load_samples
 from vtexp.data.sample import ImageFile, Sample, choose, fingerprint
 from vtexp.errors import DataError
-from vtexp.runs.job import run_job
+from vtexp.jobs.here import run_job
 from vtexp.runs.plan import make_plan
 
 MakeConfig = Callable[..., Config]

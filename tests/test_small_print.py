@@ -12,7 +12,7 @@ from vtexp.config.schema import Config
 from vtexp.data.builtin import small_print
 from vtexp.data.builtin.small_print_pages import ASPECT_RATIO, KINDS, PRINT_PX, draw_page
 from vtexp.errors import DataError
-from vtexp.runs.job import run_job
+from vtexp.jobs.here import run_job
 from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]

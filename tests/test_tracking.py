@@ -23,10 +23,10 @@ from vtexp.analysis.rows import COLUMNS, collect
 from vtexp.config.schema import Config, WandbMode
 from vtexp.data.sample import ImageFile, Sample
 from vtexp.errors import ConfigError
-from vtexp.runs.job import run_job
+from vtexp.jobs.here import run_job
 from vtexp.tracking import mirror, wandb_runs
 from vtexp.utils import files
-from vtexp.utils.masking import public
+from vtexp.utils.text import public
 
 MakeConfig = Callable[..., Config]
 WANDB = str(Path(sys.executable).parent / "wandb")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtexp.data.sample import ImageFile, Sample
+from vtexp.data.sample import NO_LETTERS, ImageFile, Sample
 from vtexp.models.families import MOLMO2_WORDING, PLAIN_WORDING
-from vtexp.prompts.wording import MOLMO_WORDING, NO_LETTERS, Wording, option_names, settle_style
+from vtexp.prompts.wording import MOLMO_WORDING, Wording, option_names, settle_style
 
 ASKED = Sample("s1", "0", ImageFile(Path("none")), "Which {x}?", ("A",), "any")
 CHOICE = replace(ASKED, options=("red", "{blue}"))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vtexp.analysis.fairness import different_questions
+from vtexp.budget.knobs import same_inputs
 from vtexp.config.schema import OF_NO_NUMBER
 from vtexp.errors import DataError, listed
 from vtexp.runs.folder import finished
-from vtexp.runs.plan import same_inputs
 from vtexp.utils import files
 
 #: Stages of a prefill whose medians have columns, each with its 95 % interval.

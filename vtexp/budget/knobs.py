@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtexp.budget.geometry import (
@@ -94,3 +96,19 @@ def _whole_number(name: str, value: str) -> int:
         return int(value)
     except ValueError:
         raise ConfigError(f"{name} value {value!r} is not a whole number") from None
+
+
+def tiling_summary(tilings: Sequence[Tiling | str]) -> str:
+    """`2x1` where all images have one tiling, else `mixed, mostly 2x1`."""
+    counts = Counter(str(tiling) for tiling in tilings).most_common()
+    return counts[0][0] if len(counts) == 1 else f"mixed, mostly {counts[0][0]}"
+
+
+def same_inputs(fingerprints: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Of (label, inputs fingerprint) pairs in order: later labels with the inputs of an earlier."""
+    first: dict[str, str] = {}
+    same: dict[str, str] = {}
+    for label, inputs in fingerprints:
+        if first.setdefault(inputs, label) != label:
+            same[label] = first[inputs]
+    return same

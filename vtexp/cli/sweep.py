@@ -13,11 +13,13 @@ from vtexp.config.schema import Launcher
 from vtexp.cost import latency_fit
 from vtexp.errors import ConfigError, DataError
 from vtexp.jobs import local, slurm
+from vtexp.jobs.finish import show_comparison
 from vtexp.jobs.launch import launch, refuse_to_disturb
-from vtexp.jobs.prepare import show_comparison
-from vtexp.jobs.status import RunStatus, find_sweep, look, look_again, summary, table, watch
+from vtexp.jobs.status import RunStatus, find_sweep, look, look_again
+from vtexp.jobs.watch import summary, table, watch
 from vtexp.report import write
-from vtexp.runs.folder import freeze, raise_failures, run_folders, thaw
+from vtexp.runs.folder import raise_failures, run_folders
+from vtexp.runs.frozen import freeze, thaw
 from vtexp.runs.ledger import Job, read_submitted, working_folder
 from vtexp.runs.plan import Plan, make_plan
 from vtexp.utils import files

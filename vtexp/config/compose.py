@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from vtexp.config.schema import Config, DatasetConfig, from_hydra, register_schemas
-from vtexp.config.user_errors import with_brackets
+from vtexp.config.schema import VALUE_KEYS, Config, DatasetConfig, from_hydra, register_schemas
 from vtexp.errors import ConfigError
+
+#: Flags of Hydra that a sweep may need, whose value can be the next argument.
+FLAGS_WITH_VALUE = ("--config-dir", "-cd")
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -67,3 +71,37 @@ def _files(config_dir: Path | None) -> Iterator[list[str]]:
             yield searched
     finally:
         GlobalHydra.instance().hydra = running
+
+
+def flags_first(arguments: list[str]) -> list[str]:
+    """Flags moved before overrides: Hydra refuses overrides on both sides of one."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in FLAGS_WITH_VALUE:
+            flags += [argument, *islice(rest, 1)]
+        elif argument in ("-m", "--multirun") or argument.startswith(FLAGS_WITH_VALUE):
+            flags.append(argument)
+        else:
+            overrides.append(argument)
+    return flags + overrides
+
+
+def with_brackets(argument: str) -> str:
+    """`knob.sizes=560x336,784x784` as `knob.sizes=[560x336,784x784]`; `range(1,13,4)` too.
+
+    zsh does not pass brackets without quotes, and Hydra alone would read the commas as a sweep.
+    """
+    key, equals, value = argument.partition("=")
+    if equals and not key:
+        raise ConfigError(f"{argument}: no key before the =; write key=value")
+    if key not in VALUE_KEYS or not value or value.lstrip().startswith("[") or value == "null":
+        return argument
+    argument, value = argument.replace("×", "x"), value.replace("×", "x")
+    try:
+        override = OverridesParser.create().parse_override(argument)
+        values = override.sweep_string_iterator() if override.is_sweep_override() else [value]
+        return f"{key}=[{','.join(values)}]"
+    except ValueError as error:
+        raise ConfigError(f"{argument}: {error}") from error

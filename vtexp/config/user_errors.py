@@ -10,17 +10,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from itertools import islice
 from types import TracebackType
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from vtexp.config.schema import VALUE_KEYS
+from vtexp.config.compose import flags_first, with_brackets
 from vtexp.errors import (
-    ConfigError,
     VtexpError,
     no_memory_left,
     printable,
@@ -32,9 +29,6 @@ USER_ERRORS = (VtexpError, HydraException, OmegaConfBaseException, YAMLError, OS
 
 #: Packages that read what the user wrote: whatever they raise is about that.
 READERS = ("hydra", "omegaconf", "antlr4", "yaml")
-
-#: Flags of Hydra that a sweep may need, whose value can be the next argument.
-FLAGS_WITH_VALUE = ("--config-dir", "-cd")
 
 
 class _PastHydra(BaseException):
@@ -97,40 +91,6 @@ def reported(command: Callable[[], None], *, show_traceback: bool, interrupted: 
         print(f"interrupted: {interrupted}", file=sys.stderr)
         return 130
     return 0
-
-
-def flags_first(arguments: list[str]) -> list[str]:
-    """Flags moved before overrides: Hydra refuses overrides on both sides of one."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in FLAGS_WITH_VALUE:
-            flags += [argument, *islice(rest, 1)]
-        elif argument in ("-m", "--multirun") or argument.startswith(FLAGS_WITH_VALUE):
-            flags.append(argument)
-        else:
-            overrides.append(argument)
-    return flags + overrides
-
-
-def with_brackets(argument: str) -> str:
-    """`knob.sizes=560x336,784x784` as `knob.sizes=[560x336,784x784]`; `range(1,13,4)` too.
-
-    zsh does not pass brackets without quotes, and Hydra alone would read the commas as a sweep.
-    """
-    key, equals, value = argument.partition("=")
-    if equals and not key:
-        raise ConfigError(f"{argument}: no key before the =; write key=value")
-    if key not in VALUE_KEYS or not value or value.lstrip().startswith("[") or value == "null":
-        return argument
-    argument, value = argument.replace("×", "x"), value.replace("×", "x")
-    try:
-        override = OverridesParser.create().parse_override(argument)
-        values = override.sweep_string_iterator() if override.is_sweep_override() else [value]
-        return f"{key}=[{','.join(values)}]"
-    except ValueError as error:
-        raise ConfigError(f"{argument}: {error}") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -18,6 +18,11 @@ from vtexp.data.images import StoredImage as StoredImage
 from vtexp.data.images import to_rgb as to_rgb
 from vtexp.errors import ConfigError, DataError
 
+#: `question_type` of questions that have their options in their text.
+MULTIPLE_CHOICE = "multiple_choice"
+#: Style of questions whose options are written in the image: shown without letters.
+NO_LETTERS = "ai2_diagram_no_letter"
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

@@ -10,8 +10,9 @@ from pathlib import Path
 from vtexp.config.schema import HardwareConfig, Launcher
 from vtexp.errors import ConfigError
 from vtexp.jobs import local, slurm
-from vtexp.jobs.prepare import show_comparison
-from vtexp.jobs.status import RunStatus, come_back, look, watch
+from vtexp.jobs.finish import show_comparison
+from vtexp.jobs.status import RunStatus, look
+from vtexp.jobs.watch import come_back, watch
 from vtexp.runs.folder import raise_failures
 from vtexp.runs.ledger import Job, note_submitted, of_process, taking
 from vtexp.utils.console import console

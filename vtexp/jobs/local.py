@@ -18,10 +18,10 @@ from pathlib import Path
 
 from vtexp.config.schema import Device, Launcher
 from vtexp.errors import ConfigError, VtexpError
-from vtexp.jobs.slurm import JobState
-from vtexp.jobs.worker import RANK
+from vtexp.jobs.state import JobState
 from vtexp.runs.folder import record_end, settled
 from vtexp.runs.ledger import JOBS, Job, SubmittedJob, of_process
+from vtexp.runs.ranks import RANK
 from vtexp.utils import environment
 
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from vtexp.config.schema import from_hydra
-from vtexp.cost.forecast import Forecast, Prediction, forecast
 from vtexp.errors import ConfigError
-from vtexp.runs.folder import freeze
+from vtexp.report.plan import show_plan
+from vtexp.runs.frozen import freeze
 from vtexp.runs.ledger import Job
-from vtexp.runs.plan import Plan, make_plan, same_inputs, sweep_folder, tiling_summary
+from vtexp.runs.plan import Plan, make_plan, sweep_folder
 from vtexp.utils.console import console
 
 
@@ -71,83 +68,3 @@ def in_new_folder(plans: Sequence[Plan]) -> list[Plan]:
             sweep_folder(replace(config, sweep=own)).mkdir()
             return [plan.renamed(own.name) for plan in plans]
         number += 1
-
-
-def show_plan(plan: Plan) -> None:
-    """Print what would run: counts by arithmetic, predicted time and memory, limits, warnings."""
-    expected = forecast(plan)
-    console.print(_plan_table(plan, expected))
-    console.print(expected.basis)
-    if total := _total_time(expected):
-        console.print(total)
-    for failed in plan.failed[:3]:
-        console.print(f"cannot be asked: sample {failed.sample_id}: {failed.reason}")
-    if len(plan.failed) > 3:
-        console.print(f"cannot be asked: {len(plan.failed)} samples in all")
-    for run in plan.runs:
-        if run.verdict.level != "recommended":
-            console.print(f"{run.label}: {run.verdict.level}: {run.verdict.reason}")
-        for warning in run.warnings:
-            console.print(f"{run.label}: {warning}")
-    for label, first in same_inputs([(r.label, r.inputs_fingerprint) for r in plan.runs]).items():
-        console.print(f"{label}: every image gives the same inputs as {first}")
-
-
-def _plan_table(plan: Plan, expected: Forecast) -> Table:
-    config = plan.config
-    table = Table(
-        title=f"{config.model.name} on {config.dataset.name}, {len(plan.samples)} questions",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column(config.knob.name, no_wrap=True)
-    table.add_column("tiling")
-    for name in ("crops", "tokens\ntheory", "tokens\nexpected", "longest\nprompt"):
-        table.add_column(name, justify="right")
-    for name in ("prefill\nTFLOP", "prefill\nms", "memory\nGB"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict")
-    for run, predicted in zip(plan.runs, expected.runs, strict=True):
-        table.add_row(
-            run.value.value,
-            tiling_summary(run.tilings),
-            f"{run.theoretical_num_crops:.4g}",
-            f"{run.theoretical_vision_tokens:.5g}",
-            f"{run.predicted_vision_tokens:.5g}",
-            str(run.longest_prompt),
-            "unknown" if predicted.flops is None else f"{predicted.flops / 1e12:.3g}",
-            _time(predicted),
-            "unknown" if run.memory is None else f"{run.memory.total / 1e9:.3g}",
-            run.verdict.level,
-        )
-    return table
-
-
-def _time(predicted: Prediction) -> str:
-    if predicted.prefill_ms is None:
-        return "unknown"
-    return (">" if predicted.at_least else "") + f"{predicted.prefill_ms:.3g}"
-
-
-def _total_time(expected: Forecast) -> str:
-    """How long all runs take one after the other; empty where one is unknown."""
-    seconds = [run.run_s for run in expected.runs if run.run_s is not None]
-    if len(seconds) < len(expected.runs):
-        return ""
-    return f"runs take about {sum(seconds) / 60:.3g} min in all, one after the other"
-
-
-def show_comparison(sweep: Path, *, margin: float | None = None) -> None:
-    """Write and print all that a sweep's runs say together, if it has runs; see `reporting.report`.
-
-    Its cost model is written, and its W&B Report is made and uploaded as configured.
-    """
-    from vtexp.cost import latency_fit
-    from vtexp.report import write
-    from vtexp.tracking import publish
-
-    if sweep.is_dir() and write.report([sweep], sweep, margin=margin):
-        latency_fit.write_cost_model(sweep)
-        publish.after_sweep(sweep)

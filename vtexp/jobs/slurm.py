@@ -9,10 +9,11 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from vtexp.config.schema import HardwareConfig, Launcher
 from vtexp.errors import ConfigError, VtexpError
+from vtexp.jobs.state import JobState
 from vtexp.runs.ledger import JOBS, Job, SubmittedJob
 
 QUEUED = (
@@ -24,17 +25,6 @@ RUNNING = ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING")
 SIGNAL_S = 90
 #: What a call of SLURM may take, on a busy controller.
 TIMEOUT_S = 60
-
-
-class JobState(NamedTuple):
-    """A job as its launcher sees it: `queued`, `running`, `ended` or `unknown`, and more of it.
-
-    cause: why it waits, or how it ended; node: where it runs or ran.
-    """
-
-    state: str
-    cause: str = ""
-    node: str = ""
 
 
 def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[SubmittedJob]:

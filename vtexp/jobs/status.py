@@ -7,36 +7,24 @@ failed, with how its job ended and the last lines of its log.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.live import Live
-from rich.table import Table
-
 from vtexp.config.schema import Launcher
 from vtexp.errors import ConfigError, DataError
 from vtexp.jobs import local, slurm
-from vtexp.jobs.slurm import JobState
-from vtexp.runs.folder import failure, finished, label, planned, record_end, run_folders, settled
+from vtexp.jobs.state import JobState
+from vtexp.runs.folder import failure, finished, record_end, run_folders, settled
 from vtexp.runs.ledger import SubmittedJob, read_submitted
 from vtexp.utils import files
-from vtexp.utils.console import console
 
 #: Files of another machine may be seen so much later than the end of its job.
 GRACE_S = 30.0
-#: SLURM is asked this often.
-POLL_S = 5.0
-#: Without a terminal, a line at least this often while nothing changes.
-LINE_EVERY_S = 600.0
 #: So much of a name is said that cannot be one.
 MOST_OF_A_NAME = 60
-#: Rows of the live table; of the rest only numbers are shown.
-MOST_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -156,108 +144,3 @@ def _grace_s(status: RunStatus) -> float:
     """How long files may still come after a job's end."""
     through_slurm = status.job is not None and status.job.launcher == Launcher.slurm
     return GRACE_S if status.state == "lost" and through_slurm else 1.0
-
-
-def watch(sweep: Path) -> None:
-    """Show a sweep until nothing of it is under way: a live table, or plain lines in a log.
-
-    Ctrl-C leaves the jobs alone and says how to come back.
-    """
-    try:
-        if console.is_terminal:
-            with Live(console=console, auto_refresh=False, transient=True) as live:
-                _watch(sweep, lambda statuses: live.update(table(sweep, statuses), refresh=True))
-        else:
-            _watch(sweep, _Lines())
-    except KeyboardInterrupt:
-        console.print(come_back(sweep))
-        raise
-
-
-def _watch(sweep: Path, show: Any) -> None:
-    lost_since: dict[Path, float] = {}
-    while True:
-        statuses, now = look(sweep), time.monotonic()
-        show(statuses)
-        if all(status.over for status in statuses):
-            return
-        lost = [status for status in statuses if status.state == "lost"]
-        lost_since = {s.folder: lost_since.get(s.folder, now) for s in lost}
-        settle([s for s in lost if now - lost_since[s.folder] >= _grace_s(s)])
-        far = any(s.job is not None and s.job.launcher == Launcher.slurm for s in statuses)
-        time.sleep(POLL_S if far else 1.0)
-
-
-class _Lines:
-    """A plain line per change of a run, and one for the whole where nothing changes for long."""
-
-    def __init__(self) -> None:
-        self._states: dict[Path, str] = {}
-        self._last = time.monotonic()
-
-    def __call__(self, statuses: Sequence[RunStatus]) -> None:
-        changed = False
-        for status in statuses:
-            if self._states.get(status.folder) != status.state:
-                self._states[status.folder] = status.state
-                if status.state != "queued":
-                    changed = True
-                    note = f": {status.cause}" if status.cause else ""
-                    where = f" on {status.node}" if status.node else ""
-                    console.print(f"{label(status.folder)}: {status.state}{where}{note}")
-        if changed or time.monotonic() - self._last > LINE_EVERY_S:
-            self._last = time.monotonic()
-            console.print(summary(statuses))
-
-
-def summary(statuses: Sequence[RunStatus]) -> str:
-    """Such as `8 runs: 3 done, 1 failed, 2 running, 2 queued`."""
-    counts = Counter(status.state for status in statuses)
-    names = ("done", "failed", "running", "queued", "lost", "unknown", "missing")
-    parts = [f"{counts[name]} {name}" for name in names if counts[name]]
-    return f"{len(statuses)} runs: {', '.join(parts)}"
-
-
-def table(sweep: Path, statuses: Sequence[RunStatus]) -> Table:
-    """The runs of a sweep and how far they are; those that need eyes first where they are many."""
-    shown = list(statuses)
-    if len(shown) > MOST_ROWS:
-        first = ("failed", "lost", "unknown", "running", "queued", "missing", "done")
-        shown = sorted(shown, key=lambda status: first.index(status.state))[:MOST_ROWS]
-    result = Table(
-        title=f"{sweep.name}: {summary(statuses)}",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for name in ("run", "state", "progress", "left", "node", "job", ""):
-        result.add_column(name, overflow="fold" if not name else "ellipsis")
-    for status in shown:
-        row = planned(status.folder)
-        name = f"{row['knob']}={row['knob_value']} {row['model']} {row['hardware']}"
-        job = "" if status.job is None else status.job.job_id
-        result.add_row(name, status.state, *_how_far(status), status.node, job, status.cause)
-    if len(shown) < len(statuses):
-        result.add_row(f"and {len(statuses) - len(shown)} more", *[""] * 6)
-    return result
-
-
-def _how_far(status: RunStatus) -> tuple[str, str]:
-    """Steps done of a stage, and about how long it still takes."""
-    made = status.progress
-    if made is None or status.state != "running":
-        return "", ""
-    done, total = made["done"], made["total"]
-    left = ""
-    if done and done < total:
-        left_s = (made["updated"] - made["began"]) / done * (total - done)
-        left = f"{left_s / 60:.0f} min" if left_s >= 90 else f"{left_s:.0f} s"
-    return f"{made['stage']} {done}/{total}", left
-
-
-def come_back(sweep: Path) -> str:
-    """How to go on after leaving a sweep alone."""
-    return (
-        f"the jobs go on by themselves; come back with: python -m vtexp wait {sweep} "
-        "(or status, cancel, resume, report)"
-    )

@@ -13,9 +13,7 @@ from pathlib import Path
 
 from vtexp.errors import VtexpError, error_line
 from vtexp.runs.preemption import leaving
-
-#: Which of `hardware.gpus_per_run` processes this is, where SLURM does not say.
-RANK = "VTEXP_RANK"
+from vtexp.runs.ranks import rank_of_process
 
 
 class SweepJob:
@@ -38,11 +36,6 @@ class SweepJob:
 
         leaving.set()
         return DelayedSubmission(self)
-
-
-def rank_of_process() -> int:
-    """Which of the processes of a run this is, from 0."""
-    return int(os.environ.get(RANK, os.environ.get("SLURM_PROCID", "0")))
 
 
 def make_job(folders: Sequence[Path], rank: int = 0) -> None:
@@ -72,7 +65,7 @@ def make_job(folders: Sequence[Path], rank: int = 0) -> None:
 
 
 def _make(folders: Sequence[Path], rank: int) -> None:
-    from vtexp.runs.folder import thaw
+    from vtexp.runs.frozen import thaw
     from vtexp.runs.plan import make_plan
 
     config = thaw(folders)

@@ -11,10 +11,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vtexp.data.sample import Sample
+from vtexp.data.sample import MULTIPLE_CHOICE, Sample
 from vtexp.errors import ConfigError, DataError
 from vtexp.metrics import captions, choice, counting, math_vista, mmmu, text, vqa
-from vtexp.prompts.wording import MULTIPLE_CHOICE, option_names
+from vtexp.prompts.wording import option_names
 
 #: Score of a prediction for a sample, from 0 to the metric's `highest`.
 Score = Callable[[str, Sample], float]

@@ -12,7 +12,20 @@ from pathlib import Path
 
 import torch
 
-from vtexp.measure.summary import PARTS
+#: Stages of one pass, then several of them together, as each row has them.
+PARTS = (
+    "preprocess_ms",
+    "transfer_ms",
+    "vision_encoder_ms",
+    "connector_ms",
+    "llm_prefill_ms",
+    "first_token_ms",
+)
+SUMMARISED = (
+    *PARTS,
+    *("vision_ms", "prefill_ms", "ttft_without_preprocess_ms", "ttft_ms", "decode_ms_per_token"),
+)
+
 
 MIB = 2**20
 

@@ -15,14 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vtexp.data.sample import Sample
+from vtexp.data.sample import MULTIPLE_CHOICE, NO_LETTERS, Sample
 
 #: What options are called, by their place; Molmo shows no more than these.
 LETTERS = "ABCDEFG"
-#: `question_type` of questions that have their options in their text.
-MULTIPLE_CHOICE = "multiple_choice"
-#: Style of questions whose options are written in the image: shown without letters.
-NO_LETTERS = "ai2_diagram_no_letter"
 #: Styles that Molmo's evaluation has for sets that it was not trained on, and what it calls them.
 EVAL_STYLES = {"eval_multiple_choice": "a_okvqa_mc", "eval_short_answer": "vqa2"}
 #: Styles of what is asked in varying words, as people ask, and mostly without the style's name.

@@ -11,7 +11,7 @@ from typing import Any
 from vtexp.analysis.answer import interval, points
 from vtexp.analysis.findings import AnalysedRun, Analysis, GroupCell, Grouping, Series
 from vtexp.analysis.rows import COLUMNS, LISTS, label, notes
-from vtexp.report.terminal import milliseconds, p_value, sentences, speed_up
+from vtexp.report.format import milliseconds, p_value, sentences, speed_up
 from vtexp.utils.text import csv_cell, visible
 
 CSV_NAME = "comparison.csv"

@@ -18,9 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from vtexp.config.compose import compose_config
 from vtexp.config.schema import Config, to_plain
 from vtexp.errors import VtexpError
-from vtexp.runs.folder import thaw
+from vtexp.runs.frozen import thaw
 from vtexp.utils import files
-from vtexp.utils.masking import public
+from vtexp.utils.text import public
 
 GROUPS = ("model", "dataset", "knob", "hardware", "measure", "tracking")
 #: Keys of the environment that differ from run to run and say nothing of how they were made.

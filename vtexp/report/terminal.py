@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,11 +12,14 @@ from rich.table import Table
 from vtexp.analysis.answer import interval, points
 from vtexp.analysis.findings import AnalysedRun, Analysis, Series
 from vtexp.analysis.rows import label
+from vtexp.report.format import milliseconds, p_value, speed_up, title
+from vtexp.report.question_types import CSV_NAME
+
+#: Types and runs of a table, at most; all are in the CSV.
+MOST_TYPES, MOST_RUNS = 15, 8
 
 #: A line of hyphens under the heads, for files and logs.
 PLAIN = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-#: What stands behind times that are doubtful.
-DOUBTFUL = "!"
 
 
 #: Numbers of the table, the one that is left out first at the end. Where the budget stands, its
@@ -96,22 +100,6 @@ def _fitting(cells: Sequence[dict[str, str]], width: int) -> list[str]:
     return shown
 
 
-def title(rows: Sequence[dict[str, Any]]) -> str:
-    """What all rows have in common, and how many questions each answered."""
-    parts = [_common(rows, key) for key in ("model", "dataset", "hardware")]
-    if any(row["weights"] == "random" for row in rows):
-        parts.insert(1, "random weights")
-    counts = sorted({row["num_samples"] for row in rows if row["status"] == "done"})
-    questions = " or ".join(map(str, counts)) or "no"
-    return f"{', '.join(parts)}, {questions} questions"
-
-
-def _common(rows: Sequence[dict[str, Any]], key: str) -> str:
-    """The one value of a key in all rows, else `several KEYs`."""
-    values = {row[key] for row in rows}
-    return values.pop() if len(values) == 1 else f"several {key}s"
-
-
 def _cells(
     row: dict[str, Any], run: AnalysedRun | None, runs: Mapping[str, AnalysedRun]
 ) -> dict[str, str]:
@@ -136,46 +124,6 @@ def _cells(
         "at_most_worse": "" if worse is None else points(worse),
         "speed_up": speed_up(run, runs),
     }
-
-
-def speed_up(run: AnalysedRun, runs: Mapping[str, AnalysedRun]) -> str:
-    """How much faster than its baseline, marked where the times of either are doubtful."""
-    if run.speed_up is None:
-        return ""
-    doubtful = run.disturbed or runs[run.speed_up.baseline].disturbed
-    return f"{run.speed_up.ratio:.2f}{DOUBTFUL if doubtful else ''}"
-
-
-def milliseconds(row: dict[str, Any], key: str) -> str:
-    """A time of a row, marked where it is doubtful; empty where it was not measured."""
-    value = row.get(key)
-    return "" if value is None else f"{value:.1f}{DOUBTFUL if row['disturbed'] else ''}"
-
-
-def sentences(rows: Sequence[dict[str, Any]], analysis: Analysis) -> list[str]:
-    """The answer of each series, what must be known with it, and what the data can see."""
-    said = []
-    for series in analysis.series:
-        name = f"{series.name}: " if len(analysis.series) > 1 else ""
-        said.append(f"{name}{series.answer.sentence}")
-        said += [f"- {caveat}" for caveat in series.answer.caveats]
-        said += [f"- {line}" for line in _power(series)]
-    if analysis.shared:
-        said.append("- all this is of the questions that all runs on a data set answered")
-    said += [f"- not fair: {line}" for line in analysis.unfair]
-    if analysis.unfinished:
-        said.append(f"- {len(analysis.unfinished)} of {len(rows)} runs have no result")
-    return said
-
-
-def _power(series: Series) -> list[str]:
-    if series.power is None:
-        return []
-    return [
-        f"{series.num_samples} questions on {series.num_images} images see a difference between "
-        f"neighbouring budgets from about {points(series.power.detectable)} points on (80 % power, "
-        "one test, uncorrected)"
-    ]
 
 
 def steps_table(series: Series, *, plain: bool = False) -> Table | None:
@@ -231,6 +179,30 @@ def between_table(analysis: Analysis, *, plain: bool = False) -> Table:
     return result
 
 
-def p_value(p: float) -> str:
-    """A p-value with two digits."""
-    return "<0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+def question_types_table(rows: Sequence[dict[str, Any]], *, plain: bool = False) -> Table | None:
+    """Accuracy in % by type and run, the most frequent types first; `plain`: ASCII lines alone.
+
+    None where there is one type only, or more runs or data sets than fit.
+    """
+    rows = [row for row in rows if row.get("accuracy_by_question_type")]
+    counts: Counter[str] = Counter()
+    for row in rows:
+        for kind, found in row["accuracy_by_question_type"].items():
+            counts[kind] = max(counts[kind], found["n"])
+    one_series = len({(row["model"], row["dataset"], row["settings"]) for row in rows}) == 1
+    if len(counts) < 2 or not one_series or len(rows) > MOST_RUNS:
+        return None
+    table = Table(box=PLAIN if plain else SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("accuracy, %\nby question type")
+    table.add_column("questions", justify="right")
+    several_knobs = len({row["knob"] for row in rows}) > 1
+    for row in rows:
+        name = label(row)
+        table.add_column(name if several_knobs else name.partition("=")[2], justify="right")
+    for kind, n in counts.most_common(MOST_TYPES):
+        scores = [row["accuracy_by_question_type"].get(kind) for row in rows]
+        cells = ["" if s is None else f"{100 * s['accuracy']:.1f}" for s in scores]
+        table.add_row(kind, str(n), *cells)
+    if len(counts) > MOST_TYPES:
+        table.add_row(f"and {len(counts) - MOST_TYPES} more: {CSV_NAME}")
+    return table

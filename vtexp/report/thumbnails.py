@@ -25,7 +25,7 @@ from vtexp.data.sample import Sample
 from vtexp.errors import DataError, VtexpError
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.report.answers import Asked, Question
-from vtexp.runs.folder import thaw
+from vtexp.runs.frozen import thaw
 from vtexp.runs.ledger import working_folder
 from vtexp.utils import files
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vtexp.analysis.analyse import ANALYSIS_NAME, analyse, configured_margin, to_plain
 from vtexp.analysis import rows as compare
+from vtexp.analysis.analyse import ANALYSIS_NAME, analyse, configured_margin, to_plain
 from vtexp.analysis.findings import Analysis
-from vtexp.report import question_types
+from vtexp.report import question_types, terminal
 from vtexp.report.files import (
     CSV_NAME,
     MARKDOWN_NAME,
@@ -18,7 +18,8 @@ from vtexp.report.files import (
     markdown,
     parquet_bytes,
 )
-from vtexp.report.terminal import DOUBTFUL, between_table, sentences, steps_table, table, title
+from vtexp.report.format import DOUBTFUL, sentences, title
+from vtexp.report.terminal import between_table, steps_table, table
 from vtexp.utils.console import console
 from vtexp.utils.files import write_bytes, write_json, write_text
 
@@ -69,7 +70,7 @@ def show(rows: Sequence[dict[str, Any]], analysis: Analysis, out: Path) -> None:
     if len(analysis.series) == 1:
         for part in (
             steps_table(analysis.series[0], plain=plain),
-            question_types.question_types_table(rows, plain=plain),
+            terminal.question_types_table(rows, plain=plain),
         ):
             if part is not None:
                 console.print()

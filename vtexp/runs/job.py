@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vtexp.config.schema import Config, Launcher
 from vtexp.data.decoding import Chunk, decoded_chunks
 from vtexp.data.sample import FailedSample, require_few_failed
-from vtexp.errors import ConfigError, DataError, VtexpError, error_line
-from vtexp.jobs.prepare import in_new_folder, show_comparison, show_plan
+from vtexp.errors import DataError, VtexpError, error_line
 from vtexp.metrics import metric
-from vtexp.runs.folder import finished, freeze, raise_failures, record_failure, settled
-from vtexp.runs.ledger import note_submitted, of_process, taking
-from vtexp.runs.plan import Plan, PlannedRun, make_plan, sweep_folder
+from vtexp.runs.folder import finished, record_failure, settled
+from vtexp.runs.plan import Plan, PlannedRun
 from vtexp.runs.preemption import leaving
 from vtexp.utils import files
 from vtexp.utils.console import console, progress
@@ -30,50 +27,6 @@ from vtexp.utils.console import console, progress
 if TYPE_CHECKING:
     from vtexp.models.runner import Runner
     from vtexp.runs.run import Measurement
-
-
-def run_job(config: Config, *, named: bool = True) -> None:
-    """All knob values of a config on one loaded model, in this process alone.
-
-    Runs with a result are kept and skipped. A failing run is recorded and the others go on.
-    `named`: the sweep's name was given, so that what is there already belongs to it. Raises
-    VtexpError for what a user can mend, RunFailedError at the end if runs failed.
-    """
-    plan = make_plan(config)
-    if config.plan:
-        show_plan(plan)
-        return
-    plan.require_feasible()
-    if config.hardware.gpus_per_run > 1:
-        raise ConfigError("hardware.gpus_per_run: several processes are started by -m alone")
-    if not named:
-        (plan,) = in_new_folder([plan])
-    sweep = sweep_folder(plan.config)
-    console.print(f"{len(plan.runs)} runs, results in {sweep}")
-    with taking(sweep):
-        refuse_runs_under_way(plan)
-        freeze(plan)
-        runs = tuple(run.folder.name for run in plan.runs)
-        note_submitted(sweep, [of_process(runs, Launcher.here, os.getpid())])
-    try:
-        make_runs(plan)
-    finally:
-        show_comparison(sweep, margin=plan.config.report.margin)
-    raise_failures([run.folder for run in plan.runs])
-
-
-def refuse_runs_under_way(plan: Plan) -> None:
-    """Raises ConfigError where some other process makes a run of a plan."""
-    from vtexp.jobs.status import look
-
-    folders = {run.folder: run for run in plan.runs}
-    for status in look(sweep_folder(plan.config)):
-        own = status.job is not None and status.job.job_id == str(os.getpid())
-        if status.active and not own and status.folder in folders:
-            raise ConfigError(
-                f"{folders[status.folder].label}: is under way already; wait for it with "
-                f"python -m vtexp wait {status.folder.parent}"
-            )
 
 
 def make_runs(plan: Plan, rank: int = 0) -> None:

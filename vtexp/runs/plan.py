@@ -31,7 +31,7 @@ from vtexp.budget.geometry import (
     tiling_to_resolution,
     token_layout,
 )
-from vtexp.budget.knobs import CropSetting, KnobValue
+from vtexp.budget.knobs import CropSetting, KnobValue, tiling_summary
 from vtexp.config.schema import Config, Weights, to_plain, values_key
 from vtexp.cost import memory as memory_limits
 from vtexp.cost.architectures import model_arithmetic
@@ -189,22 +189,6 @@ class Plan:
                 raise ConfigError(
                     f"{values_key(self.config.knob)}={run.value.value}: {run.verdict.reason}"
                 )
-
-
-def tiling_summary(tilings: Sequence[Tiling | str]) -> str:
-    """`2x1` where all images have one tiling, else `mixed, mostly 2x1`."""
-    counts = Counter(str(tiling) for tiling in tilings).most_common()
-    return counts[0][0] if len(counts) == 1 else f"mixed, mostly {counts[0][0]}"
-
-
-def same_inputs(fingerprints: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Of (label, inputs fingerprint) pairs in order: later labels with the inputs of an earlier."""
-    first: dict[str, str] = {}
-    same: dict[str, str] = {}
-    for label, inputs in fingerprints:
-        if first.setdefault(inputs, label) != label:
-            same[label] = first[inputs]
-    return same
 
 
 def sweep_folder(config: Config) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +11,9 @@ from typing import Any
 
 from vtexp.errors import VtexpError, error_line
 from vtexp.utils import environment, files
+
+#: Which of `hardware.gpus_per_run` processes this is, where SLURM does not say.
+RANK = "VTEXP_RANK"
 
 #: A rank that has changed no file for so long is taken for dead; loading a large model is slow.
 SILENT_S = 3600
@@ -110,3 +114,8 @@ def _last_change(folder: Path) -> float:
         return max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
     except OSError:
         return 0.0
+
+
+def rank_of_process() -> int:
+    """Which of the processes of a run this is, from 0."""
+    return int(os.environ.get(RANK, os.environ.get("SLURM_PROCID", "0")))

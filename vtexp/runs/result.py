@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from vtexp.budget.knobs import tiling_summary
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import STAGES, PromptCounts, mfu
-from vtexp.measure import summary
+from vtexp.measure import quality, summary
 from vtexp.metrics import metric
-from vtexp.runs.plan import Plan, PlannedRun, tiling_summary
+from vtexp.runs.plan import Plan, PlannedRun
 from vtexp.stats.paired import clustered_mean
 
 #: Columns of the sample rows that a result is made of.
@@ -61,7 +62,7 @@ def summarise(
     processes = len({row["process"] for row in latency_rows if row["rank"] == 0})
     if processes < asked:
         warnings.append(f"timed in {processes} of {asked} processes only: the others failed")
-    warnings += summary.unlike_all(latency_rows, means["measured_vision_tokens"])
+    warnings += quality.unlike_all(latency_rows, means["measured_vision_tokens"])
     return {
         "status": "done",
         **run.columns(plan.config),
@@ -99,7 +100,7 @@ def _latency(
         "memory_by_stage": first["memory_by_stage"],
         "energy_j_per_prefill": first.get("energy_j_per_prefill"),
         "idle_power_w": first.get("idle_power_w"),
-        "disturbed": summary.doubts(rows, timings, plan.config.measure.max_half_width),
+        "disturbed": quality.doubts(rows, timings, plan.config.measure.max_half_width),
     }
 
 

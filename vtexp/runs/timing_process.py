@@ -18,7 +18,7 @@ from vtexp.config import user_errors
 
 def time_once_more(number: int, rank: int, folders: Sequence[Path]) -> None:
     """Time the runs of these folders, into the folders of their rank; a run that fails has none."""
-    from vtexp.runs.folder import thaw
+    from vtexp.runs.frozen import thaw
     from vtexp.runs.job import RunsUnderWay, load_runner
     from vtexp.runs.plan import make_plan
 

@@ -20,7 +20,8 @@ from vtexp.config.schema import Config, TrackingConfig, to_plain
 from vtexp.data.load import load_samples
 from vtexp.data.sample import Sample
 from vtexp.errors import DataError, VtexpError, error_line
-from vtexp.runs.folder import finished, run_folders, thaw
+from vtexp.runs.folder import finished, run_folders
+from vtexp.runs.frozen import thaw
 from vtexp.runs.ledger import working_folder
 from vtexp.tracking import mirror, wandb_report, wandb_runs
 from vtexp.utils import files

@@ -21,7 +21,7 @@ from vtexp.config.schema import TrackingConfig
 from vtexp.errors import error_line
 from vtexp.tracking import wandb_runs
 from vtexp.utils import files
-from vtexp.utils.masking import public
+from vtexp.utils.text import public
 
 if TYPE_CHECKING:
     import wandb

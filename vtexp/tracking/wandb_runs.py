@@ -27,7 +27,7 @@ import vtexp
 from vtexp.config.schema import TrackingConfig
 from vtexp.errors import DataError
 from vtexp.utils import files
-from vtexp.utils.masking import public
+from vtexp.utils.text import public
 
 if TYPE_CHECKING:
     import wandb

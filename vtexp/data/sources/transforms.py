@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from vtexp.data.sample import MULTIPLE_CHOICE, NO_LETTERS
 from vtexp.data.sources.columns import Row, text_of, value_of
 from vtexp.errors import DataError
-from vtexp.prompts.wording import MULTIPLE_CHOICE, NO_LETTERS
 
 
 @dataclass

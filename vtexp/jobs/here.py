@@ -1,0 +1,61 @@
+"""All runs of a config in this process: what `launch.py` does without `-m`."""
+
+from __future__ import annotations
+
+import os
+
+from vtexp.config.schema import Config, Launcher
+from vtexp.errors import ConfigError
+from vtexp.jobs.finish import show_comparison
+from vtexp.jobs.prepare import in_new_folder
+from vtexp.report.plan import show_plan
+from vtexp.runs.folder import raise_failures
+from vtexp.runs.frozen import freeze
+from vtexp.runs.job import make_runs
+from vtexp.runs.ledger import note_submitted, of_process, taking
+from vtexp.runs.plan import Plan, make_plan, sweep_folder
+from vtexp.utils.console import console
+
+
+def run_job(config: Config, *, named: bool = True) -> None:
+    """All knob values of a config on one loaded model, in this process alone.
+
+    Runs with a result are kept and skipped. A failing run is recorded and the others go on.
+    `named`: the sweep's name was given, so that what is there already belongs to it. Raises
+    VtexpError for what a user can mend, RunFailedError at the end if runs failed.
+    """
+    plan = make_plan(config)
+    if config.plan:
+        show_plan(plan)
+        return
+    plan.require_feasible()
+    if config.hardware.gpus_per_run > 1:
+        raise ConfigError("hardware.gpus_per_run: several processes are started by -m alone")
+    if not named:
+        (plan,) = in_new_folder([plan])
+    sweep = sweep_folder(plan.config)
+    console.print(f"{len(plan.runs)} runs, results in {sweep}")
+    with taking(sweep):
+        refuse_runs_under_way(plan)
+        freeze(plan)
+        runs = tuple(run.folder.name for run in plan.runs)
+        note_submitted(sweep, [of_process(runs, Launcher.here, os.getpid())])
+    try:
+        make_runs(plan)
+    finally:
+        show_comparison(sweep, margin=plan.config.report.margin)
+    raise_failures([run.folder for run in plan.runs])
+
+
+def refuse_runs_under_way(plan: Plan) -> None:
+    """Raises ConfigError where some other process makes a run of a plan."""
+    from vtexp.jobs.status import look
+
+    folders = {run.folder: run for run in plan.runs}
+    for status in look(sweep_folder(plan.config)):
+        own = status.job is not None and status.job.job_id == str(os.getpid())
+        if status.active and not own and status.folder in folders:
+            raise ConfigError(
+                f"{folders[status.folder].label}: is under way already; wait for it with "
+                f"python -m vtexp wait {status.folder.parent}"
+            )

@@ -1,0 +1,56 @@
+"""A run's config and planned row, frozen in its folder when its sweep is submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vtexp.config.schema import KNOB_SCHEMAS, Config, from_plain
+from vtexp.cost.forecast import forecast
+from vtexp.errors import DataError
+from vtexp.runs.folder import finished
+from vtexp.runs.plan import Plan
+from vtexp.utils import files
+
+
+def freeze(plan: Plan) -> None:
+    """Write config and planned row of all runs that have no result; forget their failures."""
+    for run, predicted in zip(plan.runs, forecast(plan).runs, strict=True):
+        if not finished(run.folder):
+            columns = run.columns(plan.config) | predicted.columns()
+            files.write_json(run.folder / files.PLANNED, columns)
+            # What makes a folder a run comes last: every run has its planned row.
+            files.write_text(run.folder / files.CONFIG, run.resolved_config(plan.config))
+            (run.folder / files.FAILURE).unlink(missing_ok=True)
+
+
+def thaw(folders: Sequence[Path]) -> Config:
+    """The config of a job that makes these runs of one sweep.
+
+    Raises DataError for a folder without its config, or with one that is none.
+    """
+    plain, values = {}, []
+    for folder in folders:
+        plain = files.read_config(folder)
+        try:
+            values.append(plain.pop("run")["value"])
+        except (KeyError, TypeError) as error:
+            raise _no_config(folder) from error
+    try:
+        return _thawed(plain, values, folders[0].parent)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _no_config(folders[0]) from error
+
+
+def _thawed(plain: dict[str, Any], values: Sequence[Any], sweep: Path) -> Config:
+    knob = plain["knob"]
+    if "vision_tokens_list" in knob:
+        knob["vision_tokens_list"] = None
+    knob[KNOB_SCHEMAS[knob["name"]][1]] = values
+    plain["sweep"] |= {"folder": str(sweep.parent), "name": sweep.name}
+    return from_plain(plain)
+
+
+def _no_config(folder: Path) -> DataError:
+    return DataError(f"{folder / files.CONFIG}: not the config of a run")

@@ -1,26 +1,8 @@
-"""Entry point: `python launch.py [-m] [group=option] [key=value]`; `--help` shows examples."""
+"""`python launch.py [-m] [group=option] [key=value]`, or `vtexp launch ...`; see `--help`."""
 
 import sys
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-
-from vtexp.config import user_errors
-from vtexp.config.schema import from_hydra, register_schemas
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def launch(raw: DictConfig) -> None:
-    """All knob values in this process; with `-m`, vtexp's sweeper does not come by here."""
-    named = any(o.startswith("sweep.name=") for o in HydraConfig.get().overrides.task)
-    with user_errors.errors_past_hydra():
-        config = from_hydra(raw)
-        from vtexp.jobs.here import run_job  # imported late: --help and config errors stay quick
-
-        run_job(config, named=named)
-
+from vtexp.config.user_errors.launch import main
 
 if __name__ == "__main__":
-    register_schemas()
-    sys.exit(user_errors.call(launch))
+    sys.exit(main())

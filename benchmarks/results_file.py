@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from vtexp.utils import environment, files
+from vtexp.runs import surroundings
+from vtexp.utils import files
 
 
 def write_results(path: Path | None, found: dict[str, Any], device: str = "cpu") -> None:
@@ -22,7 +23,7 @@ def write_results(path: Path | None, found: dict[str, Any], device: str = "cpu")
     script = Path(sys.argv[0])
     about = {
         "command": shlex.join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]),
-        "environment": environment.describe(torch.device(device)),
+        "environment": surroundings.describe(torch.device(device)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, about | found)

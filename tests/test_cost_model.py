@@ -16,7 +16,6 @@ from vtexp.budget.geometry import Tiling, token_layout
 from vtexp.config.schema import Config
 from vtexp.cost import latency_fit, memory
 from vtexp.cost.flops import Memory
-from vtexp.cost.forecast import forecast
 from vtexp.cost.latency_fit import (
     Coefficients,
     Point,
@@ -28,6 +27,7 @@ from vtexp.cost.latency_fit import (
 from vtexp.errors import ConfigError
 from vtexp.jobs.here import run_job
 from vtexp.report.plan import show_plan
+from vtexp.runs.forecast import forecast
 from vtexp.runs.frozen import freeze
 from vtexp.runs.plan import Plan, make_plan
 from vtexp.utils import files

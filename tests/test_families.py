@@ -33,7 +33,8 @@ from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFa
 from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import ASSETS, find_checkpoint, read_model_config
 from vtexp.models.families import FAMILIES
-from vtexp.models.runner import Runner, runner_class
+from vtexp.models.runner import Runner
+from vtexp.models.runners import runner_class
 from vtexp.models.stages import PARTS
 from vtexp.prompts.tokenizer import PromptTokenizer
 from vtexp.runs.plan import make_plan

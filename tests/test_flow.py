@@ -229,15 +229,9 @@ def test_a_damaged_result_is_one_line_and_one_cut_short_is_made_again(
 
 
 def test_two_jobs_may_not_make_one_run(make_config: MakeConfig) -> None:
-    from omegaconf import OmegaConf
-
-    from vtexp.config.schema import to_plain
-
     config = make_config("knob.sizes=[336x336]")
-    raw = OmegaConf.structured(config)
-    assert to_plain(config)
     with pytest.raises(ConfigError, match="two jobs would make the same run"):
-        prepare.prepare_jobs([["tracking=none"], ["tracking=wandb"]], lambda _: raw, named=True)
+        prepare.prepare_jobs([["tracking=none"], ["tracking=wandb"]], lambda _: config, named=True)
 
 
 def test_a_disk_that_takes_nothing_is_one_line(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.slurm_cluster import wait_until
 from tests.sweeps import Sweep, process_of
 from vtexp.config.schema import Config, Launcher
 from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
-from vtexp.jobs import launch, local, slurm, worker
+from vtexp.jobs import launch, local, slurm
 from vtexp.jobs.here import run_job
 from vtexp.jobs.prepare import in_new_folder
 from vtexp.jobs.status import find_sweep
@@ -97,7 +97,7 @@ def test_a_run_under_way_is_not_made_twice(
     sweep, job = sweep_folder(plan.config), Job((plan.runs[0].folder,), plan.config.hardware)
     note_submitted(sweep, [of_process(job.runs, Launcher.here, os.getppid())])
     watched: list[Path] = []
-    monkeypatch.setattr(worker, "make_job", None)
+    monkeypatch.setattr(launch, "make_job", None)
     monkeypatch.setattr(launch, "watch", watched.append)
     with pytest.raises(RunFailedError, match="no result"):
         launch.launch([job], wait=True)

@@ -27,9 +27,10 @@ from vtexp.measure import summary as measuring
 from vtexp.measure.energy import energy_counter, measure_energy
 from vtexp.measure.monitor import Gpu, Monitor, OtherLoad, disturbances
 from vtexp.measure.protocol import MOST_WARM_UP_ROUNDS, Reference, Timing
+from vtexp.models.clocks import StageClock
 from vtexp.models.probe import Counts
 from vtexp.models.runner import PreparedSample, Runner
-from vtexp.models.stages import PARTS, StageClock, StageTimes
+from vtexp.models.stages import PARTS, StageTimes
 from vtexp.stats.trend import fewest_rounds, kendall_z, relative_change
 from vtexp.utils import files
 

@@ -213,7 +213,8 @@ def test_editing_conf_changes_no_job_that_waits(
     slurm: Cluster, tmp_path: Path, small_checkpoint: Path
 ) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(ROOT / "conf", copy / "conf")
+    for part in ("conf", "vtexp", "hydra_plugins"):
+        shutil.copytree(ROOT / part, copy / part)
     shutil.copy(ROOT / "launch.py", copy)
     short = ("knob.sizes=336x336,560x336", "dataset.limit=4")
     sweep = Sweep(tmp_path / "sweep", small_checkpoint, *short, *ON_SLURM, root=copy)

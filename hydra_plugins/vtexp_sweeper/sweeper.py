@@ -1,21 +1,28 @@
 """`-m`: one job per knob value (or group of values), times every other swept group.
 
 Found by Hydra through the namespace package `hydra_plugins`; never import it before
-`hydra.main` runs. It stays light: the work is in `vtexp.jobs.prepare`, imported when jobs are
-launched.
+`hydra.main` runs. It stays light: the work is in `vtexp.jobs`, imported when jobs are launched.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins import basic_sweeper  # the class itself would register twice
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from vtexp.errors import ConfigError
+from vtexp.utils.by_name import imported
+
+if TYPE_CHECKING:
+    from vtexp.config.schema import Config
+
+#: Hydra's own, which is there unless another is asked for; vtexp's jobs do not come by it.
+BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 # No settings of its own: jobs are shaped by the config's `sweep` and `knob` groups.
 ConfigStore.instance().store(
@@ -34,35 +41,30 @@ class VtexpSweeper(Sweeper):
         """Called by Hydra with the config of the sweep."""
         self.sweep_config = config
         self.config_loader = hydra_context.config_loader
-        self.job_launcher = Plugins.instance().instantiate_launcher(
-            config=config, hydra_context=hydra_context, task_function=task_function
-        )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all jobs. Raises VtexpError when runs failed, after the comparison is written."""
-        from vtexp.errors import ConfigError
-        from vtexp.jobs.prepare import prepare_jobs
-
-        if not hasattr(self.job_launcher, "launch_jobs"):
+        if self.sweep_config.hydra.launcher._target_ != BASIC_LAUNCHER:
             raise ConfigError("hydra/launcher: take hardware.launcher=here, local or slurm instead")
         named = any(argument.startswith("sweep.name=") for argument in arguments)
+        prepare_jobs = imported("vtexp.jobs.prepare:prepare_jobs")
         jobs = prepare_jobs(self._combinations(arguments), self._compose, named=named)
         if jobs:  # else the plan has been shown
             config = self.sweep_config
-            self.job_launcher.launch_jobs(jobs, wait=config.sweep.wait, margin=config.report.margin)
+            launch = imported("vtexp.jobs.launch:launch")
+            launch(jobs, wait=config.sweep.wait, margin=config.report.margin)
 
     def _combinations(self, arguments: list[str]) -> list[list[str]]:
         """Overrides of each combination of swept groups; at least one, maybe empty."""
         parser = OverridesParser.create(config_loader=self.config_loader)
         overrides = parser.parse_overrides(arguments)
         if any(o.get_key_element() == "sweep.name" and o.is_sweep_override() for o in overrides):
-            from vtexp.errors import ConfigError
-
             raise ConfigError("sweep.name: one sweep has one name; start two for two names")
         batches = basic_sweeper.BasicSweeper.split_arguments(overrides, max_batch_size=None)
         # One time stamp for all jobs, even when a launcher composes them again elsewhere.
         name = f"sweep.name='{self.sweep_config.sweep.name}'"
         return [[*combination, name] for batch in batches for combination in batch]
 
-    def _compose(self, overrides: list[str]) -> DictConfig:
-        return self.config_loader.load_sweep_config(self.sweep_config, overrides)
+    def _compose(self, overrides: list[str]) -> Config:
+        from_hydra = imported("vtexp.config.schema:from_hydra")
+        return from_hydra(self.config_loader.load_sweep_config(self.sweep_config, overrides))

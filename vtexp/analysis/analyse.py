@@ -30,10 +30,11 @@ from vtexp.analysis.findings import (
     Ratio,
     Series,
 )
-from vtexp.analysis.rows import label
+from vtexp.analysis.rows import collect, label
 from vtexp.analysis.samples import Labels, SampleColumns, read_samples
 from vtexp.errors import ConfigError, DataError, listed
 from vtexp.metrics import metric
+from vtexp.runs.folder import run_folders
 from vtexp.stats.paired import (
     DRAWS,
     Critical,
@@ -125,8 +126,6 @@ def analyse(
 
 def of_sweep(sweep: Path, margin: float | None = None) -> Analysis:
     """The analysis of a sweep's folder; with the margin that it was configured with if None."""
-    from vtexp.analysis.rows import collect
-
     return analyse(collect(sweep), configured_margin([sweep]) if margin is None else margin)
 
 
@@ -135,8 +134,6 @@ def configured_margin(sweeps: Sequence[Path]) -> float:
 
     Raises ConfigError where several sweeps have several.
     """
-    from vtexp.runs.folder import run_folders
-
     latest = [
         max(folders, key=lambda folder: (folder / files.CONFIG).stat().st_mtime)
         for sweep in sweeps

@@ -16,9 +16,11 @@ from vtexp.config.compose import compose_config, dataset_configs, dataset_names
 from vtexp.config.schema import Config, DatasetConfig
 from vtexp.data.load import BUILT_IN, is_here
 from vtexp.data.sample import Sample
+from vtexp.data.sources.loader import count_questions
 from vtexp.errors import ConfigError, DataError
 from vtexp.prompts.wording import option_names
 from vtexp.runs.plan import PlannedRun, make_plan
+from vtexp.utils.by_name import imported
 from vtexp.utils.console import console
 from vtexp.utils.files import write_bytes
 
@@ -57,8 +59,6 @@ def _look(dataset: DatasetConfig) -> tuple[bool, int | None]:
     """Whether a set is on this machine, and how many questions its split has, if known."""
     here, count = is_here(dataset), dataset.num_questions.get(dataset.split)
     if count is None and here and dataset.source.form not in BUILT_IN:
-        from vtexp.data.sources.loader import count_questions
-
         try:
             count = count_questions(dataset)
         except DataError:  # damaged
@@ -83,11 +83,9 @@ def show_sample(
     plan = replace(plan, runs=plan.runs[-1:])
     plan.require_feasible()
     (sample,), (run,) = plan.samples, plan.runs
-    from vtexp.models.views import views_of
-    from vtexp.report.sample_picture import (
-        sample_picture,  # torch: only once all else is found right
-    )
-
+    # By name, as they import torch: only once all else is found right.
+    views_of = imported("vtexp.models.views:views_of")
+    sample_picture = imported("vtexp.report.sample_picture:sample_picture")
     image = sample.pixels()
     views = views_of(image, run.setting, plan.geometry, plan.checkpoint)
     dataset = config.dataset

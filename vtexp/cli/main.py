@@ -1,4 +1,4 @@
-"""`python -m vtexp COMMAND`: what is not a sweep; sweeps are launched by `launch.py`."""
+"""`vtexp COMMAND`, or `python -m vtexp COMMAND`; `vtexp launch` is `python launch.py`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
+import vtexp
 from vtexp.errors import refuse_arguments
+from vtexp.utils.by_name import imported
 
 #: Options of the commands that take a value; any other --key is one of the config's.
 OPTIONS = ("--index", "--out", "--config-dir", "--margin", "--questions")
 
-#: Commands of vtexp.cli.sweep by their names.
+#: Commands of `sweep.py` by their names.
 SWEEP_COMMANDS = {
     "status": "show the runs of a sweep and how far they are",
     "wait": "watch a sweep to its end, then compare its runs",
@@ -32,17 +34,21 @@ class _Parser(argparse.ArgumentParser):
         refuse_arguments(self, message)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run a command; returns its exit code. Raises SystemExit for --help and unknown arguments."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code. Raises SystemExit for --help and unknown arguments.
+
+    What runs is imported by name once it is chosen: Hydra takes longer than all the rest.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["launch"]:
+        sys.argv = [f"{_program()} launch", *arguments[1:]]
+        return imported("vtexp.config.user_errors.launch:main")()
     parser = _parser()
     own, overrides = split_overrides(arguments, parser.error)
     parsed = parser.parse_args(own)
     if overrides and not parsed.takes_overrides:
         parser.error(f"{parsed.prog} takes no keys of the config ({overrides[0]})")
-    # Not for --help: Hydra takes longer to import than all the rest.
-    from vtexp.config import user_errors
-
-    return user_errors.reported(
+    return imported("vtexp.config.user_errors:reported")(
         lambda: parsed.command(parsed, overrides),
         show_traceback="HYDRA_FULL_ERROR" in os.environ,
         interrupted=parsed.interrupted,
@@ -66,7 +72,7 @@ def split_overrides(
             own.append(argument)
             if not equals:
                 own += islice(rest, 1)
-        elif argument.startswith("--") and argument != "--help":
+        elif argument.startswith("--") and argument not in ("--help", "--version"):
             value = "" if equals else next(rest, "")
             if not equals and (not value or value.startswith("--")):
                 error(f"{argument}: needs a value")
@@ -78,11 +84,18 @@ def split_overrides(
     return own, overrides
 
 
+def _program() -> str:
+    """How this was typed."""
+    return "vtexp" if Path(sys.argv[0]).name == "vtexp" else "python -m vtexp"
+
+
 def _parser() -> argparse.ArgumentParser:
-    about = "What is not a sweep; sweeps are launched by `python launch.py`."
-    parser = _Parser(prog="python -m vtexp", description=about)
+    about = "How many vision tokens does a task need, and what do they cost?"
+    parser = _Parser(prog=_program(), description=about)
     parser.set_defaults(interrupted="nothing was written")
+    parser.add_argument("--version", action="version", version=f"vtexp {vtexp.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands.add_parser("launch", help="run a sweep, as `python launch.py` does", add_help=False)
     _add_datasets(commands)
     for name, about in SWEEP_COMMANDS.items():
         command = commands.add_parser(name, help=about, description=about)
@@ -137,28 +150,18 @@ def _add_config_dir(parser: argparse.ArgumentParser, default: object) -> None:
 
 
 def _sweep_command(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from vtexp.cli import sweep
-
-    getattr(sweep, parsed.name)(parsed.sweep)
+    imported(f"vtexp.cli.sweep:{parsed.name}")(parsed.sweep)
 
 
 def _report(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from vtexp.cli import sweep
-
-    sweep.report(parsed.sweeps, parsed.out, parsed.margin, parsed.questions)
+    imported("vtexp.cli.sweep:report")(parsed.sweeps, parsed.out, parsed.margin, parsed.questions)
 
 
 def _list_datasets(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from vtexp.cli.datasets import show_list
-
-    show_list(parsed.config_dir)
+    imported("vtexp.cli.datasets:show_list")(parsed.config_dir)
 
 
 def _show_sample(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from vtexp.cli.datasets import show_sample
-
-    show_sample(parsed.name, parsed.index, parsed.out, parsed.config_dir, overrides)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    imported("vtexp.cli.datasets:show_sample")(
+        parsed.name, parsed.index, parsed.out, parsed.config_dir, overrides
+    )

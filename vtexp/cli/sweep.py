@@ -22,6 +22,7 @@ from vtexp.runs.folder import raise_failures, run_folders
 from vtexp.runs.frozen import freeze, thaw
 from vtexp.runs.ledger import Job, read_submitted, working_folder
 from vtexp.runs.plan import Plan, make_plan
+from vtexp.tracking import publish as upload
 from vtexp.utils import files
 from vtexp.utils.console import console
 
@@ -37,9 +38,7 @@ def publish(name: str) -> None:
 
     Raises VtexpError where that did not work.
     """
-    from vtexp.tracking import publish as publishing
-
-    publishing.publish(find_sweep(name))
+    upload.publish(find_sweep(name))
 
 
 def wait(name: str) -> None:

@@ -11,7 +11,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from vtexp.config.schema import VALUE_KEYS, Config, DatasetConfig, from_hydra, register_schemas
 from vtexp.errors import ConfigError
@@ -19,7 +21,12 @@ from vtexp.errors import ConfigError
 #: Flags of Hydra that a sweep may need, whose value can be the next argument.
 FLAGS_WITH_VALUE = ("--config-dir", "-cd")
 
-CONF = Path(__file__).parents[2] / "conf"
+#: What Hydra and OmegaConf raise for a config that cannot be.
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
+
+_PACKAGE = Path(__file__).parents[1]
+#: The configs: inside the package where that is installed, beside it in a checkout.
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
 
 def compose_config(overrides: Sequence[str], config_dir: Path | None = None) -> Config:
@@ -55,7 +62,7 @@ def _names(searched: list[str]) -> list[str]:
 def _files(config_dir: Path | None) -> Iterator[list[str]]:
     """Hydra over `conf/`; gives the overrides that add the user's own folder."""
     if not CONF.is_dir():
-        raise ConfigError(f"{CONF}: no such folder; install vtexp from its sources, pip install -e")
+        raise ConfigError(f"{CONF}: no such folder; install vtexp again")
     searched = []
     if config_dir is not None:
         folder = config_dir.expanduser().absolute()

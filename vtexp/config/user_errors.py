@@ -16,7 +16,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from vtexp.config.compose import flags_first, with_brackets
+from vtexp.config.compose import COMPOSE_ERRORS, flags_first, with_brackets
 from vtexp.errors import (
     VtexpError,
     no_memory_left,
@@ -25,7 +25,7 @@ from vtexp.errors import (
 )
 
 #: Mistakes of a user and troubles of a machine (full disk, no permission): one line, no traceback.
-USER_ERRORS = (VtexpError, HydraException, OmegaConfBaseException, YAMLError, OSError)
+USER_ERRORS = (VtexpError, *COMPOSE_ERRORS, YAMLError, OSError)
 
 #: Packages that read what the user wrote: whatever they raise is about that.
 READERS = ("hydra", "omegaconf", "antlr4", "yaml")

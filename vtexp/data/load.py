@@ -7,6 +7,7 @@ from collections.abc import Callable
 from vtexp.config.schema import DatasetConfig, Form
 from vtexp.data.builtin import easy_vqa, small_print
 from vtexp.data.sample import LoadedSamples, Sample, drawn
+from vtexp.data.sources import loader
 from vtexp.errors import ConfigError
 
 #: Sets that are made or come with a package: all samples of a split, and their splits.
@@ -25,9 +26,7 @@ def load_samples(
     do.
     """
     if dataset.source.form not in BUILT_IN:
-        from vtexp.data.sources.loader import load
-
-        return load(dataset, fetch=fetch, index=index)
+        return loader.load(dataset, fetch=fetch, index=index)
     read, splits = BUILT_IN[dataset.source.form]
     if dataset.split not in splits:
         raise ConfigError(f"dataset.split={dataset.split}: {dataset.name} has {', '.join(splits)}")
@@ -45,6 +44,4 @@ def is_here(dataset: DatasetConfig) -> bool:
         case Form.easy_vqa:
             return easy_vqa.is_here()
         case _:
-            from vtexp.data.sources import loader
-
             return loader.is_here(dataset)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vtexp.cost.latency_fit import write_cost_model
+from vtexp.report.write import report
+from vtexp.tracking.publish import after_sweep
+
 
 def show_comparison(sweep: Path, *, margin: float | None = None) -> None:
-    """Write and print all that a sweep's runs say together, if it has runs; see `reporting.report`.
+    """Write and print all that a sweep's runs say together, if it has runs; see `write.report`.
 
     Its cost model is written, and its W&B Report is made and uploaded as configured.
     """
-    from vtexp.cost import latency_fit
-    from vtexp.report import write
-    from vtexp.tracking import publish
-
-    if sweep.is_dir() and write.report([sweep], sweep, margin=margin):
-        latency_fit.write_cost_model(sweep)
-        publish.after_sweep(sweep)
+    if sweep.is_dir() and report([sweep], sweep, margin=margin):
+        write_cost_model(sweep)
+        after_sweep(sweep)

@@ -8,12 +8,14 @@ from vtexp.config.schema import Config, Launcher
 from vtexp.errors import ConfigError
 from vtexp.jobs.finish import show_comparison
 from vtexp.jobs.prepare import in_new_folder
+from vtexp.jobs.status import look
 from vtexp.report.plan import show_plan
 from vtexp.runs.folder import raise_failures
 from vtexp.runs.frozen import freeze
 from vtexp.runs.job import make_runs
 from vtexp.runs.ledger import note_submitted, of_process, taking
 from vtexp.runs.plan import Plan, make_plan, sweep_folder
+from vtexp.tracking.mirror import mirror
 from vtexp.utils.console import console
 
 
@@ -41,7 +43,7 @@ def run_job(config: Config, *, named: bool = True) -> None:
         runs = tuple(run.folder.name for run in plan.runs)
         note_submitted(sweep, [of_process(runs, Launcher.here, os.getpid())])
     try:
-        make_runs(plan)
+        make_runs(plan, on_result=mirror)
     finally:
         show_comparison(sweep, margin=plan.config.report.margin)
     raise_failures([run.folder for run in plan.runs])
@@ -49,8 +51,6 @@ def run_job(config: Config, *, named: bool = True) -> None:
 
 def refuse_runs_under_way(plan: Plan) -> None:
     """Raises ConfigError where some other process makes a run of a plan."""
-    from vtexp.jobs.status import look
-
     folders = {run.folder: run for run in plan.runs}
     for status in look(sweep_folder(plan.config)):
         own = status.job is not None and status.job.job_id == str(os.getpid())

@@ -13,6 +13,7 @@ from vtexp.jobs import local, slurm
 from vtexp.jobs.finish import show_comparison
 from vtexp.jobs.status import RunStatus, look
 from vtexp.jobs.watch import come_back, watch
+from vtexp.jobs.worker import make_job
 from vtexp.runs.folder import raise_failures
 from vtexp.runs.ledger import Job, note_submitted, of_process, taking
 from vtexp.utils.console import console
@@ -83,8 +84,6 @@ def refuse_to_disturb(statuses: Sequence[RunStatus], jobs: Sequence[Job]) -> Non
 
 def _run_here(sweep: Path, jobs: Sequence[Job], *, others: bool) -> None:
     """Run jobs one after the other in this process; `others` have been submitted elsewhere."""
-    from vtexp.jobs.worker import make_job
-
     try:
         for job in jobs:
             make_job(job.folders)

@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from omegaconf import DictConfig
-
-from vtexp.config.schema import from_hydra
+from vtexp.config.schema import Config
 from vtexp.errors import ConfigError
 from vtexp.report.plan import show_plan
 from vtexp.runs.frozen import freeze
@@ -18,7 +16,7 @@ from vtexp.utils.console import console
 
 
 def prepare_jobs(
-    combinations: Sequence[list[str]], compose: Callable[[list[str]], DictConfig], *, named: bool
+    combinations: Sequence[list[str]], compose: Callable[[list[str]], Config], *, named: bool
 ) -> list[Job]:
     """Jobs of a multirun, all checked before the first starts; none if only a plan was asked for.
 
@@ -27,7 +25,7 @@ def prepare_jobs(
     `named`: the sweep's name was given, so that what is there already belongs to it. Raises
     ConfigError for anything refused.
     """
-    plans = [make_plan(from_hydra(compose(overrides))) for overrides in combinations]
+    plans = [make_plan(compose(overrides)) for overrides in combinations]
     if any(plan.config.plan for plan in plans):
         for plan in plans:
             show_plan(plan)

@@ -14,6 +14,7 @@ from typing import Any
 from vtexp.config.schema import HardwareConfig, Launcher
 from vtexp.errors import ConfigError, VtexpError
 from vtexp.jobs.state import JobState
+from vtexp.jobs.worker import SweepJob
 from vtexp.runs.ledger import JOBS, Job, SubmittedJob
 
 QUEUED = (
@@ -38,8 +39,6 @@ def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[S
             "login node, or take hardware.launcher=local or here"
         )
     from submitit.core.utils import FailedJobError
-
-    from vtexp.jobs.worker import SweepJob
 
     executor = _executor(sweep, hardware, len(jobs))
     try:

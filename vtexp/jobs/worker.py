@@ -12,8 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vtexp.errors import VtexpError, error_line
+from vtexp.runs.folder import record_failure, settled
+from vtexp.runs.frozen import thaw
+from vtexp.runs.job import make_runs
+from vtexp.runs.plan import make_plan
 from vtexp.runs.preemption import leaving
-from vtexp.runs.ranks import rank_of_process
+from vtexp.runs.ranks import rank_of_process, record_rank_failure
+from vtexp.tracking.mirror import mirror
+from vtexp.utils.console import console
 
 
 class SweepJob:
@@ -44,9 +50,6 @@ def make_job(folders: Sequence[Path], rank: int = 0) -> None:
     Where nothing can be made at all, each run's folder says why. A rank but the first raises it
     too, so that the others are not kept waiting.
     """
-    from vtexp.runs.folder import record_failure, settled
-    from vtexp.utils.console import console
-
     try:
         _make(folders, rank)
     except Exception as error:
@@ -54,8 +57,6 @@ def make_job(folders: Sequence[Path], rank: int = 0) -> None:
             raise
         console.print(f"FAILED: {error_line(error)}")
         if rank > 0:
-            from vtexp.runs.ranks import record_rank_failure
-
             for folder in folders:
                 record_rank_failure(folder, rank, error)
             raise
@@ -65,9 +66,6 @@ def make_job(folders: Sequence[Path], rank: int = 0) -> None:
 
 
 def _make(folders: Sequence[Path], rank: int) -> None:
-    from vtexp.runs.frozen import thaw
-    from vtexp.runs.plan import make_plan
-
     config = thaw(folders)
     if config.hardware.gpus_per_run > 1:
         _take_own_gpus(rank, config.hardware.gpus_per_run)
@@ -77,9 +75,7 @@ def _make(folders: Sequence[Path], rank: int) -> None:
             f"{config.model.path}: the weights are not those that the sweep was submitted with; "
             "start a new sweep"
         )
-    from vtexp.runs.job import make_runs
-
-    make_runs(plan, rank)
+    make_runs(plan, rank, on_result=mirror)
 
 
 def _take_own_gpus(rank: int, ranks: int) -> None:

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vtexp.budget.knobs import CropSetting
 from vtexp.config.schema import MeasureConfig
@@ -17,8 +17,10 @@ from vtexp.data.sample import Sample
 from vtexp.errors import error_line
 from vtexp.measure.summary import half_width
 from vtexp.models.probe import Counts
-from vtexp.models.runner import Runner
 from vtexp.stats.trend import fewest_rounds, kendall_z
+
+if TYPE_CHECKING:
+    from vtexp.models.runner import Runner
 
 #: Warm-up goes on while times fall by Kendall's test at 5 % (one-sided) ...
 Z_FALLING = 1.645

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Self
-
-from torch.utils.hooks import RemovableHandle
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from vtexp.budget.geometry import Geometry, Tiling, token_layout
 from vtexp.errors import CountMismatchError
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
 
 #: Tiling of image tokens whose rows and columns are those of no layout.
 NO_TILING = Tiling(0, 0)

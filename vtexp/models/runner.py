@@ -5,7 +5,6 @@ What the families have in common; each family's own runner reads its images and 
 
 from __future__ import annotations
 
-import importlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -24,10 +23,10 @@ from vtexp.config.schema import HardwareConfig
 from vtexp.data.sample import Sample
 from vtexp.errors import ConfigError, VtexpError
 from vtexp.models.checkpoints import Checkpoint
-from vtexp.models.families import Family
+from vtexp.models.clocks import StageClock, StageMemory
 from vtexp.models.loading import load_model
 from vtexp.models.probe import Probe
-from vtexp.models.stages import StageClock, StageMemory, StageTimes
+from vtexp.models.stages import StageTimes
 from vtexp.prompts.tokenizer import PromptTokenizer
 
 #: Model inputs by name, on the runner's device.
@@ -232,12 +231,6 @@ class Runner(ABC):
         """Return when the device has done everything asked of it."""
         for device in self.gpus:
             torch.cuda.synchronize(device)
-
-
-def runner_class(family: Family) -> type[Runner]:
-    """The runner of a family, imported now."""
-    module, _, name = family.runner.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _until_end(ids: list[int], eos_id: int) -> list[int]:

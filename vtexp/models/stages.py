@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 #: Stages of one pass, then several of them together, as each row has them.
 PARTS = (
@@ -25,9 +17,6 @@ SUMMARISED = (
     *PARTS,
     *("vision_ms", "prefill_ms", "ttft_without_preprocess_ms", "ttft_ms", "decode_ms_per_token"),
 )
-
-
-MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,107 +38,3 @@ class StageTimes:
     prefill_ms: float
     ttft_without_preprocess_ms: float
     ttft_ms: float
-
-
-class StageClock:
-    """Times of one pass: the wall clock at its ends, and a mark at the end of each stage.
-
-    Marks are events of the GPU's stream where the model is on one GPU, so that no stage waits for
-    its predecessor to be read; on a CPU they are the wall clock. Where a model lies on several
-    GPUs, whose streams have no common events, all of them are waited for at each border.
-    """
-
-    def __init__(self, gpus: Sequence[torch.device], wait: Callable[[], None]) -> None:
-        """`wait` returns when the device has done everything asked of it."""
-        self._gpu = gpus[0] if len(gpus) == 1 else None
-        self._several = len(gpus) > 1
-        self._wait = wait
-        wait()
-        self._began_s = time.perf_counter()
-        self._preprocessed_s = self._ended_s = self._began_s
-        self._marks: list[float | torch.cuda.Event] = []
-
-    def end_of(self, stage: str) -> None:
-        """Mark the end of a stage; preprocessing is the host's."""
-        if self._several:
-            self._wait()
-        if stage == PARTS[0]:
-            self._preprocessed_s = time.perf_counter()
-            self._marks.append(self._mark() if self._gpu else self._preprocessed_s)
-        else:
-            self._marks.append(self._mark())
-        if stage == PARTS[-1]:
-            self._wait()
-            self._ended_s = time.perf_counter()
-
-    def _mark(self) -> float | torch.cuda.Event:
-        if self._gpu is None:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._gpu))
-        return event
-
-    def times(self) -> StageTimes:
-        """Of a pass that has ended."""
-        marks = self._marks
-        transfer, encoder, connector, llm, first = (
-            _ms(before, after) for before, after in itertools.pairwise(marks)
-        )
-        return StageTimes(
-            preprocess_ms=_ms(self._began_s, self._preprocessed_s),
-            transfer_ms=transfer,
-            vision_encoder_ms=encoder,
-            connector_ms=connector,
-            llm_prefill_ms=llm,
-            first_token_ms=first,
-            vision_ms=_ms(marks[1], marks[3]),
-            prefill_ms=_ms(marks[1], marks[4]),
-            ttft_without_preprocess_ms=_ms(self._preprocessed_s, self._ended_s),
-            ttft_ms=_ms(self._began_s, self._ended_s),
-        )
-
-
-def _ms(before: float | torch.cuda.Event, after: float | torch.cuda.Event) -> float:
-    if isinstance(before, float) and isinstance(after, float):
-        return 1000 * (after - before)
-    assert isinstance(before, torch.cuda.Event) and isinstance(after, torch.cuda.Event)
-    return before.elapsed_time(after)
-
-
-class StageMemory:
-    """Peak memory of each stage of one pass, in MiB.
-
-    On GPUs what torch's allocator gave out and what it reserved, over all GPUs of the model; on
-    Linux without one the resident memory of the process, where the kernel lets its peak be reset.
-    Elsewhere nothing. The allocator counts on the host, so nothing needs to be waited for.
-    """
-
-    def __init__(self, gpus: Sequence[torch.device]) -> None:
-        self._gpus = gpus
-        self.peaks: dict[str, dict[str, float]] = {}
-        self._resets = self._reset()
-
-    def end_of(self, stage: str) -> None:
-        """Note the peaks of a stage."""
-        if self._resets and (peaks := self._read()):
-            self.peaks[stage.removesuffix("_ms")] = peaks
-            self._reset()
-
-    def _reset(self) -> bool:
-        for gpu in self._gpus:
-            torch.cuda.reset_peak_memory_stats(gpu)
-        if self._gpus:
-            return True
-        with suppress(OSError):  # proc(5): 5 resets the peak of the resident memory
-            Path("/proc/self/clear_refs").write_text("5")
-            return True
-        return False
-
-    def _read(self) -> dict[str, float]:
-        if self._gpus:
-            return {
-                "allocated": sum(map(torch.cuda.max_memory_allocated, self._gpus)) / MIB,
-                "reserved": sum(map(torch.cuda.max_memory_reserved, self._gpus)) / MIB,
-            }
-        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        return {"resident": int(peak[1]) / 1024} if peak else {}

@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vtexp.budget.knobs import same_inputs, tiling_summary
-from vtexp.cost.forecast import Forecast, Prediction, forecast
+from vtexp.runs.forecast import Forecast, Prediction, forecast
 from vtexp.runs.plan import Plan
 from vtexp.utils.console import console
 

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
-from vtexp.config.compose import compose_config
+from vtexp.config.compose import COMPOSE_ERRORS, compose_config
 from vtexp.config.schema import Config, to_plain
 from vtexp.errors import VtexpError
 from vtexp.runs.frozen import thaw
@@ -67,7 +65,7 @@ def _command(folders: Sequence[Path]) -> str | None:
         choices, differing = _overrides(config)
         overrides = [*choices, *_assignments(differing)]
         same = _plain(compose_config(overrides)) == _plain(config)
-    except (VtexpError, HydraException, OmegaConfBaseException, KeyError, TypeError):
+    except (VtexpError, *COMPOSE_ERRORS, KeyError, TypeError):
         return None
     said = ["python", "launch.py", *choices, *_assignments(public(differing))]
     return shlex.join(said) if same else None

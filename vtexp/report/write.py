@@ -10,6 +10,7 @@ from vtexp.analysis import rows as compare
 from vtexp.analysis.analyse import ANALYSIS_NAME, analyse, configured_margin, to_plain
 from vtexp.analysis.findings import Analysis
 from vtexp.report import question_types, terminal
+from vtexp.report.figures import write_figures
 from vtexp.report.files import (
     CSV_NAME,
     MARKDOWN_NAME,
@@ -19,6 +20,7 @@ from vtexp.report.files import (
     parquet_bytes,
 )
 from vtexp.report.format import DOUBTFUL, sentences, title
+from vtexp.report.html import write_report
 from vtexp.report.terminal import between_table, steps_table, table
 from vtexp.utils.console import console
 from vtexp.utils.files import write_bytes, write_json, write_text
@@ -54,9 +56,6 @@ def write(rows: Sequence[dict[str, Any]], analysis: Analysis, out: Path) -> None
     write_text(out / MARKDOWN_NAME, markdown(rows, analysis))
     write_json(out / ANALYSIS_NAME, to_plain(analysis))
     question_types.write_question_types(out, rows)
-    from vtexp.report.figures import write_figures
-    from vtexp.report.html import write_report
-
     write_figures(out, write_report(out, rows, analysis), title(rows))
 
 

@@ -6,8 +6,6 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import torch
-
 from vtexp.errors import VtexpError, no_memory_left
 
 Item = TypeVar("Item")
@@ -16,6 +14,8 @@ Result = TypeVar("Result")
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the host had no memory left."""
+    import torch
+
     if isinstance(error, torch.OutOfMemoryError) or no_memory_left(error):
         return True
     text = str(error)
@@ -54,9 +54,7 @@ class BatchSize:
                 fits = False
             if not fits:
                 # Only now is the error gone, and with its traceback the tensors that it held.
-                gc.collect()
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                _free_memory()
                 continue
             start += len(batch)
             self.most = max(self.most, len(batch))
@@ -74,3 +72,12 @@ class BatchSize:
             )
             raise VtexpError(f"out of memory at batch size {failed}: {hint}") from error
         self.limit = self.size = failed // 2
+
+
+def _free_memory() -> None:
+    """Give back what no tensor needs any more."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vtexp.config.schema import KNOB_SCHEMAS, Config, from_plain
-from vtexp.cost.forecast import forecast
 from vtexp.errors import DataError
 from vtexp.runs.folder import finished
+from vtexp.runs.forecast import forecast
 from vtexp.runs.plan import Plan
 from vtexp.utils import files
 

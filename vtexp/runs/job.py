@@ -10,44 +10,63 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vtexp.config.schema import Config
 from vtexp.data.decoding import Chunk, decoded_chunks
-from vtexp.data.sample import FailedSample, require_few_failed
+from vtexp.data.sample import FailedSample, Sample, require_few_failed
 from vtexp.errors import DataError, VtexpError, error_line
+from vtexp.measure.energy import energy_counter
+from vtexp.measure.monitor import Monitor, nvml_gpus
+from vtexp.measure.protocol import Reference
 from vtexp.metrics import metric
+from vtexp.models.runners import runner_class
 from vtexp.runs.folder import finished, record_failure, settled
 from vtexp.runs.plan import Plan, PlannedRun
 from vtexp.runs.preemption import leaving
+from vtexp.runs.ranks import (
+    drop_other_repeats,
+    record_rank_failure,
+    repeat_path,
+    share_folder,
+)
+from vtexp.runs.run import Measurement
+from vtexp.runs.surroundings import git_state
 from vtexp.utils import files
 from vtexp.utils.console import console, progress
 
 if TYPE_CHECKING:
     from vtexp.models.runner import Runner
-    from vtexp.runs.run import Measurement
+
+#: What is to be done with the folder of a run that has its result, and with its samples.
+OnResult = Callable[[Config, Path, Sequence[Sample]], None]
 
 
-def make_runs(plan: Plan, rank: int = 0) -> None:
-    """Make the runs of a plan that have no result yet, or the share that a rank has in them."""
-    from vtexp.tracking import mirror
+def _nothing(config: Config, run: Path, samples: Sequence[Sample]) -> None:
+    pass
 
+
+def make_runs(plan: Plan, rank: int = 0, on_result: OnResult = _nothing) -> None:
+    """Make the runs of a plan that have no result yet, or the share that a rank has in them.
+
+    `on_result` hears of each run that has its result, kept or new.
+    """
     # One that failed since it was frozen is not made again when SLURM starts its job again.
     waiting = [run for run in plan.runs if not settled(run.folder)]
     time_in_fresh_processes(plan, waiting, rank)
     for run in plan.runs:
         if finished(run.folder) and rank == 0:
             console.print(f"{run.label}: has a result already, kept{_older_code(run)}")
-            mirror.mirror(plan.config, run.folder, plan.samples)
+            on_result(plan.config, run.folder, plan.samples)
     if waiting:
-        RunsUnderWay(plan, waiting, load_runner(plan), rank).make()
+        RunsUnderWay(plan, waiting, load_runner(plan), rank, on_result=on_result).make()
 
 
 def _older_code(run: PlannedRun) -> str:
     """A remark where a kept result was made by another commit of vtexp."""
-    from vtexp.utils.environment import git_state
-
     made, now = files.read_json(run.folder / files.ENVIRONMENT).get("git"), git_state()
     if made == now:
         return ""
@@ -70,8 +89,6 @@ def load_runner(plan: Plan) -> Runner:
         _unload()  # first make room: two large models do not fit
         what = "" if plan.answers else "random weights of "
         console.print(f"loading {what}{checkpoint.name} on {device} ({dtype})")
-        from vtexp.models.runner import runner_class
-
         _loaded[key] = runner_class(checkpoint.family).load(checkpoint, plan.geometry, hardware)
     return _loaded[key]
 
@@ -83,8 +100,6 @@ def time_in_fresh_processes(plan: Plan, runs: Sequence[PlannedRun], rank: int) -
     of an earlier try on another machine, or of other code, are made again. Where a process fails,
     its times are missing, which the result says.
     """
-    from vtexp.runs.ranks import drop_other_repeats, repeat_path, share_folder
-
     for number in range(1, plan.config.measure.repeats):
         folders = {run.folder: share_folder(run.folder, rank) for run in runs}
         _unload()
@@ -130,13 +145,13 @@ class RunsUnderWay:
         runner: Runner,
         rank: int = 0,
         repeat: int = 0,
+        on_result: OnResult = _nothing,
     ) -> None:
         """`repeat` is 0 but in the further processes of `measure.repeats`."""
-        from vtexp.runs.run import Measurement
-
         dataset = plan.config.dataset
         score = metric(dataset.metric).prepare(plan.samples) if plan.answers else None
         self.plan, self.runner, self.rank, self._repeat = plan, runner, rank, repeat
+        self._on_result = on_result
         self.under_way = [Measurement(plan, run, runner, score, rank, repeat) for run in runs]
         self.broken: dict[int, FailedSample] = {}
         self.unrecorded: VtexpError | None = None
@@ -168,10 +183,6 @@ class RunsUnderWay:
         A slow spell of the machine then touches all of them; a prefill that is repeated between
         them shows a lasting change.
         """
-        from vtexp.measure.energy import energy_counter
-        from vtexp.measure.monitor import Monitor, nvml_gpus
-        from vtexp.measure.protocol import Reference
-
         measure = self.plan.config.measure
         indices = self._first_readable(measure.latency_samples)
         self._each(lambda run: run.start(indices))
@@ -259,8 +270,6 @@ class RunsUnderWay:
         return images
 
     def _finish(self, measurement: Measurement) -> None:
-        from vtexp.tracking import mirror
-
         result, run = measurement.finish(), measurement.run
         prefill = result["latency"]["prefill_ms"]["median"]
         accuracy = "none" if result["accuracy"] is None else f"{result['accuracy']:.1%}"
@@ -268,11 +277,9 @@ class RunsUnderWay:
             f"{run.label}: {result['measured_vision_tokens']:.5g} vision tokens, "
             f"accuracy {accuracy}, prefill {prefill:.1f} ms"
         )
-        mirror.mirror(self.plan.config, run.folder, self.plan.samples)
+        self._on_result(self.plan.config, run.folder, self.plan.samples)
 
     def _fail(self, measurement: Measurement, error: Exception) -> None:
-        from vtexp.runs.ranks import record_rank_failure
-
         run = measurement.run
         console.print(f"{run.label}: FAILED: {error_line(error)}")
         if self._repeat:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vtexp.errors import VtexpError, error_line
+from vtexp.runs.surroundings import describe
 from vtexp.utils import environment, files
 
 #: Which of `hardware.gpus_per_run` processes this is, where SLURM does not say.
@@ -57,7 +58,7 @@ def drop_other_repeats(folders: Sequence[Path], device: str) -> None:
     """Delete repeats, in these folders of a rank, that other code or another machine timed."""
     import torch
 
-    now = environment.describe(torch.device(device))
+    now = describe(torch.device(device))
     for folder in folders:
         for number, repeat in read_repeats(folder).items():
             before = repeat.surroundings

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,13 +19,16 @@ from vtexp.measure.energy import Counter, measure_energy
 from vtexp.measure.protocol import Reference, Timing
 from vtexp.metrics.registry import Score
 from vtexp.models.probe import Counts
-from vtexp.models.runner import PreparedSample, Runner
 from vtexp.runs.batching import BatchSize
 from vtexp.runs.plan import Plan, PlannedRun
 from vtexp.runs.ranks import Repeat, read_repeats, same_machine, share_folder, wait_for_shares
 from vtexp.runs.result import by_column, summarise
+from vtexp.runs.surroundings import describe
 from vtexp.utils import environment, files
 from vtexp.utils.console import ProgressFile
+
+if TYPE_CHECKING:
+    from vtexp.models.runner import PreparedSample, Runner
 
 
 class Measurement:
@@ -73,7 +76,7 @@ class Measurement:
         code on the same machine. With random weights the timed samples are all there is.
         """
         with self._at_work():
-            self._surroundings = environment.describe(self.runner.device)
+            self._surroundings = describe(self.runner.device)
             if self._repeat or not self._timed_before():
                 self._warm_up(indices)
 

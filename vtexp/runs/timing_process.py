@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vtexp.config import user_errors
+from vtexp.runs.frozen import thaw
+from vtexp.runs.job import RunsUnderWay, load_runner
+from vtexp.runs.plan import make_plan
 
 
 def time_once_more(number: int, rank: int, folders: Sequence[Path]) -> None:
     """Time the runs of these folders, into the folders of their rank; a run that fails has none."""
-    from vtexp.runs.frozen import thaw
-    from vtexp.runs.job import RunsUnderWay, load_runner
-    from vtexp.runs.plan import make_plan
-
     plan = make_plan(thaw(folders))
     RunsUnderWay(plan, plan.runs, load_runner(plan), rank, repeat=number).time()
 

@@ -7,15 +7,13 @@ import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from vtexp.config.schema import Config, TrackingConfig, WandbMode
+from vtexp.data.sample import Sample
 from vtexp.errors import error_line
+from vtexp.tracking import wandb_runs
 from vtexp.utils.console import console
-
-if TYPE_CHECKING:
-    from vtexp.data.sample import Sample
 
 #: Where W&B is unless WANDB_BASE_URL says so: either of two names.
 HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
@@ -32,8 +30,6 @@ def mirror(config: Config, run: Path, samples: Iterable[Sample] = ()) -> None:
     """
     if not wanted(config.tracking):
         return
-    from vtexp.tracking import wandb_runs
-
     try:
         logged = wandb_runs.log_run(config.tracking, run, samples)
     except Exception as error:  # a broken mirror must not cost the measurement

@@ -23,17 +23,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 import vtexp
 from vtexp.config.schema import TrackingConfig
+from vtexp.data.sample import Sample
 from vtexp.errors import DataError
 from vtexp.utils import files
 from vtexp.utils.text import public
 
 if TYPE_CHECKING:
     import wandb
-    from PIL.Image import Image
-
-    from vtexp.data.sample import Sample
 
 #: File of a run folder that says what W&B was told of the run.
 MIRRORED = "wandb.json"
@@ -216,10 +216,8 @@ def _samples_table(folder: Path, samples: Iterable[Sample]) -> wandb.Table:
     return table([{"image": drawn.get(row["sample_id"])} | row for row in rows])
 
 
-def _thumbnail(sample: Sample) -> Image | None:
+def _thumbnail(sample: Sample) -> Image.Image | None:
     """The image of a sample, small; None where it cannot be read."""
-    from PIL import Image
-
     try:
         image = Image.fromarray(sample.pixels())
     except DataError:

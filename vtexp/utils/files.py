@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from vtexp.errors import DataError, VtexpError, error_line
 from vtexp.utils import environment
 
@@ -190,8 +192,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     It is small and plain, as `outcomes.freeze` writes it: no aliases, of which a few lines can
     stand for gigabytes, no tags, and no deep nesting, at which libyaml's loader ends the process.
     """
-    import yaml
-
     path = folder / CONFIG
     # libyaml, where PyYAML has it, takes a tenth of the time: a report reads hundreds of them.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -209,8 +209,6 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _require_plain_yaml(data: bytes, loader: Any) -> None:
     """Raises ValueError for YAML that no config of a run is; the events take little memory."""
-    import yaml
-
     if len(data) > MOST_CONFIG_BYTES:
         raise ValueError(f"longer than {MOST_CONFIG_BYTES} bytes")
     depth = 0

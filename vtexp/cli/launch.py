@@ -1,0 +1,28 @@
+"""`python launch.py` and `vtexp launch`: Hydra's entry point."""
+
+from __future__ import annotations
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from vtexp.config import user_errors
+from vtexp.config.compose import CONF
+from vtexp.config.schema import from_hydra, register_schemas
+from vtexp.utils.by_name import imported
+
+
+def main() -> int:
+    """Run what `sys.argv` asks for; returns the exit code after printing any error of a user."""
+    register_schemas()
+    return user_errors.call(_launch)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _launch(raw: DictConfig) -> None:
+    """All knob values in this process; with `-m`, vtexp's sweeper does not come by here."""
+    named = any(o.startswith("sweep.name=") for o in HydraConfig.get().overrides.task)
+    with user_errors.errors_past_hydra():
+        config = from_hydra(raw)
+        # By name: --help and errors of the config stay quick.
+        imported("vtexp.jobs.here:run_job")(config, named=named)

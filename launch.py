@@ -2,7 +2,7 @@
 
 import sys
 
-from vtexp.config.user_errors.launch import main
+from vtexp.cli.launch import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["launch"]:
         sys.argv = [f"{_program()} launch", *arguments[1:]]
-        return imported("vtexp.config.user_errors.launch:main")()
+        return imported("vtexp.cli.launch:main")()
     parser = _parser()
     own, overrides = split_overrides(arguments, parser.error)
     parsed = parser.parse_args(own)

@@ -205,7 +205,7 @@ FAMILIES: dict[str, Family] = {
         "Molmo2",
         MOLMO2,
         MOLMO2_FORM,
-        "vtexp.models.molmo2:Molmo2Runner",
+        "vtexp.models.molmo2.runner:Molmo2Runner",
         fixed={"vision_config.image_size": 378, "vision_config.patch_size": 14},
         id_keys=(
             "image_start_token_id",

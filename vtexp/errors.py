@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
-from typing import NoReturn
 
 #: So many names does a sentence list.
 MOST_NAMES = 12
@@ -55,11 +53,6 @@ def listed(names: Sequence[str]) -> str:
     if len(names) > MOST_NAMES:
         told.append(f"and {len(names) - MOST_NAMES} more")
     return ", ".join(told)
-
-
-def refuse_arguments(parser: ArgumentParser, message: str) -> NoReturn:
-    """`ArgumentParser.error` in one line, without all the arguments that there are."""
-    parser.exit(2, f"error: {printable(message)}; see {parser.prog} --help\n")
 
 
 #: What errors of several libraries say where the host's memory or address space is used up.

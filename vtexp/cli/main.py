@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import vtexp
-from vtexp.errors import refuse_arguments
 from vtexp.utils.by_name import imported
+from vtexp.utils.text import refuse_arguments
 
 #: Options of the commands that take a value; any other --key is one of the config's.
 OPTIONS = ("--index", "--out", "--config-dir", "--margin", "--questions")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from argparse import ArgumentParser
+from typing import Any, NoReturn
+
+from vtexp.errors import printable
 
 #: Environment variables whose values nobody must be told, and the shortest that are secrets.
 _SECRET, _SHORTEST = re.compile("KEY|TOKEN|SECRET|PASSW", re.IGNORECASE), 8
@@ -49,3 +52,8 @@ def _masked(content: Any, secrets: list[str]) -> Any:
     if isinstance(content, list | tuple):
         return [_masked(value, secrets) for value in content]
     return content
+
+
+def refuse_arguments(parser: ArgumentParser, message: str) -> NoReturn:
+    """`ArgumentParser.error` in one line, without all the arguments that there are."""
+    parser.exit(2, f"error: {printable(message)}; see {parser.prog} --help\n")

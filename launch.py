@@ -7,7 +7,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from vtexp import cli
-from vtexp.config import from_hydra, register_schemas
+from vtexp.checking import from_hydra
+from vtexp.config import register_schemas
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -19,7 +19,8 @@ from PIL import Image
 
 from tests.slurm_cluster import Cluster, what_is_missing
 from tests.wandb_server import KEY, WandbServer
-from vtexp.config import Config, from_hydra, register_schemas
+from vtexp.checking import from_hydra
+from vtexp.config import Config, register_schemas
 from vtexp.data.base import ImageFile, Sample
 
 ROOT = Path(__file__).parents[1]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
 from vtexp import cli
+from vtexp.checking import from_plain
 from vtexp.composing import compose_config
 from vtexp.config import (
     ColumnsConfig,
@@ -25,7 +26,6 @@ from vtexp.config import (
     ImageSizeKnob,
     MaxCropsKnob,
     VisionTokensKnob,
-    from_plain,
     to_plain,
 )
 from vtexp.errors import ConfigError
@@ -144,7 +144,7 @@ def test_one_line_of_hydras_errors(make_config: MakeConfig, override: str, says:
 def test_missing_value_names_its_key(make_config: MakeConfig, tmp_path: Path) -> None:
     from hydra import compose, initialize_config_dir
 
-    from vtexp.config import from_hydra
+    from vtexp.checking import from_hydra
 
     make_config()
     with (

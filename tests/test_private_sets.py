@@ -22,7 +22,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from vtexp.config import Config, from_hydra, register_schemas
+from vtexp.checking import from_hydra
+from vtexp.config import Config, register_schemas
 from vtexp.data.base import ImageFile, LoadedSamples, StoredImage
 from vtexp.data.columns import list_in_text, nested_items, value_of
 from vtexp.data.registry import load_samples

@@ -19,7 +19,7 @@ import numpy as np
 
 from vtexp import answering, records, statistics
 from vtexp.compare import label
-from vtexp.errors import ConfigError, DataError, listed
+from vtexp.errors import ConfigError, DataError
 from vtexp.fairness import unfair
 from vtexp.findings import (
     AnalysedRun,
@@ -33,6 +33,7 @@ from vtexp.findings import (
     Series,
 )
 from vtexp.metrics import metric
+from vtexp.plain_text import listed
 from vtexp.sample_columns import Labels, SampleColumns, read_samples
 
 ANALYSIS_NAME = "analysis.json"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from vtexp.errors import listed
 from vtexp.findings import AnalysedRun, Answer, Difference, Power, Ratio
+from vtexp.plain_text import listed
 
 
 def answer(

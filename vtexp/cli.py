@@ -19,13 +19,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from vtexp.config import VALUE_KEYS
-from vtexp.errors import (
-    ConfigError,
-    VtexpError,
-    no_memory_left,
-    printable,
-    refuse_arguments,
-)
+from vtexp.errors import ConfigError, VtexpError, no_memory_left, refuse_arguments
+from vtexp.plain_text import printable
 
 #: Mistakes of a user and troubles of a machine (full disk, no permission): one line, no traceback.
 USER_ERRORS = (VtexpError, HydraException, OmegaConfBaseException, YAMLError, OSError)

@@ -9,9 +9,10 @@ from typing import Any
 
 from vtexp import records
 from vtexp.config import OF_NO_NUMBER
-from vtexp.errors import DataError, listed
+from vtexp.errors import DataError
 from vtexp.fairness import different_questions
 from vtexp.outcomes import finished
+from vtexp.plain_text import listed
 from vtexp.planning import same_inputs
 
 #: Stages of a prefill whose medians have columns, each with its 95 % interval.
@@ -145,7 +146,7 @@ def _rows(sweep: Path, name: str) -> list[dict[str, Any]]:
         if (file := _row_file(folder)) is not None:
             row = _read_row(file)
             if file.name != records.RESULT and (folder / records.RESULT).is_file():
-                row["warnings"] = [CUT_SHORT]
+                row["warnings"] = [*row.get("warnings", []), CUT_SHORT]
             rows.append(row | {"folder": str(folder), "sweep": name, "run": folder.name})
     return rows
 

@@ -11,8 +11,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import OmegaConf
 
+from vtexp.checking import from_hydra
 from vtexp.cli import with_brackets
-from vtexp.config import Config, DatasetConfig, from_hydra, register_schemas
+from vtexp.config import Config, DatasetConfig, register_schemas
 from vtexp.errors import ConfigError
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Sequence
 from typing import NoReturn
 
-#: So many names does a sentence list.
-MOST_NAMES = 12
+from vtexp.plain_text import printable
 
 
 class VtexpError(Exception):
@@ -42,19 +40,6 @@ def error_line(error: BaseException) -> str:
     """An error as one line, with its kind where it is not a user's."""
     text = " ".join(str(error).split())
     return text if isinstance(error, VtexpError) else f"{type(error).__name__}: {text}"
-
-
-def printable(text: str) -> str:
-    """A text without control characters: what stands in a file or an argument moves no cursor."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Such as `a, b, c`; of many the first, and how many more there are."""
-    told = list(names[:MOST_NAMES])
-    if len(names) > MOST_NAMES:
-        told.append(f"and {len(names) - MOST_NAMES} more")
-    return ", ".join(told)
 
 
 def refuse_arguments(parser: ArgumentParser, message: str) -> NoReturn:

@@ -141,13 +141,9 @@ def time_in_fresh_processes(plan: Plan, runs: Sequence[PlannedRun], rank: int) -
             console.print(
                 f"timing in a fresh process, {number} of {plan.config.measure.repeats - 1}"
             )
-            command = [
-                sys.executable,
-                "-m",
-                "vtexp.repeats",
-                *map(str, (number, rank, os.getpid())),
-            ]
-            made = subprocess.run([*command, *map(str, wanted)], stderr=subprocess.PIPE, text=True)
+            arguments = map(str, (number, rank, os.getpid(), *wanted))
+            command = [sys.executable, "-m", "vtexp.repeats", *arguments]
+            made = subprocess.run(command, stderr=subprocess.PIPE, text=True)
             if made.returncode:
                 last = (made.stderr.strip().splitlines() or ["no word"])[-1]
                 console.print(f"FAILED to time in a fresh process: {last}")

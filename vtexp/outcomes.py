@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from vtexp import records
-from vtexp.config import KNOB_SCHEMAS, Config, from_plain
-from vtexp.errors import DataError, RunFailedError, VtexpError, error_line, listed
+from vtexp.checking import from_plain
+from vtexp.config import KNOB_SCHEMAS, Config
+from vtexp.errors import DataError, RunFailedError, VtexpError, error_line
 from vtexp.jobs import JOBS
+from vtexp.plain_text import listed
 from vtexp.planning import Plan
 from vtexp.predicting import forecast
 

@@ -1,9 +1,13 @@
-"""Texts of data sets, models and configs as terminals and tables of numbers can take them."""
+"""Texts of data sets, models and configs as terminals, tables and sentences can take them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
+
+#: So many names does a sentence list.
+MOST_NAMES = 12
 
 #: What moves a terminal's cursor, sets its title or turns the order of its letters; not \t or \n.
 _CONTROL = re.compile(
@@ -23,3 +27,16 @@ def csv_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return ("'" if value.startswith(_FORMULA) else "") + visible(value)
+
+
+def printable(text: str) -> str:
+    """A text without control characters: what stands in a file or an argument moves no cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Such as `a, b, c`; of many the first, and how many more there are."""
+    told = list(names[:MOST_NAMES])
+    if len(names) > MOST_NAMES:
+        told.append(f"and {len(names) - MOST_NAMES} more")
+    return ", ".join(told)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from vtexp.config import from_hydra
+from vtexp.checking import from_hydra
 from vtexp.errors import ConfigError
 from vtexp.jobs import Job
 from vtexp.outcomes import freeze

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -48,9 +48,8 @@ Pixels = np.ndarray | torch.Tensor
 
 #: How an image is resized on the host. exact: the released preprocessing, bit for bit. products:
 #: the same but for the order of sums, so that patches are off by up to 1.5e-6, a thousandth of what
-#: 16 bits resolve. bytes: pixels are rounded to bytes, off by up to 0.015, and left so until they
-#: are used.
-Resize = Literal["exact", "products", "bytes"]
+#: 16 bits resolve.
+Resize = Literal["exact", "products"]
 
 #: Value of a dropped pooled token in `image_input_idx` (any negative number means dropped).
 DROPPED = -100
@@ -71,11 +70,11 @@ class ImageTokenIds:
 class ProcessedImage:
     """One image as the model reads it.
 
-    patches: float32 (C, P, D), normalised, or uint8 as they are; padding_mask: float32 (C, P),
-    share of image pixels in each patch, with the row of -1 for the global crop **last** as the
-    released checkpoints read it; image_tokens: int64 (S,); image_input_idx: int32 (C, T), position
-    of each pooled token in image_tokens, negative where it is dropped; tiling: of the
-    high-resolution crops. The first two are on the image's device, the others on the host.
+    patches: float32 (C, P, D), normalised; padding_mask: float32 (C, P), share of image pixels in
+    each patch, with the row of -1 for the global crop **last** as the released checkpoints read it;
+    image_tokens: int64 (S,); image_input_idx: int32 (C, T), position of each pooled token in
+    image_tokens, negative where it is dropped; tiling: of the high-resolution crops. The first two
+    are on the image's device, the others on the host.
     """
 
     patches: torch.Tensor
@@ -137,17 +136,16 @@ def _write_view(
 ) -> None:
     """Bring an image to its place on a canvas of `target` px, and write the canvas's crops.
 
-    pixels: float32 in [0, 1] or uint8; crops: (rows, cols, side, side, px, px * 3), float32 that is
-    normalised, or uint8 that is not.
+    pixels: float32 in [0, 1], resized by torch, or uint8, resized by products; crops: float32
+    (rows, cols, side, side, px, px * 3), normalised.
     """
     px = geometry.patch_px
-    if pixels.dtype == torch.uint8 and crops.dtype == torch.float32:
+    if pixels.dtype == torch.uint8:
         bands = resized_bands(pixels, placement, target, px, _SCALE)
         _lay_out(bands, crops, geometry, _SHIFT.repeat(px, px))
         return
     cells = resized_cells(pixels, placement, target, px)
-    if crops.dtype == torch.float32:
-        cells.sub_(_MEAN.repeat(px)).div_(_STD.repeat(px))
+    cells.sub_(_MEAN.repeat(px)).div_(_STD.repeat(px))
     _lay_out([cells], crops, geometry)
 
 
@@ -211,21 +209,6 @@ def normalised(
     """Images (..., 3, H, W) in [0, 1] less the mean and over the deviation of each channel."""
     of_channels = (constants(values, images.device)[:, None, None] for values in (mean, std))
     return (images - next(of_channels)) / next(of_channels)
-
-
-def normalised_bytes(patches: torch.Tensor) -> torch.Tensor:
-    """float32 patches (..., D) as the model reads them, of uint8 ones, on their device."""
-    mean, std = _byte_statistics(patches.device, patches.shape[-1] // 3)
-    return (patches.to(torch.float32) - mean) / std
-
-
-@cache
-def _byte_statistics(device: torch.device, pixels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation (pixels * 3,) of bytes, sent once: each sending would wait for a GPU."""
-    mean, std = (
-        (255 * torch.tensor(v, device=device)).repeat(pixels) for v in (IMAGE_MEAN, IMAGE_STD)
-    )
-    return mean, std
 
 
 def _places(count: int, geometry: Geometry, force_full_tokens: bool) -> np.ndarray:
@@ -311,10 +294,7 @@ def _host_patches(
         pixels = pixels.to(torch.float32).div_(255)
     whole, canvas = views
     side, px = geometry.patches_per_side, geometry.patch_px
-    patches = torch.empty(
-        (1 + canvas.tiling.num_crops, side, side, px, px * 3),
-        dtype=torch.uint8 if resize == "bytes" else torch.float32,
-    )
+    patches = torch.empty(1 + canvas.tiling.num_crops, side, side, px, px * 3)
     _write_view(pixels, whole.placement, whole.target, patches[None, :1], geometry)
     if canvas == whole:
         patches[1] = patches[0]
@@ -363,9 +343,8 @@ def preprocess_image(
 ) -> ProcessedImage:
     """Crop, resize, normalise and lay out one uint8 (H, W, 3) image under a crop setting.
 
-    Patches are float32 and normalised, but uint8 as they are for `bytes`. On a device there is one
-    way of resizing, off by at most 2e-6 from `exact`. Raises DataError for images too flat to
-    resize.
+    On a device there is one way of resizing, off by at most 2e-6 from `exact`. Raises DataError for
+    images too flat to resize.
     """
     views = _views(Size(*image.shape[:2]), setting, geometry)
     if isinstance(image, torch.Tensor):

@@ -32,6 +32,7 @@ from vtexp.findings import (
     Ratio,
     Series,
 )
+from vtexp.measuring import LEAST_BUSY
 from vtexp.metrics import metric
 from vtexp.plain_text import listed
 from vtexp.sample_columns import Labels, SampleColumns, read_samples
@@ -359,6 +360,7 @@ def _run(row: dict[str, Any], columns: SampleColumns | None, metric_name: str) -
         prefill_ms=row.get("prefill_ms_median"),
         same_inputs_as=row.get("same_inputs_as"),
         disturbed=tuple(row.get("disturbed") or ()),
+        host_bound=(row.get("gpu_busy_ratio") or 1) < LEAST_BUSY,
     )
 
 

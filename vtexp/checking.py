@@ -177,6 +177,10 @@ def _check(config: Config) -> None:
             f"hardware.gpus_per_run={config.hardware.gpus_per_run}: several processes need "
             "hardware.launcher=local or slurm"
         )
+    if config.hardware.cuda_graphs and config.hardware.device != Device.cuda:
+        raise ConfigError("hardware.cuda_graphs=true: only on a GPU; take hardware.device=cuda")
+    if config.hardware.dtype.is_float8 and config.hardware.device != Device.cuda:
+        raise ConfigError("hardware.dtype=float8: only on a GPU; take float32 or bfloat16")
     if config.hardware.sharded:
         if config.hardware.device != Device.cuda:
             raise ConfigError("hardware.sharded=true: only over GPUs; take hardware.device=cuda")

@@ -17,7 +17,14 @@ from vtexp.planning import same_inputs
 
 #: Stages of a prefill whose medians have columns, each with its 95 % interval.
 STAGES = (
-    *("preprocess_ms", "transfer_ms", "vision_encoder_ms", "connector_ms", "vision_ms"),
+    *(
+        "image_decode_ms",
+        "preprocess_ms",
+        "transfer_ms",
+        "vision_encoder_ms",
+        "connector_ms",
+        "vision_ms",
+    ),
     *("llm_prefill_ms", "prefill_ms", "first_token_ms", "ttft_ms", "ttft_without_preprocess_ms"),
     "decode_ms_per_token",
 )
@@ -35,6 +42,7 @@ TEXTS = (
 )
 TEXTS_OF_SOME = (
     *("measured_tiling", "actual_tiling", "fit", "device", "error", "same_inputs_as", "settings"),
+    "execution",
     *("samples_fingerprint", "inputs_fingerprint", "sweep", "run"),
 )
 FLAGS = ("force_full_tokens", "actual_overridden")
@@ -72,6 +80,7 @@ COLUMNS = (
     "hardware",
     "settings",
     "device",
+    "execution",
     "accuracy",
     "accuracy_standard_error",
     "accuracy_low",
@@ -87,6 +96,8 @@ COLUMNS = (
     "cold_ttft_ms",
     "disturbed",
     *(f"memory_peak_mib_{kind}" for kind in ("allocated", "reserved", "resident")),
+    "graph_memory_mib",
+    "gpu_busy_ratio",
     "energy_j_per_prefill",
     "idle_power_w",
     "flops_per_prefill",

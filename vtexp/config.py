@@ -40,6 +40,24 @@ class Dtype(Enum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+    float8 = "float8"
+
+    @property
+    def is_float8(self) -> bool:
+        """Whether products of the blocks' linear layers are float8; all else is bfloat16 then."""
+        return self is Dtype.float8
+
+    @property
+    def of_weights(self) -> str:
+        """The type that weights are loaded as, and that activations have."""
+        return "bfloat16" if self.is_float8 else self.value
+
+
+class Preprocess(Enum):
+    """Where decoded images are resized, normalised and cut: by the host, or where the model is."""
+
+    host = "host"
+    device = "device"
 
 
 class Launcher(Enum):
@@ -240,9 +258,10 @@ class HardwareConfig:
     name: str = MISSING
     device: Device = Device.cpu
     dtype: Dtype = Dtype.float32
+    cuda_graphs: bool = False
+    compile: bool | None = None
+    preprocess: Preprocess = Preprocess.host
     sharded: bool = False
-    compile: bool = False
-    uint8_crops: bool = False
     batch_size: int = 16
     auto_adjust_batch_size: bool = True
     decode_workers: int = 0

@@ -111,7 +111,8 @@ def load_runner(plan: Plan) -> Runner:
     hardware = plan.config.hardware
     device, dtype = hardware.device.value, hardware.dtype.value
     checkpoint = plan.checkpoint
-    made = (device, dtype, hardware.sharded, hardware.compile, hardware.uint8_crops)
+    how = (hardware.cuda_graphs, hardware.compile, hardware.preprocess, hardware.sharded)
+    made = (device, dtype, *how)
     key = (checkpoint.folder, checkpoint.fingerprint, plan.geometry, made)
     if key not in _loaded:
         _unload()  # first make room: two large models do not fit
@@ -211,9 +212,9 @@ class RunsUnderWay:
         A slow spell of the machine then touches all of them; a prefill that is repeated between
         them shows a lasting change.
         """
-        from vtexp.energy import energy_counter
+        from vtexp.energy import EnergyMeter, energy_counter
         from vtexp.monitor import Monitor, nvml_gpus
-        from vtexp.timing import Reference
+        from vtexp.timing import Reference, undisturbed
 
         measure = self.plan.config.measure
         indices = self._first_readable(measure.latency_samples)
@@ -224,7 +225,10 @@ class RunsUnderWay:
         gpus, rng = nvml_gpus(self.runner.gpus), random.Random(self.rank)
         reference = Reference(timings[0])
         total = len(timings) * len(indices) * measure.latency_repeats
-        with progress("prefill", total) as advance, Monitor(gpus) as monitor:
+        # Of a GPU that NVML does not know, the processor's energy would be another's.
+        counter = None if self.runner.gpus and not gpus else energy_counter(gpus)
+        meter = EnergyMeter(counter) if counter and measure.energy_seconds else None
+        with undisturbed(), progress("prefill", total) as advance, Monitor(gpus) as monitor:
 
             def on_prefill() -> None:
                 reference.tick()
@@ -233,9 +237,7 @@ class RunsUnderWay:
             while waiting := [run for run in self.under_way if run.wants_times]:
                 in_turn = rng.sample(waiting, len(waiting))
                 self._each(lambda run: run.time_round(on_prefill), in_turn)
-        # Of a GPU that NVML does not know, the processor's energy would be another's.
-        counter = None if self.runner.gpus and not gpus else energy_counter(gpus)
-        self._each(lambda run: run.note_times(monitor.report, reference, counter))
+        self._each(lambda run: run.note_times(monitor.report, reference, meter))
 
     def _each(
         self, step: Callable[[Measurement], None], runs: Sequence[Measurement] | None = None

@@ -27,8 +27,11 @@ DRIFT, Z_DRIFT = 0.05, 2.576
 SPELL, LEAST_FOR_SPELLS = 0.1, 12
 #: Stages may add up to so much more than the wall clock around them: resolution of the clocks.
 CLOCKS_DIFFER = 0.01
+#: Below this share of a prefill's time in which the GPU is at work, the host sets the pace.
+LEAST_BUSY = 0.9
 #: Stages of one pass, then several of them together, as each row has them.
 PARTS = (
+    "image_decode_ms",
     "preprocess_ms",
     "transfer_ms",
     "vision_encoder_ms",
@@ -145,6 +148,35 @@ def unlike_all(rows: Sequence[Row], all_vision_tokens: float) -> list[str]:
         f"the timed questions have {timed:.0f} vision tokens on average, all questions "
         f"{all_vision_tokens:.0f}: prefill is that of the timed ones (prefill_vision_tokens)"
     ]
+
+
+def execution(rows: Sequence[Row], abouts: Sequence[dict[str, Any]]) -> str:
+    """How the model was run: eagerly or from CUDA graphs, and whether compiled."""
+    replayed = sum(bool(row.get("cuda_graph")) for row in rows)
+    how = "CUDA graphs" if replayed == len(rows) else "partly CUDA graphs" if replayed else "eager"
+    return f"{how}, compiled" if abouts[0].get("compiled") else how
+
+
+def of_the_host(rows: Sequence[Row], abouts: Sequence[dict[str, Any]]) -> list[str]:
+    """Where times are the host's, not the model's: eager passes that were to be graphs, idle GPU.
+
+    The latter begins with `host_bound`.
+    """
+    found = []
+    for about in abouts:
+        if about.get("graph_failure"):
+            eager = sum(not row.get("cuda_graph") for row in rows)
+            found.append(
+                f"{eager} of {len(rows)} prefills ran without a CUDA graph: "
+                f"{about['graph_failure']}"
+            )
+        busy = about.get("gpu_busy_ratio")
+        if busy is not None and busy < LEAST_BUSY:
+            found.append(
+                f"host_bound: the GPU worked in {busy:.0%} of the prefill's time; the rest is "
+                "launching kernels, so times and speed-ups are of this software, not of the model"
+            )
+    return list(dict.fromkeys(found))
 
 
 def doubts(

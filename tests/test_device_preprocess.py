@@ -1,4 +1,4 @@
-"""Preprocessing on a device against preprocessing on the host: here the device is the CPU."""
+"""Preprocessing on a device against preprocessing on the host: on a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from vtexp.resize import one_thread
 
 IDS = ImageTokenIds(start=1, end=2, patch=3, column=4)
 MOLMO2_IDS = Molmo2TokenIds(start=1, global_start=2, end=3, patch=4, column=5)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FITS = ("letterbox", "stretch", "crop")
 #: Sides of images: extreme, those of canvases, and random ones, the large ones rare.
 SIZES = [(1, 1), (30, 2000), (2000, 30), (336, 336), (560, 784), (378, 378), (448, 896), (28, 56)]
@@ -46,6 +47,11 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Noise of all values for even seeds, of 0 and 255, which overshoots most, for odd ones."""
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return image if seed % 2 == 0 else np.uint8(255) * (image > 127)
+
+
+def sent(image: np.ndarray) -> torch.Tensor:
+    """An image on the device."""
+    return torch.from_numpy(image).to(DEVICE)
 
 
 def cases() -> list[tuple[np.ndarray, CropSetting]]:
@@ -67,9 +73,9 @@ def cases() -> list[tuple[np.ndarray, CropSetting]]:
 def test_molmo_is_within_two_millionths_of_the_exact_path() -> None:
     for image, setting in cases():
         expected = preprocess_image(image, setting, MOLMO, IDS)
-        found = preprocess_image(torch.from_numpy(image), setting, MOLMO, IDS)
-        torch.testing.assert_close(found.patches, expected.patches, atol=2e-6, rtol=0)
-        assert torch.equal(found.padding_mask, expected.padding_mask)
+        found = preprocess_image(sent(image), setting, MOLMO, IDS)
+        torch.testing.assert_close(found.patches.cpu(), expected.patches, atol=2e-6, rtol=0)
+        assert torch.equal(found.padding_mask.cpu(), expected.padding_mask)
         assert torch.equal(found.image_tokens, expected.image_tokens)
         assert torch.equal(found.image_input_idx, expected.image_input_idx)
         assert found.tiling == expected.tiling
@@ -78,8 +84,8 @@ def test_molmo_is_within_two_millionths_of_the_exact_path() -> None:
 def test_molmo2_has_the_same_pixels() -> None:
     for image, setting in cases():
         expected = preprocess_molmo2(image, setting, MOLMO2_IDS)
-        found = preprocess_molmo2(torch.from_numpy(image), setting, MOLMO2_IDS)
-        torch.testing.assert_close(found.patches, expected.patches, atol=1e-6, rtol=0)
+        found = preprocess_molmo2(sent(image), setting, MOLMO2_IDS)
+        torch.testing.assert_close(found.patches.cpu(), expected.patches, atol=1e-6, rtol=0)
         assert torch.equal(found.pooled_patches, expected.pooled_patches)
         assert torch.equal(found.image_tokens, expected.image_tokens)
         assert (found.grid, found.tiling) == (expected.grid, expected.tiling)
@@ -97,10 +103,10 @@ def native_reader(family: type, geometry: Any) -> Callable[..., Any]:
 def test_native_families_have_the_same_pixels(family: type, geometry: Any) -> None:
     read = native_reader(family, geometry)
     for image, setting in cases():
-        expected, found = read(image, setting), read(torch.from_numpy(image), setting)
+        expected, found = read(image, setting), read(sent(image), setting)
         assert found.tensors.keys() == expected.tensors.keys()
         for name, tensor in expected.tensors.items():
-            torch.testing.assert_close(found.tensors[name], tensor, atol=1e-6, rtol=0)
+            torch.testing.assert_close(found.tensors[name].cpu(), tensor, atol=1e-6, rtol=0)
         assert torch.equal(found.image_tokens, expected.image_tokens)
 
 
@@ -121,7 +127,7 @@ def random_resizes(count: int) -> list[tuple[np.ndarray, Size]]:
 def test_bicubic_is_pillows() -> None:
     for image, size in random_resizes(150):
         pillow = Image.fromarray(image).resize((size.width, size.height), Image.Resampling.BICUBIC)
-        found = pillow_bicubic(torch.from_numpy(image), size)
+        found = pillow_bicubic(sent(image), size).cpu()
         np.testing.assert_array_equal(found, np.array(pillow), str((image.shape, size)))
 
 
@@ -133,7 +139,7 @@ def test_bilinear_is_torchs() -> None:
     for image, size in random_resizes(150):
         pixels = torch.from_numpy(image).permute(2, 0, 1).float()
         resized = F.interpolate(pixels[None], tuple(size), mode="bilinear")[0].round()
-        assert torch.equal(bilinear(torch.from_numpy(image), size), resized), (image.shape, size)
+        assert torch.equal(bilinear(sent(image), size).cpu(), resized), (image.shape, size)
 
 
 @pytest.mark.golden
@@ -147,9 +153,9 @@ def test_golden_images(golden_dir: Path) -> None:
     for number, case in enumerate(sampled_cases):
         key, cap = case["key"], case["max_crops"]
         image = to_rgb(Image.open(io.BytesIO(images[f"png/{case['image']}"].tobytes())))
-        pixels = torch.from_numpy(image)
+        pixels = sent(image)
         setting = CropSetting(cap, fit="stretch")
-        patches = preprocess_molmo2(pixels, setting, MOLMO2_IDS).patches.numpy()
+        patches = preprocess_molmo2(pixels, setting, MOLMO2_IDS).patches.cpu().numpy()
         sampled = patches.ravel()[arrays[f"{key}/sample_flat_index"]]
         np.testing.assert_allclose(sampled, arrays[f"{key}/sample_value"], atol=1e-6, rtol=0)
         # A single pixel that is off by 1 of 255 moves the mean of its crop by 2e-8.
@@ -157,7 +163,7 @@ def test_golden_images(golden_dir: Path) -> None:
         np.testing.assert_allclose(means, arrays[f"{key}/crop_mean"], atol=4e-8, rtol=1e-7)
         if number % 2 == 0:
             expected = preprocess_image(image, CropSetting(cap), MOLMO, IDS).patches
-            found = preprocess_image(pixels, CropSetting(cap), MOLMO, IDS).patches
+            found = preprocess_image(pixels, CropSetting(cap), MOLMO, IDS).patches.cpu()
             torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
 
 
@@ -183,11 +189,12 @@ def test_nothing_reads_a_value_back() -> None:
 
 
 def test_large_images_are_resized_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    image, setting = torch.from_numpy(picture(300, 500)), CropSetting(4)
+    image, setting = sent(picture(300, 500)), CropSetting(4)
     whole = preprocess_image(image, setting, MOLMO, IDS).patches
     bicubic = pillow_bicubic(image, Size(77, 300))
     monkeypatch.setattr(device_resize, "MOST_VALUES", 100_000)
-    assert torch.equal(preprocess_image(image, setting, MOLMO, IDS).patches, whole)
+    in_parts = preprocess_image(image, setting, MOLMO, IDS).patches
+    torch.testing.assert_close(in_parts, whole, atol=5e-7, rtol=0)
     assert torch.equal(pillow_bicubic(image, Size(77, 300)), bicubic)
 
 
@@ -196,13 +203,13 @@ def test_large_images_are_resized_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
 def test_shapes_are_those_of_the_host(size: tuple[int, int], fit: str) -> None:
     image = picture(*size)
     for target in (Size(100, 100), Size(60, 100), Size(200, 20)):
-        found = shaped(torch.from_numpy(image), target, fit)
+        found = shaped(sent(image), target, fit)
         assert isinstance(found, torch.Tensor)
-        np.testing.assert_array_equal(found, shaped(image, target, fit))
+        np.testing.assert_array_equal(found.cpu(), shaped(image, target, fit))
 
 
 def test_results_of_one_size_share_nothing() -> None:
-    image, setting = torch.from_numpy(picture(50, 60)), CropSetting(2)
+    image, setting = sent(picture(50, 60)), CropSetting(2)
     first = preprocess_image(image, setting, MOLMO, IDS)
     first.padding_mask.zero_(), first.image_tokens.zero_(), first.image_input_idx.zero_()
     second = preprocess_image(image, setting, MOLMO, IDS)
@@ -221,6 +228,6 @@ def test_a_parcel_keeps_what_was_put_in() -> None:
         torch.rand(2, 3, dtype=torch.float64),
         torch.arange(6).view(2, 3).T,
     ]
-    got = Parcel.of(put, torch.device("cpu")).sent(torch.device("cpu"))
+    got = Parcel.of(put, DEVICE).sent(DEVICE)
     for before, after in zip(put, got, strict=True):
-        assert after.dtype == before.dtype and torch.equal(after, before)
+        assert after.dtype == before.dtype and torch.equal(after.cpu(), before)

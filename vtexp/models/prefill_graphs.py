@@ -64,7 +64,8 @@ class PrefillGraph:
     def __init__(self, stages: GraphStages, pool: Any, stream: torch.cuda.Stream) -> None:
         """Capture. Raises what torch raises where a stage cannot be captured."""
         self._inputs = {name: tensor.clone() for name, tensor in stages.inputs.items()}
-        own = stages._replace(inputs=self._inputs)
+        # Kept for what its functions hold on the device: the graphs read it at every replay.
+        self._stages = own = stages._replace(inputs=self._inputs)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_PASSES):

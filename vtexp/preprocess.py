@@ -181,7 +181,7 @@ def resize_bicubic(image: Pixels, size: Size) -> torch.Tensor:
     else:
         pillow = Image.fromarray(image).resize((size.width, size.height), Image.Resampling.BICUBIC)
         resized = torch.from_numpy(np.array(pillow))
-    return resized.permute(2, 0, 1).to(torch.float32) / 255
+    return resized.permute(2, 0, 1).to(torch.float32) / constants((255.0,), resized.device)
 
 
 def to_crops(view: torch.Tensor, tiling: Tiling, geometry: Geometry) -> torch.Tensor:

@@ -244,5 +244,8 @@ def _bilinear_parcel(size: Size, target: Size, device: torch.device) -> Parcel:
 
 @lru_cache(maxsize=64)
 def constants(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """float32 values on a device, sent once: each sending would wait for a GPU."""
+    """float32 values on a device, sent once: each sending would wait for a GPU.
+
+    By a tensor of its own a GPU divides as the host does; by a number it multiplies with 1 / it.
+    """
     return torch.tensor(values, device=device)

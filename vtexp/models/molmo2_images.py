@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from vtexp.geometry import MOLMO2, Geometry, Size, Tiling, tiling_to_resolution
 from vtexp.knobs import CropSetting
-from vtexp.models.device_resize import bilinear
+from vtexp.models.device_resize import bilinear, constants
 from vtexp.preprocess import ONE_CROP, Pixels, shaped, to_patches
 from vtexp.resize import one_thread
 
@@ -172,6 +172,7 @@ def preprocess_molmo2(
     canvas = _resize(shaped(image, size, setting.fit), size)
     whole = _resize(image, Size(geometry.crop_px, geometry.crop_px))
     views = ((whole, ONE_CROP), (canvas, tiling))
-    patches = torch.cat([to_patches(view / 127.5 - 1, t, geometry) for view, t in views])
+    half = constants((127.5,), whole.device)
+    patches = torch.cat([to_patches(view / half - 1, t, geometry) for view, t in views])
     pooled, tokens, grid = _layout(tiling, ids, geometry, setting.force_full_tokens)
     return Molmo2Image(patches, pooled.clone(), tokens.clone(), grid, tiling)

@@ -15,17 +15,24 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import settings
 from PIL import Image
 
 from tests.slurm_cluster import Cluster, what_is_missing
 from tests.wandb_server import KEY, WandbServer
-from vtexp.config.schema import Config, from_hydra, register_schemas
+from vtexp.config.checks import from_hydra
+from vtexp.config.schema import Config, register_schemas
 from vtexp.data.sample import ImageFile, Sample
 
 ROOT = Path(__file__).parents[1]
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes that take all cores are slower
     os.environ["OMP_NUM_THREADS"] = "1"
+
+# How long an example takes tells of the machine and of what else runs on it. What a test's own
+# `@settings` leave out comes from here.
+settings.register_profile("vtexp", deadline=None)
+settings.load_profile("vtexp")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,7 +38,6 @@ MakeConfig = Callable[..., Config]
 CASES = int(os.environ.get("VTEXP_FUZZ_CASES", "300"))
 QUICK = settings(
     max_examples=CASES,
-    deadline=None,
     database=None,
     derandomize=CASES <= 1000,
     suppress_health_check=list(HealthCheck),

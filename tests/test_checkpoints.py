@@ -144,6 +144,18 @@ def test_quantized_weights_are_refused(
         find_checkpoint(str(folder))
 
 
+def test_attention_is_torchs_whatever_a_config_asks_for(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(small_checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": "eager"}))
+    found = find_checkpoint(str(folder))
+    model = load_model(found, MolmoForCausalLM, "cpu", "float32")
+    assert model.config._attn_implementation == "sdpa"
+
+
 def test_an_adapter_is_refused(small_checkpoint: Path, tmp_path: Path) -> None:
     """transformers would load it where peft is installed, and leave it out where it is not."""
     folder = tmp_path / "checkpoint"

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vtexp.budget.knobs import KnobValue
 from vtexp.config import user_errors
+from vtexp.config.checks import from_plain
 from vtexp.config.compose import compose_config, flags_first, with_brackets
 from vtexp.config.schema import (
     ColumnsConfig,
@@ -26,7 +27,6 @@ from vtexp.config.schema import (
     ImageSizeKnob,
     MaxCropsKnob,
     VisionTokensKnob,
-    from_plain,
     to_plain,
 )
 from vtexp.errors import ConfigError
@@ -144,7 +144,7 @@ def test_one_line_of_hydras_errors(make_config: MakeConfig, override: str, says:
 def test_missing_value_names_its_key(make_config: MakeConfig, tmp_path: Path) -> None:
     from hydra import compose, initialize_config_dir
 
-    from vtexp.config.schema import from_hydra
+    from vtexp.config.checks import from_hydra
 
     make_config()
     with (

@@ -254,7 +254,6 @@ def test_any_arguments_give_a_plan_or_one_line(
 
     @settings(
         max_examples=CASES,
-        deadline=None,
         database=None,
         derandomize=CASES <= 1000,
         phases=(Phase.explicit, Phase.generate),  # to shrink a case takes minutes

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.closeness import OF_MEAN_PIXELS, OF_PIXELS, assert_close_to_spread
 from vtexp.budget.geometry import MOLMO2, Tiling, token_layout
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.data.sample import to_rgb
@@ -40,9 +41,12 @@ def test_preprocess(golden_dir: Path) -> None:
         )
         patches = processed.patches.numpy()
         sampled = patches.ravel()[arrays[f"{key}/sample_flat_index"]]
-        np.testing.assert_allclose(sampled, arrays[f"{key}/sample_value"], atol=1e-5, rtol=0)
+        # On a processor without AVX2, torch rounds some bytes of its resize the other way.
+        expected = arrays[f"{key}/sample_value"]
+        assert_close_to_spread(sampled, expected, OF_PIXELS)
         means = patches.astype(np.float64).mean(axis=(1, 2))
-        np.testing.assert_allclose(means, arrays[f"{key}/crop_mean"], atol=1e-4, rtol=0)
+        spread = np.ptp(expected)
+        assert_close_to_spread(means, arrays[f"{key}/crop_mean"], OF_MEAN_PIXELS, spread=spread)
 
 
 def test_published_prompts_have_no_columns_in_the_global_view() -> None:

@@ -22,7 +22,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from vtexp.config.schema import Config, from_hydra, register_schemas
+from vtexp.config.checks import from_hydra
+from vtexp.config.schema import Config, register_schemas
 from vtexp.data.load import load_samples
 from vtexp.data.sample import ImageFile, LoadedSamples, StoredImage
 from vtexp.data.sources.columns import list_in_text, nested_items, value_of

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -31,7 +31,6 @@ def test_image_tokens_written_in_a_question_stay_text(small_checkpoint: Path) ->
 
 
 @given(text=st.text(max_size=40))
-@settings(deadline=None)
 def test_any_text_comes_back(small_checkpoint: Path, text: str) -> None:
     tokenizer = PromptTokenizer.from_folder(small_checkpoint)
     assert tokenizer.decode([*tokenizer.encode(text), tokenizer.eos_id, 5]) == text.strip()

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-#: So many names does a sentence list.
-MOST_NAMES = 12
-
 
 class VtexpError(Exception):
     """Base of every error that is the user's to solve; shown as one line, exit code `exit_code`."""
@@ -40,19 +35,6 @@ def error_line(error: BaseException) -> str:
     """An error as one line, with its kind where it is not a user's."""
     text = " ".join(str(error).split())
     return text if isinstance(error, VtexpError) else f"{type(error).__name__}: {text}"
-
-
-def printable(text: str) -> str:
-    """A text without control characters: what stands in a file or an argument moves no cursor."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Such as `a, b, c`; of many the first, and how many more there are."""
-    told = list(names[:MOST_NAMES])
-    if len(names) > MOST_NAMES:
-        told.append(f"and {len(names) - MOST_NAMES} more")
-    return ", ".join(told)
 
 
 #: What errors of several libraries say where the host's memory or address space is used up.

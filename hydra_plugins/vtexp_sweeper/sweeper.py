@@ -66,5 +66,5 @@ class VtexpSweeper(Sweeper):
         return [[*combination, name] for batch in batches for combination in batch]
 
     def _compose(self, overrides: list[str]) -> Config:
-        from_hydra = imported("vtexp.config.schema:from_hydra")
+        from_hydra = imported("vtexp.config.checks:from_hydra")
         return from_hydra(self.config_loader.load_sweep_config(self.sweep_config, overrides))

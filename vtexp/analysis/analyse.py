@@ -32,7 +32,8 @@ from vtexp.analysis.findings import (
 )
 from vtexp.analysis.rows import collect, label
 from vtexp.analysis.samples import Labels, SampleColumns, read_samples
-from vtexp.errors import ConfigError, DataError, listed
+from vtexp.errors import ConfigError, DataError
+from vtexp.measure.limits import LEAST_BUSY
 from vtexp.metrics import metric
 from vtexp.runs.folder import run_folders
 from vtexp.stats.paired import (
@@ -54,6 +55,7 @@ from vtexp.stats.paired import (
     worse_than_best,
 )
 from vtexp.utils import files
+from vtexp.utils.text import listed
 
 ANALYSIS_NAME = "analysis.json"
 #: `report.margin` of sweeps from before there was one.
@@ -372,6 +374,7 @@ def _run(row: dict[str, Any], columns: SampleColumns | None, metric_name: str) -
         prefill_ms=row.get("prefill_ms_median"),
         same_inputs_as=row.get("same_inputs_as"),
         disturbed=tuple(row.get("disturbed") or ()),
+        host_bound=(row.get("gpu_busy_ratio") or 1) < LEAST_BUSY,
     )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from vtexp.analysis.findings import AnalysedRun, Answer, Difference, Power, Ratio
-from vtexp.errors import listed
+from vtexp.utils.text import listed
 
 
 def answer(
@@ -248,6 +248,13 @@ def _caveats(
 
 
 def _doubtful(runs: Sequence[AnalysedRun], names: dict[str, str]) -> tuple[str, ...]:
-    """The caveat that timings are doubtful, if any is."""
-    doubtful = [names[run.run] for run in runs if run.disturbed]
-    return (f"timings are doubtful ({listed(doubtful)}): see the notes",) if doubtful else ()
+    """Caveats about timings: that some are doubtful, or of the software more than of the model."""
+    found = []
+    if doubtful := [names[run.run] for run in runs if run.disturbed]:
+        found.append(f"timings are doubtful ({listed(doubtful)}): see the notes")
+    if idle := [names[run.run] for run in runs if run.host_bound]:
+        found.append(
+            f"the GPU waited for the host ({listed(idle)}): speed-ups are of this software stack, "
+            "not of the model"
+        )
+    return tuple(found)

@@ -87,6 +87,7 @@ class AnalysedRun:
     speed_up: Ratio | None = None
     same_inputs_as: str | None = None
     disturbed: tuple[str, ...] = ()
+    host_bound: bool = False
 
 
 @dataclass(frozen=True)

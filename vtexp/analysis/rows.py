@@ -10,13 +10,21 @@ from typing import Any
 from vtexp.analysis.fairness import different_questions
 from vtexp.budget.knobs import same_inputs
 from vtexp.config.schema import OF_NO_NUMBER
-from vtexp.errors import DataError, listed
+from vtexp.errors import DataError
 from vtexp.runs.folder import finished
 from vtexp.utils import files
+from vtexp.utils.text import listed
 
 #: Stages of a prefill whose medians have columns, each with its 95 % interval.
 STAGES = (
-    *("preprocess_ms", "transfer_ms", "vision_encoder_ms", "connector_ms", "vision_ms"),
+    *(
+        "image_decode_ms",
+        "preprocess_ms",
+        "transfer_ms",
+        "vision_encoder_ms",
+        "connector_ms",
+        "vision_ms",
+    ),
     *("llm_prefill_ms", "prefill_ms", "first_token_ms", "ttft_ms", "ttft_without_preprocess_ms"),
     "decode_ms_per_token",
 )
@@ -34,6 +42,7 @@ TEXTS = (
 )
 TEXTS_OF_SOME = (
     *("measured_tiling", "actual_tiling", "fit", "device", "error", "same_inputs_as", "settings"),
+    "execution",
     *("samples_fingerprint", "inputs_fingerprint", "sweep", "run"),
 )
 FLAGS = ("force_full_tokens", "actual_overridden")
@@ -71,6 +80,7 @@ COLUMNS = (
     "hardware",
     "settings",
     "device",
+    "execution",
     "accuracy",
     "accuracy_standard_error",
     "accuracy_low",
@@ -86,6 +96,8 @@ COLUMNS = (
     "cold_ttft_ms",
     "disturbed",
     *(f"memory_peak_mib_{kind}" for kind in ("allocated", "reserved", "resident")),
+    "graph_memory_mib",
+    "gpu_busy_ratio",
     "energy_j_per_prefill",
     "idle_power_w",
     "flops_per_prefill",
@@ -145,7 +157,7 @@ def _rows(sweep: Path, name: str) -> list[dict[str, Any]]:
         if (file := _row_file(folder)) is not None:
             row = _read_row(file)
             if file.name != files.RESULT and (folder / files.RESULT).is_file():
-                row["warnings"] = [CUT_SHORT]
+                row["warnings"] = [*row.get("warnings", []), CUT_SHORT]
             rows.append(row | {"folder": str(folder), "sweep": name, "run": folder.name})
     return rows
 

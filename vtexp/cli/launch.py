@@ -7,8 +7,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from vtexp.config import user_errors
+from vtexp.config.checks import from_hydra
 from vtexp.config.compose import CONF
-from vtexp.config.schema import from_hydra, register_schemas
+from vtexp.config.schema import register_schemas
 from vtexp.utils.by_name import imported
 
 

@@ -15,7 +15,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vtexp.config.schema import VALUE_KEYS, Config, DatasetConfig, from_hydra, register_schemas
+from vtexp.config.checks import from_hydra
+from vtexp.config.schema import VALUE_KEYS, Config, DatasetConfig, register_schemas
 from vtexp.errors import ConfigError
 
 #: Flags of Hydra that a sweep may need, whose value can be the next argument.

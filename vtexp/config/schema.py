@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
 
 from vtexp.budget.geometry import Size
 from vtexp.budget.knobs import KnobValue
@@ -43,6 +40,24 @@ class Dtype(Enum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+    float8 = "float8"
+
+    @property
+    def is_float8(self) -> bool:
+        """Whether products of the blocks' linear layers are float8; all else is bfloat16 then."""
+        return self is Dtype.float8
+
+    @property
+    def of_weights(self) -> str:
+        """The type that weights are loaded as, and that activations have."""
+        return "bfloat16" if self.is_float8 else self.value
+
+
+class Preprocess(Enum):
+    """Where decoded images are resized, normalised and cut: by the host, or where the model is."""
+
+    host = "host"
+    device = "device"
 
 
 class Launcher(Enum):
@@ -243,9 +258,10 @@ class HardwareConfig:
     name: str = MISSING
     device: Device = Device.cpu
     dtype: Dtype = Dtype.float32
+    cuda_graphs: bool = False
+    compile: bool | None = None
+    preprocess: Preprocess = Preprocess.host
     sharded: bool = False
-    compile: bool = False
-    uint8_crops: bool = False
     batch_size: int = 16
     auto_adjust_batch_size: bool = True
     decode_workers: int = 0
@@ -415,171 +431,6 @@ def register_schemas() -> None:
         store.store(group="schema", name=name, node=schema)
 
 
-def from_hydra(raw: DictConfig) -> Config:
-    """The typed, checked config. Raises ConfigError, or OmegaConf's errors for missing values."""
-    names = [f.name for f in fields(Config)]
-    unknown = sorted(set(map(str, raw)) - {*names, "hydra"})
-    if unknown:
-        allowed = ", ".join(names)
-        raise ConfigError(f"{unknown[0]}: no such key; the top level has {allowed}")
-    for name, part in raw.items():
-        if name in names and OmegaConf.is_config(part):
-            _refuse_unknown(part, str(name))
-    # Part by part: a sweeper's config holds Hydra's own part too and is no longer typed at the top.
-    values = {name: raw[name] for name in names}
-    typed: dict[str, Any] = {
-        k: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for k, v in values.items()
-    }
-    config = Config(**typed)
-    _require_kinds(config)
-    _check(config)
-    return config
-
-
-def from_plain(plain: dict[str, Any]) -> Config:
-    """The checked config of what `to_plain` gave. Raises ConfigError, or OmegaConf's errors."""
-    schemas: dict[str, type] = {**GROUP_SCHEMAS, "knob": KNOB_SCHEMAS[plain["knob"]["name"]][0]}
-    plain = _literal({"report": {}} | plain)  # runs from before there was a group `report`
-    raw = OmegaConf.create({key: plain[key] for key in (f.name for f in fields(Config))})
-    for group, schema in schemas.items():
-        raw[group] = OmegaConf.merge(OmegaConf.structured(schema), plain[group])
-    return from_hydra(raw)
-
-
-def _literal(value: Any) -> Any:
-    """The same with `${` escaped: what was resolved once, maybe by a stranger, is not again."""
-    if isinstance(value, dict):
-        return {key: _literal(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_literal(part) for part in value]
-    if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    return value
-
-
-def _refuse_unknown(part: DictConfig, path: str) -> None:
-    """Raises ConfigError for a key that the schema lacks: Hydra takes any key with a plus sign."""
-    schema: Any = OmegaConf.get_type(part)
-    if not is_dataclass(schema):  # a mapping of free names
-        return
-    allowed_keys = [f.name for f in fields(schema)]
-    for key in part:
-        if key not in allowed_keys:
-            allowed = ", ".join(allowed_keys)
-            raise ConfigError(f"{path}.{key!s}: no such key; allowed here: {allowed}")
-        if not OmegaConf.is_missing(part, key) and isinstance(part[key], DictConfig):
-            _refuse_unknown(part[key], f"{path}.{key}")
-
-
-def _require_kinds(part: Any, path: str = "") -> None:
-    """Raises ConfigError where `${...}` put a part or a list of another kind: Hydra lets it."""
-    for name, hint in get_type_hints(type(part)).items():
-        value, key = getattr(part, name), f"{path}{name}"
-        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        classes = tuple(get_origin(kind) or kind for kind in kinds)
-        if not {list, dict}.isdisjoint(classes) or any(map(is_dataclass, classes)):
-            items = value.values() if isinstance(value, dict) else value
-            wanted = get_args(kinds[0])[-1:]
-            if not isinstance(value, classes) or (
-                isinstance(value, list | dict)
-                and wanted != (Any,)
-                and not all(isinstance(item, wanted) for item in items)
-            ):
-                raise ConfigError(f"{key}: {value!s:.60} is nothing that it can be")
-        if is_dataclass(value):
-            _require_kinds(value, f"{key}.")
-
-
 def to_plain(config: Any) -> dict[str, Any]:
     """A config as JSON-ready dicts, enums by name."""
     return json.loads(json.dumps(asdict(config), default=lambda enum: enum.value))
-
-
-def _check(config: Config) -> None:
-    try:
-        json.dumps(to_plain(config), ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        near = error.object[max(0, error.start - 20) : error.end + 20]
-        raise ConfigError(f"{near!r}: not UTF-8, so it cannot be written down") from error
-    at_least_one: dict[str, float | None] = {
-        "dataset.limit": config.dataset.limit,
-        "dataset.max_new_tokens": config.dataset.max_new_tokens,
-        "hardware.batch_size": config.hardware.batch_size,
-        "measure.latency_samples": config.measure.latency_samples,
-        "measure.latency_repeats": config.measure.latency_repeats,
-        "measure.repeats": config.measure.repeats,
-        "model.max_sequence_length": config.model.max_sequence_length,
-        "sweep.values_per_job": config.sweep.values_per_job,
-        "hardware.gpus_per_run": config.hardware.gpus_per_run,
-        "hardware.max_parallel": config.hardware.max_parallel,
-        "hardware.slurm.cpus": config.hardware.slurm.cpus,
-        "hardware.slurm.memory_gb": config.hardware.slurm.memory_gb,
-        "hardware.slurm.time_min": config.hardware.slurm.time_min,
-        "tracking.timeout_s": config.tracking.timeout_s,
-    }
-    at_least_zero: dict[str, float | None] = {
-        "measure.warmup_repeats": config.measure.warmup_repeats,
-        "measure.min_seconds": config.measure.min_seconds,
-        "measure.max_seconds": config.measure.max_seconds,
-        "measure.max_half_width": config.measure.max_half_width,
-        "measure.energy_seconds": config.measure.energy_seconds,
-        "dataset.seed": config.dataset.seed,
-        "dataset.max_failed": config.dataset.max_failed,
-        "hardware.decode_workers": config.hardware.decode_workers,
-        "hardware.slurm.gpus": config.hardware.slurm.gpus,
-        "hardware.slurm.max_requeues": config.hardware.slurm.max_requeues,
-        "report.margin": config.report.margin,
-    }
-    above_zero: dict[str, float | None] = {
-        "hardware.memory_gb": config.hardware.memory_gb,
-        "hardware.peak_tflops": config.hardware.peak_tflops,
-        "hardware.bandwidth_gb_per_s": config.hardware.bandwidth_gb_per_s,
-    }
-    for least, settings in ((1, at_least_one), (0, at_least_zero)):
-        for key, value in settings.items():
-            if value is not None and not least <= value < math.inf:
-                raise ConfigError(f"{key}={value}: must be at least {least}, and finite")
-    for key, value in above_zero.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"{key}={value}: must be above 0, and finite")
-    tokens, most = config.measure.decode_tokens, config.model.max_sequence_length
-    if tokens != 0 and not 2 <= tokens < most:
-        raise ConfigError(
-            f"measure.decode_tokens={tokens}: 0 for none, or at least 2 (the time per token is "
-            f"read off the first and the last) and less than model.max_sequence_length={most}"
-        )
-    names = {
-        "sweep.name": config.sweep.name,
-        "model.name": config.model.name,
-        "dataset.name": config.dataset.name,
-        "hardware.name": config.hardware.name,
-    }
-    for key, name in names.items():
-        if not re.fullmatch(r"\w[\w.+-]{0,63}", name):
-            raise ConfigError(
-                f"{key}={name!r}: becomes part of a folder's name; at most 64 letters, digits "
-                "and . _ + - (a letter, digit or _ first)"
-            )
-    project = config.tracking.project
-    if not project or len(project) > 128 or set(project) & set("/\\#?%:"):
-        raise ConfigError(
-            f"tracking.project={project!r}: W&B takes 1 to 128 characters without / \\ # ? % :"
-        )
-    for tag in config.tracking.tags:
-        if not 1 <= len(tag) <= 64:
-            raise ConfigError(f"tracking.tags: {tag!r}: W&B takes tags of 1 to 64 characters")
-    if config.hardware.gpus_per_run > 1 and config.hardware.launcher == Launcher.here:
-        raise ConfigError(
-            f"hardware.gpus_per_run={config.hardware.gpus_per_run}: several processes need "
-            "hardware.launcher=local or slurm"
-        )
-    if config.hardware.sharded:
-        if config.hardware.device != Device.cuda:
-            raise ConfigError("hardware.sharded=true: only over GPUs; take hardware.device=cuda")
-        if config.hardware.compile:
-            raise ConfigError("hardware.sharded=true: not together with hardware.compile=true")
-        if config.model.weights == Weights.random:
-            raise ConfigError("hardware.sharded=true: random weights are built on one GPU only")
-    chosen = next(name for name, (schema, _) in KNOB_SCHEMAS.items() if type(config.knob) is schema)
-    if config.knob.name != chosen:
-        raise ConfigError(f"knob.name={config.knob.name}: choose another knob with knob=NAME")

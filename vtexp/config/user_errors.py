@@ -17,8 +17,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from vtexp.config.compose import COMPOSE_ERRORS, flags_first, with_brackets
-from vtexp.errors import VtexpError, no_memory_left, printable
-from vtexp.utils.text import refuse_arguments
+from vtexp.errors import VtexpError, no_memory_left
+from vtexp.utils.text import printable, refuse_arguments
 
 #: Mistakes of a user and troubles of a machine (full disk, no permission): one line, no traceback.
 USER_ERRORS = (VtexpError, *COMPOSE_ERRORS, YAMLError, OSError)

@@ -32,7 +32,7 @@ LEAST_SETTINGS = 3
 #: Settings of a config that decide how long a prefill takes, the knob's aside.
 OF_PREFILL = {
     "model": ("name", "path", "revision", "weights"),
-    "hardware": ("name", "device", "dtype", "sharded", "compile", "uint8_crops"),
+    "hardware": ("name", "device", "dtype", "cuda_graphs", "compile", "sharded"),
 }
 
 

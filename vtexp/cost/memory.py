@@ -35,7 +35,7 @@ def estimate(
         max(prompt.vision_tokens for prompt in prompts),
         max(prompt.sequence_length for prompt in prompts),
     )
-    dtype, new_tokens = config.hardware.dtype.value, config.dataset.max_new_tokens
+    dtype, new_tokens = config.hardware.dtype.of_weights, config.dataset.max_new_tokens
     return arithmetic.memory(largest, dtype, batch_size, new_tokens)
 
 

@@ -3,6 +3,9 @@
 An image is opened when it is needed and never held: a sample knows a file, or a cell of a
 memory-mapped Arrow file. Nothing here imports pyarrow until such a cell is read: most plans
 need none.
+
+Pillow reads the header of every image, and decodes what kornia-rs does not: kornia-rs decodes
+common JPEGs and PNGs to the same pixels, JPEGs in two thirds of the time, PNGs in half or less.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -34,6 +38,10 @@ FORMATS = (
 )
 #: EXIF orientations that swap height and width.
 _LYING = (5, 6, 7, 8)
+#: The modes in which kornia-rs decodes a PNG, by those that Pillow names.
+_PNG_MODES = {"RGB": "rgb", "RGBA": "rgba", "L": "mono"}
+#: Keywords of texts in a PNG from which Pillow reads how it is turned.
+_TURNING_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +125,13 @@ def _encoded(file: str, name: str, size: int, time_ns: int) -> pa.ChunkedArray:
 def image_size(source: AnyImage) -> Size:
     """Upright size of an image, from its header only. Raises DataError if it cannot be read."""
     with _opened(source) as (image, file):
-        lying = _orientation(image, file) in _LYING and image.format != "TIFF"
-        width, height = reversed(image.size) if lying else image.size
-        return Size(height, width)
+        return _upright_size(image, _orientation(image, file))
+
+
+def _upright_size(image: Image.Image, orientation: int) -> Size:
+    lying = orientation in _LYING and image.format != "TIFF"
+    width, height = reversed(image.size) if lying else image.size
+    return Size(height, width)
 
 
 def image_pixels(source: AnyImage) -> np.ndarray:
@@ -128,18 +140,28 @@ def image_pixels(source: AnyImage) -> np.ndarray:
     Raises DataError if it cannot be decoded, or has another size: few files say behind their pixels
     how they are turned, and of those not all are found out before.
     """
-    size = image_size(source)
-    with _opened(source) as (image, _):
-        try:
-            pixels = to_rgb(image)
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's decoders raise many kinds for broken files
-            raise DataError(f"{source}: the image cannot be decoded ({_reason(error)})") from error
+    with _opened(source) as (image, file):
+        orientation = _orientation(image, file)
+        size = _upright_size(image, orientation)
+        pixels = _fast_pixels(image, file) if orientation == 1 else None
+    if pixels is None:
+        pixels = _pillow_pixels(source)
     decoded = Size(*pixels.shape[:2])
     if decoded != size:
         raise DataError(f"{source}: its header says {size} px, but it is decoded to {decoded}")
     return pixels
+
+
+def _pillow_pixels(source: AnyImage) -> np.ndarray:
+    """`to_rgb` of an image that is opened again: where Pillow was asked for EXIF before the pixels
+    were read, it does not look behind them."""
+    with _opened(source) as (image, _):
+        try:
+            return to_rgb(image)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's decoders raise many kinds for broken files
+            raise DataError(f"{source}: the image cannot be decoded ({_reason(error)})") from error
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
@@ -157,6 +179,59 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         with suppress(Exception):  # EXIF that cannot be parsed: left as it is, as there
             ImageOps.exif_transpose(image, in_place=True)
     return np.array(image, dtype=np.uint8)
+
+
+def _fast_pixels(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
+    """What `to_rgb` gives of an image whose header does not turn it, by kornia-rs.
+
+    None where Pillow must decode. kornia-rs raises for all that is broken, and for PNGs that are
+    not of 8 bits.
+    """
+    jpeg = image.format == "JPEG" and image.mode in ("RGB", "L")
+    png = image.format == "PNG" and image.mode in _PNG_MODES
+    decoders = _kornia_decoders()
+    if decoders is None or not (jpeg or png):
+        return None
+    file.seek(0)
+    data = file.read()
+    if png and _turned_late(data):
+        return None
+    try:
+        if jpeg:
+            pixels = np.asarray(decoders.decode_image_jpegturbo(data, "rgb"))
+        else:
+            shape, mode = (image.height, image.width), _PNG_MODES[image.mode]
+            pixels = np.asarray(decoders.decode_image_png_u8(data, shape, mode))
+    except MemoryError:
+        raise
+    except Exception:  # it has no class of its own
+        return None
+    if pixels.shape[2] == 4:
+        return np.ascontiguousarray(pixels[:, :, :3])
+    return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+
+
+def _turned_late(png: bytes) -> bool:
+    """Whether a PNG has chunks behind its pixels that may turn it: EXIF or XMP in any guise."""
+    place, behind = 8, False
+    while len(head := png[place : place + 8]) == 8:
+        name = head[4:]
+        if name == b"IDAT":
+            behind = True
+        elif behind and (name == b"eXIf" or png.startswith(_TURNING_TEXTS, place + 8)):
+            return True
+        place += 12 + int.from_bytes(head[:4], "big")
+    return False
+
+
+@cache
+def _kornia_decoders() -> ModuleType | None:
+    """kornia-rs, None where it is not installed."""
+    try:
+        from kornia_rs import io
+    except ImportError:
+        return None
+    return io
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vtexp.measure.monitor import Gpu, nvml_errors
@@ -69,33 +70,47 @@ def _rapl_counter(powercap: Path) -> Counter | None:
     return joules
 
 
-def measure_energy(
-    counter: Counter, once: Callable[[], None], wait: Callable[[], None], seconds: float
-) -> dict[str, float]:
-    """Joules per call of `once`, looped for `seconds`, the device waited for at both ends.
+class EnergyMeter:
+    """Energy of prefills by a counter; what the device draws idle is measured once, at the start.
 
-    `energy_j_per_prefill` is all that the device drew, `idle_power_w` what it draws without work.
-    Nothing where the counter fails.
+    Where the counter fails, nothing is measured.
     """
-    troubles: tuple[type[Exception], ...] = (OSError, ValueError, *nvml_errors())
-    once()
-    wait()
-    time.sleep(SETTLE_S)
-    try:
-        before, began = counter(), time.monotonic()
-        time.sleep(IDLE_S)
-        idle_w = (counter() - before) / (time.monotonic() - began)
-        passes, before, began = 0, counter(), time.monotonic()
-        while time.monotonic() - began < seconds:
-            once()
-            wait()
-            passes += 1
-        joules, spent_s = counter() - before, time.monotonic() - began
-    except troubles:
-        return {}
-    return {
-        "energy_j_per_prefill": joules / passes,
-        "idle_power_w": idle_w,
-        "energy_passes": passes,
-        "energy_seconds": spent_s,
-    }
+
+    def __init__(self, counter: Counter) -> None:
+        """To be made while the device has nothing to do: takes SETTLE_S and IDLE_S."""
+        self._counter = counter
+        self._troubles: tuple[type[Exception], ...] = (OSError, ValueError, *nvml_errors())
+        self._idle_w: float | None = None
+        time.sleep(SETTLE_S)
+        with suppress(*self._troubles):
+            before, began = counter(), time.monotonic()
+            time.sleep(IDLE_S)
+            self._idle_w = (counter() - before) / (time.monotonic() - began)
+
+    def measure(
+        self, once: Callable[[], None], wait: Callable[[], None], seconds: float
+    ) -> dict[str, float]:
+        """Joules per call of `once`, looped for `seconds`, the device waited for at both ends.
+
+        `energy_j_per_prefill` is all that the device drew, `idle_power_w` what it draws without
+        work.
+        """
+        if self._idle_w is None:
+            return {}
+        once()
+        wait()
+        try:
+            passes, before, began = 0, self._counter(), time.monotonic()
+            while time.monotonic() - began < seconds:
+                once()
+                wait()
+                passes += 1
+            joules, spent_s = self._counter() - before, time.monotonic() - began
+        except self._troubles:
+            return {}
+        return {
+            "energy_j_per_prefill": joules / passes,
+            "idle_power_w": self._idle_w,
+            "energy_passes": passes,
+            "energy_seconds": spent_s,
+        }

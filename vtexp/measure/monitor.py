@@ -23,6 +23,9 @@ THROTTLED = {
     0x40: "its temperature (hardware)",
     0x80: "the power supply's brake",
 }
+#: The power limit is no trouble by itself: a healthy GPU at full load works at it. It is where the
+#: clock falls by more than this below the highest seen.
+CLOCK_FALL = 0.03
 #: Numbers of a GPU that are followed.
 FOLLOWED = ("sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c")
 CPUS = Path("/sys/devices/system/cpu")
@@ -130,9 +133,22 @@ class Monitor:
             "start": states[0],
             "end": states[-1],
             "extremes": extremes,
-            "throttled_by": sorted({reason for s in states for reason in s["throttled_by"]}),
+            "throttled_by": throttled_by(states),
             "other_processes": sorted({pid for s in states for pid in s["other_processes"]}),
         }
+
+
+def throttled_by(states: Sequence[dict[str, Any]]) -> list[str]:
+    """What held a GPU's clock down in any of these states of it."""
+    highest = max((s["sm_clock_mhz"] or 0 for s in states), default=0)
+
+    def fell(state: dict[str, Any]) -> bool:
+        return (state["sm_clock_mhz"] or 0) < (1 - CLOCK_FALL) * highest or not highest
+
+    power_limit = THROTTLED[0x04]
+    return sorted(
+        {why for s in states for why in s["throttled_by"] if why != power_limit or fell(s)}
+    )
 
 
 def gpu_state(gpu: Gpu) -> dict[str, Any]:

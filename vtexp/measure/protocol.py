@@ -5,10 +5,13 @@ docs/measuring.md says why each step is there.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from vtexp.budget.knobs import CropSetting
@@ -30,6 +33,23 @@ MOST_WARM_UP_ROUNDS = 20
 REFERENCE_EVERY = 4
 #: Timings are judged anew when there are so many times more.
 JUDGED_EVERY = 1.25
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """No garbage collection meanwhile, and none later of what is there now.
+
+    A collection walks over all objects of a process that holds torch and a plan: 15 ms in the
+    middle of a prefill.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 class Timing:
@@ -65,7 +85,7 @@ class Timing:
         self.about["cold_ttft_ms"] = self._cold_ttft_ms()
         with self._runner.probe() as probe:
             for index, sample in enumerate(self._samples):
-                self._runner.timed_prefill(sample, *self._asked)
+                self._runner.eager_prefill(sample, *self._asked)
                 (counts,) = probe.take()
                 length = len(self._runner.prepare(sample, *self._asked).input_ids)
                 check(index, counts, length)
@@ -77,6 +97,11 @@ class Timing:
                         "sequence_length": length,
                     }
                 )
+
+    def capture(self) -> None:
+        """Have the samples' shapes captured as CUDA graphs, where the hardware asks for them."""
+        for sample in self._samples:
+            self._runner.capture(sample, *self._asked)
 
     def _cold_ttft_ms(self) -> float | None:
         """Time to first token of the process's first pass of all; None if that was before."""
@@ -121,10 +146,25 @@ class Timing:
         longest = self._samples[lengths.index(max(lengths))]
         by_stage = self._runner.prefill_memory(longest, *self._asked)
         kinds = {kind for peaks in by_stage.values() for kind in peaks}
+        graphs = self._runner.graphs
+        self.about["graph_memory_mib"] = None if graphs is None else graphs.memory_mib
+        self.about["graph_failure"] = self._runner.graph_failure
+        self.about["compiled"] = self._runner.compiled
         self.about["memory_by_stage"] = by_stage
         self.about["memory_peak_mib"] = {
             kind: max(peaks[kind] for peaks in by_stage.values()) for kind in sorted(kinds)
         }
+
+    def note_busy(self) -> None:
+        """Share of a prefill's time in which the GPU is at work; None without a GPU.
+
+        Time of the kernels of one profiled pass over the middle sample, over the median of its
+        prefills, which were timed without the profiler.
+        """
+        sample = self.middle_sample
+        kernels_ms = self._runner.kernels_ms(sample, *self._asked)
+        times = [row["prefill_ms"] for row in self.rows if row["sample_id"] == sample.sample_id]
+        self.about["gpu_busy_ratio"] = None if kernels_ms is None else kernels_ms / median(times)
 
     def round(self, on_prefill: Callable[[], None]) -> None:
         """Time each sample once; `on_prefill` is called after each."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vtexp.measure.limits import LEAST_BUSY
 from vtexp.measure.monitor import disturbances
 from vtexp.measure.summary import Row, median_by_rank
 from vtexp.models.stages import PARTS
@@ -33,6 +34,28 @@ def unlike_all(rows: Sequence[Row], all_vision_tokens: float) -> list[str]:
         f"the timed questions have {timed:.0f} vision tokens on average, all questions "
         f"{all_vision_tokens:.0f}: prefill is that of the timed ones (prefill_vision_tokens)"
     ]
+
+
+def of_the_host(rows: Sequence[Row], abouts: Sequence[dict[str, Any]]) -> list[str]:
+    """Where times are the host's, not the model's: eager passes that were to be graphs, idle GPU.
+
+    The latter begins with `host_bound`.
+    """
+    found = []
+    for about in abouts:
+        if about.get("graph_failure"):
+            eager = sum(not row.get("cuda_graph") for row in rows)
+            found.append(
+                f"{eager} of {len(rows)} prefills ran without a CUDA graph: "
+                f"{about['graph_failure']}"
+            )
+        busy = about.get("gpu_busy_ratio")
+        if busy is not None and busy < LEAST_BUSY:
+            found.append(
+                f"host_bound: the GPU worked in {busy:.0%} of the prefill's time; the rest is "
+                "launching kernels, so times and speed-ups are of this software, not of the model"
+            )
+    return list(dict.fromkeys(found))
 
 
 def doubts(

@@ -112,3 +112,10 @@ def _medians_by(rows: Sequence[Row], key: str) -> dict[Any, float]:
     for row in rows:
         found[row[key]].append(row["prefill_ms"])
     return {value: float(np.median(times)) for value, times in found.items()}
+
+
+def execution(rows: Sequence[Row], abouts: Sequence[dict[str, Any]]) -> str:
+    """How the model was run: eagerly or from CUDA graphs, and whether compiled."""
+    replayed = sum(bool(row.get("cuda_graph")) for row in rows)
+    how = "CUDA graphs" if replayed == len(rows) else "partly CUDA graphs" if replayed else "eager"
+    return f"{how}, compiled" if abouts[0].get("compiled") else how

@@ -21,7 +21,8 @@ class StageClock:
 
     Marks are events of the GPU's stream where the model is on one GPU, so that no stage waits for
     its predecessor to be read; on a CPU they are the wall clock. Where a model lies on several
-    GPUs, whose streams have no common events, all of them are waited for at each border.
+    GPUs, whose streams have no common events, all of them are waited for at each border. The image
+    is decoded on the host while the device has nothing to do, so the first mark is both.
     """
 
     def __init__(self, gpus: Sequence[torch.device], wait: Callable[[], None]) -> None:
@@ -30,19 +31,17 @@ class StageClock:
         self._several = len(gpus) > 1
         self._wait = wait
         wait()
-        self._began_s = time.perf_counter()
-        self._preprocessed_s = self._ended_s = self._began_s
+        self._began_s = self._ended_s = time.perf_counter()
+        self._decoded_s = self._began_s
         self._marks: list[float | torch.cuda.Event] = []
 
     def end_of(self, stage: str) -> None:
-        """Mark the end of a stage; preprocessing is the host's."""
+        """Mark the end of a stage."""
         if self._several:
             self._wait()
         if stage == PARTS[0]:
-            self._preprocessed_s = time.perf_counter()
-            self._marks.append(self._mark() if self._gpu else self._preprocessed_s)
-        else:
-            self._marks.append(self._mark())
+            self._decoded_s = time.perf_counter()
+        self._marks.append(self._mark())
         if stage == PARTS[-1]:
             self._wait()
             self._ended_s = time.perf_counter()
@@ -54,23 +53,25 @@ class StageClock:
         event.record(torch.cuda.current_stream(self._gpu))
         return event
 
-    def times(self) -> StageTimes:
+    def times(self, *, cuda_graph: bool = False) -> StageTimes:
         """Of a pass that has ended."""
         marks = self._marks
-        transfer, encoder, connector, llm, first = (
+        preprocess, transfer, encoder, connector, llm, first = (
             _ms(before, after) for before, after in itertools.pairwise(marks)
         )
         return StageTimes(
-            preprocess_ms=_ms(self._began_s, self._preprocessed_s),
+            image_decode_ms=_ms(self._began_s, self._decoded_s),
+            preprocess_ms=preprocess,
             transfer_ms=transfer,
             vision_encoder_ms=encoder,
             connector_ms=connector,
             llm_prefill_ms=llm,
             first_token_ms=first,
-            vision_ms=_ms(marks[1], marks[3]),
-            prefill_ms=_ms(marks[1], marks[4]),
-            ttft_without_preprocess_ms=_ms(self._preprocessed_s, self._ended_s),
+            vision_ms=_ms(marks[2], marks[4]),
+            prefill_ms=_ms(marks[2], marks[5]),
+            ttft_without_preprocess_ms=_ms(marks[1], marks[6]),
             ttft_ms=_ms(self._began_s, self._ended_s),
+            cuda_graph=cuda_graph,
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from vtexp.budget.geometry import Tiling
 from vtexp.budget.knobs import CropSetting
 from vtexp.errors import CountMismatchError
+from vtexp.models.prefill_graphs import GraphStages, PromptCache, Tensors
 from vtexp.models.probe import Probe, Seen
 from vtexp.models.runner import Inputs, PreparedSample, Runner
 
@@ -27,11 +28,13 @@ from vtexp.models.runner import Inputs, PreparedSample, Runner
 class NativeImage:
     """One image as a model reads it.
 
-    tensors: arguments of the model by name, `pixel_values` among them; image_tokens: int64 (S,).
+    tensors: arguments of the model by name, `pixel_values` among them; the others follow from the
+    layout, which is hashable. image_tokens: int64 (S,).
     """
 
     tensors: dict[str, torch.Tensor]
     image_tokens: torch.Tensor
+    layout: Hashable
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,29 @@ class NativeRunner(Runner):
     # --- of each family ------------------------------------------------------------------------
 
     @abstractmethod
-    def read_image(self, pixels: np.ndarray, setting: CropSetting) -> NativeImage:
-        """One uint8 (H, W, 3) image as the model reads it."""
+    def read_image(self, pixels: np.ndarray | torch.Tensor, setting: CropSetting) -> NativeImage:
+        """One uint8 (H, W, 3) image as the model reads it, on the host or the tensor's device."""
+
+    @abstractmethod
+    def vision_stages(
+        self, prepared: PreparedSample
+    ) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+        """Encoder (of `pixel_values`) and connector (of its result) as graphs take them.
+
+        They give what `encode` does, (T, hidden), but wait for no device: what follows from the
+        layout is computed here.
+        """
+
+    def prompt_constants(self, prepared: PreparedSample) -> dict[str, Any]:
+        """Arguments of the language model that follow from the shape: positions, or a mask."""
+        length = len(prepared.input_ids)
+        return {"position_ids": torch.arange(length, device=self.device)[None]}
+
+    def insert(
+        self, embeddings: torch.Tensor, places: torch.Tensor, features: torch.Tensor
+    ) -> torch.Tensor:
+        """Embeddings (1, L, hidden) with vision tokens (T, hidden) in their places int64 (T,)."""
+        return embeddings.index_copy(1, places, features[None].to(embeddings.dtype))
 
     def join(self, images: Sequence[NativeImage]) -> dict[str, torch.Tensor]:
         """Tensors of a batch, one image after the other."""
@@ -120,8 +144,62 @@ class NativeRunner(Runner):
         connector = self.model.get_submodule(self.connector)
         return connector.register_forward_pre_hook(lambda *_: call())
 
-    def generate(self, inputs: Inputs, max_new_tokens: int, **options: Any) -> torch.Tensor:
+    def shape(self, prepared: PreparedSample) -> Hashable:
+        """Length, where the image is in it, and the image's own layout."""
+        return len(prepared.input_ids), prepared.image_at, prepared.image.layout
+
+    def graph_inputs(self, prepared: PreparedSample) -> Tensors:
+        """Ids and pixels."""
+        return {
+            "input_ids": self._placed(prepared.input_ids[None]),
+            "pixel_values": self._placed(prepared.image.tensors["pixel_values"]),
+        }
+
+    def graph_stages(self, prepared: PreparedSample) -> GraphStages:
+        """The modules of transformers' class, called one by one.
+
+        Its own pass makes the host wait for the device: it finds the places of vision tokens,
+        positions and masks anew each time.
+        """
+        encode, connect = self.vision_stages(prepared)
+        constants = self.prompt_constants(prepared)
+        patch = prepared.image.image_tokens == self.image_token_id
+        places = (prepared.image_at + patch.nonzero().squeeze(-1)).to(self.device)
+
+        def read_prompt(inputs: Tensors, features: torch.Tensor) -> torch.Tensor:
+            embeddings = self.model.get_input_embeddings()(inputs["input_ids"])
+            output = self.model.model.language_model(
+                inputs_embeds=self.insert(embeddings, places, features),
+                past_key_values=PromptCache(),
+                use_cache=True,
+                **constants,
+            )
+            return self.model.lm_head(output.last_hidden_state[:, -1:])
+
+        return GraphStages(
+            self.graph_inputs(prepared),
+            lambda inputs: encode(inputs["pixel_values"]),
+            lambda _, read: connect(read),
+            read_prompt,
+        )
+
+    @property
+    def image_token_id(self) -> int:
+        """Id in whose places vision tokens go."""
+        return self.model.config.image_token_id
+
+    def generate(
+        self, inputs: Inputs, max_new_tokens: int, on_token: Callable[[], None] | None = None
+    ) -> torch.Tensor:
         """Ids after the prompts."""
+        options: dict[str, Any] = {}
+        if on_token is not None:
+
+            def hear(input_ids: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+                on_token()
+                return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+            options = {"min_new_tokens": max_new_tokens, "stopping_criteria": [hear]}
         eos = self.tokenizer.eos_id
         output = self.model.generate(
             **inputs,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -19,18 +19,24 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from vtexp.budget.geometry import Geometry
 from vtexp.budget.knobs import CropSetting
-from vtexp.config.schema import HardwareConfig
+from vtexp.config.schema import HardwareConfig, Preprocess
 from vtexp.data.sample import Sample
 from vtexp.errors import ConfigError, VtexpError
+from vtexp.models.busy import kernels_ms
 from vtexp.models.checkpoints import Checkpoint
 from vtexp.models.clocks import StageClock, StageMemory
 from vtexp.models.loading import load_model
+from vtexp.models.prefill_graphs import GraphStages, PrefillGraphs, Tensors
 from vtexp.models.probe import Probe
 from vtexp.models.stages import StageTimes
 from vtexp.prompts.tokenizer import PromptTokenizer
 
 #: Model inputs by name, on the runner's device.
 Inputs = dict[str, Any]
+#: Parameters from which on a model's blocks are compiled on a GPU if nothing else is asked.
+LARGE = 1_000_000_000
+#: Compute capability of Hopper.
+LEAST_FOR_FLOAT8 = (9, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,38 +53,54 @@ class PreparedSample:
 
 @dataclass(frozen=True)
 class Runner(ABC):
-    """Model, tokenizer and geometry of one checkpoint on one device."""
+    """Model, tokenizer and geometry of one checkpoint on one device.
+
+    preprocess_on_device: images are resized, normalised and cut where the model is. compiled:
+    torch.compile makes the model's blocks. graphs: of prefills; None where they run eagerly.
+    """
 
     model: PreTrainedModel
     tokenizer: PromptTokenizer
     geometry: Geometry
     device: torch.device
     dtype: torch.dtype
-    uint8_crops: bool = False
+    preprocess_on_device: bool = False
+    compiled: bool = False
+    graphs: PrefillGraphs | None = None
 
-    #: Keys of `hardware` that not all families have and this one has.
-    options: ClassVar[frozenset[str]] = frozenset()
+    #: Whether `hardware.compile` and `hardware.dtype=float8` were tried with this family.
+    compiles: ClassVar[bool] = False
+    has_float8: ClassVar[bool] = False
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, geometry: Geometry, hardware: HardwareConfig) -> Self:
         """Load a checkpoint. Raises CheckpointError or ConfigError as `load_model` does."""
-        device, dtype = hardware.device.value, hardware.dtype.value
+        device, dtype = hardware.device.value, hardware.dtype
+        family = checkpoint.family.name
         model_class = cls.model_class(checkpoint.config)
-        for option in ("compile", "uint8_crops"):
-            if getattr(hardware, option) and option not in cls.options:
-                raise ConfigError(f"hardware.{option}=true: not for {checkpoint.family.name}")
-        model = load_model(checkpoint, model_class, device, dtype, sharded=hardware.sharded)
-        torch_dtype: torch.dtype = getattr(torch, dtype)
+        if hardware.compile and not cls.compiles:
+            raise ConfigError(f"hardware.compile=true: not for {family}")
+        if dtype.is_float8 and not cls.has_float8:
+            raise ConfigError(f"hardware.dtype={dtype.value}: not for {family}; take bfloat16")
+        if dtype.is_float8:
+            require_float8(device)
+        model = load_model(
+            checkpoint, model_class, device, dtype.of_weights, sharded=hardware.sharded
+        )
         model.generation_config = GenerationConfig()  # greedy, without published penalties
         runner = cls(
             model,
             checkpoint.tokenizer,
             geometry,
             torch.device(device),
-            torch_dtype,
-            uint8_crops=hardware.uint8_crops,
+            getattr(torch, dtype.of_weights),
+            preprocess_on_device=hardware.preprocess is Preprocess.device,
+            compiled=cls.compiles and _compile_pays(hardware, model),
+            graphs=_graphs(hardware),
         )
-        if hardware.compile:
+        if dtype.is_float8:
+            runner.use_float8()
+        if runner.compiled:
             runner.compile_blocks()
         return runner
 
@@ -90,8 +112,11 @@ class Runner(ABC):
         """The class that a config.json's model is built of."""
 
     @abstractmethod
-    def read_image(self, pixels: np.ndarray, setting: CropSetting) -> Any:
-        """One uint8 (H, W, 3) image as the model reads it; `image_tokens` (S,) are its ids."""
+    def read_image(self, pixels: np.ndarray | torch.Tensor, setting: CropSetting) -> Any:
+        """One uint8 (H, W, 3) image as the model reads it; `image_tokens` (S,) are its ids.
+
+        An array is read on the host, a tensor on its device.
+        """
 
     @abstractmethod
     def inputs(self, batch: Sequence[PreparedSample]) -> Inputs:
@@ -110,11 +135,25 @@ class Runner(ABC):
         """Have `call` called in each `encode` where the encoder ends and the connector starts."""
 
     @abstractmethod
-    def generate(self, inputs: Inputs, max_new_tokens: int, **options: Any) -> torch.Tensor:
+    def generate(
+        self, inputs: Inputs, max_new_tokens: int, on_token: Callable[[], None] | None = None
+    ) -> torch.Tensor:
         """New token ids (B, n), greedy; finished rows are filled with the end of text.
 
-        `options` are further ones of transformers' `generate`.
+        With `on_token`, which hears of each new token, the end of text stops nothing.
         """
+
+    @abstractmethod
+    def shape(self, prepared: PreparedSample) -> Hashable:
+        """What prompts have in common that one graph serves: lengths, crops and their layout."""
+
+    @abstractmethod
+    def graph_inputs(self, prepared: PreparedSample) -> Tensors:
+        """What differs between prompts of one shape, on the device."""
+
+    @abstractmethod
+    def graph_stages(self, prepared: PreparedSample) -> GraphStages:
+        """The stages of a prompt's prefill for a capture; they compute what the eager ones do."""
 
     @abstractmethod
     def probe(self) -> Probe:
@@ -122,6 +161,10 @@ class Runner(ABC):
 
     def compile_blocks(self) -> None:
         """Have torch.compile compile the model's blocks, at their first use."""
+        raise NotImplementedError
+
+    def use_float8(self) -> None:
+        """Multiply in the blocks' linear layers as float8."""
         raise NotImplementedError
 
     # --- of all --------------------------------------------------------------------------------
@@ -132,14 +175,31 @@ class Runner(ABC):
         devices = {parameter.device for parameter in self.model.parameters()}
         return sorted((d for d in devices if d.type == "cuda"), key=lambda d: d.index)
 
+    @property
+    def graph_failure(self) -> str | None:
+        """Why not all prefills can be graphs; None while they can, or were not to be."""
+        if self.graphs is not None:
+            return self.graphs.failure
+        return "the model lies on several GPUs, a graph is of one" if len(self.gpus) > 1 else None
+
     def prepare(
         self, sample: Sample, setting: CropSetting, style: str, pixels: np.ndarray | None = None
     ) -> PreparedSample:
-        """Crop and tokenise one sample on the host, its image decoded here without `pixels`."""
-        image = self.read_image(sample.pixels() if pixels is None else pixels, setting)
+        """Crop and tokenise one sample, its image decoded here without `pixels`."""
+        decoded = sample.pixels() if pixels is None else pixels
+        image = self.read_image(
+            self._sent(decoded) if self.preprocess_on_device else decoded, setting
+        )
         before, after = self.tokenizer.prompt(sample, style)
         parts = (torch.tensor(before).long(), image.image_tokens, torch.tensor(after).long())
         return PreparedSample(torch.cat(parts), image, len(before))
+
+    def _sent(self, pixels: np.ndarray) -> torch.Tensor:
+        """Decoded pixels on the device; from pinned memory they are on their way meanwhile."""
+        sent = torch.from_numpy(pixels)
+        if self.device.type == "cuda":
+            sent = sent.pin_memory()
+        return sent.to(self.device, non_blocking=True)
 
     @torch.inference_mode()
     def answer(self, batch: Sequence[PreparedSample], max_new_tokens: int) -> list[list[int]]:
@@ -151,37 +211,78 @@ class Runner(ABC):
     def timed_prefill(self, sample: Sample, setting: CropSetting, style: str) -> StageTimes:
         """One prefill at batch 1, stage by stage, nothing reused from a previous one.
 
-        Raises VtexpError where the logits are not finite.
+        Replayed from a graph where its shape was captured. Raises VtexpError where the logits are
+        not finite.
         """
         clock = StageClock(self.gpus, self.wait)
-        logits = self._pass(sample, setting, style, clock.end_of)
+        logits, replayed = self._pass(sample, setting, style, clock.end_of, self.graphs)
         if not bool(logits.isfinite().all()):
             raise VtexpError(
                 f"the model's logits are not finite as {self.dtype}: its numbers are worth "
                 "nothing; take another hardware.dtype"
             )
-        return clock.times()
+        return clock.times(cuda_graph=replayed)
+
+    @torch.inference_mode()
+    def eager_prefill(self, sample: Sample, setting: CropSetting, style: str) -> None:
+        """One prefill without a graph, so that hooks see its modules at work."""
+        self._pass(sample, setting, style, lambda _: None, None)
+
+    @torch.inference_mode()
+    def capture(self, sample: Sample, setting: CropSetting, style: str) -> None:
+        """Have prefills of this sample's shape replayed from a graph, where graphs are wanted."""
+        if self.graphs is None:
+            return
+        prepared = self.prepare(sample, setting, style)
+        if self.graphs.get(self.shape(prepared)) is None:
+            self.graphs.capture(self.shape(prepared), self.graph_stages(prepared))
 
     @torch.inference_mode()
     def prefill_memory(
         self, sample: Sample, setting: CropSetting, style: str
     ) -> dict[str, dict[str, float]]:
-        """Peak memory in MiB of each stage of one prefill, by kind; see `StageMemory`."""
+        """Peak memory in MiB of each stage of one eager prefill, by kind; see `StageMemory`."""
         if self.gpus:
             torch.cuda.empty_cache()  # or what was reserved for other prompts would be this one's
         memory = StageMemory(self.gpus)
-        self._pass(sample, setting, style, memory.end_of)
+        self._pass(sample, setting, style, memory.end_of, None)
         return memory.peaks
 
     def _pass(
-        self, sample: Sample, setting: CropSetting, style: str, end_of: Callable[[str], None]
-    ) -> torch.Tensor:
-        """One pass at batch 1, from the image file to the first token; returns its logits.
+        self,
+        sample: Sample,
+        setting: CropSetting,
+        style: str,
+        end_of: Callable[[str], None],
+        graphs: PrefillGraphs | None,
+    ) -> tuple[torch.Tensor, bool]:
+        """One pass at batch 1, from the image file to the first token: logits, and if replayed.
 
         `end_of` hears of the end of each stage, in the order of `measuring.PARTS`.
         """
-        prepared = self.prepare(sample, setting, style)
+        pixels = sample.pixels()
+        end_of("image_decode_ms")
+        prepared = self.prepare(sample, setting, style, pixels)
         end_of("preprocess_ms")
+        graph = None if graphs is None else graphs.get(self.shape(prepared))
+        if graph is None:
+            logits = self._eager_stages(prepared, end_of)
+        else:
+            graph.load(self.graph_inputs(prepared))
+            end_of("transfer_ms")
+            graph.encode()
+            end_of("vision_encoder_ms")
+            graph.connect()
+            end_of("connector_ms")
+            logits = graph.read_prompt()
+            end_of("llm_prefill_ms")
+        logits[0, -1].argmax().item()
+        end_of("first_token_ms")
+        return logits, graph is not None
+
+    def _eager_stages(
+        self, prepared: PreparedSample, end_of: Callable[[str], None]
+    ) -> torch.Tensor:
         inputs = self.inputs([prepared])
         end_of("transfer_ms")
         border = self.on_encoded(lambda: end_of("vision_encoder_ms"))
@@ -192,20 +293,32 @@ class Runner(ABC):
         end_of("connector_ms")
         logits = self.prefill(inputs, features)
         end_of("llm_prefill_ms")
-        logits[0, -1].argmax().item()
-        end_of("first_token_ms")
         return logits
 
     @torch.inference_mode()
     def prefill_alone(self, sample: Sample, setting: CropSetting, style: str) -> Callable[[], None]:
         """A function that prefills one sample again and again, its inputs on the device."""
-        inputs = self.inputs([self.prepare(sample, setting, style)])
+        prepared = self.prepare(sample, setting, style)
+        graph = None if self.graphs is None else self.graphs.get(self.shape(prepared))
+        inputs = self.inputs([prepared]) if graph is None else self.graph_inputs(prepared)
 
         @torch.inference_mode()
         def again() -> None:
-            self.prefill(inputs, self.encode(inputs))
+            if graph is None:
+                self.prefill(inputs, self.encode(inputs))
+                return
+            graph.load(inputs)
+            graph.encode()
+            graph.connect()
+            graph.read_prompt()
 
         return again
+
+    def kernels_ms(self, sample: Sample, setting: CropSetting, style: str) -> float | None:
+        """Milliseconds in which the GPU is at work in one prefill; None without a GPU."""
+        if not self.gpus:
+            return None
+        return kernels_ms(self.prefill_alone(sample, setting, style), self.wait)
 
     @torch.inference_mode()
     def timed_decode(
@@ -218,19 +331,47 @@ class Runner(ABC):
         inputs = self.inputs([self.prepare(sample, setting, style)])
         arrived_s: list[float] = []
 
-        def on_token(input_ids: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        def on_token() -> None:
             if len(arrived_s) in (0, num_tokens - 1):
                 self.wait()
             arrived_s.append(time.perf_counter())
-            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
-        self.generate(inputs, num_tokens, min_new_tokens=num_tokens, stopping_criteria=[on_token])
+        self.generate(inputs, num_tokens, on_token)
         return 1000 * (arrived_s[-1] - arrived_s[0]) / (num_tokens - 1)
 
     def wait(self) -> None:
         """Return when the device has done everything asked of it."""
         for device in self.gpus:
             torch.cuda.synchronize(device)
+
+
+def require_float8(device: str) -> None:
+    """Raise ConfigError where the device has no float8 products of the kind used here."""
+    capability = torch.cuda.get_device_capability() if device == "cuda" else (0, 0)
+    if capability < LEAST_FOR_FLOAT8:
+        raise ConfigError(
+            "hardware.dtype=float8 needs an NVIDIA GPU of the Hopper generation or newer (H100, "
+            "H200); take bfloat16"
+        )
+
+
+def _compile_pays(hardware: HardwareConfig, model: PreTrainedModel) -> bool:
+    """Whether blocks are compiled: as asked, else on a GPU where the model is large.
+
+    Compiling takes 20 s or so; kernels of a small model are too short for it to matter.
+    """
+    if hardware.compile is not None:
+        return hardware.compile
+    if hardware.device.value != "cuda" or hardware.sharded:
+        return False
+    return sum(parameter.numel() for parameter in model.parameters()) >= LARGE
+
+
+def _graphs(hardware: HardwareConfig) -> PrefillGraphs | None:
+    """None, too, on several GPUs: a graph is of one."""
+    if not hardware.cuda_graphs or hardware.sharded:
+        return None
+    return PrefillGraphs(torch.device(hardware.device.value))
 
 
 def _until_end(ids: list[int], eos_id: int) -> list[int]:

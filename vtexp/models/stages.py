@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 #: Stages of one pass, then several of them together, as each row has them.
 PARTS = (
+    "image_decode_ms",
     "preprocess_ms",
     "transfer_ms",
     "vision_encoder_ms",
@@ -25,9 +26,11 @@ class StageTimes:
 
     Each is read off two borders, none is a difference of others. ttft_ms is the wall clock around
     everything, from the encoded image file to the first token's id on the host, the device idle at
-    both ends; ttft_without_preprocess_ms starts with the transfer.
+    both ends; ttft_without_preprocess_ms starts with the transfer. cuda_graph: whether the stages
+    of the prefill were replayed from CUDA graphs.
     """
 
+    image_decode_ms: float
     preprocess_ms: float
     transfer_ms: float
     vision_encoder_ms: float
@@ -38,3 +41,4 @@ class StageTimes:
     prefill_ms: float
     ttft_without_preprocess_ms: float
     ttft_ms: float
+    cuda_graph: bool = False

@@ -18,6 +18,8 @@ def title(rows: Sequence[dict[str, Any]]) -> str:
     if any(row["weights"] == "random" for row in rows):
         parts.insert(1, "random weights")
     counts = sorted({row["num_samples"] for row in rows if row["status"] == "done"})
+    if how := sorted({row["execution"] for row in rows if row.get("execution")}):
+        parts[-1] += f" ({' or '.join(how)})"
     questions = " or ".join(map(str, counts)) or "no"
     return f"{', '.join(parts)}, {questions} questions"
 

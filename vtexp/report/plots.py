@@ -13,6 +13,7 @@ from vtexp.report.answers import RunAnswers
 
 #: Stages of the time to first token, in the order in which they happen, and their names.
 STAGES = {
+    "image_decode_ms": "image decoding",
     "preprocess_ms": "preprocess",
     "transfer_ms": "transfer",
     "vision_encoder_ms": "vision encoder",

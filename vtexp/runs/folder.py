@@ -13,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vtexp.errors import RunFailedError, VtexpError, error_line, listed
+from vtexp.errors import RunFailedError, VtexpError, error_line
 from vtexp.runs.ledger import JOBS
 from vtexp.utils import files
+from vtexp.utils.text import listed
 
 #: Last lines of a log that a failure keeps.
 LOG_LINES = 5

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vtexp.cost.architectures import model_arithmetic
-from vtexp.cost.flops import ModelArithmetic, PromptCounts
+from vtexp.cost.flops import ModelArithmetic, PromptCounts, peak_of
 from vtexp.cost.latency_fit import FoundModel, find_cost_model
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def _clock(
     unknown += f"below {plan.config.sweep.folder}, and "
     if arithmetic is None:
         return None, f"{unknown}the arithmetic of {plan.checkpoint.family.name} is not known"
-    peak, bandwidth, dtype = hardware.peak_tflops, hardware.bandwidth_gb_per_s, hardware.dtype.value
+    bandwidth, dtype = hardware.bandwidth_gb_per_s, hardware.dtype.of_weights
+    peak = peak_of(hardware.peak_tflops, hardware.dtype.value)
     if peak is None or bandwidth is None:
         lacking = "peak_tflops" if peak is None else "bandwidth_gb_per_s"
         return None, f"{unknown}hardware.{lacking} is not set"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vtexp.config.schema import KNOB_SCHEMAS, Config, from_plain
+from vtexp.config.checks import from_plain
+from vtexp.config.schema import KNOB_SCHEMAS, Config
 from vtexp.errors import DataError
 from vtexp.runs.folder import finished
 from vtexp.runs.forecast import forecast

@@ -19,9 +19,9 @@ from vtexp.config.schema import Config
 from vtexp.data.decoding import Chunk, decoded_chunks
 from vtexp.data.sample import FailedSample, Sample, require_few_failed
 from vtexp.errors import DataError, VtexpError, error_line
-from vtexp.measure.energy import energy_counter
+from vtexp.measure.energy import EnergyMeter, energy_counter
 from vtexp.measure.monitor import Monitor, nvml_gpus
-from vtexp.measure.protocol import Reference
+from vtexp.measure.protocol import Reference, undisturbed
 from vtexp.metrics import metric
 from vtexp.models.runners import runner_class
 from vtexp.runs.folder import finished, record_failure, settled
@@ -83,7 +83,8 @@ def load_runner(plan: Plan) -> Runner:
     hardware = plan.config.hardware
     device, dtype = hardware.device.value, hardware.dtype.value
     checkpoint = plan.checkpoint
-    made = (device, dtype, hardware.sharded, hardware.compile, hardware.uint8_crops)
+    how = (hardware.cuda_graphs, hardware.compile, hardware.preprocess, hardware.sharded)
+    made = (device, dtype, *how)
     key = (checkpoint.folder, checkpoint.fingerprint, plan.geometry, made)
     if key not in _loaded:
         _unload()  # first make room: two large models do not fit
@@ -109,13 +110,9 @@ def time_in_fresh_processes(plan: Plan, runs: Sequence[PlannedRun], rank: int) -
             console.print(
                 f"timing in a fresh process, {number} of {plan.config.measure.repeats - 1}"
             )
-            command = [
-                sys.executable,
-                "-m",
-                "vtexp.runs.timing_process",
-                *map(str, (number, rank, os.getpid())),
-            ]
-            made = subprocess.run([*command, *map(str, wanted)], stderr=subprocess.PIPE, text=True)
+            arguments = map(str, (number, rank, os.getpid(), *wanted))
+            command = [sys.executable, "-m", "vtexp.runs.timing_process", *arguments]
+            made = subprocess.run(command, stderr=subprocess.PIPE, text=True)
             if made.returncode:
                 last = (made.stderr.strip().splitlines() or ["no word"])[-1]
                 console.print(f"FAILED to time in a fresh process: {last}")
@@ -192,7 +189,10 @@ class RunsUnderWay:
         gpus, rng = nvml_gpus(self.runner.gpus), random.Random(self.rank)
         reference = Reference(timings[0])
         total = len(timings) * len(indices) * measure.latency_repeats
-        with progress("prefill", total) as advance, Monitor(gpus) as monitor:
+        # Of a GPU that NVML does not know, the processor's energy would be another's.
+        counter = None if self.runner.gpus and not gpus else energy_counter(gpus)
+        meter = EnergyMeter(counter) if counter and measure.energy_seconds else None
+        with undisturbed(), progress("prefill", total) as advance, Monitor(gpus) as monitor:
 
             def on_prefill() -> None:
                 reference.tick()
@@ -201,9 +201,7 @@ class RunsUnderWay:
             while waiting := [run for run in self.under_way if run.wants_times]:
                 in_turn = rng.sample(waiting, len(waiting))
                 self._each(lambda run: run.time_round(on_prefill), in_turn)
-        # Of a GPU that NVML does not know, the processor's energy would be another's.
-        counter = None if self.runner.gpus and not gpus else energy_counter(gpus)
-        self._each(lambda run: run.note_times(monitor.report, reference, counter))
+        self._each(lambda run: run.note_times(monitor.report, reference, meter))
 
     def _each(
         self, step: Callable[[Measurement], None], runs: Sequence[Measurement] | None = None

@@ -10,7 +10,7 @@ from typing import Any
 
 from vtexp.budget.knobs import tiling_summary
 from vtexp.cost.architectures import model_arithmetic
-from vtexp.cost.flops import STAGES, PromptCounts, mfu
+from vtexp.cost.flops import STAGES, PromptCounts, mfu, peak_of
 from vtexp.measure import quality, summary
 from vtexp.metrics import metric
 from vtexp.runs.plan import Plan, PlannedRun
@@ -62,7 +62,9 @@ def summarise(
     processes = len({row["process"] for row in latency_rows if row["rank"] == 0})
     if processes < asked:
         warnings.append(f"timed in {processes} of {asked} processes only: the others failed")
+    timings = [process["timing"] for process in surroundings["processes"]]
     warnings += quality.unlike_all(latency_rows, means["measured_vision_tokens"])
+    warnings += quality.of_the_host(latency_rows, timings)
     return {
         "status": "done",
         **run.columns(plan.config),
@@ -76,7 +78,7 @@ def summarise(
             metric(plan.config.dataset.metric).highest,
         ),
         "sequence_length": fmean(columns["sequence_length"]),
-        **_latency(plan, latency_rows, [p["timing"] for p in surroundings["processes"]]),
+        **_latency(plan, latency_rows, timings),
         **_arithmetic(plan, latency_rows),
         "device": surroundings["device"]["name"],
         "inputs_fingerprint": run.inputs_fingerprint,
@@ -92,6 +94,9 @@ def _latency(
     first = timings[0]
     return {
         "prefill_vision_tokens": fmean(row["vision_tokens"] for row in rows),
+        "execution": summary.execution(rows, timings),
+        "gpu_busy_ratio": first.get("gpu_busy_ratio"),
+        "graph_memory_mib": first.get("graph_memory_mib"),
         "latency": summary.summarise(rows),
         "prefill_ms_by_rank": summary.median_by_rank(rows),
         "prefill_ms_between_processes": summary.between_processes(rows),
@@ -125,7 +130,8 @@ def _arithmetic(plan: Plan, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "flops_per_prefill": sum(by_stage.values()),
         "flops": by_stage,
     }
-    peak, bandwidth, dtype = hardware.peak_tflops, hardware.bandwidth_gb_per_s, hardware.dtype.value
+    bandwidth, dtype = hardware.bandwidth_gb_per_s, hardware.dtype
+    peak = peak_of(hardware.peak_tflops, dtype.value)
     if peak is not None:
         timed = list(zip(prompts, rows, strict=True))
         found["mfu"] = median(
@@ -136,7 +142,9 @@ def _arithmetic(plan: Plan, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for stage in STAGES
         }
     if peak is not None and bandwidth is not None:
-        least = {p: sum(model.roofline_ms(p, dtype, peak, bandwidth).values()) for p in flops}
+        least = {
+            p: sum(model.roofline_ms(p, dtype.of_weights, peak, bandwidth).values()) for p in flops
+        }
         found["roofline_ms"] = fmean(least[p] for p in prompts)
     return found
 

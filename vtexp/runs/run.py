@@ -15,7 +15,7 @@ import numpy as np
 from vtexp.budget.geometry import Tiling, theoretical_tokens, token_layout
 from vtexp.data.sample import FailedSample, Sample, fingerprint, require_few_failed
 from vtexp.errors import CountMismatchError, DataError, VtexpError
-from vtexp.measure.energy import Counter, measure_energy
+from vtexp.measure.energy import EnergyMeter
 from vtexp.measure.protocol import Reference, Timing
 from vtexp.metrics.registry import Score
 from vtexp.models.probe import Counts
@@ -120,6 +120,7 @@ class Measurement:
         config = plan.config
         timing = Timing(self.runner, samples, run.setting, config.dataset.style, config.measure)
         timing.count(check)
+        timing.capture()
         timing.warm_up()
         self.timing = timing
         self._progress.start("prefill", len(samples) * config.measure.latency_repeats)
@@ -146,24 +147,25 @@ class Measurement:
         self,
         monitor: dict[str, Any],
         reference: Reference,
-        counter: Counter | None,
+        meter: EnergyMeter | None,
     ) -> None:
         """Write down the times, and what the machine did meanwhile.
 
-        `monitor` is what a `Monitor` saw, `counter` the device's energy, which is taken now.
+        `monitor` is what a `Monitor` saw; the energy of prefills is taken now.
         """
         timing, seconds = self.timing, self.plan.config.measure.energy_seconds
         if timing is None:
             return
         with self._at_work():
             timing.note_memory()
+            timing.note_busy()
             about = timing.about | {
                 "monitor": monitor,
                 "reference": reference.rows,
                 "reference_failure": reference.failure,
             }
-            if counter is not None and seconds and not self._repeat:
-                about |= measure_energy(counter, timing.prefill_alone(), self.runner.wait, seconds)
+            if meter is not None and seconds and not self._repeat:
+                about |= meter.measure(timing.prefill_alone(), self.runner.wait, seconds)
         rows = [{"rank": self._rank, "process": self._repeat} | row for row in timing.rows]
         self._surroundings["timing"] = about
         if self._repeat:

@@ -37,6 +37,7 @@ COMPARISON = "comparison"
 TOKENS = "measured_vision_tokens"
 #: Stages that add up to the time to the first token, in order; not every run timed all.
 STAGES = (
+    "image_decode_ms_median",
     "preprocess_ms_median",
     "transfer_ms_median",
     "vision_encoder_ms_median",

@@ -1,16 +1,18 @@
-"""Texts of data sets, models and configs as terminals and tables of numbers can take them."""
+"""Texts of data sets, models and configs as terminals, tables and sentences can take them."""
 
 from __future__ import annotations
 
 import os
 import re
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from typing import Any, NoReturn
-
-from vtexp.errors import printable
 
 #: Environment variables whose values nobody must be told, and the shortest that are secrets.
 _SECRET, _SHORTEST = re.compile("KEY|TOKEN|SECRET|PASSW", re.IGNORECASE), 8
+
+#: So many names does a sentence list.
+MOST_NAMES = 12
 
 #: What moves a terminal's cursor, sets its title or turns the order of its letters; not \t or \n.
 _CONTROL = re.compile(
@@ -30,6 +32,24 @@ def csv_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return ("'" if value.startswith(_FORMULA) else "") + visible(value)
+
+
+def printable(text: str) -> str:
+    """A text without control characters: what stands in a file or an argument moves no cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Such as `a, b, c`; of many the first, and how many more there are."""
+    told = list(names[:MOST_NAMES])
+    if len(names) > MOST_NAMES:
+        told.append(f"and {len(names) - MOST_NAMES} more")
+    return ", ".join(told)
+
+
+def refuse_arguments(parser: ArgumentParser, message: str) -> NoReturn:
+    """`ArgumentParser.error` in one line, without all the arguments that there are."""
+    parser.exit(2, f"error: {printable(message)}; see {parser.prog} --help\n")
 
 
 def public(content: Any) -> Any:
@@ -52,8 +72,3 @@ def _masked(content: Any, secrets: list[str]) -> Any:
     if isinstance(content, list | tuple):
         return [_masked(value, secrets) for value in content]
     return content
-
-
-def refuse_arguments(parser: ArgumentParser, message: str) -> NoReturn:
-    """`ArgumentParser.error` in one line, without all the arguments that there are."""
-    parser.exit(2, f"error: {printable(message)}; see {parser.prog} --help\n")

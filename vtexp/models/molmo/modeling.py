@@ -83,12 +83,13 @@ class PassContext(NamedTuple):
     """What the blocks of one pass share, beside their input.
 
     rotary: cos and sin of the positions; mask: bool (B, 1, L, past + L), or None where plain causal
-    attention does; cache: of keys and values, or None.
+    attention does; cache: of keys and values, or None; is_prompt: nothing is in the cache yet.
     """
 
     rotary: tuple[torch.Tensor, torch.Tensor]
     mask: torch.Tensor | None
     cache: Cache | None
+    is_prompt: bool
 
 
 class MolmoBlock(nn.Module):
@@ -129,39 +130,39 @@ class MolmoBlock(nn.Module):
         )
         return _rotate(query, rotary), _rotate(key, rotary), value
 
-    def _attention(self, x: torch.Tensor, context: PassContext, count: int) -> torch.Tensor:
-        """Of the last `count` positions of x, which see those before them and the cache."""
-        rotary, mask, cache = context
-        query, key, value = self._heads(x, rotary)
-        if cache is not None:
-            key, value = self._cached(cache, key, value)
-        if count < query.shape[2]:
-            query, mask = query[:, :, -count:], None if mask is None else mask[:, :, -count:]
-        grouped = self.grouped
+    def _attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """What positions (B, heads, Q, head_dim) read of all keys: (B, Q, hidden)."""
+        grouped, alone = self.grouped, query.shape[2] == 1
         if grouped and mask is not None:  # CUDA's fast kernels take groups only without a mask
-            repeats, grouped = query.shape[1] // key.shape[1], False
-            key, value = (t.repeat_interleave(repeats, dim=1) for t in (key, value))
+            grouped = False
+            if alone:  # the heads of a group are as many queries of their one key
+                query = query.view(len(query), key.shape[1], -1, self.head_dim)
+            else:
+                repeats = query.shape[1] // key.shape[1]
+                key, value = (t.repeat_interleave(repeats, dim=1) for t in (key, value))
         out = F.scaled_dot_product_attention(
             query,
             key,
             value,
             attn_mask=mask,
-            is_causal=mask is None and bool(query.shape[2] > 1),
+            is_causal=mask is None and not alone,
             enable_gqa=grouped,
         )
+        if alone:
+            return self.attn_out(out.reshape(len(out), 1, -1))
         return self.attn_out(out.transpose(1, 2).flatten(2))
-
-    @torch.compiler.disable  # or each layer, for its number alone, would be compiled anew
-    def _cached(
-        self, cache: Cache, key: torch.Tensor, value: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return cache.update(key, value, self.layer_idx)
 
     def attention_inputs(
         self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Query, key and value with which this block attends, given its input (norms before)."""
-        return self._heads(self.attn_norm(x), rotary)
+        """Query, key and value of a block's input (B, L, hidden); norms come before or after."""
+        return self._heads(x if self.norm_after else self.attn_norm(x), rotary)
 
     def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
         first, gate = self.ff_proj(x).chunk(2, dim=-1)
@@ -171,29 +172,53 @@ class MolmoBlock(nn.Module):
         self, x: torch.Tensor, context: PassContext, last_alone: bool = False
     ) -> torch.Tensor:
         """x (B, L, hidden) -> the same; with `last_alone` its last position, (B, 1, hidden)."""
-        return self.last_position(x, context) if last_alone else self.every_position(x, context)
+        rotary, mask, cache, is_prompt = context
+        if not is_prompt:
+            return self.read_on(x, rotary, mask, cache)
+        x, key, value = self.read_prompt(x, rotary, mask, last_alone)
+        if cache is not None:
+            cache.update(key, value, self.layer_idx)
+        return x
 
-    # Two functions, each to be compiled for itself: their variants are limited in number.
+    def read_prompt(
+        self,
+        x: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+        last_alone: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """All positions, or the last alone, with nothing before them; and their keys and values.
 
-    def every_position(self, x: torch.Tensor, context: PassContext) -> torch.Tensor:
-        """x (B, L, hidden) -> the same."""
-        return self._block(x, x, context)
+        Free of a cache, so that it compiles as one piece.
+        """
+        query, key, value = self.attention_inputs(x, rotary)
+        if last_alone:
+            x, query = x[:, -1:], query[:, :, -1:]
+            mask = None if mask is None else mask[:, :, -1:]
+        return self._add(x, self._attend(query, key, value, mask)), key, value
 
-    def last_position(self, x: torch.Tensor, context: PassContext) -> torch.Tensor:
-        """x (B, L, hidden) -> (B, 1, hidden); keys and values are those of all positions."""
-        return self._block(x, x[:, -1:], context)
+    def read_on(
+        self,
+        x: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+        cache: Cache,
+    ) -> torch.Tensor:
+        """Positions behind those of a cache, which their keys and values are added to."""
+        query, key, value = self.attention_inputs(x, rotary)
+        key, value = cache.update(key, value, self.layer_idx)
+        return self._add(x, self._attend(query, key, value, mask))
 
-    def _block(self, x: torch.Tensor, kept: torch.Tensor, context: PassContext) -> torch.Tensor:
-        """The last positions of x that are `kept` (B, K, hidden), having seen all of x."""
-        count = kept.shape[1]
+    def _add(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Add what was attended to, then the feed-forward."""
         if self.norm_after:
-            x = kept + self.attn_norm(self._attention(x, context, count))
+            x = x + self.attn_norm(attended)
             return x + self.ff_norm(self._feed_forward(x))
-        x = kept + self._attention(self.attn_norm(x), context, count)
+        x = x + attended
         return x + self._feed_forward(self.ff_norm(x))
 
 
-def _rotary(position_ids: torch.Tensor, config: MolmoConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary_of(position_ids: torch.Tensor, config: MolmoConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin, float32 (B, 1, L, head_dim), for positions (B, L)."""
     exponents = torch.arange(0, config.head_dim, 2, device=position_ids.device) / config.head_dim
     angles = position_ids[:, None, :, None].float() * config.rope_theta**-exponents
@@ -253,19 +278,19 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
                 parameter.normal_(std=self.config.initializer_range)
 
     def compile_blocks(self) -> None:
-        """Have torch compile the blocks of both transformers, at their first use: a minute in all.
+        """Have torch compile the blocks of both transformers, at their first use.
 
         Those of a kind share their code. For any shape from the start, or the first knob value
-        would be timed on other code than the next; and never silently uncompiled.
+        would be timed on other code than the next; and never silently uncompiled. The last block
+        stays as it is: it works on one position, and would be compiled for itself.
         """
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         # One or several prompts, of one or several tokens, padded or not.
         torch._dynamo.config.recompile_limit = 16
         for block in self.model.vision_backbone.image_vit.transformer.resblocks:
             block.compile(dynamic=True)
-        for block in self.model.transformer.blocks:
-            block.every_position = torch.compile(block.every_position, dynamic=True)
-            block.last_position = torch.compile(block.last_position, dynamic=True)
+        for block in self.model.transformer.blocks[:-1]:
+            block.read_prompt = torch.compile(block.read_prompt, dynamic=True)
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding, which is no nn.Embedding (two tables)."""
@@ -285,7 +310,7 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: torch.Tensor,
         images: torch.Tensor | None,
         image_masks: torch.Tensor | None,
-        image_input_idx: torch.Tensor | None,
+        image_input_idx: torch.Tensor | ImagePlaces | None,
         image_features: torch.Tensor | None,
     ) -> torch.Tensor:
         embeddings = self.model.transformer.wte(input_ids)
@@ -293,7 +318,9 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
             return embeddings
         # Where a crop of a batch is padding, all its tokens are dropped: do not encode it. The
         # index may stay on the CPU; then nothing here waits for the device.
-        real_crops, kept, places = image_places(image_input_idx, input_ids.shape[1])
+        if isinstance(image_input_idx, torch.Tensor):
+            image_input_idx = image_places(image_input_idx, input_ids.shape[1])
+        real_crops, kept, places = image_input_idx
         if image_features is None:
             assert images is not None and image_masks is not None
             images, image_masks = images.flatten(0, 1), image_masks.flatten(0, 1)
@@ -318,21 +345,23 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         position_ids: torch.Tensor | None = None,
         images: torch.Tensor | None = None,
         image_masks: torch.Tensor | None = None,
-        image_input_idx: torch.Tensor | None = None,
+        image_input_idx: torch.Tensor | ImagePlaces | None = None,
         image_features: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        last_positions: torch.Tensor | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
         """Next-token logits (B, L or logits_to_keep, embedding_size) and the KV cache.
 
         input_ids (B, L), negative = padding; attention_mask (B, past + L) of 0/1, or a ready bool
         mask (B, 1, L, past + L); positions follow from it (cumulative sum - 1). images
-        (B, C, P, 588), image_masks (B, C, P), image_input_idx (B, C, T) with negatives dropped;
-        or image_features (N, T, hidden), or (n, hidden) of those kept, the output of
-        `encode_images`, in place of the first two. Where the last logits alone are wanted, the last
-        block works on the last position alone, but for keys and values.
+        (B, C, P, 588), image_masks (B, C, P), image_input_idx (B, C, T) with negatives dropped, or
+        the `image_places` of it; or image_features (N, T, hidden), or (n, hidden) of those kept,
+        the output of `encode_images`, in place of the first two. Where the last logits alone are
+        wanted, the last block works on the last position alone, but for keys and values. With
+        last_positions int64 (B,) the logits are those of one position of each prompt, (B, 1, ...).
         """
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             image_input_idx = None  # the image was read with the prompt
@@ -344,17 +373,22 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         if position_ids is None:
             position_ids = _position_ids(attention_mask, past, length, x.device)
         mask = _attention_mask(attention_mask, past, length)
-        context = PassContext(_rotary(position_ids, self.config), mask, past_key_values)
+        rotary = rotary_of(position_ids, self.config)
+        context = PassContext(rotary, mask, past_key_values, is_prompt=past == 0)
         *blocks, last_block = self.model.transformer.blocks
         for block in blocks:
             x = block(x, context)
         last_alone = isinstance(logits_to_keep, int) and logits_to_keep == 1
         x = last_block(x, context, last_alone=last_alone)
+        if last_positions is not None:
+            x = x.take_along_dim(last_positions[:, None, None], dim=1)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self._logits(self.model.transformer.ln_f(x[:, keep]))
+        logits = self.logits_of(x[:, keep])
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
 
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+    def logits_of(self, x: torch.Tensor) -> torch.Tensor:
+        """Next-token logits (B, L, embedding_size) of what the blocks made (B, L, hidden)."""
+        x = self.model.transformer.ln_f(x)
         if self.config.weight_tying:
             return F.linear(x, self.model.transformer.wte.embedding)
         return self.model.transformer.ff_out(x)

@@ -3,6 +3,9 @@
 Matches the released Molmo v1 preprocessing (crop mode "overlap-and-resize-c2", OpenAI CLIP
 normalisation) and extends it with exact crops, fixed image sizes and full tokens.
 
+An image is uint8 (H, W, 3): an array, preprocessed on the host, or a tensor, preprocessed on the
+device that it lies on (`vtexp.models.device_resize`).
+
 Shapes: C crops with the global crop first, P patches per crop (576), T pooled tokens per crop
 (144), D values per patch (14 x 14 x 3 = 588, channel fastest).
 """
@@ -11,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from vtexp.budget.geometry import (
     Geometry,
@@ -27,7 +31,15 @@ from vtexp.budget.geometry import (
     tiling_to_resolution,
 )
 from vtexp.budget.knobs import CropSetting
-from vtexp.models.molmo.resize import one_thread, resized_bands, resized_cells
+from vtexp.models.device_resize import (
+    Parcel,
+    Window,
+    antialiased,
+    antialiased_windows,
+    constants,
+    pillow_bicubic,
+)
+from vtexp.models.host_resize import one_thread, resized_bands, resized_cells
 
 #: OpenAI CLIP's mean and standard deviation per RGB channel (preprocessor_config.json of the
 #: published checkpoints).
@@ -38,10 +50,13 @@ _MEAN, _STD = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
 _SCALE = 1 / (255 * _STD)
 _SHIFT = -_MEAN / _STD
 
-#: How an image is resized. exact: the released preprocessing, bit for bit. products: the same but
-#: for the order of sums, so that patches are off by up to 1.5e-6, a thousandth of what 16 bits
-#: resolve. bytes: pixels are rounded to bytes, off by up to 0.015, and left so until they are used.
-Resize = Literal["exact", "products", "bytes"]
+#: A decoded image, uint8 (H, W, 3): on the host, or on a device.
+Pixels = np.ndarray | torch.Tensor
+
+#: How an image is resized on the host. exact: the released preprocessing, bit for bit. products:
+#: the same but for the order of sums, so that patches are off by up to 1.5e-6, a thousandth of what
+#: 16 bits resolve.
+Resize = Literal["exact", "products"]
 
 #: Value of a dropped pooled token in `image_input_idx` (any negative number means dropped).
 DROPPED = -100
@@ -62,17 +77,25 @@ class ImageTokenIds:
 class ProcessedImage:
     """One image as the model reads it.
 
-    patches: float32 (C, P, D), normalised, or uint8 as they are; padding_mask: float32 (C, P),
-    share of image pixels in each patch, with the row of -1 for the global crop **last** as the
-    released checkpoints read it; image_tokens: int64 (S,); image_input_idx: int32 (C, T), position
-    of each pooled token in image_tokens, negative where it is dropped; tiling: of the
-    high-resolution crops.
+    patches: float32 (C, P, D), normalised; padding_mask: float32 (C, P), share of image pixels in
+    each patch, with the row of -1 for the global crop **last** as the released checkpoints read it;
+    image_tokens: int64 (S,); image_input_idx: int32 (C, T), position of each pooled token in
+    image_tokens, negative where it is dropped; tiling: of the high-resolution crops. The first two
+    are on the image's device, the others on the host.
     """
 
     patches: torch.Tensor
     padding_mask: torch.Tensor
     image_tokens: torch.Tensor
     image_input_idx: torch.Tensor
+    tiling: Tiling
+
+
+class View(NamedTuple):
+    """Where an image lies on a canvas of `target` px, and the crops that the canvas is cut into."""
+
+    placement: Placement
+    target: Size
     tiling: Tiling
 
 
@@ -120,21 +143,20 @@ def _write_view(
 ) -> None:
     """Bring an image to its place on a canvas of `target` px, and write the canvas's crops.
 
-    pixels: float32 in [0, 1] or uint8; crops: (rows, cols, side, side, px, px * 3), float32 that is
-    normalised, or uint8 that is not.
+    pixels: float32 in [0, 1], resized by torch, or uint8, resized by products; crops: float32
+    (rows, cols, side, side, px, px * 3), normalised.
     """
     px = geometry.patch_px
-    if pixels.dtype == torch.uint8 and crops.dtype == torch.float32:
+    if pixels.dtype == torch.uint8:
         bands = resized_bands(pixels, placement, target, px, _SCALE)
         _lay_out(bands, crops, geometry, _SHIFT.repeat(px, px))
         return
     cells = resized_cells(pixels, placement, target, px)
-    if crops.dtype == torch.float32:
-        cells.sub_(_MEAN.repeat(px)).div_(_STD.repeat(px))
+    cells.sub_(_MEAN.repeat(px)).div_(_STD.repeat(px))
     _lay_out([cells], crops, geometry)
 
 
-def shaped(image: np.ndarray, target: Size, fit: str) -> np.ndarray:
+def shaped(image: Pixels, target: Size, fit: str) -> Pixels:
     """A uint8 image (H, W, 3) in the shape of a target, for models that stretch to their canvas.
 
     stretch: left as it is. letterbox: black borders added. crop: cut, the centre kept.
@@ -148,18 +170,25 @@ def shaped(image: np.ndarray, target: Size, fit: str) -> np.ndarray:
     top, left = abs(rows - height) // 2, abs(cols - width) // 2
     if fit == "crop":
         return image[top : top + rows, left : left + cols]
+    if isinstance(image, torch.Tensor):
+        return F.pad(image, (0, 0, left, cols - width - left, top, rows - height - top))
     padded = np.zeros((rows, cols, 3), np.uint8)
     padded[top : top + height, left : left + width] = image
     return padded
 
 
-def resize_bicubic(image: np.ndarray, size: Size) -> torch.Tensor:
+def resize_bicubic(image: Pixels, size: Size) -> torch.Tensor:
     """Pillow's bicubic resize of a uint8 image (H, W, 3), as float32 (3, height, width) in [0, 1].
 
-    For models whose published preprocessing is Pillow's; rounded to uint8 as there.
+    For models whose published preprocessing is Pillow's; rounded to uint8 as there, and equal to it
+    on a device too.
     """
-    resized = Image.fromarray(image).resize((size.width, size.height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(torch.float32) / 255
+    if isinstance(image, torch.Tensor):
+        resized = pillow_bicubic(image, size)
+    else:
+        pillow = Image.fromarray(image).resize((size.width, size.height), Image.Resampling.BICUBIC)
+        resized = torch.from_numpy(np.array(pillow))
+    return resized.permute(2, 0, 1).to(torch.float32) / constants((255.0,), resized.device)
 
 
 def to_crops(view: torch.Tensor, tiling: Tiling, geometry: Geometry) -> torch.Tensor:
@@ -185,22 +214,8 @@ def normalised(
     images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> torch.Tensor:
     """Images (..., 3, H, W) in [0, 1] less the mean and over the deviation of each channel."""
-    return (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-
-
-def normalised_bytes(patches: torch.Tensor) -> torch.Tensor:
-    """float32 patches (..., D) as the model reads them, of uint8 ones, on their device."""
-    mean, std = _byte_statistics(patches.device, patches.shape[-1] // 3)
-    return (patches.to(torch.float32) - mean) / std
-
-
-@cache
-def _byte_statistics(device: torch.device, pixels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation (pixels * 3,) of bytes, sent once: each sending would wait for a GPU."""
-    mean, std = (
-        (255 * torch.tensor(v, device=device)).repeat(pixels) for v in (IMAGE_MEAN, IMAGE_STD)
-    )
-    return mean, std
+    of_channels = (constants(values, images.device)[:, None, None] for values in (mean, std))
+    return (images - next(of_channels)) / next(of_channels)
 
 
 def _places(count: int, geometry: Geometry, force_full_tokens: bool) -> np.ndarray:
@@ -244,9 +259,89 @@ def image_token_sequence(
     )
 
 
+@lru_cache(maxsize=256)
+def _tokens(
+    tiling: Tiling, geometry: Geometry, ids: ImageTokenIds, force_full_tokens: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`image_token_sequence` as tensors, which many images share: to be cloned, not changed."""
+    found = image_token_sequence(tiling, geometry, ids, force_full_tokens=force_full_tokens)
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+
+def _views(size: Size, setting: CropSetting, geometry: Geometry) -> tuple[View, View]:
+    """The global crop and the canvas of an image. Raises DataError for images too flat to resize.
+
+    The global crop comes from the original image, letterboxed as released, or stretched where the
+    setting stretches, so that no view is padded then.
+    """
+    tiling = setting.tiling(size, geometry)
+    canvas = tiling_to_resolution(tiling, geometry)
+    placement = placement_of(size, canvas, setting.fit)
+    whole = Size(geometry.crop_px, geometry.crop_px)
+    whole_fit = "stretch" if setting.fit == "stretch" else "letterbox"
+    whole_placement = placement_of(size, whole, whole_fit)
+    return View(whole_placement, whole, ONE_CROP), View(placement, canvas, tiling)
+
+
+def _padding_mask(view: View, geometry: Geometry) -> torch.Tensor:
+    """float32 (C, P): share of image pixels in each patch of a view's crops, then a row of -1."""
+    side, step = geometry.patches_per_side, geometry.window_patches
+    shares = _image_shares(view.placement, view.target, geometry)
+    mask = shares.unfold(0, side, step).unfold(1, side, step).flatten(2).flatten(0, 1)
+    return torch.cat([mask, torch.full((1, side * side), -1.0)])
+
+
 @one_thread()
+def _host_patches(
+    image: np.ndarray, views: tuple[View, View], geometry: Geometry, resize: Resize
+) -> torch.Tensor:
+    """Patches (C, P, D) of an image's views."""
+    pixels = torch.from_numpy(image)
+    if resize == "exact":
+        pixels = pixels.to(torch.float32).div_(255)
+    whole, canvas = views
+    side, px = geometry.patches_per_side, geometry.patch_px
+    patches = torch.empty(1 + canvas.tiling.num_crops, side, side, px, px * 3)
+    _write_view(pixels, whole.placement, whole.target, patches[None, :1], geometry)
+    if canvas == whole:
+        patches[1] = patches[0]
+    else:
+        crops = patches[1:].unflatten(0, canvas.tiling)
+        _write_view(pixels, canvas.placement, canvas.target, crops, geometry)
+    return patches.flatten(3).flatten(1, 2)
+
+
+@lru_cache(maxsize=32)
+def _parcel(
+    size: Size, views: tuple[View, View], geometry: Geometry, device: torch.device
+) -> Parcel:
+    """All that the device needs to know of an image: scale and shift of the channels, the padding
+    mask, then what each view's rows and columns read."""
+    mean, std = _MEAN.to(torch.float64), _STD.to(torch.float64)
+    tensors = [1 / (255 * std), -mean / std, _padding_mask(views[1], geometry)]
+    for placement, target, _ in dict.fromkeys(views):
+        for window in antialiased_windows(size, placement, target, geometry.patch_px):
+            tensors += window
+    return Parcel.of(tensors, device)
+
+
+def _device_patches(
+    image: torch.Tensor, views: tuple[View, View], geometry: Geometry
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patches (C, P, D) of an image's views and their padding mask (C, P), on its device."""
+    parcel = _parcel(Size(*image.shape[:2]), views, geometry, image.device)
+    scale, shift, padding_mask, *windows = parcel.sent(image.device)
+    scale, shift = scale[:, None, None], shift[:, None, None]
+    patches = []
+    for view in dict.fromkeys(views):
+        rows, columns, windows = Window(*windows[:2]), Window(*windows[2:4]), windows[4:]
+        canvas = torch.addcmul(shift, antialiased(image, rows, columns), scale)
+        patches.append(to_patches(canvas.to(torch.float32), view.tiling, geometry))
+    return torch.cat(patches * (3 - len(patches))), padding_mask
+
+
 def preprocess_image(
-    image: np.ndarray,
+    image: Pixels,
     setting: CropSetting,
     geometry: Geometry,
     ids: ImageTokenIds,
@@ -255,41 +350,14 @@ def preprocess_image(
 ) -> ProcessedImage:
     """Crop, resize, normalise and lay out one uint8 (H, W, 3) image under a crop setting.
 
-    The global crop comes from the original image, letterboxed as released, or stretched where the
-    setting stretches, so that no view is padded then. Patches are float32 and normalised, but uint8
-    as they are for `bytes`. Raises DataError for images too flat to resize.
+    On a device there is one way of resizing, off by at most 2e-6 from `exact`. Raises DataError for
+    images too flat to resize.
     """
-    size, pixels = Size(*image.shape[:2]), torch.from_numpy(image)
-    if resize == "exact":
-        pixels = pixels.to(torch.float32).div_(255)
-    tiling = setting.tiling(size, geometry)
-    canvas = tiling_to_resolution(tiling, geometry)
-    placement = placement_of(size, canvas, setting.fit)
-    whole = Size(geometry.crop_px, geometry.crop_px)
-    whole_fit = "stretch" if setting.fit == "stretch" else "letterbox"
-    whole_placement = placement_of(size, whole, whole_fit)
-
-    side, px = geometry.patches_per_side, geometry.patch_px
-    patches = torch.empty(
-        (1 + tiling.num_crops, side, side, px, px * 3),
-        dtype=torch.uint8 if resize == "bytes" else torch.float32,
-    )
-    _write_view(pixels, whole_placement, whole, patches[None, :1], geometry)
-    if (placement, canvas) == (whole_placement, whole):
-        patches[1] = patches[0]
+    views = _views(Size(*image.shape[:2]), setting, geometry)
+    if isinstance(image, torch.Tensor):
+        patches, padding_mask = _device_patches(image, views, geometry)
     else:
-        _write_view(pixels, placement, canvas, patches[1:].unflatten(0, tiling), geometry)
-
-    shares, step = _image_shares(placement, canvas, geometry), geometry.window_patches
-    mask = shares.unfold(0, side, step).unfold(1, side, step).flatten(2).flatten(0, 1)
-    padding_mask = torch.cat([mask, torch.full((1, side * side), -1.0)])
-    tokens, index = image_token_sequence(
-        tiling, geometry, ids, force_full_tokens=setting.force_full_tokens
-    )
-    return ProcessedImage(
-        patches.flatten(3).flatten(1, 2),
-        padding_mask,
-        torch.from_numpy(tokens),
-        torch.from_numpy(index),
-        tiling,
-    )
+        patches = _host_patches(image, views, geometry, resize)
+        padding_mask = _padding_mask(views[1], geometry)
+    tokens, index = _tokens(views[1].tiling, geometry, ids, setting.force_full_tokens)
+    return ProcessedImage(patches, padding_mask, tokens.clone(), index.clone(), views[1].tiling)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,16 +15,18 @@ from vtexp.budget.geometry import Geometry
 from vtexp.budget.knobs import CropSetting
 from vtexp.config.schema import HardwareConfig
 from vtexp.models.checkpoints import Checkpoint
-from vtexp.models.molmo.modeling import MolmoForCausalLM, image_places
+from vtexp.models.molmo.answering import Answering
+from vtexp.models.molmo.float8 import use_float8
+from vtexp.models.molmo.modeling import ImagePlaces, MolmoForCausalLM, image_places
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.models.molmo.preprocess import (
     DROPPED,
     ImageTokenIds,
     ProcessedImage,
     Resize,
-    normalised_bytes,
     preprocess_image,
 )
+from vtexp.models.prefill_graphs import GraphStages, PromptCache, Tensors
 from vtexp.models.probe import Probe, Seen, tiling_of_views
 from vtexp.models.runner import Inputs, PreparedSample, Runner
 
@@ -34,7 +37,8 @@ class MolmoRunner(Runner):
 
     model: MolmoForCausalLM
 
-    options: ClassVar[frozenset[str]] = frozenset(["compile", "uint8_crops"])
+    compiles: ClassVar[bool] = True
+    has_float8: ClassVar[bool] = True
 
     @classmethod
     def model_class(cls, config: dict[str, Any]) -> type[MolmoForCausalLM]:
@@ -45,16 +49,15 @@ class MolmoRunner(Runner):
     def load(cls, checkpoint: Checkpoint, geometry: Geometry, hardware: HardwareConfig) -> Self:
         """Load a checkpoint as `Runner.load` does; weights that are used together lie together."""
         runner = super().load(checkpoint, geometry, hardware)
-        runner.model.model.vision_backbone.image_vit.fuse()
+        if not hardware.dtype.is_float8:  # there it is fused already
+            runner.model.model.vision_backbone.image_vit.fuse()
         return runner
 
-    def read_image(self, pixels: np.ndarray, setting: CropSetting) -> ProcessedImage:
+    def read_image(self, pixels: np.ndarray | torch.Tensor, setting: CropSetting) -> ProcessedImage:
         """Crops, padding mask and image tokens; `image_input_idx` counts from the first token."""
         start, end, patch, column = self.tokenizer.image_ids
         ids = ImageTokenIds(start, end, patch, column)
         resize: Resize = "exact" if self.dtype == torch.float32 else "products"
-        if self.uint8_crops:
-            resize = "bytes"
         return preprocess_image(pixels, setting, self.geometry, ids, resize=resize)
 
     def inputs(self, batch: Sequence[PreparedSample]) -> Inputs:
@@ -62,37 +65,32 @@ class MolmoRunner(Runner):
         length = max(len(p.input_ids) for p in batch)
         crops = max(len(p.image.patches) for p in batch)
         first = batch[0].image
-        count = len(batch)
-        input_ids = torch.full((count, length), -1)
+        count, device = len(batch), first.patches.device
         # Pinned memory is sent several times as fast.
+        pin = self.device.type == "cuda" and device.type == "cpu"
+        input_ids = torch.full((count, length), -1)
         images = torch.zeros(
             (count, crops, *first.patches.shape[1:]),
-            dtype=first.patches.dtype,
-            pin_memory=self.device.type == "cuda",
+            dtype=self.dtype if device.type == "cuda" else first.patches.dtype,
+            device=device,
+            pin_memory=pin,
         )
-        masks = torch.full((count, crops, *first.padding_mask.shape[1:]), -1.0)
+        masks = torch.full((count, crops, *first.padding_mask.shape[1:]), -1.0, device=device)
         index = torch.full((count, crops, *first.image_input_idx.shape[1:]), DROPPED)
         for row, prepared in enumerate(batch):
             image, n = prepared.image, len(prepared.image.patches)
             input_ids[row, : len(prepared.input_ids)] = prepared.input_ids
             images[row, :n], masks[row, :n] = image.patches, image.padding_mask
-            index[row, :n] = torch.where(
-                image.image_input_idx < 0, DROPPED, image.image_input_idx + prepared.image_at
-            )
+            index[row, :n] = _index(prepared)
         padded = any(len(p.input_ids) != length for p in batch)
         mask = (input_ids >= 0).long() if padded else None
         return {
             "input_ids": input_ids.to(self.device),
             "attention_mask": None if mask is None else mask.to(self.device),
-            "images": self._normalised(images.to(self.device, non_blocking=True)),
+            "images": images.to(self.device, non_blocking=True).to(self.dtype),
             "image_masks": masks.to(self.device, self.dtype),
             "image_input_idx": index,  # stays on the host: no wait for the device
         }
-
-    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
-        if images.dtype == torch.uint8:
-            images = normalised_bytes(images)
-        return images.to(self.dtype)
 
     def encode(self, inputs: Inputs) -> torch.Tensor:
         """Vision tokens (n, hidden) of the one image, those of the overlap left out."""
@@ -101,37 +99,78 @@ class MolmoRunner(Runner):
 
     def prefill(self, inputs: Inputs, features: torch.Tensor) -> torch.Tensor:
         """Logits (1, 1, embedding_size) of the last position."""
+        return self._read_prompt(inputs["input_ids"], inputs["image_input_idx"], features)
+
+    def _read_prompt(
+        self, input_ids: torch.Tensor, index: torch.Tensor | ImagePlaces, features: torch.Tensor
+    ) -> torch.Tensor:
         output = self.model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            image_input_idx=inputs["image_input_idx"],
+            input_ids=input_ids,
+            image_input_idx=index,
             image_features=features,
-            use_cache=True,
+            past_key_values=PromptCache(),
             logits_to_keep=1,
         )
         return output.logits
+
+    def shape(self, prepared: PreparedSample) -> Hashable:
+        """Length, and how the image's tokens lie in it."""
+        image = prepared.image
+        return len(prepared.input_ids), prepared.image_at, image.tiling, len(image.image_tokens)
+
+    def graph_inputs(self, prepared: PreparedSample) -> Tensors:
+        """Ids, crops and their padding."""
+        inputs = self.inputs([prepared])
+        return {
+            "input_ids": inputs["input_ids"],
+            "images": inputs["images"][0],
+            "image_masks": inputs["image_masks"][0],
+        }
+
+    def graph_stages(self, prepared: PreparedSample) -> GraphStages:
+        """The eager stages, but that the places of vision tokens are on the device before."""
+        places = image_places(_index(prepared)[None], len(prepared.input_ids))
+        places = ImagePlaces(*(part.to(self.device) for part in places))
+        backbone = self.model.model.vision_backbone
+        return GraphStages(
+            self.graph_inputs(prepared),
+            lambda inputs: backbone.image_vit(inputs["images"]),
+            lambda inputs, read: backbone.connect(read, inputs["image_masks"], places.kept),
+            lambda inputs, features: self._read_prompt(inputs["input_ids"], places, features),
+        )
 
     def on_encoded(self, call: Callable[[], None]) -> RemovableHandle:
         """The connector starts behind the vision transformer."""
         encoder = self.model.model.vision_backbone.image_vit
         return encoder.register_forward_hook(lambda *_: call())
 
-    def generate(self, inputs: Inputs, max_new_tokens: int, **options: Any) -> torch.Tensor:
-        """Ids after the prompts, which the model moves to the right."""
-        return self.model.generate(
-            **inputs,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=self.tokenizer.eos_id,
-            **options,
-        )
+    @cached_property
+    def _answering(self) -> Answering:
+        return Answering(self.model, self.tokenizer.eos_id, graphs=self.graphs is not None)
+
+    def generate(
+        self, inputs: Inputs, max_new_tokens: int, on_token: Callable[[], None] | None = None
+    ) -> torch.Tensor:
+        """Ids after the prompts."""
+        return self._answering.answer(inputs, max_new_tokens, on_token)
 
     def compile_blocks(self) -> None:
         """Blocks of both transformers."""
         self.model.compile_blocks()
 
+    def use_float8(self) -> None:
+        """Linear layers of the blocks of both transformers; experts stay as they are."""
+        use_float8(self.model)
+
     def probe(self) -> Probe:
         """Hooks on the encoder, the embedding and the insertion of vision tokens."""
         return MolmoProbe(self)
+
+
+def _index(prepared: PreparedSample) -> torch.Tensor:
+    """Places in the prompt of each pooled token, int32 (C, T), negative where it is dropped."""
+    index = prepared.image.image_input_idx
+    return torch.where(index < 0, DROPPED, index + prepared.image_at)
 
 
 class MolmoProbe(Probe):

@@ -27,7 +27,12 @@ class VisionAttention(nn.Module):
         self.wk = nn.Linear(width_in, num_heads * head_dim)
         self.wv = nn.Linear(width_in, num_heads * head_dim)
         self.wo = nn.Linear(num_heads * head_dim, width_out)
-        self._fused: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.set_fused(None)
+
+    def set_fused(self, layer: nn.Module | None) -> None:
+        """One layer for queries, keys and values, in place of three; its parameters are theirs, so
+        it is no child of this module."""
+        self.__dict__["fused"] = layer
 
     @torch.no_grad()
     def fuse(self) -> None:
@@ -40,7 +45,9 @@ class VisionAttention(nn.Module):
             projections, weight.chunk(3), bias.chunk(3), strict=True
         ):
             projection.weight.data, projection.bias.data = rows, entries
-        self._fused = weight, bias
+        fused = nn.Linear(weight.shape[1], len(weight), device="meta")
+        fused.weight, fused.bias = (nn.Parameter(t, requires_grad=False) for t in (weight, bias))
+        self.set_fused(fused)
 
     def forward(self, query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """query (N, Q, width_in), context (N, K, width_in) -> (N, Q, width_out)."""
@@ -48,8 +55,8 @@ class VisionAttention(nn.Module):
         def heads(x: torch.Tensor) -> torch.Tensor:
             return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-        if self._fused is not None and query is context:
-            q, k, v = F.linear(query, *self._fused).chunk(3, dim=-1)
+        if self.fused is not None and query is context:
+            q, k, v = self.fused(query).chunk(3, dim=-1)
         else:
             q, k, v = self.wq(query), self.wk(context), self.wv(context)
         out = F.scaled_dot_product_attention(heads(q), heads(k), heads(v))
@@ -166,13 +173,18 @@ class VisionBackbone(nn.Module):
     def forward(
         self, images: torch.Tensor, image_masks: torch.Tensor, kept: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """images (N, P, 588), image_masks (N, P) share of image pixels -> (N, T, hidden).
+        """images (N, P, 588), image_masks (N, P) share of image pixels -> (N, T, hidden)."""
+        return self.connect(self.image_vit(images), image_masks, kept)
+
+    def connect(
+        self, features: torch.Tensor, image_masks: torch.Tensor, kept: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What the encoder read (N, P, width_read) -> vision tokens (N, T, hidden).
 
         With `kept` (n,) only those of the N * T tokens are pooled and projected: (n, hidden).
         Adds the learned embedding of all-padding and of partly padded patches; a mask of -1 (the
         released row for the global crop) counts as partly padded.
         """
-        features = self.image_vit(images)
         all_pad = (image_masks == 0).unsqueeze(-1)
         partial_pad = ((image_masks < 1) & (image_masks != 0)).unsqueeze(-1)
         pad_embed = self.pad_embed.to(features.dtype)
@@ -189,5 +201,5 @@ class VisionBackbone(nn.Module):
                 for some in blocks.split(MOST_POOLED)
             ]
         )
-        shape = (len(images), side * side) if kept is None else (len(pooled),)
+        shape = (len(features), side * side) if kept is None else (len(pooled),)
         return self.image_projector(pooled.view(*shape, -1))

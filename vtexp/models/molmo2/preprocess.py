@@ -5,12 +5,16 @@ crops, fixed image sizes, other fits and full tokens. Unlike v1: images are stre
 canvas, resized without antialiasing and rounded to uint8; the patches of all crops are put
 together to one grid, overlap counted once, before 2 x 2 of them are pooled.
 
+An image is uint8 (H, W, 3): an array, preprocessed on the host, or a tensor, preprocessed on the
+device that it lies on, to the same pixels.
+
 Shapes: C crops with the global crop first, P patches per crop (729), T vision tokens.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,8 +22,9 @@ from torch.nn import functional as F
 
 from vtexp.budget.geometry import MOLMO2, Geometry, Size, Tiling, tiling_to_resolution
 from vtexp.budget.knobs import CropSetting
-from vtexp.models.molmo.preprocess import ONE_CROP, shaped, to_patches
-from vtexp.models.molmo.resize import one_thread
+from vtexp.models.device_resize import bilinear, constants
+from vtexp.models.host_resize import one_thread
+from vtexp.models.molmo.preprocess import ONE_CROP, Pixels, shaped, to_patches
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class Molmo2Image:
     patches: float32 (C, P, 588) in [-1, 1]; pooled_patches: int64 (T, 4), the patches (numbered
     through all crops) behind each vision token, -1 where there is none; image_tokens: int64 (S,);
     grid: rows and columns of the global and of the tiled view's tokens; tiling of the crops.
+    Patches are on the image's device, all else on the host.
     """
 
     patches: torch.Tensor
@@ -49,19 +55,21 @@ class Molmo2Image:
     tiling: Tiling
 
 
-def _pixels(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1).float()
+def _resize(image: Pixels, size: Size) -> torch.Tensor:
+    """Bilinear resize to whole numbers, float32 (3, height, width), without antialiasing."""
+    return bilinear(image, size) if isinstance(image, torch.Tensor) else _host_resize(image, size)
 
 
 @one_thread()
-def _resize(image: torch.Tensor, size: Size) -> torch.Tensor:
-    """Bilinear resize of uint8 values (3, H, W) as float32, without antialiasing, rounded.
+def _host_resize(image: np.ndarray, size: Size) -> torch.Tensor:
+    """`_resize` by torch.
 
     On one thread, as transformers' golden values were made: with more, torch sums in another order,
     and where a value lies between two whole numbers the pixel would differ by 1 of 255.
     """
+    pixels = torch.from_numpy(image).permute(2, 0, 1).float()
     resized = F.interpolate(
-        image[None], tuple(size), mode="bilinear", antialias=False, align_corners=False
+        pixels[None], tuple(size), mode="bilinear", antialias=False, align_corners=False
     )
     return resized[0].round().clamp(0, 255)
 
@@ -131,22 +139,13 @@ def _view_tokens(
     return np.concatenate([[start], grid.ravel(), [ids.end]])
 
 
-def preprocess_molmo2(
-    image: np.ndarray, setting: CropSetting, ids: Molmo2TokenIds, geometry: Geometry = MOLMO2
-) -> Molmo2Image:
-    """Crop, resize, normalise and lay out one uint8 (H, W, 3) image under a crop setting.
-
-    The global crop is the whole image, stretched whatever the fit.
-    """
-    tiling = setting.tiling(Size(*image.shape[:2]), geometry)
-    size = tiling_to_resolution(tiling, geometry)
-    canvas = _resize(_pixels(shaped(image, size, setting.fit)), size)
-    whole = _resize(_pixels(image), Size(geometry.crop_px, geometry.crop_px))
-    views = ((whole, ONE_CROP), (canvas, tiling))
-    patches = torch.cat([to_patches(view / 127.5 - 1, t, geometry) for view, t in views])
-
+@lru_cache(maxsize=256)
+def _layout(
+    tiling: Tiling, ids: Molmo2TokenIds, geometry: Geometry, force_full_tokens: bool
+) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int, int, int]]:
+    """Pooled patches, image tokens and grid, which many images share: to be cloned, not changed."""
     whole_view = _pool(_patch_grid(ONE_CROP, geometry), geometry.pool)
-    tiled_view = pooled_patches(tiling, geometry, force_full_tokens=setting.force_full_tokens)
+    tiled_view = pooled_patches(tiling, geometry, force_full_tokens=force_full_tokens)
     tiled_view = np.where(tiled_view < 0, -1, tiled_view + geometry.patches_per_crop)
     pooled = [view.reshape(-1, view.shape[-1]) for view in (whole_view, tiled_view)]
     (low_rows, low_cols), (rows, cols) = whole_view.shape[:2], tiled_view.shape[:2]
@@ -154,10 +153,26 @@ def preprocess_molmo2(
         _view_tokens(ids.global_start, low_rows, low_cols, ids, columns=geometry.global_columns),
         _view_tokens(ids.start, rows, cols, ids),
     ]
-    return Molmo2Image(
-        patches,
+    return (
         torch.from_numpy(np.concatenate(pooled)),
         torch.from_numpy(np.concatenate(tokens)),
         (low_rows, low_cols, rows, cols),
-        tiling,
     )
+
+
+def preprocess_molmo2(
+    image: Pixels, setting: CropSetting, ids: Molmo2TokenIds, geometry: Geometry = MOLMO2
+) -> Molmo2Image:
+    """Crop, resize, normalise and lay out one uint8 (H, W, 3) image under a crop setting.
+
+    The global crop is the whole image, stretched whatever the fit.
+    """
+    tiling = setting.tiling(Size(*image.shape[:2]), geometry)
+    size = tiling_to_resolution(tiling, geometry)
+    canvas = _resize(shaped(image, size, setting.fit), size)
+    whole = _resize(image, Size(geometry.crop_px, geometry.crop_px))
+    views = ((whole, ONE_CROP), (canvas, tiling))
+    half = constants((127.5,), whole.device)
+    patches = torch.cat([to_patches(view / half - 1, t, geometry) for view, t in views])
+    pooled, tokens, grid = _layout(tiling, ids, geometry, setting.force_full_tokens)
+    return Molmo2Image(patches, pooled.clone(), tokens.clone(), grid, tiling)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import Molmo2ForConditionalGeneration, PreTrainedModel
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 
 from vtexp.budget.geometry import Tiling
 from vtexp.budget.knobs import CropSetting
+from vtexp.models.molmo.preprocess import Pixels
 from vtexp.models.molmo2.preprocess import Molmo2TokenIds, preprocess_molmo2
 from vtexp.models.native import NativeImage, NativeRunner
 from vtexp.models.probe import tiling_of_views
+from vtexp.models.runner import PreparedSample
 
 
 class Molmo2Runner(NativeRunner):
@@ -29,7 +31,7 @@ class Molmo2Runner(NativeRunner):
         """One class for all sizes."""
         return Molmo2ForConditionalGeneration
 
-    def read_image(self, pixels: np.ndarray, setting: CropSetting) -> NativeImage:
+    def read_image(self, pixels: Pixels, setting: CropSetting) -> NativeImage:
         """pixel_values (C, P, 588), image_token_pooling (T, 4) and image_grids (1, 4)."""
         start, end, patch, column, global_start = self.tokenizer.image_ids
         ids = Molmo2TokenIds(start, global_start, end, patch, column)
@@ -39,7 +41,8 @@ class Molmo2Runner(NativeRunner):
             "image_token_pooling": image.pooled_patches,
             "image_grids": torch.tensor([image.grid]),
         }
-        return NativeImage(tensors, image.image_tokens)
+        layout = (image.tiling, image.grid)
+        return NativeImage(tensors, image.image_tokens, layout)
 
     def join(self, images: Sequence[NativeImage]) -> dict[str, torch.Tensor]:
         """Patches are numbered through all images of the batch."""
@@ -65,3 +68,59 @@ class Molmo2Runner(NativeRunner):
             tiling_of_views(row, read, image_ids, geometry)
             for row, read in zip(ids, crops, strict=True)
         ]
+
+    def vision_stages(
+        self, prepared: PreparedSample
+    ) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+        """The tower's layers that are read; attention pooling and projector.
+
+        transformers' adapter looks which tokens pool any patch: here each does.
+        """
+        model = self.model.model
+        adapter, layers = model.multi_modal_projector, self.model.config.adapter_config
+        pooled = prepared.image.tensors["image_token_pooling"].to(self.device)
+        there = pooled >= 0
+        patches, count = pooled.clamp(min=0), there.sum(dim=-1)[:, None, None]
+        weights = model.vision_tower.positional_embedding
+        like = weights.new_empty(len(pooled), 1, 1)
+        mask = create_bidirectional_mask(
+            config=adapter.config,
+            inputs_embeds=like,
+            attention_mask=there,
+            encoder_hidden_states=weights.new_empty(*pooled.shape, 1),
+        )
+
+        def encode(pixel_values: torch.Tensor) -> torch.Tensor:
+            states = model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
+            read = [n + 1 if n >= 0 else n for n in layers.vision_feature_layer]
+            return torch.cat([states[n] for n in read], dim=-1)
+
+        def connect(features: torch.Tensor) -> torch.Tensor:
+            blocks = features.reshape(-1, features.shape[-1])[patches]
+            blocks = blocks * there.to(blocks.dtype)[..., None]
+            query = blocks.sum(-2, keepdim=True) / count.to(blocks.dtype)
+            pooled_features, _ = adapter.image_pooling_2d(query, blocks, attention_mask=mask)
+            return adapter.image_projector(pooled_features.squeeze(1))
+
+        return encode, connect
+
+    def prompt_constants(self, prepared: PreparedSample) -> dict[str, Any]:
+        """Positions, and the mask by which the image's tokens see each other."""
+        constants = super().prompt_constants(prepared)
+        length, first = len(prepared.input_ids), prepared.image_at
+        of_image = torch.full((1, length), -1, device=self.device)
+        of_image[:, first : first + len(prepared.image.image_tokens)] = 0
+        mask = create_causal_mask(
+            config=self.model.config.get_text_config(),
+            inputs_embeds=torch.empty(1, length, 1, device=self.device, dtype=self.dtype),
+            attention_mask=None,
+            past_key_values=None,
+            block_sequence_ids=of_image,
+        )
+        return constants | {"attention_mask": mask}
+
+    def insert(
+        self, embeddings: torch.Tensor, places: torch.Tensor, features: torch.Tensor
+    ) -> torch.Tensor:
+        """Molmo2 adds vision tokens to the embeddings of their places."""
+        return embeddings.index_add(1, places, features[None].to(embeddings.dtype))

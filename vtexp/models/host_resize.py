@@ -121,18 +121,16 @@ def _of_pixels(weights: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 def resized_cells(
     image: torch.Tensor, placement: Placement, target: Size, patch_px: int
 ) -> torch.Tensor:
-    """Cells of a canvas of `target` px, of the image's dtype: torch's own resize; 0 beyond it.
+    """Cells of a canvas of `target` px, 0 beyond the image: torch's own resize.
 
-    image: float32 in [0, 1] (rounding beyond is clipped), or uint8 (each of two passes rounds).
+    image: float32 in [0, 1]; what rounding takes beyond is clipped.
     """
     scaled, top, left = placement
     if tuple(image.shape[:2]) != tuple(scaled):
         batch = image[None].permute(0, 3, 1, 2)  # in this order, torch keeps channels last
         resized = F.interpolate(batch, tuple(scaled), mode="bilinear", antialias=True)
-        image = resized[0].permute(1, 2, 0)
-        if image.is_floating_point():
-            image.clamp_(0, 1)
-    canvas = torch.zeros((*target, 3), dtype=image.dtype)
+        image = resized[0].permute(1, 2, 0).clamp_(0, 1)
+    canvas = torch.zeros((*target, 3))
     to_rows, from_rows = _overlap(scaled.height, top, target.height)
     to_cols, from_cols = _overlap(scaled.width, left, target.width)
     canvas[to_rows, to_cols] = image[from_rows, from_cols]

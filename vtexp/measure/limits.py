@@ -1,0 +1,6 @@
+"""Limits of what is measured, for those who measure and those who read it."""
+
+from __future__ import annotations
+
+#: Below this share of a prefill's time in which the GPU is at work, the host sets the pace.
+LEAST_BUSY = 0.9

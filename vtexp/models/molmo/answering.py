@@ -1,0 +1,171 @@
+"""Greedy answers of Molmo v1: prompts read at once, then one token after the other from one graph.
+
+Keys and values lie in buffers of a fixed length, so that every step runs the same kernels at the
+same addresses: on a GPU a step is captured once per shape and replayed, as Python would launch its
+kernels far more slowly than they run. Prompts are padded on the right, where causal attention does
+not see it: no prompt needs a mask.
+
+Shapes: B prompts, L tokens of the longest, N tokens that the buffers hold per prompt.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from vtexp.models.molmo.modeling import MolmoForCausalLM, PassContext, rotary_of
+
+#: Buffers hold a multiple of so many tokens, so that batches of like lengths share a graph.
+LENGTH_STEP = 128
+#: Shapes whose buffers and graphs are kept.
+MOST_SHAPES = 2
+
+
+class AnswerCache(DynamicCache):
+    """Keys and values of B prompts, N tokens each; `lengths` int64 (B,) says how many are there."""
+
+    def __init__(self, model: MolmoForCausalLM, batch: int, tokens: int) -> None:
+        super().__init__()
+        config, weights = model.config, [b.attn_out.weight for b in model.model.transformer.blocks]
+        shape = (batch, config.num_key_value_heads, tokens, config.head_dim)
+
+        def buffers() -> list[torch.Tensor]:
+            return [torch.zeros(shape, dtype=w.dtype, device=w.device) for w in weights]
+
+        self.keys, self.values = buffers(), buffers()
+        self.rows = torch.arange(batch, device=weights[0].device)
+        self.lengths = torch.zeros_like(self.rows)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store (B, heads, L, head_dim) of the prompts, or one token behind those of each row."""
+        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        count = key_states.shape[2]
+        if count > 1:
+            for buffer, states in ((keys, key_states), (values, value_states)):
+                buffer[:, :, :count] = states
+                buffer[:, :, count:] = 0  # masked, but what is no number would spread all the same
+            return key_states, value_states
+        rows, places = (t.to(keys.device) for t in (self.rows, self.lengths))
+        keys[rows, :, places] = key_states[:, :, 0]
+        values[rows, :, places] = value_states[:, :, 0]
+        return keys, values
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """Bool (B, 1, 1, N): what the next token of each row sees, itself too."""
+        places = torch.arange(self.keys[0].shape[2], device=self.lengths.device)
+        return (places <= self.lengths[:, None])[:, None, None]
+
+
+class AnswerSteps:
+    """Steps of B answers: each takes the last token of each row and gives the next."""
+
+    def __init__(self, model: MolmoForCausalLM, batch: int, tokens: int, graph: bool) -> None:
+        """`graph`: capture the step at its first use."""
+        self._model = model
+        self._cache = AnswerCache(model, batch, tokens)
+        self._ids = torch.zeros_like(self._cache.rows)
+        self._wants_graph = graph
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def start(self, inputs: dict[str, Any], lengths: torch.Tensor) -> torch.Tensor:
+        """Read prompts (B, L) of `lengths` (B,): the first token of each answer, int64 (B,)."""
+        self._cache.lengths.copy_(lengths)
+        last: dict[str, Any] = {"logits_to_keep": 1}
+        if inputs["attention_mask"] is not None:
+            last = {"last_positions": lengths - 1}
+        output = self._model(
+            **(inputs | {"input_ids": inputs["input_ids"].clamp(min=0), "attention_mask": None}),
+            past_key_values=self._cache,
+            **last,
+        )
+        self._ids.copy_(output.logits[:, -1].argmax(dim=-1))
+        return self._ids.clone()
+
+    def next(self) -> torch.Tensor:
+        """The next token of each answer, int64 (B,)."""
+        if self._wants_graph and self._graph is None:
+            self._capture()
+        if self._graph is None:
+            self._step()
+        else:
+            self._graph.replay()
+        return self._ids.clone()
+
+    def _step(self) -> None:
+        model, cache = self._model, self._cache
+        parts = model.model.transformer
+        rotary = rotary_of(cache.lengths[:, None], model.config)
+        context = PassContext(rotary, cache.mask, cache, is_prompt=False)
+        x = parts.wte(self._ids[:, None])
+        for block in parts.blocks:
+            x = block(x, context)
+        self._ids.copy_(model.logits_of(x)[:, -1].argmax(dim=-1))
+        cache.lengths.add_(1)
+
+    def _capture(self) -> None:
+        """Capture a step. What it does to the buffers meanwhile is undone by `lengths` alone."""
+        ids, lengths = self._ids.clone(), self._cache.lengths.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._step()
+        torch.cuda.current_stream().wait_stream(stream)
+        self._ids.copy_(ids)
+        self._cache.lengths.copy_(lengths)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            self._step()
+        self._graph = graph
+
+
+class Answering:
+    """Greedy answers of one model, with buffers and graphs kept for the latest shapes."""
+
+    def __init__(self, model: MolmoForCausalLM, eos_id: int, graphs: bool) -> None:
+        self._model, self._eos_id, self._graphs = model, eos_id, graphs
+        self._steps: OrderedDict[tuple[int, int], AnswerSteps] = OrderedDict()
+
+    def answer(
+        self,
+        inputs: dict[str, Any],
+        max_new_tokens: int,
+        on_token: Callable[[], None] | None = None,
+    ) -> torch.Tensor:
+        """New token ids int64 (B, n), finished rows filled with the end of text.
+
+        inputs: as `MolmoForCausalLM.forward` takes them, prompts padded on the right with
+        `attention_mask` (B, L) where their lengths differ. With `on_token`, which hears of each
+        token, nothing ends before `max_new_tokens`.
+        """
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        lengths = torch.full((len(ids),), ids.shape[1]) if mask is None else mask.sum(dim=1)
+        steps = self._steps_for(len(ids), ids.shape[1] + max_new_tokens - 1)
+        token = steps.start(inputs, lengths.to(ids.device))
+        found = [token]
+        finished = token == self._eos_id
+        while True:
+            if on_token is not None:
+                on_token()
+            if len(found) == max_new_tokens or (on_token is None and bool(finished.all())):
+                return torch.stack(found, dim=1)
+            token = steps.next()
+            if on_token is None:
+                token = torch.where(finished, self._eos_id, token)
+                finished |= token == self._eos_id
+            found.append(token)
+
+    def _steps_for(self, batch: int, tokens: int) -> AnswerSteps:
+        shape = (batch, -(-tokens // LENGTH_STEP) * LENGTH_STEP)
+        if shape not in self._steps:
+            while len(self._steps) >= MOST_SHAPES:
+                self._steps.popitem(last=False)
+            self._steps[shape] = AnswerSteps(self._model, *shape, self._graphs)
+        self._steps.move_to_end(shape)
+        return self._steps[shape]

@@ -1,0 +1,151 @@
+"""Prefills as CUDA graphs: one per shape of a prompt, replayed without Python between kernels.
+
+A prefill of one crop launches a thousand kernels and more, and Python launches them more slowly
+than a GPU runs them: timed like that, 1 crop takes as long as 4 (docs/gpu.md). A graph launches
+them all at once. Encoder, connector and language model are a graph each, so that the borders
+between them can still be read off the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import torch
+from transformers import DynamicCache
+
+from vtexp.errors import error_line
+from vtexp.models.clocks import MIB
+
+Tensors = dict[str, torch.Tensor]
+#: Eager passes before a capture, in which libraries allocate and choose what they need.
+WARM_UP_PASSES = 2
+#: Share of the GPU's memory that graphs may take; shapes beyond it stay eager.
+MOST_MEMORY = 0.1
+
+
+class GraphStages(NamedTuple):
+    """The stages of one prompt's prefill, from nothing but tensors on the device.
+
+    inputs: what differs between prompts of one shape. The three functions take it, and the result
+    of the stage before; nothing in them may wait for the device or read its memory on the host.
+    `read_prompt` returns the logits (1, 1, vocabulary) of the last position.
+    """
+
+    inputs: Tensors
+    encode: Callable[[Tensors], torch.Tensor]
+    connect: Callable[[Tensors, torch.Tensor], torch.Tensor]
+    read_prompt: Callable[[Tensors, torch.Tensor], torch.Tensor]
+
+    def run(self) -> torch.Tensor:
+        """Logits of an eager pass."""
+        encoded = self.encode(self.inputs)
+        return self.read_prompt(self.inputs, self.connect(self.inputs, encoded))
+
+
+class PromptCache(DynamicCache):
+    """Keys and values of one prompt, kept as the layers made them: nothing is copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep what one layer made, and return it: there is nothing before it."""
+        self.kept.append((key_states, value_states))
+        return key_states, value_states
+
+
+class PrefillGraph:
+    """A captured prefill of one shape: `load` a prompt, then replay its stages in their order."""
+
+    def __init__(self, stages: GraphStages, pool: Any, stream: torch.cuda.Stream) -> None:
+        """Capture. Raises what torch raises where a stage cannot be captured."""
+        self._inputs = {name: tensor.clone() for name, tensor in stages.inputs.items()}
+        # Kept for what its functions hold on the device: the graphs read it at every replay.
+        self._stages = own = stages._replace(inputs=self._inputs)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_PASSES):
+                own.run()
+        torch.cuda.current_stream().wait_stream(stream)
+
+        def capture(stage: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(
+                graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+            ):
+                output = stage()
+            return graph, output
+
+        # The outputs of the first two are let go at the end: their memory serves the next shapes,
+        # as no other graph runs between the stages of this one.
+        self._encode, encoded = capture(lambda: own.encode(self._inputs))
+        self._connect, features = capture(lambda: own.connect(self._inputs, encoded))
+        self._read_prompt, self._logits = capture(lambda: own.read_prompt(self._inputs, features))
+
+    def load(self, inputs: Tensors) -> None:
+        """Copy a prompt of the same shape to where the graphs read it."""
+        for name, tensor in inputs.items():
+            self._inputs[name].copy_(tensor, non_blocking=True)
+
+    def encode(self) -> None:
+        """Run the vision encoder."""
+        self._encode.replay()
+
+    def connect(self) -> None:
+        """Run the connector."""
+        self._connect.replay()
+
+    def read_prompt(self) -> torch.Tensor:
+        """Run the language model: logits (1, 1, vocabulary), overwritten by the next replay."""
+        self._read_prompt.replay()
+        return self._logits
+
+
+class PrefillGraphs:
+    """The graphs of one model on one GPU, by shape, within a share of its memory."""
+
+    def __init__(self, device: torch.device, most_memory: float = MOST_MEMORY) -> None:
+        self._device = device
+        self._most_bytes = most_memory * torch.cuda.get_device_properties(device).total_memory
+        self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
+        self._graphs: dict[Hashable, PrefillGraph] = {}
+        self._bytes = 0
+        #: Why a shape could not be captured; None while all could.
+        self.failure: str | None = None
+
+    def get(self, shape: Hashable) -> PrefillGraph | None:
+        """The graph of a shape; None where it was not captured."""
+        return self._graphs.get(shape)
+
+    @property
+    def memory_mib(self) -> float:
+        """Memory of the device that all graphs take, beside weights and what passes use."""
+        return self._bytes / MIB
+
+    def capture(self, shape: Hashable, stages: GraphStages) -> None:
+        """Capture a shape that is not captured yet; where that fails, `failure` says why."""
+        if shape in self._graphs or self.failure is not None:
+            return
+        if self._bytes > self._most_bytes:
+            self.failure = (
+                f"graphs of {len(self._graphs)} shapes take {self.memory_mib:.0f} MiB, as much as "
+                "they may"
+            )
+            return
+        before = self._free_bytes()
+        try:
+            self._graphs[shape] = PrefillGraph(stages, self._pool, self._stream)
+        except Exception as error:  # of a driver, a kernel, the memory: eager passes go on
+            self.failure = error_line(error)
+            torch.cuda.synchronize(self._device)
+            self._pool = torch.cuda.graph_pool_handle()
+        self._bytes += max(0, before - self._free_bytes())
+
+    def _free_bytes(self) -> int:
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(self._device)[0]

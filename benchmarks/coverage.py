@@ -2,10 +2,10 @@
 
     python benchmarks/coverage.py [--times 4000] [--out benchmarks/results/coverage.json]
 
-Made-up answers whose true accuracies are known, of the kinds in tests/test_statistics.py, which
-does the same fewer times. Printed are shares of the simulations: wanted are 93 to 97 % for the
-intervals, at least 93 % for the bounds of all budgets at once, at most 5 % for each alarm. A share
-is known to about ±0.7 points with 4 000 simulations (95 %).
+Made-up answers whose true accuracies are known, of the kinds in tests/stats/test_statistics.py,
+which does the same fewer times. Printed are shares of the simulations: wanted are 93 to 97 % for
+the intervals, at least 93 % for the bounds of all budgets at once, at most 5 % for each alarm. A
+share is known to about ±0.7 points with 4 000 simulations (95 %).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.test_statistics import SIMULATIONS, simulate_kind
+from tests.stats.test_statistics import SIMULATIONS, simulate_kind
 from vtexp.utils.console import console
 
 HEADS = {

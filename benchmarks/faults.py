@@ -1,6 +1,6 @@
 """Everything that is known to go wrong, made to: the fault matrix of docs/reliability.md.
 
-    python benchmarks/faults.py [tests/test_kills.py ...] [--kills 50] [--cases 10000]
+    python benchmarks/faults.py [tests/jobs/test_kills.py ...] [--kills 50] [--cases 10000]
 
 Runs the tests marked `fault` (all of them, or those of some files: an hour on 2 quiet cores), the
 random ones at their full numbers, and writes what came of each to benchmarks/results/faults.json

@@ -19,7 +19,7 @@ from results_file import write_results
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.answered_sweeps import answered_sweep
+from tests.helpers.answered_sweeps import answered_sweep
 from vtexp.analysis.analyse import analyse
 from vtexp.analysis.rows import collect
 from vtexp.report.figures import write_figures

@@ -18,8 +18,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 from PIL import Image
 
-from tests.slurm_cluster import Cluster, what_is_missing
-from tests.wandb_server import KEY, WandbServer
+from tests.helpers.slurm_cluster import Cluster, what_is_missing
+from tests.helpers.wandb_server import KEY, WandbServer
 from vtexp.config.checks import from_hydra
 from vtexp.config.schema import Config, register_schemas
 from vtexp.data.sample import ImageFile, Sample

@@ -17,8 +17,8 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from tests.made_sweeps import make_run
-from tests.test_bad_data import private
+from tests.data.test_bad_data import private
+from tests.helpers.made_sweeps import make_run
 from vtexp.cli import sweep as sweep_commands
 from vtexp.config.schema import Config, Launcher
 from vtexp.errors import CheckpointError, ConfigError, DataError

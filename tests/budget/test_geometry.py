@@ -1,0 +1,174 @@
+"""Geometry by closed forms and properties; the tables of the seed documents."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vtexp.budget.geometry import (
+    MOLMO,
+    MOLMO2,
+    Size,
+    Tiling,
+    aspect_ratio_warning,
+    crop_limit,
+    crops_to_tiling,
+    image_size_to_tiling,
+    image_tiling,
+    letterbox,
+    select_tiling,
+    theoretical_tokens,
+    tiling_to_resolution,
+    token_layout,
+    tokens_to_crops,
+    vision_tokens_to_image_resolution,
+)
+from vtexp.errors import ConfigError
+
+geometries = st.sampled_from([MOLMO, MOLMO2])
+tilings = st.builds(Tiling, st.integers(1, 12), st.integers(1, 12))
+sides = st.integers(1, 5000)
+
+
+@pytest.mark.parametrize(
+    ("size", "tiling", "theoretical", "measured"),
+    [
+        ("336x336", (1, 1), 288, 288),
+        ("560x336", (2, 1), 432, 384),
+        ("560x560", (2, 2), 720, 544),
+        ("560x784", (2, 3), 1008, 704),
+        ("784x784", (3, 3), 1440, 928),
+        ("784x1008", (3, 4), 1872, 1152),
+    ],
+)
+def test_table_of_image_sizes(
+    size: str, tiling: tuple[int, int], theoretical: int, measured: int
+) -> None:
+    found = image_size_to_tiling(Size.parse(size))
+    assert found == tiling
+    assert theoretical_tokens(found.num_crops) == theoretical
+    assert token_layout(found).vision_tokens == measured
+    assert token_layout(found, force_full_tokens=True).vision_tokens == theoretical
+
+
+@given(tilings)
+def test_molmo_layout_closed_form(tiling: Tiling) -> None:
+    rows, cols = 8 * tiling.rows + 4, 8 * tiling.cols + 4
+    layout = token_layout(tiling)
+    assert layout.vision_tokens == 144 + rows * cols
+    assert layout.sequence_length == 160 + rows * (cols + 1)
+
+
+@given(tilings, geometries)
+def test_full_tokens_make_measured_theoretical(tiling: Tiling, geometry) -> None:
+    layout = token_layout(tiling, geometry, force_full_tokens=True)
+    assert layout.vision_tokens == theoretical_tokens(tiling.num_crops, geometry)
+
+
+@given(tilings, geometries)
+def test_canvas_and_tiling_are_inverse(tiling: Tiling, geometry) -> None:
+    assert image_size_to_tiling(tiling_to_resolution(tiling, geometry), geometry) == tiling
+
+
+def test_geometry_numbers() -> None:
+    assert (MOLMO.tokens_per_crop, MOLMO.window_px, MOLMO.margin_px) == (144, 224, 112)
+    assert (MOLMO2.tokens_per_crop, MOLMO2.window_px, MOLMO2.margin_px) == (196, 266, 112)
+    assert (MOLMO.patches_per_crop, MOLMO2.patches_per_crop) == (576, 729)
+
+
+@given(st.integers(1, 40), geometries)
+def test_tokens_to_crops_inverts_theoretical_tokens(crops: int, geometry) -> None:
+    tokens = theoretical_tokens(crops, geometry)
+    assert tokens_to_crops(tokens, geometry) == crops
+    assert tokens_to_crops(tokens + geometry.tokens_per_crop - 1, geometry) == crops
+    assert tokens_to_crops(tokens - 1, geometry) == max(1, crops - 1)
+
+
+@given(st.integers(1, 36), st.floats(0.1, 10), geometries)
+def test_crops_to_tiling_is_nearest_in_aspect(crops: int, aspect: float, geometry) -> None:
+    chosen = crops_to_tiling(crops, aspect, geometry)
+    assert chosen.num_crops == crops
+
+    def distance(tiling: Tiling) -> float:
+        return abs(tiling_to_resolution(tiling, geometry).aspect_ratio - aspect)
+
+    others = [Tiling(r, crops // r) for r in range(1, crops + 1) if crops % r == 0]
+    assert distance(chosen) == min(map(distance, others))
+
+
+def test_crops_to_tiling_breaks_ties_by_fewer_rows() -> None:
+    # Aspect 2 is as far from the canvas of 1x4 (W/H = 3) as from that of 2x2 (1).
+    assert crops_to_tiling(4, 2.0) == (1, 4)
+
+
+@given(sides, sides, st.integers(1, 30))
+def test_cap_is_kept_and_grows_crops(height: int, width: int, cap: int) -> None:
+    size = Size(height, width)
+    tiling = image_tiling(size, cap)
+    assert 1 <= tiling.num_crops <= cap
+    more = image_tiling(size, cap + 1)
+    # A tiling below both caps that is the best of more candidates is the best of fewer.
+    assert more == tiling or more.num_crops == cap + 1
+
+
+def test_exact_crops_ignore_the_cap() -> None:
+    assert select_tiling(448, 224, 224, max_crops=1, exact_num_crops=2) == (2, 1)
+
+
+def test_whole_workflow_from_tokens_to_resolution() -> None:
+    assert vision_tokens_to_image_resolution(432, 0.6) == (560, 336)
+    assert vision_tokens_to_image_resolution(432, 1.7) == (336, 560)
+    assert vision_tokens_to_image_resolution(1440, 1.0) == (784, 784)
+
+
+@given(sides, sides, tilings)
+def test_letterbox_fits_and_centres(height: int, width: int, tiling: Tiling) -> None:
+    target = tiling_to_resolution(tiling)
+    scaled, top, left = letterbox(Size(height, width), target)
+    assert scaled.height <= target.height and scaled.width <= target.width
+    assert 0 <= target.height - scaled.height - 2 * top <= 1
+    assert 0 <= target.width - scaled.width - 2 * left <= 1
+    # One side fills the target, up to the truncation of one float32 product.
+    assert target.height - scaled.height <= 1 or target.width - scaled.width <= 1
+
+
+@pytest.mark.parametrize(
+    ("crops", "level"),
+    [(1, "recommended"), (20, "recommended"), (21, "feasible"), (25, "feasible"),
+     (26, "tight"), (28, "tight"), (29, "refused"), (100, "refused")],
+)  # fmt: skip
+def test_limits_of_the_seeds(crops: int, level: str) -> None:
+    assert crop_limit(crops).level == level
+
+
+def test_longer_context_is_not_refused() -> None:
+    assert crop_limit(40, MOLMO2).level == "recommended"
+
+
+@pytest.mark.parametrize("text", ["56ox336", "560", "560x", "x336", "0x336", "-5x336", "5.5x336"])
+def test_bad_sizes_name_the_form(text: str) -> None:
+    with pytest.raises(ConfigError, match="HxW"):
+        Size.parse(text)
+
+
+def test_sizes_are_height_first() -> None:
+    size = Size.parse("560x336")
+    assert (size.height, size.width, str(size)) == (560, 336, "560x336")
+    assert size.aspect_ratio == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("size", "warns"), [((100, 310), True), ((100, 299), False),
+                                             ((100, 50), False), ((310, 100), True)])  # fmt: skip
+def test_aspect_ratio_warning(size: tuple[int, int], warns: bool) -> None:
+    assert (aspect_ratio_warning(Size(*size)) is not None) == warns
+
+
+def test_arithmetic_needs_no_torch() -> None:
+    code = "import sys, vtexp.budget.geometry, vtexp.runs.plan, vtexp.jobs.here, vtexp.cli.sweep; "
+    code += "print([m for m in ('torch', 'transformers', 'datasets', 'wandb') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

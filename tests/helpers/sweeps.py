@@ -1,0 +1,108 @@
+"""Sweeps as a user starts and finds them again, in processes of their own, and what they left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from tests.helpers.slurm_cluster import wait_until
+from vtexp.runs.ledger import read_submitted
+from vtexp.utils import files
+
+ROOT = Path(__file__).parents[2]
+#: Overrides of runs whose times do not matter.
+HARDLY_TIMED = (
+    "measure.latency_samples=2",
+    "measure.latency_repeats=1",
+    "measure.warmup_repeats=0",
+    "measure.min_seconds=0",
+    "measure.max_seconds=0",
+    "tracking=none",
+)
+
+
+class Sweep:
+    """A sweep of small runs in a folder; `overrides` are those of all its commands."""
+
+    def __init__(self, folder: Path, checkpoint: Path, *overrides: str, root: Path = ROOT) -> None:
+        self.folder = folder
+        self._launcher = root / "launch.py"
+        self._overrides = [
+            f"model.path={checkpoint}",
+            "dataset=easy_vqa",
+            *HARDLY_TIMED,
+            f"sweep.folder={folder.parent}",
+            f"sweep.name={folder.name}",
+            *overrides,
+        ]
+        # On two cores, several jobs that take all of them each are in each other's way.
+        self.environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start(self, *overrides: str) -> subprocess.Popen[str]:
+        """Type `launch.py -m`; the process."""
+        pipe = subprocess.PIPE
+        command, environment = self.command(*overrides), self.environment
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+    def command(self, *overrides: str) -> list[str]:
+        """`launch.py -m` as it is typed."""
+        return [sys.executable, str(self._launcher), "-m", *self._overrides, *overrides]
+
+    def launch(self, *overrides: str) -> subprocess.CompletedProcess[str]:
+        """Type `launch.py -m` and wait for it."""
+        process = self.start(*overrides)
+        output, errors = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def do(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Type `python -m vtexp COMMAND` of this sweep, in a folder of its own."""
+        arguments = [sys.executable, "-m", "vtexp", command, str(self.folder)]
+        return subprocess.run(
+            arguments, capture_output=True, text=True, env=self.environment, cwd="/"
+        )
+
+    def answers(self) -> dict[str, list[tuple[str, str, float]]]:
+        """Sample, prediction and score of each answer, by the finished run's folder."""
+        found = {}
+        for path in sorted(self.folder.glob(f"*/{files.RESULT}")):
+            rows = files.read_jsonl(path.with_name(files.SAMPLES))
+            values = [(row["sample_id"], row["prediction"], row["score"]) for row in rows]
+            found[path.parent.name] = values
+        return found
+
+    def failures(self) -> dict[str, str]:
+        """Error of each failed run, by its folder's name."""
+        paths = sorted(self.folder.glob(f"*/{files.FAILURE}"))
+        return {path.parent.name: files.read_json(path)["error"] for path in paths}
+
+    def environment_of(self, run: str) -> dict:
+        """What a finished run ran on."""
+        return files.read_json(self.folder / run / files.ENVIRONMENT)
+
+    def job_ids(self) -> list[str]:
+        """Ids of the jobs that were submitted, in order."""
+        return list(dict.fromkeys(job.job_id for job in read_submitted(self.folder)))
+
+    def wait_for_answers(self, count: int, run: str = "*") -> None:
+        """Return when so many answers of unfinished runs are written."""
+        wait_until(lambda: self._written(run) >= count, f"{count} answers in {self.folder}")
+
+    def _written(self, run: str) -> int:
+        count = 0
+        for path in self.folder.glob(f"{run}/{files.RANKS}/*/{files.ANSWERS}*"):
+            with suppress(FileNotFoundError):  # just finished
+                count += path.read_bytes().count(b"\n")
+        return count
+
+
+def process_of(argument: str, variable: str) -> int:
+    """Id of the first process with a text among its arguments and a variable set so."""
+    for path in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+        with suppress(OSError):  # it has ended
+            variables = (path / "environ").read_text(errors="replace").split("\0")
+            if argument in (path / "cmdline").read_text() and variable in variables:
+                return int(path.name)
+    raise LookupError(f"no process with {argument} and {variable}")

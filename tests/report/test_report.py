@@ -1,0 +1,305 @@
+"""The report of sweeps: its files, what is printed, and what is said of runs that lack or fail."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from tests.helpers.made_sweeps import make_run, steady_scores, unfinish
+from vtexp.analysis.analyse import analyse, to_plain
+from vtexp.analysis.rows import COLUMNS, collect
+from vtexp.report import write
+from vtexp.report.files import FINDINGS, csv_text, markdown, parquet_bytes
+from vtexp.report.terminal import table
+from vtexp.utils import files
+from vtexp.utils.console import console
+
+ROOT = Path(__file__).parents[2]
+VALUES = (("336x336", 288), ("560x336", 384), ("560x560", 544), ("784x784", 928))
+#: What the lead's protocol adds to a result.
+NEW = {
+    "cold_ttft_ms": 321.5,
+    "disturbed": ["the GPU's clock fell by 20 %"],
+    "memory_peak_mib": {"allocated": 100.5, "reserved": 120.0, "resident": 900.25},
+    "energy_j_per_prefill": 1.5,
+    "idle_power_w": None,
+    "flops_per_prefill": 2.5e12,
+    "mfu": 0.4,
+    "roofline_ms": 3.25,
+    "prefill_ms_between_processes": {"n": 3, "mean": 10.0, "low": 9.0, "high": 11.0},
+}
+
+
+def make_sweep(sweep: Path, count: int = 4, **more: Any) -> list[Path]:
+    scores, images = steady_scores([0.2, 0.4, 0.6, 0.8], 60, 2)
+    return [
+        make_run(sweep, value, tokens, own.tolist(), images=images, prefill_ms=tokens / 30, **more)
+        for (value, tokens), own in list(zip(VALUES, scores.T, strict=True))[:count]
+    ]
+
+
+def report(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Type `python -m vtexp report`."""
+    command = [sys.executable, "-m", "vtexp", "report", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_every_file_has_the_same_numbers(tmp_path: Path) -> None:
+    (folder, *_) = make_sweep(tmp_path)
+    result = files.read_json(folder / files.RESULT)
+    result["latency"]["prefill_ms"] |= {"low": 9.25, "high": 9.75}
+    files.write_json(folder / files.RESULT, result | NEW)
+    rows = collect(tmp_path)
+    analysis = analyse(rows)
+    write.write(rows, analysis, tmp_path)
+    in_csv = list(csv.DictReader((tmp_path / "comparison.csv").open()))
+    in_parquet = pq.read_table(tmp_path / "comparison.parquet").to_pylist()
+    assert tuple(in_csv[0]) == tuple(in_parquet[0]) == (*COLUMNS, *FINDINGS)
+    found = {run["run"]: run for run in to_plain(analysis)["series"][0]["runs"]}
+    for row, text, typed in zip(rows, in_csv, in_parquet, strict=True):
+        own = found[row["run"]]
+        ratio = own["speed_up"] or dict.fromkeys(("ratio", "low", "high", "baseline"))
+        faster = {f"speed_up_{name}": ratio[name] for name in ("low", "high", "baseline")}
+        expected = own | faster | {"speed_up": ratio["ratio"]} | row
+        for name in (*COLUMNS, *FINDINGS):
+            value = expected.get(name)
+            if name in ("disturbed", "warnings"):
+                assert typed[name] == (value or []) and text[name] == "; ".join(value or [])
+            else:
+                assert typed[name] == value
+                assert text[name] == ("" if value is None else str(value))
+    assert in_csv[0]["sufficient"] == "False" and in_csv[3]["sufficient"] == "True"
+    first = in_parquet[0]
+    assert first["speed_up"] > 1 and first["speed_up_baseline"] == rows[3]["run"]
+    assert (first["prefill_ms_low"], first["prefill_ms_high"]) == (9.25, 9.75)
+    assert (first["memory_peak_mib_resident"], first["mfu"]) == (900.25, 0.4)
+    assert first["prefill_ms_between_processes_high"] == 11.0
+    assert in_csv[1]["mfu"] == in_csv[1]["cold_ttft_ms"] == ""  # as in runs of before
+    plain = json.loads((tmp_path / "analysis.json").read_text())
+    assert plain["series"][0]["answer"]["sentence"] == analysis.series[0].answer.sentence
+    assert (tmp_path / "comparison.png").stat().st_size > 10_000
+
+
+def test_markdown_says_what_a_reader_must_know(tmp_path: Path) -> None:
+    folders = make_sweep(tmp_path)
+    result = files.read_json(folders[3] / files.RESULT)
+    files.write_json(folders[3] / files.RESULT, result | NEW | {"actual_overridden": True})
+    unfinish(folders[0], "out | of\n<script>alert(1)</script> memory")
+    unfinish(folders[1], None)
+    rows = collect(tmp_path)
+    text = markdown(rows, analyse(rows))
+    assert text.splitlines()[2].startswith("**784x784 (928 vision tokens) is needed")
+    assert "- 2 of 4 runs have no result" in text
+    (flagged,) = [line for line in text.splitlines() if "timings doubtful" in line]
+    assert flagged.startswith("| image_size=784x784 |") and "counts overridden" in flagged
+    assert f"{rows[3]['prefill_ms_median']:.1f}!" in flagged
+    assert "timings are doubtful (image_size=784x784): the GPU's clock fell by 20 %" in text
+    assert "FAILED: out \\| of &lt;script>alert(1)&lt;/script> memory" in text
+    assert "no result yet" in text
+    lines = text.splitlines()
+    widths = {
+        line.count(" | ") for line in lines if line.startswith("| image_size") and "done" in line
+    }
+    assert len(widths) == 1
+
+
+def test_table_fits_and_marks_what_is_doubtful(tmp_path: Path) -> None:
+    folders = make_sweep(tmp_path)
+    result = files.read_json(folders[1] / files.RESULT)
+    files.write_json(folders[1] / files.RESULT, result | NEW)
+    unfinish(folders[2], "out of memory")
+    rows = collect(tmp_path)
+    analysis = analyse(rows)
+    for width in (60, 80, 120):
+        console = Console(width=width, no_color=True)
+        with console.capture() as capture:
+            console.print(table(rows, analysis, width, plain=True))
+        lines = capture.get().splitlines()
+        assert max(map(len, lines)) <= width
+        text = "\n".join(lines)
+        assert text.isascii() and "…" not in text
+        assert [line.split()[0] for line in lines[-5:-1]] == [value for value, _ in VALUES]
+        assert f"{rows[1]['prefill_ms_median']:.1f}!" in text
+        assert "failed" in text
+        assert ("TTFT" in text) == (width == 120)
+
+
+@pytest.mark.slow
+def test_report_of_a_sweep_as_the_user_types_it(tmp_path: Path) -> None:
+    folders = make_sweep(tmp_path / "a")
+    unfinish(folders[0], "out of memory")
+    done = report(tmp_path / "a", "--margin", "30")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii() and "\x1b" not in done.stdout
+    assert "560x560 (544 vision tokens) is enough" in done.stdout
+    assert "1 of 4 runs have no result" in done.stdout
+    assert "FAILED: out of memory" in done.stdout
+    assert json.loads((tmp_path / "a" / "analysis.json").read_text())["margin"] == 30.0
+    for arguments, message in (
+        ((tmp_path / "a", "--margin", "-1"), "--margin -1: must be at least 0 points"),
+        ((tmp_path / "a", tmp_path / "a"), "a sweep is named twice"),
+        ((tmp_path / "nothing",), "no sweep of this name"),
+        ((tmp_path / "a", "--questions", "some"), "invalid choice: 'some'"),
+    ):
+        done = report(*arguments)
+        assert done.returncode in (1, 2) and message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_several_sweeps_are_one_comparison(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_sweep(tmp_path / "a", 2)
+    make_sweep(tmp_path / "b", 4)  # the same first two runs
+    write.report([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    rows = list(csv.DictReader((tmp_path / "both" / "comparison.csv").open()))
+    assert [row["knob_value"] for row in rows] == [value for value, _ in VALUES]
+    assert [row["sweep"] for row in rows] == ["a", "a", "b", "b"]
+    assert rows[3]["run"].startswith("b/image_size-784x784")
+    printed = capsys.readouterr().out
+    assert "784x784 (928 vision tokens) is needed" in printed
+    assert "image_size=336x336: the same result is in b too" in printed
+
+
+def test_sweeps_with_a_run_measured_again_are_compared_as_wholes(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "a")
+    again = make_sweep(tmp_path / "b", 2)
+    result = files.read_json(again[0] / files.RESULT)
+    files.write_json(again[0] / files.RESULT, result | {"duration_s": 3.0})
+    rows = collect(tmp_path / "a", tmp_path / "b")
+    assert [row["settings"] for row in rows] == ["sweep=a"] * 4 + ["sweep=b"] * 2
+    found = analyse(rows)
+    assert [series.name for series in found.series] == ["sweep=a", "sweep=b"]
+    assert [(pair.difference, pair.p_holm) for pair in found.between] == [(0.0, 1.0)] * 2
+
+
+def test_a_result_is_taken_before_a_failure(tmp_path: Path) -> None:
+    first = make_sweep(tmp_path / "a", 2)
+    make_sweep(tmp_path / "b", 2)
+    unfinish(first[1], "out of memory")
+    rows = collect(tmp_path / "a", tmp_path / "b")
+    assert [(row["sweep"], row["status"]) for row in rows] == [("a", "done"), ("b", "done")]
+    assert [row["also_in"] for row in rows] == [["b"], []]
+
+
+def test_sweeps_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for parent in ("here", "there"):
+        make_sweep(tmp_path / parent / "same", 1, result={"device": parent})
+    rows = collect(tmp_path / "here" / "same", tmp_path / "there" / "same")
+    assert len({row["run"] for row in rows}) == 2
+    assert {row["sweep"] for row in rows} == {str(tmp_path / p / "same") for p in ("here", "there")}
+
+
+def test_series_on_the_same_questions_are_compared_on_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    make_sweep(tmp_path, 2)
+    for folder in make_sweep(tmp_path / "other", 2, result={"model": "another"}):
+        folder.rename(tmp_path / f"another-{folder.name}")
+    rows = collect(tmp_path)
+    write.show(rows, analyse(rows), tmp_path)
+    printed = capsys.readouterr().out
+    words = [line.split() for line in printed.splitlines()]
+    pairs = [line[2:5] for line in words if line[:2] == ["m", "another"]]
+    assert pairs == [["image_size=336x336", "0.0", "-6.3"], ["image_size=560x336", "0.0", "-6.3"]]
+
+
+def test_a_sweep_of_only_failures_has_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for folder in make_sweep(tmp_path, 2):
+        unfinish(folder, "out of memory")
+    write.report([tmp_path], tmp_path)
+    assert "2 of 2 runs have no result" in capsys.readouterr().out
+    text = (tmp_path / "comparison.md").read_text()
+    assert "FAILED: out of memory" in text and "**2 of 2 runs have no result**" in text
+    assert not (tmp_path / "comparison.png").exists()
+    assert "All runs failed." in (tmp_path / "report.html").read_text()
+
+
+def test_old_results_are_read(tmp_path: Path) -> None:
+    """Those committed with the benchmarks: columns that are gone or new do not matter."""
+    (folder,) = make_sweep(tmp_path, 1)
+    result = files.read_json(folder / files.RESULT)
+    for key in ("weights", "device", "fit"):
+        result.pop(key)
+    files.write_json(folder / files.RESULT, result)
+    rows = collect(tmp_path)
+    assert rows[0]["weights"] == "pretrained" and rows[0]["disturbed"] == []
+    found = analyse(rows)
+    assert csv_text(rows, found) and parquet_bytes(rows, found) and np.isfinite(rows[0]["accuracy"])
+
+
+def test_a_report_of_what_is_left_of_old_runs(tmp_path: Path) -> None:
+    """Files that are gone stop no report; groups and steps of several knobs are in words."""
+    folders = make_sweep(tmp_path)
+    (folders[0] / files.SAMPLES).unlink()
+    (folders[1] / files.LATENCY).unlink()
+    write.report([tmp_path], tmp_path)
+    text = (tmp_path / "comparison.md").read_text()
+    assert "336x336: no samples.jsonl, so the answer is among the others" in text
+    assert "p (Holm, all pairs)" in text
+
+
+ESCAPES = "\x1b]0;pwned\x07\x1b[31m\x9b2J\u202e\u2066\ud800"
+FORMULAS = ("=cmd|' /C calc'!A0", "@SUM(1)", "+1", "-1", "\t=1", "\r=1")
+
+
+def test_no_control_character_of_a_data_set_reaches_a_terminal_or_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = {f"{ESCAPES}{n}": {"accuracy": 0.5, "n": 4} for n in range(2)}
+    more = {"accuracy_by_question_type": kinds, "warnings": [f"what {ESCAPES} is"]}
+    folders = make_sweep(tmp_path, 3, result=more)
+    unfinish(folders[2], f"bad {ESCAPES}")
+    write.report([tmp_path], tmp_path)
+    console.print(ESCAPES, style="red")
+    texts = [capsys.readouterr().out]
+    texts += [(tmp_path / f"comparison.{end}").read_text() for end in ("csv", "md")]
+    texts.append((tmp_path / "question_types.csv").read_text())
+    for text in texts:
+        assert not set(text) & set("\x1b\x07\x9b\u202e\u2066\ud800")
+        assert r"x1b]0;pwned" in text.replace("\\]", "]")
+        assert r"\x07" in text and r"\u202e" in text and r"\ud800" in text
+
+
+def test_the_style_of_a_terminal_stays() -> None:
+    with console.capture() as capture:
+        console.print("red\n\ttab", style="red")
+    assert capture.get() == "red\n        tab\n"
+    own = type(console)(force_terminal=True, color_system="standard")
+    with own.capture() as capture:
+        own.print("a\x1bb", style="red")
+    assert capture.get() == "\x1b[31ma\\x1bb\x1b[0m\n"
+
+
+def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path) -> None:
+    kinds = {kind: {"accuracy": -0.5, "n": 4} for kind in FORMULAS}
+    folders = make_sweep(
+        tmp_path, 2, result={"accuracy_by_question_type": kinds, "warnings": [FORMULAS[0], "b"]}
+    )
+    unfinish(folders[1], FORMULAS[1])
+    write.report([tmp_path], tmp_path)
+    types = list(csv.DictReader((tmp_path / "question_types.csv").open(newline="")))
+    assert [row["question_type"] for row in types] == [
+        "'" + kind.replace("\r", r"\r") for kind in FORMULAS
+    ]
+    assert {row["accuracy"] for row in types} == {"-0.5"}
+    first, second = csv.DictReader((tmp_path / "comparison.csv").open(newline=""))
+    assert first["warnings"] == f"'{FORMULAS[0]}; b"
+    assert second["error"] == f"'{FORMULAS[1]}"
+
+
+def test_a_closed_standard_output_costs_words_alone(tmp_path: Path) -> None:
+    folders = make_sweep(tmp_path, 2)
+    command = f"exec {sys.executable} -m vtexp report {tmp_path} >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "comparison.csv").is_file() and folders

@@ -1,0 +1,235 @@
+"""A whole sweep to W&B, received by a stand-in for its API: each run once, curves, a report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.wandb_server import KEY, WandbServer
+from vtexp.analysis.analyse import of_sweep
+from vtexp.analysis.rows import collect
+from vtexp.cli.main import main
+from vtexp.config.schema import Config, TrackingConfig
+from vtexp.jobs.here import run_job
+from vtexp.runs.folder import record_failure
+from vtexp.tracking import mirror, wandb_report, wandb_runs
+from vtexp.utils import files
+
+MakeConfig = Callable[..., Config]
+
+#: Values that must be nowhere but in the header that authenticates.
+PLANTED = {"HF_TOKEN": "hf_planted_in_the_environment", "WANDB_API_KEY": KEY}
+IN_NETRC = "planted0in0netrc" * 3
+HOSTILE = "<script>alert(1)</script> **bold** [a](javascript:b) $x$"
+
+
+def find(tree: Any, key: str) -> Iterator[Any]:
+    """Values of a key anywhere in nested JSON."""
+    if isinstance(tree, dict):
+        yield from (value for name, value in tree.items() if name == key)
+    for inner in tree.values() if isinstance(tree, dict) else tree if type(tree) is list else ():
+        yield from find(inner, key)
+
+
+def write_analysis(sweep: Path, sentence: str) -> None:
+    """An analysis as that of the sweep's report, as far as W&B is told of it."""
+    row = collect(sweep)[0]
+    keys = ("model", "dataset", "hardware", "settings")
+    series = {key: row[key] for key in keys} | {"name": "molmo_tiny on easy_vqa"}
+    series |= {"answer": {"sentence": sentence, "caveats": [HOSTILE]}}
+    files.write_json(sweep / wandb_report.ANALYSIS, {"series": [series], "unfair": ["unlike"]})
+
+
+@pytest.mark.fault(
+    "hostile input", "keys and tokens in the environment, runs sent to W&B", "none is sent"
+)
+@pytest.mark.slow
+def test_a_sweep_is_online_once_and_without_secrets(
+    make_config: MakeConfig,
+    tmp_path: Path,
+    wandb_server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "netrc").write_text(f"machine huggingface.co login me password {IN_NETRC}\n")
+    monkeypatch.chdir(tmp_path)
+    sizes = "knob.sizes=[336x336,560x336]"
+    run_job(make_config(sizes, "tracking=wandb", "tracking.timeout_s=60"))
+    sweep = tmp_path / "sweep"
+    assert f"W&B: {wandb_server.url}/" in capsys.readouterr().out
+
+    curve = next(name for name in wandb_server.runs if name.startswith("comparison"))
+    for row in collect(sweep):
+        run_id = files.read_json(sweep / row["run"] / "wandb.json")["id"]
+        told, run = wandb_server.summary(run_id), wandb_server.runs[run_id]
+        result = files.read_json(sweep / row["run"] / "result.json")
+        assert {key: told[key] for key in told if key != "samples"} == wandb_runs.summary(result)
+        assert (run["displayName"], run["jobType"]) == (row["run"], "image_size")
+    assert {run["groupName"] for run in wandb_server.runs.values()} == {"sweep"}
+    ids = {wandb_server.config(name)["sweep_id"] for name in wandb_server.runs}
+    assert ids == {(sweep / "wandb" / "sweep_id").read_text()}
+    assert all(run["complete"] for run in wandb_server.runs.values())
+    tables = [name for name in wandb_server.uploads if name.endswith("samples.table.json")]
+    assert len([name for name in tables if name.startswith("artifacts/")]) == 2
+    assert len([name for name in wandb_server.uploads if name.endswith(".jpg")]) == 12
+
+    with (sweep / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    points = [point for point in wandb_server.history(curve) if "accuracy" in point]
+    assert len(points) == len(rows) == 2
+    for point, cells in zip(points, rows, strict=True):
+        numbers = {key: value for key, value in point.items() if key[0] != "_"}
+        assert numbers == {key: float(cells[key]) for key in numbers}
+        assert len(numbers) > 20
+    (report,) = wandb_server.reports.values()
+    assert set(find(json.loads(report["spec"]), "entityName")) >= {"someone"}
+
+    before = dict(wandb_server.asked)
+    assert main(["report", str(sweep)]) == 0
+    assert main(["publish", str(sweep)]) == 0
+    assert dict(wandb_server.asked) == before  # nothing was sent again
+
+    row = files.read_json(sweep / rows[0]["run"] / "result.json")
+    files.write_json(sweep / rows[0]["run"] / "result.json", row | {"accuracy": 0.125})
+    write_analysis(sweep, "One crop will do.")  # of an earlier state
+    assert main(["publish", str(sweep)]) == 0
+    (series,) = of_sweep(sweep).series
+    told = files.read_json(sweep / wandb_report.REPORT)["spec"]
+    assert series.answer.sentence in set(find(told, "text"))
+    assert len(wandb_server.runs) == 3 and len(wandb_server.reports) == 1
+    assert wandb_server.asked["upsertView"] == 2
+    assert wandb_server.summary(curve)["answer"] == series.answer.sentence
+    assert "One crop will do." not in wandb_server.reports[report["id"]]["spec"]
+    run_id = files.read_json(sweep / rows[0]["run"] / "wandb.json")["id"]
+    assert wandb_server.summary(run_id)["accuracy"] == 0.125
+    assert len(wandb_server.history(run_id)) == 1
+
+    written = [path.read_bytes() for path in sweep.rglob("*") if path.is_file()]
+    said = "".join(capsys.readouterr()).encode()
+    for secret in (*PLANTED.values(), IN_NETRC):
+        found = [
+            data for data in (*written, *wandb_server.received, said) if secret.encode() in data
+        ]
+        assert not found
+
+
+@pytest.mark.slow
+def test_runs_of_any_kind_are_published_once(
+    made_runs: Path, make_config: MakeConfig, wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    """Made without tracking, logged offline, and uploaded by hand with W&B's own command."""
+    config = make_config("tracking=wandb", "tracking.mode=offline")
+    by_hand, _ = sorted(path.parent for path in made_runs.glob("*/result.json"))
+    mirror.mirror(config, by_hand)
+    logged = wandb_runs.read_mirrored(by_hand / "wandb.json")
+    assert logged is not None and not wandb_server.runs
+    command = [sys.executable, "-m", "wandb", "sync", logged.folder]
+    subprocess.run(command, check=True, capture_output=True)
+    assert list(wandb_server.runs) == [logged.id]
+    asked = wandb_server.asked["UpsertBucket"]
+    for _ in range(2):
+        assert main(["publish", str(made_runs)]) == 0
+    assert len(wandb_server.runs) == 3  # two runs and their curve
+    assert wandb_server.asked["UpsertBucket"] == 3 * asked  # nothing twice
+    assert len(wandb_server.reports) == 1
+    assert not list((tmp_path / "home").rglob("*wandb*"))
+
+
+@pytest.mark.fault(
+    "outside world", "W&B refuses a whole sweep", "asked once, said once; publish is one line"
+)
+@pytest.mark.slow
+def test_a_refusing_server_leaves_a_sweep_whole(
+    make_config: MakeConfig,
+    tmp_path: Path,
+    wandb_server: WandbServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wandb_server.trouble = "refuse"
+    run_job(make_config("knob.sizes=[336x336,560x336]", "tracking=wandb", "tracking.timeout_s=60"))
+    said = [line for line in capsys.readouterr().out.splitlines() if "W&B" in line]
+    assert len(said) == 2  # why runs are kept, and how to publish all
+    assert wandb_server.asked.total() == 0  # one request was refused, and no other made
+    sweep = tmp_path / "sweep"
+    assert files.read_json(sweep / wandb_report.REPORT)["url"] is None
+    before = {path: path.read_bytes() for path in sweep.glob("*/*.json*")}
+    assert main(["publish", str(sweep)]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: W&B: refuse;") and errors.count("\n") == 1
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.slow
+def test_without_a_key_the_report_is_written_for_later(
+    made_runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["publish", str(made_runs)]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: no W&B API key") and errors.count("\n") == 1
+    stored = files.read_json(made_runs / wandb_report.REPORT)
+    assert stored["publish"] == f"python -m vtexp publish {made_runs}"
+    assert stored["url"] is None
+
+
+def test_nothing_to_publish(made_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in made_runs.glob("*/result.json"):
+        path.unlink()
+    assert main(["publish", str(made_runs)]) == 1
+    assert "no run has a result" in capsys.readouterr().err
+
+
+def test_the_specification_is_the_librarys_own(made_runs: Path) -> None:
+    failed = next(made_runs.glob("*/result.json")).parent
+    (failed / "result.json").unlink()
+    record_failure(failed, ValueError(HOSTILE))
+    write_analysis(made_runs, "Nobody can tell.")
+    rows = collect(made_runs)
+    arguments = (
+        TrackingConfig(name="wandb"),
+        made_runs,
+        rows,
+        wandb_report.read_analysis(made_runs),
+    )
+    path = wandb_report.write_report(*arguments)
+    written = path.read_bytes()
+    stored = files.read_json(path)
+    report = wandb_report.read_report(stored, "someone")
+    assert wandb_report.specification(report) == stored["spec"]  # nothing that it does not know
+    assert wandb_report.write_report(*arguments).read_bytes() == written  # nothing new
+
+    panels = [
+        panel
+        for panels in find(stored["spec"], "panelBankSectionConfig")
+        for panel in panels["panels"]
+    ]
+    assert {panel["viewType"] for panel in panels} == {
+        "Run History Line Plot",
+        "Scatter Plot",
+        "Bar Chart",
+        "Parallel Coordinates Plot",
+        "Run Comparer",
+        "Weave",
+    }
+    configs = [panel["config"] for panel in panels]
+    named = [name for config in configs for name in config.get("metrics", [])]
+    axes = [*find(configs, "xAxis"), *find(configs, "yAxis"), *find(configs, "accessor")]
+    named += [axis.removeprefix("summary:") for axis in axes if not axis.startswith("config:")]
+    (done,) = (row for row in rows if row["status"] == "done")
+    assert len(set(named)) > 6
+    assert set(named) <= done.keys()  # every panel shows something that is logged
+
+    paragraphs = [text for text in find(stored["spec"], "text") if text]
+    assert {"Nobody can tell.", "unlike"} <= set(paragraphs)
+    assert sum(HOSTILE in text for text in paragraphs) == 2  # a caveat and an error, as they are
+    kinds = {block["type"] for block in stored["spec"]["blocks"]}
+    assert not kinds & {"markdown-block", "html", "latex", "link", "code-block"}
+    assert json.dumps(stored["spec"]).count("<script>") == 2

@@ -90,7 +90,7 @@ METHODS = (
 def analyse(
     rows: Sequence[dict[str, Any]], margin: float = MARGIN, *, shared: bool = False
 ) -> Analysis:
-    """The analysis of the rows of `compare.collect`; `margin` in points of 0.01 accuracy.
+    """The analysis of the rows of `rows.collect`; `margin` in points of 0.01 accuracy.
 
     Reads the records of finished runs in `row["folder"]`; one without samples.jsonl is compared
     with none, one without latency.jsonl has no speed-up. Runs that answered different questions are

@@ -1,4 +1,4 @@
-"""What an analysis finds, as plain data: `vtexp.analysis` fills it in, reports show it.
+"""What an analysis finds, as plain data: `analyse.py` fills it in, reports show it.
 
 Accuracies and differences are in the metric's own unit (0 to 1; `cider` 0 to 10), never in percent;
 only sentences speak of points (hundredths of it).
@@ -134,7 +134,7 @@ class Power:
     `questions_for_margin`: about how many questions would show, with 80 % power, that a budget
     equal to the best is within the margin, where both vary as the best one and the one nearest to
     it in accuracy; None for a margin of 0, which nothing shows. Neither is 0 where no image
-    changes: what was not seen may still be (see `statistics.upper_bound`).
+    changes: what was not seen may still be (see `stats.paired.upper_bound`).
     """
 
     detectable: float

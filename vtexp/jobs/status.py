@@ -1,4 +1,4 @@
-"""What has become of the runs of a sweep, told by their files and their jobs; and waiting for it.
+"""What has become of the runs of a sweep, told by their files and their jobs.
 
 Any process can ask, on another day too. A run whose job has ended without a word is recorded as
 failed, with how its job ended and the last lines of its log.
@@ -134,13 +134,13 @@ def look_again(sweep: Path) -> list[RunStatus]:
     """Status of each run, lost ones recorded as failed once their files had time to be seen."""
     statuses = look(sweep)
     if any(status.state == "lost" for status in statuses):
-        time.sleep(max(map(_grace_s, statuses)))
+        time.sleep(max(map(grace_s, statuses)))
         settle(look(sweep))
         statuses = look(sweep)
     return statuses
 
 
-def _grace_s(status: RunStatus) -> float:
+def grace_s(status: RunStatus) -> float:
     """How long files may still come after a job's end."""
     through_slurm = status.job is not None and status.job.launcher == Launcher.slurm
     return GRACE_S if status.state == "lost" and through_slurm else 1.0

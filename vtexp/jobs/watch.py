@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from vtexp.config.schema import Launcher
-from vtexp.jobs.status import RunStatus, _grace_s, look, settle
+from vtexp.jobs.status import RunStatus, grace_s, look, settle
 from vtexp.runs.folder import label, planned
 from vtexp.utils.console import console
 
@@ -50,7 +50,7 @@ def _watch(sweep: Path, show: Any) -> None:
             return
         lost = [status for status in statuses if status.state == "lost"]
         lost_since = {s.folder: lost_since.get(s.folder, now) for s in lost}
-        settle([s for s in lost if now - lost_since[s.folder] >= _grace_s(s)])
+        settle([s for s in lost if now - lost_since[s.folder] >= grace_s(s)])
         far = any(s.job is not None and s.job.launcher == Launcher.slurm for s in statuses)
         time.sleep(POLL_S if far else 1.0)
 

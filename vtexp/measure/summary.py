@@ -1,4 +1,4 @@
-"""What timings of prefills say, how well they are known, and what makes them doubtful."""
+"""What timings of prefills say, and how well they are known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Borders of the stages of a prefill: the clocks, and the peaks of memory, that are read there."""
+"""The stages of a prefill: their names, and the times of one pass."""
 
 from __future__ import annotations
 

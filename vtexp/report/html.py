@@ -35,7 +35,7 @@ Row = dict[str, Any]
 def write_report(folder: Path, rows: Sequence[Row], found: Analysis) -> list[Plot]:
     """Write `report.html` of a comparison into a folder; returns its plots, for `figures`.
 
-    rows: of `compare.collect`, of one sweep or several, with what analysis found of them. Raises
+    rows: of `analysis.rows.collect`, of one sweep or several, with what analysis found of them. Raises
     DataError where records of a run are damaged.
     """
     asked = read_answers(rows)

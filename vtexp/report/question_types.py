@@ -1,4 +1,4 @@
-"""Accuracy by question type: a CSV of all runs of a sweep, and a table where one fits."""
+"""Accuracy by question type of all runs of a sweep, as a CSV."""
 
 from __future__ import annotations
 

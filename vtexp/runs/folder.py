@@ -1,4 +1,4 @@
-"""Runs as they were asked for, frozen in their folders, and what became of them.
+"""The folder of a run: what became of it, by its files alone.
 
 A run folder holds, from submission on, `config.yaml` (all of the config, with this run's one knob
 value) and `planned.json` (the first columns of its row in a comparison); then `result.json`, or

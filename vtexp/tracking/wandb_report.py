@@ -67,7 +67,7 @@ def log_curves(
 ) -> list[Path]:
     """Log a run for each curve of a sweep: its points over the measured tokens, and its table.
 
-    `rows` as of `compare.collect`, `analysis` of `read_analysis`. Returns what `wandb_runs.upload`
+    `rows` as of `rows.collect`, `analysis` of `read_analysis`. Returns what `wandb_runs.upload`
     takes.
     """
     by_series: dict[tuple, list[dict[str, Any]]] = defaultdict(list)

@@ -27,7 +27,7 @@ RANKS = "ranks"
 ANSWERS = "answers.jsonl"
 SHARE = "share.json"
 PROGRESS = "progress.json"
-#: No config of a run is longer, or deeper: it is written by `outcomes.freeze`.
+#: No config of a run is longer, or deeper: it is written by `frozen.freeze`.
 MOST_CONFIG_BYTES, MOST_CONFIG_DEPTH = 1_000_000, 20
 
 
@@ -189,7 +189,7 @@ def is_whole(path: Path) -> bool:
 def read_config(folder: Path) -> dict[str, Any]:
     """The resolved config of a run. Raises DataError if it cannot be read, or none was written so.
 
-    It is small and plain, as `outcomes.freeze` writes it: no aliases, of which a few lines can
+    It is small and plain, as `frozen.freeze` writes it: no aliases, of which a few lines can
     stand for gigabytes, no tags, and no deep nesting, at which libyaml's loader ends the process.
     """
     path = folder / CONFIG

@@ -1,4 +1,4 @@
-"""Where the images of drawn rows are: in their table, in files, or still on the web."""
+"""Where the images of drawn rows are: in their table, in files, or still on the web, and fetched."""
 
 from __future__ import annotations
 

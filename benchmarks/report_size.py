@@ -23,7 +23,7 @@ from tests.helpers.answered_sweeps import answered_sweep
 from vtexp.analysis.analyse import analyse
 from vtexp.analysis.rows import collect
 from vtexp.report.figures import write_figures
-from vtexp.report.html import REPORT_NAME, write_report
+from vtexp.report.html import REPORT_NAME, write_page
 
 CROPS = (1, 2, 3, 4, 6, 8, 9, 12)
 
@@ -44,7 +44,7 @@ def main() -> None:
         rows = collect(sweep)
         analysis = analyse(rows)
         began = time.perf_counter()
-        plots = write_report(sweep, rows, analysis)
+        plots = write_page(sweep, rows, analysis)
         written = time.perf_counter()
         write_figures(sweep, plots, "made up")
         drawn = time.perf_counter()

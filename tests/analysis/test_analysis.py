@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.helpers.made_sweeps import make_run, steady_scores, unfinish
 from vtexp.analysis.analyse import analyse, configured_margin
 from vtexp.analysis.findings import Analysis, Series
-from vtexp.analysis.rows import collect, doubts
+from vtexp.analysis.rows import collect, doubtful_times
 from vtexp.analysis.samples import MOST_GROUPS, RANGES, read_samples
 from vtexp.errors import ConfigError, DataError
 from vtexp.utils import files
@@ -210,7 +210,7 @@ def test_of_many_doubtful_runs_the_first_are_named(tmp_path: Path) -> None:
     rows = collect(tmp_path)
     told = f"347x336, and {len(values) - 12} more"
     assert told in "; ".join(only(analyse(rows)).answer.caveats)
-    (doubt,) = doubts(rows)
+    (doubt,) = doubtful_times(rows)
     assert doubt.endswith(f"image_size={told}): the clock fell")
 
 

@@ -23,7 +23,7 @@ from vtexp.budget.geometry import Size, token_layout
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.config.schema import Config, HardwareConfig
 from vtexp.cost.architectures import model_arithmetic
-from vtexp.cost.flops import ITEM_BYTES, STAGES, ModelArithmetic, PromptCounts, mfu
+from vtexp.cost.flops import COMPUTED_STAGES, ITEM_BYTES, ModelArithmetic, PromptCounts, mfu
 from vtexp.data.sample import Sample
 from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import find_checkpoint
@@ -129,7 +129,7 @@ def counted_flops(runner: Runner, inputs: Inputs) -> dict[str, int]:
     by_module = vision.get_flop_counts()
     (encoder,) = (sum(by_module[name].values()) for name in ENCODERS if name in by_module)
     connector = vision.get_total_flops() - encoder
-    return dict(zip(STAGES, (encoder, connector, llm.get_total_flops()), strict=True))
+    return dict(zip(COMPUTED_STAGES, (encoder, connector, llm.get_total_flops()), strict=True))
 
 
 @pytest.mark.parametrize(("tiling", "full"), [((1, 1), False), ((2, 3), False), ((3, 1), True)])
@@ -211,7 +211,7 @@ def test_bytes_of_a_prefill_are_weights_and_what_goes_in_and_out() -> None:
         arithmetic.minimum_bytes(PromptCounts(crops, tokens, tokens + 50), "bfloat16")
         for crops, tokens in ((1, 288), (12, 1152))
     )
-    assert small.keys() == set(STAGES)
+    assert small.keys() == set(COMPUTED_STAGES)
     crop = 576 * (588 + 2048) * 2
     assert large["vision_encoder"] - small["vision_encoder"] == 11 * crop
     assert sum(small.values()) < arithmetic.weights_bytes("bfloat16")  # rows of the embedding only
@@ -236,9 +236,9 @@ def test_roofline_takes_the_longer_of_both_and_mfu_is_a_share() -> None:
     bound = arithmetic.roofline_ms(counts, "bfloat16", peak_tflops=989, bandwidth_gb_per_s=3350)
     slow = arithmetic.roofline_ms(counts, "bfloat16", peak_tflops=989, bandwidth_gb_per_s=1)
     moved = arithmetic.minimum_bytes(counts, "bfloat16")
-    assert slow == pytest.approx({stage: moved[stage] / 1e6 for stage in STAGES})
+    assert slow == pytest.approx({stage: moved[stage] / 1e6 for stage in COMPUTED_STAGES})
     flops = arithmetic.flops(counts)
-    at_peak = {stage: mfu(flops[stage], bound[stage], 989) for stage in STAGES}
+    at_peak = {stage: mfu(flops[stage], bound[stage], 989) for stage in COMPUTED_STAGES}
     assert at_peak["vision_encoder"] == pytest.approx(1)
     # The masked half of the products is counted by MFU's convention, not by the bound.
     assert 1 < at_peak["llm_prefill"] < 1.05

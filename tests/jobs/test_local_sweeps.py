@@ -124,17 +124,17 @@ def test_a_rank_that_failed_or_is_of_an_earlier_start_is_not_waited_for(
     monkeypatch.setenv("VTEXP_ATTEMPT", "earlier")
     for folder in folders:
         files.write_json(folder / files.SHARE, {"attempt": "earlier"})
-    assert len(ranks.wait_for_shares(folders)) == 2
+    assert len(ranks.wait_for_ranks(folders)) == 2
     monkeypatch.setenv("VTEXP_ATTEMPT", "later")
     files.write_json(folders[0] / files.SHARE, {"attempt": "later"})
     ranks.record_rank_failure(tmp_path, 1, VtexpError("no GPU left"))
     with pytest.raises(VtexpError, match="rank 1: no GPU left"):
-        ranks.wait_for_shares(folders)
+        ranks.wait_for_ranks(folders)
     monkeypatch.setenv("VTEXP_ATTEMPT", "last")
     files.write_json(folders[0] / files.SHARE, {"attempt": "last"})
     monkeypatch.setattr(ranks, "SILENT_S", -1)
     with pytest.raises(VtexpError, match="rank 1: nothing heard of it"):
-        ranks.wait_for_shares(folders)
+        ranks.wait_for_ranks(folders)
 
 
 def test_a_finished_share_is_not_answered_again(tmp_path: Path) -> None:

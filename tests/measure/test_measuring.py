@@ -30,7 +30,7 @@ from vtexp.measure.protocol import MOST_WARM_UP_ROUNDS, Reference, Timing
 from vtexp.models.clocks import StageClock
 from vtexp.models.probe import Counts
 from vtexp.models.runner import PreparedSample, Runner
-from vtexp.models.stages import PARTS, StageTimes
+from vtexp.models.stages import STAGES, StageTimes
 from vtexp.stats.trend import fewest_rounds, kendall_z, relative_change
 from vtexp.utils import files
 
@@ -164,11 +164,11 @@ def test_events_of_one_gpu_are_its_stages(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "current_stream", lambda gpu: f"stream of {gpu}")
     waits: list[float] = []
     clock = StageClock([torch.device("cuda:0")], lambda: waits.append(Event.now_ms))
-    for stage, ms in zip(PARTS, (7.0, 1.0, 20.0, 3.0, 40.0, 0.5), strict=True):
+    for stage, ms in zip(STAGES, (7.0, 1.0, 20.0, 3.0, 40.0, 0.5), strict=True):
         Event.now_ms += ms
         clock.end_of(stage)
     times = clock.times()
-    stages = [getattr(times, name) for name in PARTS[1:]]
+    stages = [getattr(times, name) for name in STAGES[1:]]
     assert stages == [1.0, 20.0, 3.0, 40.0, 0.5]
     assert (times.vision_ms, times.prefill_ms) == (23.0, 63.0)
     assert waits == [0.0, 71.5]  # at both ends, nowhere between
@@ -179,9 +179,9 @@ def test_several_gpus_are_waited_for_at_each_border() -> None:
     waits: list[int] = []
     gpus = [torch.device("cuda:0"), torch.device("cuda:1")]
     clock = StageClock(gpus, lambda: waits.append(1))
-    for stage in PARTS:
+    for stage in STAGES:
         clock.end_of(stage)
-    assert len(waits) == 1 + len(PARTS) + 1
+    assert len(waits) == 1 + len(STAGES) + 1
     assert clock.times().prefill_ms >= 0
 
 
@@ -469,7 +469,7 @@ def test_intervals_between_processes_are_students() -> None:
 def test_percentiles_only_where_the_sample_supports_them() -> None:
     def summary(n: int) -> dict[str, Any]:
         rows = [{"num_crops": 1} | vars_of(of(float(i + 1))) for i in range(n)]
-        return measuring.summarise(rows)["prefill_ms"]
+        return measuring.summarise_times(rows)["prefill_ms"]
 
     assert summary(5)["low"] is None and summary(6)["low"] is not None
     assert summary(63)["p90"] is None and summary(64)["p90"] is not None

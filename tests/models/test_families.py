@@ -36,7 +36,7 @@ from vtexp.models.checkpoints import ASSETS, find_checkpoint, read_model_config
 from vtexp.models.families import FAMILIES
 from vtexp.models.runner import Runner
 from vtexp.models.runners import runner_class
-from vtexp.models.stages import PARTS
+from vtexp.models.stages import STAGES
 from vtexp.prompts.tokenizer import PromptTokenizer
 from vtexp.runs.plan import make_plan
 from vtexp.utils import files
@@ -441,8 +441,8 @@ def test_timed_prefill_gives_the_first_token_of_the_answer(
     handle = runner.model.register_forward_hook(lambda *args: logits.append(args[2].logits))
     times = runner.timed_prefill(samples[1], settings(runner), "easy_vqa")
     handle.remove()
-    assert all(getattr(times, stage) > 0 for stage in PARTS)
-    assert sum(getattr(times, stage) for stage in PARTS) == pytest.approx(times.ttft_ms, abs=1)
+    assert all(getattr(times, stage) > 0 for stage in STAGES)
+    assert sum(getattr(times, stage) for stage in STAGES) == pytest.approx(times.ttft_ms, abs=1)
     answer = runner.answer([runner.prepare(samples[1], settings(runner), "easy_vqa")], 1)
     assert [tuple(found.shape[:2]) for found in logits] == [(1, 1)]
     assert int(logits[0].argmax()) == answer[0][0]
@@ -454,7 +454,7 @@ def test_decoding_and_memory_of_every_family(runner: Runner, samples: list[Sampl
     assert runner.timed_decode(*asked, num_tokens=4) > 0
     memory = runner.prefill_memory(*asked)
     if memory:  # Linux lets the peak be reset
-        assert [f"{stage}_ms" for stage in memory] == list(PARTS)
+        assert [f"{stage}_ms" for stage in memory] == list(STAGES)
         assert all(peaks["resident"] > 0 for peaks in memory.values())
 
 

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from tests.helpers.made_sweeps import make_run, steady_scores, unfinish
-from vtexp.analysis.analyse import analyse, to_plain
+from vtexp.analysis.analyse import analyse, analysis_to_plain
 from vtexp.analysis.rows import COLUMNS, collect
 from vtexp.report import write
 from vtexp.report.files import FINDINGS, csv_text, markdown, parquet_bytes
@@ -64,7 +64,7 @@ def test_every_file_has_the_same_numbers(tmp_path: Path) -> None:
     in_csv = list(csv.DictReader((tmp_path / "comparison.csv").open()))
     in_parquet = pq.read_table(tmp_path / "comparison.parquet").to_pylist()
     assert tuple(in_csv[0]) == tuple(in_parquet[0]) == (*COLUMNS, *FINDINGS)
-    found = {run["run"]: run for run in to_plain(analysis)["series"][0]["runs"]}
+    found = {run["run"]: run for run in analysis_to_plain(analysis)["series"][0]["runs"]}
     for row, text, typed in zip(rows, in_csv, in_parquet, strict=True):
         own = found[row["run"]]
         ratio = own["speed_up"] or dict.fromkeys(("ratio", "low", "high", "baseline"))

@@ -31,10 +31,10 @@ from vtexp.models.views import views_of
 from vtexp.report import browser, reproduce
 from vtexp.report.answers import in_turn, read_answers
 from vtexp.report.figures import drawings, write_figures
-from vtexp.report.html import write_report
+from vtexp.report.html import write_page
 from vtexp.report.html_table import report_table
-from vtexp.report.plots import Plot, Series, crops_plot
-from vtexp.report.thumbnails import overlay_of, take_pictures
+from vtexp.report.plots import Plot, PlotSeries, crops_plot
+from vtexp.report.thumbnails import overlay_of, take_thumbnails
 from vtexp.runs.ledger import JOBS, read_submitted
 from vtexp.utils import files
 
@@ -125,7 +125,7 @@ def test_no_secret_is_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = plan.runs[0].folder / files.ENVIRONMENT
     files.write_json(path, files.read_json(path) | {"command": "its_planted"})
     rows = collect(sweep)
-    write_report(sweep, rows, analyse(rows))
+    write_page(sweep, rows, analyse(rows))
     page = (sweep / "report.html").read_text()
     assert "in_a_shell_line" not in page and "its_planted" not in page
     (one,) = reproduce.configs([Path(row["folder"]) for row in rows])
@@ -135,9 +135,9 @@ def test_no_secret_is_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_report_says_so_where_images_are_gone(sweep: Path) -> None:
     (asked,) = read_answers(collect(sweep))
     found = asked.disagreements()
-    assert len(take_pictures(asked, found).by_image) > 0
+    assert len(take_thumbnails(asked, found).by_image) > 0
     changed = {key: replace(one, question="other") for key, one in asked.questions.items()}
-    pictures = take_pictures(replace(asked, questions=changed), found)
+    pictures = take_thumbnails(replace(asked, questions=changed), found)
     assert pictures.by_image == {}
     assert "is not the same sample in the data set any more" in pictures.notes[0]
     assert len(asked.questions) > len(pictures.notes) <= 4  # the first, and how many more
@@ -148,7 +148,7 @@ def test_a_report_draws_no_pages(
 ) -> None:
     (asked,) = read_answers(collect(sweep))
     monkeypatch.setenv("VTEXP_CACHE_DIR", str(tmp_path / "empty"))
-    pictures = take_pictures(asked, asked.disagreements())
+    pictures = take_thumbnails(asked, asked.disagreements())
     assert pictures.by_image == {} and "no images are shown: its pages" in pictures.notes[0]
     assert not (tmp_path / "empty").exists()
 
@@ -160,7 +160,7 @@ def test_the_report_is_made_without_the_model_that_was_run(tmp_path: Path) -> No
         path = run.folder / files.CONFIG
         files.write_text(path, path.read_text().replace("embedded:molmo_tiny", "/gone/<b>"))
     rows = collect(sweep)
-    write_report(sweep, rows, analyse(rows))
+    write_page(sweep, rows, analyse(rows))
     page = (sweep / "report.html").read_text()
     assert "no images are shown: model.path=/gone/&lt;b&gt;: no such folder" in page
     assert "<b>" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
@@ -197,7 +197,9 @@ def test_shares_of_crops_add_up(sweep: Path) -> None:
 
 
 def test_figures_hold_their_texts_as_text_and_are_the_same_each_time(tmp_path: Path) -> None:
-    series = Series(label="a $x$ <b> \u2028", x=[1.0, 2.0], y=[10.0, 20.0], marked=[True, False])
+    series = PlotSeries(
+        label="a $x$ <b> \u2028", x=[1.0, 2.0], y=[10.0, 20.0], marked=[True, False]
+    )
     plot = Plot(
         name="p", title="t", caption="c", x_label="tokens", y_label="accuracy, %",
         kind="lines", series=[series, replace(series, label="\u65e5\u672c")],

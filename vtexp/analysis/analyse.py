@@ -159,7 +159,7 @@ def _margin(folder: Path) -> float:
     return margin
 
 
-def to_plain(analysis: Analysis) -> dict[str, Any]:
+def analysis_to_plain(analysis: Analysis) -> dict[str, Any]:
     """JSON-ready."""
     return asdict(analysis)
 

@@ -16,7 +16,7 @@ from vtexp.utils import files
 from vtexp.utils.text import listed
 
 #: Stages of a prefill whose medians have columns, each with its 95 % interval.
-STAGES = (
+STAGE_COLUMNS = (
     *(
         "image_decode_ms",
         "preprocess_ms",
@@ -89,7 +89,7 @@ COLUMNS = (
     "num_samples",
     "num_failed",
     "num_images",
-    *(f"{stage}_{name}" for stage in STAGES for name in ("median", "low", "high")),
+    *(f"{stage}_{name}" for stage in STAGE_COLUMNS for name in ("median", "low", "high")),
     *("prefill_ms_p25", "prefill_ms_p75", "prefill_ms_p90", "prefill_ms_p99", "prefill_ms_n"),
     *(f"prefill_ms_between_processes_{name}" for name in ("mean", "low", "high", "n")),
     "prefill_vision_tokens",
@@ -333,7 +333,7 @@ def _order(row: dict[str, Any]) -> tuple:
     return (*_series(row), tokens, row["target_vision_tokens"])
 
 
-def doubts(rows: Sequence[dict[str, Any]]) -> list[str]:
+def doubtful_times(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Why timings are doubtful: each reason once, with the rows that it is true of."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for row in rows:
@@ -350,7 +350,7 @@ def _with_settings(row: dict[str, Any]) -> str:
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:
     """What a reader must know of rows: doubts first, then identical inputs, warnings, failures."""
-    found = doubts(rows)
+    found = doubtful_times(rows)
     for row in rows:
         name = _with_settings(row)
         if row.get("same_inputs_as"):
@@ -377,7 +377,7 @@ def require_same_samples(rows: list[dict[str, Any]]) -> None:
         raise DataError(f"{reason}; run them again with the same dataset.limit, seed and files")
 
 
-def lines(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def series_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Finished rows by the line of the picture they belong to, under its label."""
     by_series: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:

@@ -18,7 +18,7 @@ from vtexp.budget.geometry import Geometry
 #: Bytes of one number.
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: The stages of a prefill, in order.
-STAGES = ("vision_encoder", "connector", "llm_prefill")
+COMPUTED_STAGES = ("vision_encoder", "connector", "llm_prefill")
 #: Which products of a query and a key count. `all`: every query with every key, masked or not: what
 #: FlopCounterMode counts, and the convention of published MFUs (Chowdhery et al. 2022, PaLM,
 #: arXiv:2204.02311, appendix B). `visible`: only those that the mask shows, which is the least that
@@ -347,7 +347,7 @@ class ModelArithmetic:
             stage: max(
                 flops[stage] / (peak_tflops * 1e9), moved[stage] / (bandwidth_gb_per_s * 1e6)
             )
-            for stage in STAGES
+            for stage in COMPUTED_STAGES
         }
 
     def memory(

@@ -16,7 +16,7 @@ from vtexp.runs.folder import record_failure, settled
 from vtexp.runs.frozen import thaw
 from vtexp.runs.job import make_runs
 from vtexp.runs.plan import make_plan
-from vtexp.runs.preemption import leaving
+from vtexp.runs.preemption import preempted
 from vtexp.runs.ranks import rank_of_process, record_rank_failure
 from vtexp.tracking.mirror import mirror
 from vtexp.utils.console import console
@@ -40,7 +40,7 @@ class SweepJob:
         """What SLURM is to run when it starts the job again: the same, all state is in files."""
         from submitit.helpers import DelayedSubmission
 
-        leaving.set()
+        preempted.set()
         return DelayedSubmission(self)
 
 
@@ -53,7 +53,7 @@ def make_job(folders: Sequence[Path], rank: int = 0) -> None:
     try:
         _make(folders, rank)
     except Exception as error:
-        if leaving.is_set():
+        if preempted.is_set():
             raise
         console.print(f"FAILED: {error_line(error)}")
         if rank > 0:

@@ -12,7 +12,7 @@ import numpy as np
 from vtexp.measure.limits import LEAST_BUSY
 from vtexp.measure.monitor import disturbances
 from vtexp.measure.summary import Row, median_by_rank
-from vtexp.models.stages import PARTS
+from vtexp.models.stages import STAGES
 from vtexp.stats.trend import kendall_z, relative_change
 
 #: Medians of ranks may differ by so much before it is told.
@@ -138,7 +138,7 @@ def _clocks(rows: Sequence[Row]) -> list[str]:
     """Whether the clocks contradict each other, or the device answered before it was done."""
     found = []
     over = sum(
-        sum(row[part] for part in PARTS) > (1 + CLOCKS_DIFFER) * row["ttft_ms"] for row in rows
+        sum(row[part] for part in STAGES) > (1 + CLOCKS_DIFFER) * row["ttft_ms"] for row in rows
     )
     if over:
         found.append(

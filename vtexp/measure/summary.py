@@ -22,7 +22,7 @@ DRAWS = 1000
 Row = dict[str, Any]
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, dict[str, float | int | None]]:
+def summarise_times(rows: Sequence[Row]) -> dict[str, dict[str, float | int | None]]:
     """Per stage in ms: median with its 95 % interval, quartiles, p90, p99 and n.
 
     None where there are too few timings: p90 below 64, p99 below 662.

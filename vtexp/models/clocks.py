@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from vtexp.models.stages import PARTS, StageTimes
+from vtexp.models.stages import STAGES, StageTimes
 
 MIB = 2**20
 
@@ -39,10 +39,10 @@ class StageClock:
         """Mark the end of a stage."""
         if self._several:
             self._wait()
-        if stage == PARTS[0]:
+        if stage == STAGES[0]:
             self._decoded_s = time.perf_counter()
         self._marks.append(self._mark())
-        if stage == PARTS[-1]:
+        if stage == STAGES[-1]:
             self._wait()
             self._ended_s = time.perf_counter()
 

@@ -258,7 +258,7 @@ class Runner(ABC):
     ) -> tuple[torch.Tensor, bool]:
         """One pass at batch 1, from the image file to the first token: logits, and if replayed.
 
-        `end_of` hears of the end of each stage, in the order of `stages.PARTS`.
+        `end_of` hears of the end of each stage, in the order of `STAGES`.
         """
         pixels = sample.pixels()
         end_of("image_decode_ms")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 #: Stages of one pass, then several of them together, as each row has them.
-PARTS = (
+STAGES = (
     "image_decode_ms",
     "preprocess_ms",
     "transfer_ms",
@@ -15,7 +15,7 @@ PARTS = (
     "first_token_ms",
 )
 SUMMARISED = (
-    *PARTS,
+    *STAGES,
     *("vision_ms", "prefill_ms", "ttft_without_preprocess_ms", "ttft_ms", "decode_ms_per_token"),
 )
 

@@ -32,7 +32,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SampleAnswer:
     """One run's answer; `tiling` is None of models that show none, `score` of random weights."""
 
     prediction: str
@@ -54,13 +54,13 @@ class RunAnswers:
     `crops`: images by measured crops; `tokens`: by (theoretical, measured) vision tokens.
     """
 
-    answers: dict[str, Answer]
+    answers: dict[str, SampleAnswer]
     crops: Counter[int]
     tokens: Counter[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SharedQuestions:
     """Runs that answered the same questions: those questions, and each run's answers.
 
     Runs are named by their folders: of several sweeps, names need not differ.
@@ -71,7 +71,7 @@ class Asked:
     questions: dict[str, Question] = field(default_factory=dict)
     by_run: dict[str, RunAnswers] = field(default_factory=dict)
 
-    def of(self, sample_id: str) -> list[Answer]:
+    def of(self, sample_id: str) -> list[SampleAnswer]:
         """Each run's answer to a question, in the order of `runs`."""
         return [self.by_run[run].answers[sample_id] for run in self.runs]
 
@@ -105,17 +105,17 @@ def in_turn(queues: Iterable[Sequence[str]]) -> Iterator[str]:
         left = still
 
 
-def read_answers(rows: Sequence[dict[str, Any]]) -> list[Asked]:
+def read_answers(rows: Sequence[dict[str, Any]]) -> list[SharedQuestions]:
     """The answers of finished rows of a comparison, together where the questions are the same.
 
     Runs without their `samples.jsonl` are left out. Raises DataError where one is damaged.
     """
-    found: dict[tuple[str, str], Asked] = {}
+    found: dict[tuple[str, str], SharedQuestions] = {}
     for row in rows:
         path = Path(row["folder"]) / files.SAMPLES
         if row["status"] == "done" and path.is_file():
             key = (row["dataset"], row["samples_fingerprint"])
-            asked = found.setdefault(key, Asked(row["dataset"]))
+            asked = found.setdefault(key, SharedQuestions(row["dataset"]))
             asked.runs.append(row["folder"])
             asked.by_run[row["folder"]] = _read_run(path, asked.questions)
             if asked.by_run[row["folder"]].answers.keys() != asked.questions.keys():
@@ -125,14 +125,14 @@ def read_answers(rows: Sequence[dict[str, Any]]) -> list[Asked]:
 
 def _read_run(path: Path, questions: dict[str, Question]) -> RunAnswers:
     """One run's answers; questions that are new are added to `questions`."""
-    answers: dict[str, Answer] = {}
+    answers: dict[str, SampleAnswer] = {}
     counts: dict[str, tuple[int, int, int]] = {}  # of each image
     try:
         for row in files.rows_of(path):
             sample_id = row["sample_id"]
             tiling, crops, tokens = (row.get(f"measured_{name}") for name in _COUNTS)
             prediction = row["prediction"] or ""
-            answers[sample_id] = Answer(prediction, row["score"], tiling, crops, tokens)
+            answers[sample_id] = SampleAnswer(prediction, row["score"], tiling, crops, tokens)
             if sample_id not in questions:
                 questions[sample_id] = _question(row)
             if crops is not None and tokens is not None:

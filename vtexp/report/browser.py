@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vtexp.report.answers import Answer, Asked, Question
+from vtexp.report.answers import Question, SampleAnswer, SharedQuestions
 from vtexp.report.plots import value_name
-from vtexp.report.thumbnails import Picture, Pictures, take_pictures
+from vtexp.report.thumbnails import Thumbnail, Thumbnails, take_thumbnails
 
 #: Longer texts are cut, and so many characters of samples are in a page at most.
 LONGEST_TEXT, MOST_CHARACTERS = 1000, 10_000_000
@@ -35,8 +35,8 @@ class _Texts:
 
 
 def browser_data(
-    asked: Asked, rows: Mapping[str, Row], names: Mapping[str, str], room: int
-) -> tuple[dict[str, Any], Pictures]:
+    asked: SharedQuestions, rows: Mapping[str, Row], names: Mapping[str, str], room: int
+) -> tuple[dict[str, Any], Thumbnails]:
     """What the page's browser shows of runs with the same questions, and the pictures in it.
 
     rows: by their folders; names: of the series of each, where there are several; room: bytes left
@@ -50,7 +50,7 @@ def browser_data(
         if texts.characters > MOST_CHARACTERS:
             break
         samples.append(_sample(asked.questions[sample_id], asked.of(sample_id), groups, texts))
-    pictures = take_pictures(asked, disagreeing[: len(samples)], room)
+    pictures = take_thumbnails(asked, disagreeing[: len(samples)], room)
     return {
         "dataset": asked.dataset,
         "runs": _run_names([rows[run] for run in asked.runs], names),
@@ -74,7 +74,7 @@ def _run_names(rows: Sequence[Row], series: Mapping[str, str]) -> list[str]:
     return named
 
 
-def _groups(asked: Asked) -> list[str]:
+def _groups(asked: SharedQuestions) -> list[str]:
     """By what samples can be filtered: question type, and the attributes that the set names."""
     keys: dict[str, None] = {"question_type": None}
     for question in asked.questions.values():
@@ -83,7 +83,7 @@ def _groups(asked: Asked) -> list[str]:
 
 
 def _sample(
-    question: Question, answers: Sequence[Answer], groups: Sequence[str], texts: _Texts
+    question: Question, answers: Sequence[SampleAnswer], groups: Sequence[str], texts: _Texts
 ) -> list[Any]:
     values = {"question_type": question.question_type, **question.attributes}
     return [
@@ -106,7 +106,7 @@ def _sample(
     ]
 
 
-def _image(picture: Picture, runs: Sequence[str]) -> dict[str, Any]:
+def _image(picture: Thumbnail, runs: Sequence[str]) -> dict[str, Any]:
     overlays = [picture.overlays[run] for run in runs]
     return {
         "uri": picture.uri,

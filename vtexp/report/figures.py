@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtexp.report.plots import Plot, Series
+from vtexp.report.plots import Plot, PlotSeries
 from vtexp.utils import files
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _draw_points(axes: Axes, plot: Plot) -> None:
             _name_points(axes, series)
 
 
-def _draw_series(axes: Axes, series: Series, color: str, marker: str, dashes: Any) -> None:
+def _draw_series(axes: Axes, series: PlotSeries, color: str, marker: str, dashes: Any) -> None:
     x, y = np.array(series.x, dtype=float), np.array(series.y, dtype=float)
     label = _literal(series.label)
     # Lines in the order of the points; the markers by themselves, as some are hollow.
@@ -182,7 +182,7 @@ def _draw_series(axes: Axes, series: Series, color: str, marker: str, dashes: An
     axes.plot([], [], color=color, marker=marker, linestyle=dashes, markersize=4.5, label=label)
 
 
-def _name_points(axes: Axes, series: Series) -> None:
+def _name_points(axes: Axes, series: PlotSeries) -> None:
     points = np.array([series.x, series.y], dtype=float).T
     for point, name in zip(points, series.names or [], strict=False):
         axes.annotate(
@@ -194,7 +194,7 @@ def _name_points(axes: Axes, series: Series) -> None:
         )
 
 
-def _draw_bars(axes: Axes, parts: Sequence[Series]) -> None:
+def _draw_bars(axes: Axes, parts: Sequence[PlotSeries]) -> None:
     from matplotlib import colormaps
 
     places = np.arange(len(parts[0].x))

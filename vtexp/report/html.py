@@ -32,10 +32,10 @@ ASSETS = Path(__file__).parents[1] / "assets" / "report"
 Row = dict[str, Any]
 
 
-def write_report(folder: Path, rows: Sequence[Row], found: Analysis) -> list[Plot]:
+def write_page(folder: Path, rows: Sequence[Row], found: Analysis) -> list[Plot]:
     """Write `report.html` of a comparison into a folder; returns its plots, for `figures`.
 
-    rows: of `analysis.rows.collect`, of one sweep or several, with what analysis found of them. Raises
+    rows: of `rows.collect`, of one sweep or several, with what analysis found of them. Raises
     DataError where records of a run are damaged.
     """
     asked = read_answers(rows)

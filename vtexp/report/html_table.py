@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vtexp.report.plots import OLD_STAGES, STAGES, is_disturbed
+from vtexp.report.plots import OLD_STAGES, STAGE_LABELS, is_disturbed
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class HtmlCell:
     """Text, and what the column is sorted by; None sorts last."""
 
     text: str
@@ -26,7 +26,7 @@ class Column:
 
     heading: str
     name: str
-    cell: Callable[[Row], Cell]
+    cell: Callable[[Row], HtmlCell]
     numeric: bool = True
 
 
@@ -34,10 +34,10 @@ class Column:
 class TableRow:
     """A run's knob value, status (done, failed, missing), notes on it, and its other cells."""
 
-    name: Cell
+    name: HtmlCell
     status: str
     disturbed: bool
-    cells: list[Cell]
+    cells: list[HtmlCell]
     flags: list[str]
 
 
@@ -55,24 +55,24 @@ class ReportTable:
     left_out: list[str]
 
 
-def number(key: str, digits: int, factor: float = 1.0) -> Callable[[Row], Cell]:
+def number(key: str, digits: int, factor: float = 1.0) -> Callable[[Row], HtmlCell]:
     """Cells of a number of the row times a factor; empty where there is none."""
 
-    def cell(row: Row) -> Cell:
+    def cell(row: Row) -> HtmlCell:
         value = row.get(key)
         if value is None:
-            return Cell("")
-        return Cell(f"{factor * value:.{digits}f}", factor * value)
+            return HtmlCell("")
+        return HtmlCell(f"{factor * value:.{digits}f}", factor * value)
 
     return cell
 
 
-def text(key: str) -> Callable[[Row], Cell]:
+def text(key: str) -> Callable[[Row], HtmlCell]:
     """Cells of a text of the row."""
 
-    def cell(row: Row) -> Cell:
+    def cell(row: Row) -> HtmlCell:
         value = str(row.get(key) or "")
-        return Cell(value, value)
+        return HtmlCell(value, value)
 
     return cell
 
@@ -121,7 +121,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     varying = [key for key in keys if len({row.get(key) for row in rows}) > 1]
     # Vision encoder and connector apart where any run has them so, and together only where not.
     apart = any(row.get("connector_ms_median") is not None for row in rows)
-    stages = STAGES if apart else OLD_STAGES
+    stages = STAGE_LABELS if apart else OLD_STAGES
     ms = "median time at batch 1, ms"
     memory = "peak memory, MiB"
     return [
@@ -151,30 +151,30 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
-def _knob(row: Row, one_knob: bool) -> Cell:
+def _knob(row: Row, one_knob: bool) -> HtmlCell:
     """The knob's value; sorted by the tokens that it stands for, as sizes have no order."""
     value = str(row["knob_value"]) + (", full tokens" if row["force_full_tokens"] else "")
     name = value if one_knob else f"{row['knob']}={value}"
-    return Cell(name, row.get("measured_vision_tokens", row["theoretical_vision_tokens"]))
+    return HtmlCell(name, row.get("measured_vision_tokens", row["theoretical_vision_tokens"]))
 
 
-def _crops(row: Row) -> Cell:
+def _crops(row: Row) -> HtmlCell:
     mean = row.get("measured_num_crops", row["num_crops"])
-    return Cell(f"{mean:.4g}", mean)
+    return HtmlCell(f"{mean:.4g}", mean)
 
 
-def _interval(row: Row) -> Cell:
+def _interval(row: Row) -> HtmlCell:
     low, high = row.get("accuracy_low"), row.get("accuracy_high")
     if low is None or high is None:
-        return Cell("")
-    return Cell(f"{100 * low:.1f} to {100 * high:.1f}", low)
+        return HtmlCell("")
+    return HtmlCell(f"{100 * low:.1f} to {100 * high:.1f}", low)
 
 
-def _prefill_interval(row: Row) -> Cell:
+def _prefill_interval(row: Row) -> HtmlCell:
     low, high = row.get("prefill_ms_low"), row.get("prefill_ms_high")
     if low is None or high is None:
-        return Cell("")
-    return Cell(f"{low:.1f} to {high:.1f}", low)
+        return HtmlCell("")
+    return HtmlCell(f"{low:.1f} to {high:.1f}", low)
 
 
 def flags(row: Row) -> list[str]:

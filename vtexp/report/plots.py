@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vtexp.analysis import findings
-from vtexp.analysis import rows as compare
+from vtexp.analysis.rows import series_of
 from vtexp.report.answers import RunAnswers
 
 #: Stages of the time to first token, in the order in which they happen, and their names.
-STAGES = {
+STAGE_LABELS = {
     "image_decode_ms": "image decoding",
     "preprocess_ms": "preprocess",
     "transfer_ms": "transfer",
@@ -38,7 +38,7 @@ Lines = Mapping[str, Sequence[Row]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
+class PlotSeries:
     """Points of one line, or one part of each bar.
 
     `low`, `high`: ends of the interval around `y`. `names`: what a point is called. `marked`:
@@ -69,7 +69,7 @@ class Plot:
     x_label: str
     y_label: str
     kind: Literal["lines", "bars", "points"]
-    series: list[Series]
+    series: list[PlotSeries]
     steps: list[tuple[list[float], list[float]]] = field(default_factory=list)
     diagonal: bool = False
     named: bool = False
@@ -88,7 +88,7 @@ def all_plots(
 
     `rows` with what analysis found of them, and the answers of their runs, by the runs' folders.
     """
-    lines = compare.lines(rows)
+    lines = series_of(rows)
     fronts = [[run.folder for run in series.runs if run.on_front] for series in found.series]
     plots = (
         accuracy_plot(lines),
@@ -123,8 +123,8 @@ def accuracy_plot(lines: Lines) -> Plot | None:
     )
 
 
-def _accuracy_series(label: str, rows: Sequence[Row]) -> Series:
-    return Series(
+def _accuracy_series(label: str, rows: Sequence[Row]) -> PlotSeries:
+    return PlotSeries(
         label=label,
         x=[row["measured_vision_tokens"] for row in rows],
         y=[100 * row["accuracy"] for row in rows],
@@ -152,8 +152,8 @@ def time_plot(lines: Lines, stage: str, name: str, title: str) -> Plot | None:
     )
 
 
-def _time_series(label: str, rows: Sequence[Row], stage: str) -> Series:
-    return Series(
+def _time_series(label: str, rows: Sequence[Row], stage: str) -> PlotSeries:
+    return PlotSeries(
         label=label,
         x=[row["prefill_vision_tokens"] for row in rows],
         y=[row[f"{stage}_median"] for row in rows],
@@ -170,8 +170,8 @@ def stages_plot(lines: Lines) -> Plot | None:
     rows = [(label, row) for label, points in timed.items() for row in points]
     if not rows:
         return None
-    whole = all(row.get(f"{stage}_median") is not None for _, row in rows for stage in STAGES)
-    stages = STAGES if whole else OLD_STAGES
+    whole = all(row.get(f"{stage}_median") is not None for _, row in rows for stage in STAGE_LABELS)
+    stages = STAGE_LABELS if whole else OLD_STAGES
     return Plot(
         name="stages",
         title="Where the time to first token goes",
@@ -181,7 +181,7 @@ def stages_plot(lines: Lines) -> Plot | None:
         y_label="time, ms",
         kind="bars",
         series=[
-            Series(
+            PlotSeries(
                 label=name,
                 x=[_marked_name(row, label) for label, row in rows],
                 y=[row.get(f"{stage}_median") for _, row in rows],
@@ -205,7 +205,7 @@ def pareto_plot(lines: Lines, fronts: Sequence[Sequence[str]]) -> Plot | None:
         y_label=f"accuracy, % ({_metric(both)})",
         kind="points",
         series=[
-            Series(
+            PlotSeries(
                 label=label,
                 x=[row["prefill_ms_median"] for row in rows],
                 y=[100 * row["accuracy"] for row in rows],
@@ -258,9 +258,9 @@ def _group_plot(series: findings.Series, grouping: findings.Grouping, suffix: st
     )
 
 
-def _group_series(series: findings.Series, group: findings.Group) -> Series:
+def _group_series(series: findings.Series, group: findings.Group) -> PlotSeries:
     runs = {run.run: run for run in series.runs}
-    return Series(
+    return PlotSeries(
         label=f"{group.value} (n={group.num_samples})",
         x=[runs[cell.run].vision_tokens for cell in group.cells],
         y=[100 * cell.accuracy for cell in group.cells],
@@ -291,7 +291,7 @@ def crops_plot(lines: Lines, counted: Mapping[str, RunAnswers]) -> Plot | None:
         y_label="images, %",
         kind="bars",
         series=[
-            Series(
+            PlotSeries(
                 label=_range_name(part),
                 x=[_bar_name(row, label) for label, row in rows],
                 y=[share(row, part) for _, row in rows],
@@ -326,7 +326,7 @@ def tokens_plot(lines: Lines, counted: Mapping[str, RunAnswers]) -> Plot | None:
         if pairs:
             found = sorted(pairs.items())
             series.append(
-                Series(
+                PlotSeries(
                     label=label,
                     x=[float(theoretical) for (theoretical, _), _ in found],
                     y=[float(measured) for (_, measured), _ in found],

@@ -26,7 +26,7 @@ _PASSING = ("started", "load_average_1min", "other_cores_busy", "slurm_job_id", 
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Recipe:
     """Runs whose configs differ in the knob's value alone: YAML, and the command if one gives it.
 
     `command` is None where the config needs files of the user's own, or of other code.
@@ -37,7 +37,7 @@ class Again:
     command: str | None
 
 
-def configs(folders: Sequence[Path]) -> list[Again]:
+def configs(folders: Sequence[Path]) -> list[Recipe]:
     """The configs of runs. Raises DataError for a folder whose config is damaged."""
     alike: dict[str, list[Path]] = defaultdict(list)
     for folder in folders:
@@ -45,7 +45,7 @@ def configs(folders: Sequence[Path]) -> list[Again]:
         plain.pop("run", None)
         alike[json.dumps(plain)].append(folder)
     return [
-        Again([folder.name for folder in own], _shown(json.loads(config)), _command(own))
+        Recipe([folder.name for folder in own], _shown(json.loads(config)), _command(own))
         for config, own in alike.items()
     ]
 

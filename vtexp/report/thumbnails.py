@@ -24,7 +24,7 @@ from vtexp.data.load import load_samples
 from vtexp.data.sample import Sample
 from vtexp.errors import DataError, VtexpError
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.report.answers import Asked, Question
+from vtexp.report.answers import Question, SharedQuestions
 from vtexp.runs.frozen import thaw
 from vtexp.runs.ledger import working_folder
 from vtexp.utils import files
@@ -51,7 +51,7 @@ class Overlay:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Thumbnail:
     """A small image as a data URI, its own size, and the overlay of each run by its folder."""
 
     uri: str
@@ -60,10 +60,10 @@ class Picture:
 
 
 @dataclass(slots=True)
-class Pictures:
+class Thumbnails:
     """Pictures by image id, and what a reader must know of those that are not there."""
 
-    by_image: dict[str, Picture] = field(default_factory=dict)
+    by_image: dict[str, Thumbnail] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -90,7 +90,9 @@ def overlay_of(size: Size, setting: CropSetting, geometry: Geometry) -> Overlay:
     return Overlay(box(0, 0, *canvas), tuple(box(*corner, side, side) for corner in corners))
 
 
-def take_pictures(asked: Asked, sample_ids: Iterable[str], room: int = MOST_BYTES) -> Pictures:
+def take_thumbnails(
+    asked: SharedQuestions, sample_ids: Iterable[str], room: int = MOST_BYTES
+) -> Thumbnails:
     """Pictures of the images of these samples, the first ones as far as a page has room.
 
     room: bytes left for them.
@@ -101,11 +103,13 @@ def take_pictures(asked: Asked, sample_ids: Iterable[str], room: int = MOST_BYTE
         with chdir(working_folder(folders[asked.runs[0]].parent)):
             return _take(asked, folders, sample_ids, room)
     except (VtexpError, OSError, KeyError, TypeError) as error:
-        return Pictures(notes=[f"{asked.dataset}: no images are shown: {error}"])
+        return Thumbnails(notes=[f"{asked.dataset}: no images are shown: {error}"])
 
 
-def _take(asked: Asked, folders: dict[str, Path], sample_ids: Iterable[str], room: int) -> Pictures:
-    found, missing = Pictures(), dict[str, str]()
+def _take(
+    asked: SharedQuestions, folders: dict[str, Path], sample_ids: Iterable[str], room: int
+) -> Thumbnails:
+    found, missing = Thumbnails(), dict[str, str]()
     settings = {run: _crop_setting(folder) for run, folder in folders.items()}
     samples = _samples(folders[asked.runs[0]])
     for sample_id in sample_ids:
@@ -143,7 +147,7 @@ def _same(samples: dict[str, Sample], question: Question) -> Sample:
     return sample
 
 
-def _picture(sample: Sample, settings: dict[str, tuple[CropSetting, Geometry]]) -> Picture:
+def _picture(sample: Sample, settings: dict[str, tuple[CropSetting, Geometry]]) -> Thumbnail:
     pixels = sample.pixels()
     size = Size(*pixels.shape[:2])
     overlays = {run: overlay_of(size, *setting) for run, setting in settings.items()}
@@ -152,7 +156,7 @@ def _picture(sample: Sample, settings: dict[str, tuple[CropSetting, Geometry]]) 
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=60, method=2)
     encoded = base64.b64encode(buffer.getvalue()).decode()
-    return Picture(f"data:image/webp;base64,{encoded}", size, overlays)
+    return Thumbnail(f"data:image/webp;base64,{encoded}", size, overlays)
 
 
 def _samples(run: Path) -> dict[str, Sample]:

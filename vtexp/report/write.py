@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vtexp.analysis import rows as compare
-from vtexp.analysis.analyse import ANALYSIS_NAME, analyse, configured_margin, to_plain
+from vtexp.analysis.analyse import ANALYSIS_NAME, analyse, analysis_to_plain, configured_margin
 from vtexp.analysis.findings import Analysis
+from vtexp.analysis.rows import collect, doubtful_times, notes
 from vtexp.report import question_types, terminal
 from vtexp.report.figures import write_figures
 from vtexp.report.files import (
@@ -20,7 +20,7 @@ from vtexp.report.files import (
     parquet_bytes,
 )
 from vtexp.report.format import DOUBTFUL, sentences, title
-from vtexp.report.html import write_report
+from vtexp.report.html import write_page
 from vtexp.report.terminal import between_table, steps_table, table
 from vtexp.utils.console import console
 from vtexp.utils.files import write_bytes, write_json, write_text
@@ -38,7 +38,7 @@ def report(
     questions are compared on those that all answered. Raises DataError for damaged records,
     ConfigError where the sweeps have several margins.
     """
-    rows = compare.collect(*sweeps)
+    rows = collect(*sweeps)
     if all(row["status"] == "missing" for row in rows):
         return False
     if margin is None:
@@ -54,9 +54,9 @@ def write(rows: Sequence[dict[str, Any]], analysis: Analysis, out: Path) -> None
     write_text(out / CSV_NAME, csv_text(rows, analysis))
     write_bytes(out / PARQUET_NAME, parquet_bytes(rows, analysis))
     write_text(out / MARKDOWN_NAME, markdown(rows, analysis))
-    write_json(out / ANALYSIS_NAME, to_plain(analysis))
+    write_json(out / ANALYSIS_NAME, analysis_to_plain(analysis))
     question_types.write_question_types(out, rows)
-    write_figures(out, write_report(out, rows, analysis), title(rows))
+    write_figures(out, write_page(out, rows, analysis), title(rows))
 
 
 def show(rows: Sequence[dict[str, Any]], analysis: Analysis, out: Path) -> None:
@@ -77,12 +77,12 @@ def show(rows: Sequence[dict[str, Any]], analysis: Analysis, out: Path) -> None:
     elif analysis.between:
         console.print()
         console.print(between_table(analysis, plain=plain))
-    notes = compare.notes(list(rows))
-    shown = max(MOST_NOTES, len(compare.doubts(rows)))
-    for note in notes[:shown]:
+    told = notes(list(rows))
+    shown = max(MOST_NOTES, len(doubtful_times(rows)))
+    for note in told[:shown]:
         console.print(f"- {note}", soft_wrap=plain)
-    if len(notes) > shown:
-        console.print(f"- {len(notes) - shown} more in {MARKDOWN_NAME}")
+    if len(told) > shown:
+        console.print(f"- {len(told) - shown} more in {MARKDOWN_NAME}")
     if any(row["disturbed"] for row in rows):
         console.print(f"{DOUBTFUL}: the timings of this run are doubtful, see above")
     files = "report.html, figures, comparison.csv .parquet .md .png, analysis.json"

@@ -26,13 +26,8 @@ from vtexp.metrics import metric
 from vtexp.models.runners import runner_class
 from vtexp.runs.folder import finished, record_failure, settled
 from vtexp.runs.plan import Plan, PlannedRun
-from vtexp.runs.preemption import leaving
-from vtexp.runs.ranks import (
-    drop_other_repeats,
-    record_rank_failure,
-    repeat_path,
-    share_folder,
-)
+from vtexp.runs.preemption import preempted
+from vtexp.runs.ranks import drop_other_repeats, rank_folder, record_rank_failure, repeat_path
 from vtexp.runs.run import Measurement
 from vtexp.runs.surroundings import git_state
 from vtexp.utils import files
@@ -102,7 +97,7 @@ def time_in_fresh_processes(plan: Plan, runs: Sequence[PlannedRun], rank: int) -
     its times are missing, which the result says.
     """
     for number in range(1, plan.config.measure.repeats):
-        folders = {run.folder: share_folder(run.folder, rank) for run in runs}
+        folders = {run.folder: rank_folder(run.folder, rank) for run in runs}
         _unload()
         drop_other_repeats(list(folders.values()), plan.config.hardware.device.value)
         wanted = [run for run, own in folders.items() if not repeat_path(own, number).is_file()]
@@ -166,7 +161,7 @@ class RunsUnderWay:
             if self.rank == 0:
                 self._each(self._finish)
         except Exception as error:  # of the images that all share
-            if leaving.is_set():
+            if preempted.is_set():
                 raise
             for measurement in self.under_way:
                 if not finished(measurement.run.folder):
@@ -211,7 +206,7 @@ class RunsUnderWay:
             try:
                 step(measurement)
             except Exception as error:
-                if leaving.is_set():
+                if preempted.is_set():
                     raise
                 self.under_way.remove(measurement)
                 self._fail(measurement, error)

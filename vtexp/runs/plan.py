@@ -33,9 +33,9 @@ from vtexp.budget.geometry import (
 )
 from vtexp.budget.knobs import CropSetting, KnobValue, tiling_summary
 from vtexp.config.schema import Config, Weights, to_plain, values_key
-from vtexp.cost import memory as memory_limits
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import Memory, ModelArithmetic, PromptCounts
+from vtexp.cost.memory import estimate, refusal, warning
 from vtexp.data.images import AnyImage
 from vtexp.data.load import load_samples
 from vtexp.data.sample import FailedSample, Sample, require_few_failed
@@ -418,13 +418,11 @@ def _with_memory(
     config: Config, run: PlannedRun, arithmetic: ModelArithmetic, batch_size: int
 ) -> PlannedRun:
     """The run with its memory estimate, and refused or warned about where that is too much."""
-    one, batch = (
-        memory_limits.estimate(arithmetic, config, run.prompts, size) for size in (1, batch_size)
-    )
+    one, batch = (estimate(arithmetic, config, run.prompts, size) for size in (1, batch_size))
     verdict, warnings = run.verdict, run.warnings
     if verdict.level != "refused":
-        verdict = memory_limits.refusal(one, config) or verdict
-    if told := memory_limits.warning(one, batch, batch_size, config):
+        verdict = refusal(one, config) or verdict
+    if told := warning(one, batch, batch_size, config):
         warnings = (*warnings, told)
     return replace(run, memory=one, verdict=verdict, warnings=warnings)
 

@@ -3,4 +3,4 @@
 import threading
 
 #: Set from the signal of a time limit or a preemption on; what is raised then ends the process.
-leaving = threading.Event()
+preempted = threading.Event()

@@ -20,7 +20,7 @@ RANK = "VTEXP_RANK"
 SILENT_S = 3600
 
 
-def share_folder(run: Path, rank: int) -> Path:
+def rank_folder(run: Path, rank: int) -> Path:
     """Where a process of a run, whose folder is given, keeps what it has so far."""
     return run / files.RANKS / str(rank)
 
@@ -72,7 +72,7 @@ def same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(one[key] == other[key] for key in ("host", "device"))
 
 
-def wait_for_shares(folders: Sequence[Path]) -> list[dict[str, Any]]:
+def wait_for_ranks(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """The shares of all ranks, of this start of the job, as soon as all are there.
 
     Raises VtexpError where one failed, or none of its files has changed for `SILENT_S`.
@@ -106,7 +106,7 @@ def _of_this_start(path: Path) -> dict[str, Any] | None:
 def record_rank_failure(folder: Path, rank: int, error: BaseException) -> None:
     """Leave word in a run's folder that a rank failed, for rank 0 to find."""
     row = {"attempt": environment.attempt(), "error": error_line(error)}
-    files.write_json(share_folder(folder, rank) / files.FAILURE, row)
+    files.write_json(rank_folder(folder, rank) / files.FAILURE, row)
 
 
 def _last_change(folder: Path) -> float:

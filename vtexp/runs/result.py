@@ -10,7 +10,7 @@ from typing import Any
 
 from vtexp.budget.knobs import tiling_summary
 from vtexp.cost.architectures import model_arithmetic
-from vtexp.cost.flops import STAGES, PromptCounts, mfu, peak_of
+from vtexp.cost.flops import COMPUTED_STAGES, PromptCounts, mfu, peak_of
 from vtexp.measure import quality, summary
 from vtexp.metrics import metric
 from vtexp.runs.plan import Plan, PlannedRun
@@ -35,7 +35,7 @@ def by_column(rows: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
     return columns
 
 
-def summarise(
+def summarise_run(
     plan: Plan,
     run: PlannedRun,
     columns: Mapping[str, Sequence[Any]],
@@ -97,7 +97,7 @@ def _latency(
         "execution": summary.execution(rows, timings),
         "gpu_busy_ratio": first.get("gpu_busy_ratio"),
         "graph_memory_mib": first.get("graph_memory_mib"),
-        "latency": summary.summarise(rows),
+        "latency": summary.summarise_times(rows),
         "prefill_ms_by_rank": summary.median_by_rank(rows),
         "prefill_ms_between_processes": summary.between_processes(rows),
         "cold_ttft_ms": first["cold_ttft_ms"],
@@ -125,7 +125,7 @@ def _arithmetic(plan: Plan, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         PromptCounts(row["num_crops"], row["vision_tokens"], row["sequence_length"]) for row in rows
     ]
     flops = {prompt: model.flops(prompt) for prompt in set(prompts)}
-    by_stage = {stage: fmean(flops[p][stage] for p in prompts) for stage in STAGES}
+    by_stage = {stage: fmean(flops[p][stage] for p in prompts) for stage in COMPUTED_STAGES}
     found = dict.fromkeys(nothing) | {
         "flops_per_prefill": sum(by_stage.values()),
         "flops": by_stage,
@@ -139,7 +139,7 @@ def _arithmetic(plan: Plan, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         )
         found["mfu_by_stage"] = {
             stage: median(mfu(flops[p][stage], row[f"{stage}_ms"], peak) for p, row in timed)
-            for stage in STAGES
+            for stage in COMPUTED_STAGES
         }
     if peak is not None and bandwidth is not None:
         least = {

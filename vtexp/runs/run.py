@@ -21,8 +21,8 @@ from vtexp.metrics.registry import Score
 from vtexp.models.probe import Counts
 from vtexp.runs.batching import BatchSize
 from vtexp.runs.plan import Plan, PlannedRun
-from vtexp.runs.ranks import Repeat, read_repeats, same_machine, share_folder, wait_for_shares
-from vtexp.runs.result import by_column, summarise
+from vtexp.runs.ranks import Repeat, rank_folder, read_repeats, same_machine, wait_for_ranks
+from vtexp.runs.result import by_column, summarise_run
 from vtexp.runs.surroundings import describe
 from vtexp.utils import environment, files
 from vtexp.utils.console import ProgressFile
@@ -63,7 +63,7 @@ class Measurement:
         #: What is to be timed; None where times of an earlier try are kept.
         self.timing: Timing | None = None
         self._batches = BatchSize(hardware.batch_size, hardware.auto_adjust_batch_size)
-        self._folder = share_folder(run.folder, rank)
+        self._folder = rank_folder(run.folder, rank)
         self._answers = files.RowsFile(self._folder / files.ANSWERS)
         self._progress = ProgressFile(self._folder / files.PROGRESS)
         self._surroundings: dict[str, Any] = {}
@@ -246,9 +246,9 @@ class Measurement:
         """
         plan, run = self.plan, self.run
         folders = [
-            share_folder(run.folder, rank) for rank in range(plan.config.hardware.gpus_per_run)
+            rank_folder(run.folder, rank) for rank in range(plan.config.hardware.gpus_per_run)
         ]
-        shares = wait_for_shares(folders)
+        shares = wait_for_ranks(folders)
         broken = self._broken(shares)
         latency_rows, surroundings = self._gather_times(folders)
         kept = [i for i in range(len(plan.samples)) if i not in broken]
@@ -276,7 +276,7 @@ class Measurement:
             prompt_lengths=tuple(run.prompt_lengths[i] for i in kept),
         )
         columns = by_column(files.rows_of(run.folder / files.SAMPLES))
-        result = summarise(plan, run, columns, latency_rows, surroundings) | {
+        result = summarise_run(plan, run, columns, latency_rows, surroundings) | {
             "samples_fingerprint": fingerprint(samples),
             "batch_size": max(share["batch_size"] for share in shares),
             "out_of_memory_count": sum(share["out_of_memory_count"] for share in shares),

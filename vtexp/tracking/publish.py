@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vtexp.analysis.analyse import analysis_to_plain as to_json
 from vtexp.analysis.analyse import of_sweep
-from vtexp.analysis.analyse import to_plain as to_json
 from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config, TrackingConfig, to_plain
 from vtexp.data.load import load_samples

@@ -1,4 +1,4 @@
-"""Where the images of drawn rows are: in their table, in files, or still on the web, and fetched."""
+"""Where the images of drawn rows are: in their table, in files, or on the web, and fetched."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from vtexp.data.images import AnyImage, ImageFile
 from vtexp.data.sources.columns import Row, text_of, value_of
 from vtexp.data.sources.files import Folder, image_folder
 from vtexp.data.sources.paths import inside
-from vtexp.data.sources.questions import Unit, rows_of
-from vtexp.data.sources.tables import Cell, Rows, writing
+from vtexp.data.sources.questions import Place, rows_of
+from vtexp.data.sources.tables import ImageCell, Rows, writing
 from vtexp.errors import DataError
 from vtexp.utils.console import progress
 
@@ -31,7 +31,7 @@ class OutsideError(Exception):
     """An image outside the data folder: no failed sample, but the end."""
 
 
-class Pictures:
+class RowImages:
     """Where the images of the drawn rows are, and which of them are the same."""
 
     def __init__(self, dataset: DatasetConfig, rows: Rows, folder: Folder, *, fetch: bool) -> None:
@@ -39,11 +39,11 @@ class Pictures:
         self._column = dataset.columns.image
         self._stored = self._column in rows.stored
         self._folder, self._within = image_folder(dataset, folder)
-        self._cells: Mapping[int, Cell] = {}
+        self._cells: Mapping[int, ImageCell] = {}
         self._first: dict[str, int] = {}
         self._not_had: dict[Path, str] = {}
 
-    def prepare(self, ids: Sequence[str | None], units: Sequence[Unit]) -> None:
+    def prepare(self, ids: Sequence[str | None], units: Sequence[Place]) -> None:
         """Find the images of the drawn rows: of rows with one image id, only the first's.
 
         Raises DataError where there is no folder of images.
@@ -63,7 +63,7 @@ class Pictures:
             how = f"; {source.obtain}" if source.obtain else ""
             raise DataError(f"dataset.source.images={source.images}: no such folder{how}")
 
-    def _download(self, column: str, units: Sequence[Unit]) -> None:
+    def _download(self, column: str, units: Sequence[Place]) -> None:
         addresses = {}
         for _, row in rows_of(self._dataset, self._rows, units):
             with suppress(DataError):  # such a row fails by itself, below
@@ -72,7 +72,7 @@ class Pictures:
                     addresses[self._file(text_of(name)).path] = text_of(url)
         self._not_had = download_images(addresses)
 
-    def of(self, image_id: str | None, unit: Unit, row: Row) -> tuple[AnyImage, str]:
+    def of(self, image_id: str | None, unit: Place, row: Row) -> tuple[AnyImage, str]:
         """Image and image id of a row. Raises DataError where it has none, OutsideError."""
         if self._stored:
             cell = self._cells[self._place(image_id, unit.row)]

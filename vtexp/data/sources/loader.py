@@ -21,10 +21,10 @@ from vtexp.data.sources.columns import (
     value_of,
 )
 from vtexp.data.sources.files import find_folder, is_whole, open_rows
-from vtexp.data.sources.images import OutsideError, Pictures
-from vtexp.data.sources.questions import BATCH, Unit, rows_of, units_of
+from vtexp.data.sources.images import OutsideError, RowImages
+from vtexp.data.sources.questions import BATCH, Place, places_of, rows_of
 from vtexp.data.sources.tables import Rows
-from vtexp.data.sources.transforms import TRANSFORMS, Asked
+from vtexp.data.sources.transforms import TRANSFORMS, QuestionDraft
 from vtexp.errors import ConfigError, DataError, error_line
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -45,10 +45,10 @@ def load(dataset: DatasetConfig, *, fetch: bool, index: int | None = None) -> Lo
     folder = find_folder(dataset, fetch=fetch)
     rows = open_rows(dataset, folder, _wanted(dataset))
     _check_columns(dataset, rows)
-    units = units_of(dataset, rows)
+    units = places_of(dataset, rows)
     strata = _question_types(dataset, rows, units) if dataset.stratify else None
     asked = [units[i] for i in drawn(dataset, len(units), strata, index)]
-    return _samples(dataset, rows, asked, Pictures(dataset, rows, folder, fetch=fetch))
+    return _samples(dataset, rows, asked, RowImages(dataset, rows, folder, fetch=fetch))
 
 
 def is_here(dataset: DatasetConfig) -> bool:
@@ -77,7 +77,7 @@ def count_questions(dataset: DatasetConfig) -> int:
     """Questions of a split that is on this machine. Raises ConfigError or DataError as `load`."""
     _check(dataset)
     folder = find_folder(dataset, fetch=False)
-    return len(units_of(dataset, open_rows(dataset, folder, _wanted(dataset))))
+    return len(places_of(dataset, open_rows(dataset, folder, _wanted(dataset))))
 
 
 def _check(dataset: DatasetConfig) -> None:
@@ -153,7 +153,7 @@ def _check_columns(dataset: DatasetConfig, rows: Rows) -> None:
 # --- which rows -----------------------------------------------------------------------------------
 
 
-def _question_types(dataset: DatasetConfig, rows: Rows, units: Sequence[Unit]) -> list[str] | None:
+def _question_types(dataset: DatasetConfig, rows: Rows, units: Sequence[Place]) -> list[str] | None:
     """The question type of each unit; None where the set has none."""
     name = dataset.columns.question_type
     if name is None and not dataset.transforms:
@@ -184,7 +184,7 @@ def _type_in(row: Row, name: str) -> str:
 
 
 def _samples(
-    dataset: DatasetConfig, rows: Rows, units: Sequence[Unit], pictures: Pictures
+    dataset: DatasetConfig, rows: Rows, units: Sequence[Place], pictures: RowImages
 ) -> LoadedSamples:
     """Samples of the drawn questions, in order."""
     columns = dataset.columns
@@ -217,7 +217,7 @@ def _samples(
     return LoadedSamples(samples, failed)
 
 
-def _image_ids(columns: ColumnsConfig, rows: Rows, units: Sequence[Unit]) -> list[str | None]:
+def _image_ids(columns: ColumnsConfig, rows: Rows, units: Sequence[Place]) -> list[str | None]:
     """The image id of each unit that the set's column gives, else None."""
     name = columns.image_id
     if name is None:
@@ -241,7 +241,7 @@ def _id_of(row: Row, name: str) -> str | None:
         return None
 
 
-def _sample_id(dataset: DatasetConfig, unit: Unit, row: Row) -> tuple[str, str]:
+def _sample_id(dataset: DatasetConfig, unit: Place, row: Row) -> tuple[str, str]:
     """The id of a sample, and why the row's own is not it where that cannot be used."""
     name = dataset.columns.sample_id
     text, unusable, nested = f"{dataset.split}-{unit.row}", "", False
@@ -255,7 +255,7 @@ def _sample_id(dataset: DatasetConfig, unit: Unit, row: Row) -> tuple[str, str]:
     return text if unit.item is None or nested else f"{text}-{unit.item}", unusable
 
 
-def _asked(dataset: DatasetConfig, row: Row) -> Asked:
+def _asked(dataset: DatasetConfig, row: Row) -> QuestionDraft:
     """The question of a row. Raises DataError, saying why it cannot be asked."""
     try:
         return _question_of(dataset, row)
@@ -263,10 +263,10 @@ def _asked(dataset: DatasetConfig, row: Row) -> Asked:
         raise DataError(f"the row cannot be used ({error_line(error)})") from error
 
 
-def _question_of(dataset: DatasetConfig, row: Row) -> Asked:
+def _question_of(dataset: DatasetConfig, row: Row) -> QuestionDraft:
     columns = dataset.columns
     row = _with_lists(dataset, row)
-    asked = Asked(
+    asked = QuestionDraft(
         question=_question(columns, row),
         question_type=_as_type(_optional(row, columns.question_type)),
         references=texts_of(_optional(row, columns.answers)),
@@ -328,7 +328,7 @@ def _attributes(columns: ColumnsConfig, row: Row) -> dict[str, float | str]:
 
 
 def _sample(
-    dataset: DatasetConfig, sample_id: str, image_id: str, image: AnyImage, asked: Asked
+    dataset: DatasetConfig, sample_id: str, image_id: str, image: AnyImage, asked: QuestionDraft
 ) -> Sample:
     if asked.unusable:
         raise DataError(asked.unusable)

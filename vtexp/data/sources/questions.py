@@ -16,14 +16,14 @@ from vtexp.errors import ConfigError, DataError
 BATCH = 4096
 
 
-class Unit(NamedTuple):
+class Place(NamedTuple):
     """A question's place: its row, and which of the row's nested questions it is."""
 
     row: int
     item: int | None = None
 
 
-def units_of(dataset: DatasetConfig, rows: Rows) -> list[Unit]:
+def places_of(dataset: DatasetConfig, rows: Rows) -> list[Place]:
     """Every question of the split, before the draw. Raises ConfigError or DataError."""
     kept = list(range(len(rows)))
     for name, wanted in dataset.where.items():
@@ -45,17 +45,17 @@ def units_of(dataset: DatasetConfig, rows: Rows) -> list[Unit]:
         np.random.RandomState(dataset.holdout.seed).shuffle(kept)
         kept = kept[: dataset.holdout.first]
     if dataset.unnest is None:
-        return [Unit(row) for row in kept]
+        return [Place(row) for row in kept]
     nested = rows.column(dataset.unnest)
     try:
-        return [Unit(row, item) for row in kept for item in range(len(nested_items(nested[row])))]
+        return [Place(row, item) for row in kept for item in range(len(nested_items(nested[row])))]
     except DataError as error:
         raise DataError(f"dataset.unnest={dataset.unnest}: {error}") from error
 
 
 def rows_of(
-    dataset: DatasetConfig, rows: Rows, units: Sequence[Unit]
-) -> Iterator[tuple[Unit, Row]]:
+    dataset: DatasetConfig, rows: Rows, units: Sequence[Place]
+) -> Iterator[tuple[Place, Row]]:
     """Each unit with its row, in which a nested column holds the one item that is asked."""
     for start in range(0, len(units), BATCH):
         batch = units[start : start + BATCH]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 BATCH = 32
 
 
-class Cell(NamedTuple):
+class ImageCell(NamedTuple):
     """An image column's cell: its stored image, or the path that stands there; and a content id."""
 
     image: StoredImage | str | None
@@ -63,7 +63,7 @@ class Rows(ABC):
         """For each row, whether its cell is filled; images are not read for it."""
 
     @abstractmethod
-    def images(self, name: str, rows: Sequence[int]) -> list[Cell]:
+    def images(self, name: str, rows: Sequence[int]) -> list[ImageCell]:
         """The images of some rows of a stored column."""
 
 
@@ -92,7 +92,7 @@ class ListedRows(Rows):
         """See Rows."""
         return [row.get(name) is not None for row in self._rows]
 
-    def images(self, name: str, rows: Sequence[int]) -> list[Cell]:
+    def images(self, name: str, rows: Sequence[int]) -> list[ImageCell]:
         """See Rows; never called, as there are none."""
         raise NotImplementedError
 
@@ -218,7 +218,7 @@ class ParquetRows(TableRows):
                 found += batch.column(0).is_valid().to_pylist()
         return found
 
-    def images(self, name: str, rows: Sequence[int]) -> list[Cell]:
+    def images(self, name: str, rows: Sequence[int]) -> list[ImageCell]:
         """See Rows; they are copied to the cache folder where they are not there yet."""
         wanted = sorted(set(rows))
         path = cache_folder() / f"images-{self._key(name, wanted)}.arrow"
@@ -239,7 +239,7 @@ class ParquetRows(TableRows):
             )
             # Rows of the same content have one image, which is then decoded once.
             image = known.setdefault(digests[at], stored) if filled[at] else paths[at]
-            cells[row] = Cell(image, digests[at])
+            cells[row] = ImageCell(image, digests[at])
         return [cells[row] for row in rows]
 
     def _key(self, name: str, rows: list[int]) -> str:
@@ -315,7 +315,7 @@ class SavedRows(TableRows):
             return super().present(name)
         return [valid for t in self._tables for valid in t.column(name).is_valid().to_pylist()]
 
-    def images(self, name: str, rows: Sequence[int]) -> list[Cell]:
+    def images(self, name: str, rows: Sequence[int]) -> list[ImageCell]:
         """See Rows."""
         filled, paths = [], []
         for file, table in zip(self._files, self._tables, strict=True):
@@ -329,7 +329,7 @@ class SavedRows(TableRows):
             inner = row - self._offsets[at]
             file = self._files[at]
             cells.append(
-                Cell(
+                ImageCell(
                     StoredImage(file, name, inner, file, inner)
                     if filled[at][inner].as_py()
                     else paths[at][inner].as_py()
@@ -423,13 +423,13 @@ class JoinedRows(Rows):
         there = self._others.present(name)
         return [at is not None and there[at] for at in self._places]
 
-    def images(self, name: str, rows: Sequence[int]) -> list[Cell]:
+    def images(self, name: str, rows: Sequence[int]) -> list[ImageCell]:
         """See Rows."""
         if name in self._own:
             return self._rows.images(name, rows)
         found = sorted({at for row in rows if (at := self._places[row]) is not None})
         cells = dict(zip(found, self._others.images(name, found), strict=True))
-        return [Cell(None) if (at := self._places[row]) is None else cells[at] for row in rows]
+        return [ImageCell(None) if (at := self._places[row]) is None else cells[at] for row in rows]
 
 
 # --- pieces ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from vtexp.errors import DataError
 
 
 @dataclass
-class Asked:
+class QuestionDraft:
     """A question on its way from a row to a sample.
 
     `answer_index` is the place of the right option; `lettered` says whether options are shown, and
@@ -38,17 +38,17 @@ class Asked:
 class Transform(NamedTuple):
     """A change to a question, and the columns of the row that it reads besides."""
 
-    apply: Callable[[Asked, Row], None]
+    apply: Callable[[QuestionDraft, Row], None]
     columns: tuple[str, ...] = ()
 
 
-def _hint_first(asked: Asked, row: Row) -> None:
+def _hint_first(asked: QuestionDraft, row: Row) -> None:
     """ScienceQA: the hint, where there is one, on a line before the question."""
     if hint := _hint(row):
         asked.question = f"{hint}\n{asked.question}"
 
 
-def _hint_twice(asked: Asked, row: Row) -> None:
+def _hint_twice(asked: QuestionDraft, row: Row) -> None:
     """ScienceQA as Molmo is evaluated: the hint twice, in place of the question."""
     if hint := _hint(row):
         asked.question = f"{hint}\n{hint}"
@@ -60,7 +60,7 @@ def _hint(row: Row) -> str:
     return "" if hint is None else text_of(hint)
 
 
-def _math_vista(asked: Asked, row: Row) -> None:
+def _math_vista(asked: QuestionDraft, row: Row) -> None:
     """MathVista: the question without the hint that says how to answer; options where chosen."""
     asked.question = asked.question.split("Question:")[-1].split("Hint:")[0].strip()
     if asked.question_type != "multi_choice":
@@ -72,7 +72,7 @@ _ONE_WORD = "Please answer directly with a single word or number."
 _LETTER = "Please answer directly with only the letter of the correct option and nothing else."
 
 
-def _real_world_qa(asked: Asked, row: Row) -> None:
+def _real_world_qa(asked: QuestionDraft, row: Row) -> None:
     """RealWorldQA: the type from the instruction, which short answers lose (their first line)."""
     if _ONE_WORD in asked.question:
         asked.question_type = "short_answer"
@@ -83,7 +83,7 @@ def _real_world_qa(asked: Asked, row: Row) -> None:
         raise DataError("the question has none of RealWorldQA's two instructions")
 
 
-def _mmmu(asked: Asked, row: Row) -> None:
+def _mmmu(asked: QuestionDraft, row: Row) -> None:
     """MMMU: options for multiple choice only; unusable where several options are images."""
     if asked.question_type != "multiple-choice":
         asked.options = []
@@ -91,7 +91,7 @@ def _mmmu(asked: Asked, row: Row) -> None:
         asked.unusable = "its options are images, so that none is shown with the question"
 
 
-def _ai2d(asked: Asked, row: Row) -> None:
+def _ai2d(asked: QuestionDraft, row: Row) -> None:
     """AI2D: empty and repeated options go; options that are letters in the diagram get no others.
 
     Questions without such letters become a type of their own, "no letters". Which options are

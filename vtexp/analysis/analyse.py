@@ -58,7 +58,7 @@ from vtexp.utils import files
 from vtexp.utils.text import listed
 
 ANALYSIS_NAME = "analysis.json"
-#: `report.margin` of sweeps from before there was one.
+#: `report.margin` where no sweep says one.
 MARGIN = 1.0
 #: What makes runs one series; within it only the budget differs.
 SERIES_KEYS = ("model", "weights", "dataset", "split", "metric", "hardware", "settings")
@@ -151,8 +151,8 @@ def configured_margin(sweeps: Sequence[Path]) -> float:
 def _margin(folder: Path) -> float:
     """`report.margin` of a run's config."""
     try:
-        margin = float(files.read_config(folder).get("report", {}).get("margin", MARGIN))
-    except (AttributeError, TypeError, ValueError, OverflowError):
+        margin = float(files.read_config(folder)["report"]["margin"])
+    except (KeyError, TypeError, ValueError, OverflowError):
         margin = np.nan
     if not (margin >= 0 and np.isfinite(margin)):
         raise DataError(f"{folder / files.CONFIG}: report.margin is no number from 0 on")

@@ -47,7 +47,7 @@ def from_hydra(raw: DictConfig) -> Config:
 def from_plain(plain: dict[str, Any]) -> Config:
     """The checked config of what `to_plain` gave. Raises ConfigError, or OmegaConf's errors."""
     schemas: dict[str, type] = {**GROUP_SCHEMAS, "knob": KNOB_SCHEMAS[plain["knob"]["name"]][0]}
-    plain = _literal({"report": {}} | plain)  # runs from before there was a group `report`
+    plain = _literal(plain)
     raw = OmegaConf.create({key: plain[key] for key in (f.name for f in fields(Config))})
     for group, schema in schemas.items():
         raw[group] = OmegaConf.merge(OmegaConf.structured(schema), plain[group])

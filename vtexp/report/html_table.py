@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vtexp.report.plots import OLD_STAGES, STAGE_LABELS, is_disturbed
+from vtexp.report.plots import STAGE_LABELS, is_disturbed
 
 Row = dict[str, Any]
 
@@ -119,9 +119,6 @@ def _left_out(columns: Sequence[Column]) -> list[str]:
 def _columns(rows: Sequence[Row]) -> list[Column]:
     keys = ("sweep", "model", "dataset", "split", "hardware", "settings")
     varying = [key for key in keys if len({row.get(key) for row in rows}) > 1]
-    # Vision encoder and connector apart where any run has them so, and together only where not.
-    apart = any(row.get("connector_ms_median") is not None for row in rows)
-    stages = STAGE_LABELS if apart else OLD_STAGES
     ms = "median time at batch 1, ms"
     memory = "peak memory, MiB"
     return [
@@ -134,7 +131,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         Column("accuracy, %", "mean", number("accuracy", 1, 100)),
         Column("accuracy, %", "95 % interval", _interval),
         Column("accuracy, %", "questions", number("num_samples", 0)),
-        *(Column(ms, name, number(f"{stage}_median", 1)) for stage, name in stages.items()),
+        *(Column(ms, name, number(f"{stage}_median", 1)) for stage, name in STAGE_LABELS.items()),
         Column(ms, "prefill", number("prefill_ms_median", 1)),
         Column(ms, "prefill, 95 %", _prefill_interval),
         Column(ms, "TTFT", number("ttft_ms_median", 1)),

@@ -21,13 +21,6 @@ STAGE_LABELS = {
     "llm_prefill_ms": "LLM prefill",
     "first_token_ms": "first token",
 }
-#: The same of runs that were made before encoder and connector were timed apart.
-OLD_STAGES = {
-    "preprocess_ms": "preprocess",
-    "transfer_ms": "transfer",
-    "vision_ms": "encoder + connector",
-    "llm_prefill_ms": "LLM prefill",
-}
 #: A plot by group has so many lines at most: those of the largest groups.
 MOST_GROUPS = 8
 #: Bars are parted into so many numbers of crops at most; more are put together in ranges.
@@ -170,8 +163,6 @@ def stages_plot(lines: Lines) -> Plot | None:
     rows = [(label, row) for label, points in timed.items() for row in points]
     if not rows:
         return None
-    whole = all(row.get(f"{stage}_median") is not None for _, row in rows for stage in STAGE_LABELS)
-    stages = STAGE_LABELS if whole else OLD_STAGES
     return Plot(
         name="stages",
         title="Where the time to first token goes",
@@ -186,7 +177,7 @@ def stages_plot(lines: Lines) -> Plot | None:
                 x=[_marked_name(row, label) for label, row in rows],
                 y=[row.get(f"{stage}_median") for _, row in rows],
             )
-            for stage, name in stages.items()
+            for stage, name in STAGE_LABELS.items()
         ],
     )
 

@@ -216,10 +216,9 @@ def _answer(all_series: Sequence[dict[str, Any]]) -> list[Any]:
 
 
 def _stages(done: Sequence[dict[str, Any]]) -> list[Any]:
-    """The timed stages; older runs have the vision encoder and the connector as one."""
+    """The stages that were timed."""
     timed = {name for row in done for name in row}
-    whole = [name for name in SHOWN_STAGES if name in timed]
-    return whole if SHOWN_STAGES[2] in timed else [*whole[:2], "vision_ms_median", *whole[2:]]
+    return [name for name in SHOWN_STAGES if name in timed]
 
 
 def _curve_panels(done: Sequence[dict[str, Any]]) -> list[Any]:

@@ -2,16 +2,17 @@
 
     git clone https://github.com/allenai/molmo /somewhere/molmo
     python benchmarks/prefill.py --reference /somewhere/molmo [--size 100m|7b_d] [--compile]
-        [--device cuda] [--dtype bfloat16] [--peak-tflops 989] [--out FILE.json]
+        [--graphs] [--device cuda] [--dtype bfloat16] [--peak-tflops 989] [--out FILE.json]
 
 One prefill is encoder, connector and language model at batch 1, up to the logits of the last
 token, with the KV cache kept. The two take turns, in random order. The reference gets what its own
-pipeline gives it: crops padded to `max_crops` (12) and one. Printed per number of crops: medians,
-and the median of the ratios of neighbouring runs with its 95 % bootstrap interval. Without
---reference the native model alone is timed. MFU needs --peak-tflops of the device and dtype; its
-FLOPs are counted by torch's FlopCounterMode, causal attention as if it were whole (2 % of the total
-for 7B-D at 12 crops). In 16 bits the reference runs under autocast, as its model card says:
-without, it fails.
+pipeline gives it: crops padded to `max_crops` (12) and one. With --graphs the native model is
+replayed from CUDA graphs, as runs do on a GPU; its inputs are copied in each time. Printed per
+number of crops: medians, and the median of the ratios of neighbouring runs with its 95 % bootstrap
+interval. Without --reference the native model alone is timed. MFU needs --peak-tflops of the
+device and dtype; its FLOPs are counted by torch's FlopCounterMode, causal attention as if it were
+whole (2 % of the total for 7B-D at 12 crops). In 16 bits the reference runs under autocast, as its
+model card says: without, it fails.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vtexp.budget.geometry import MOLMO, crops_to_tiling
 from vtexp.models.molmo.configuration import MolmoConfig
-from vtexp.models.molmo.modeling import MolmoForCausalLM
+from vtexp.models.molmo.modeling import ImagePlaces, MolmoForCausalLM, image_places
 from vtexp.models.molmo.preprocess import ImageTokenIds, image_token_sequence
+from vtexp.models.prefill_graphs import GraphStages, PrefillGraph, PromptCache, Tensors
 
 MAX_CROPS = 12
 TEXT_TOKENS = 30
@@ -137,6 +140,40 @@ def run_native(model: MolmoForCausalLM, inputs: dict[str, torch.Tensor]) -> torc
 
 
 @torch.inference_mode()
+def captured(model: MolmoForCausalLM, inputs: Tensors) -> Callable[[], torch.Tensor]:
+    """The same as replays of CUDA graphs: a function that gives the logits of the last token."""
+    index, ids = inputs["image_input_idx"].cpu(), inputs["input_ids"]
+    places = ImagePlaces(*(part.to(ids.device) for part in image_places(index, ids.shape[1])))
+    backbone = model.model.vision_backbone
+
+    def read_prompt(own: Tensors, features: torch.Tensor) -> torch.Tensor:
+        return model(
+            input_ids=own["input_ids"],
+            image_input_idx=places,
+            image_features=features,
+            past_key_values=PromptCache(),
+            logits_to_keep=1,
+        ).logits
+
+    one = {name: inputs[name][0] for name in ("images", "image_masks")} | {"input_ids": ids}
+    stages = GraphStages(
+        one,
+        lambda own: backbone.image_vit(own["images"]),
+        lambda own, read: backbone.connect(read, own["image_masks"], places.kept),
+        read_prompt,
+    )
+    graph = PrefillGraph(stages, torch.cuda.graph_pool_handle(), torch.cuda.Stream())
+
+    def replay() -> torch.Tensor:
+        graph.load(one)
+        graph.encode()
+        graph.connect()
+        return graph.read_prompt()[:, -1]
+
+    return replay
+
+
+@torch.inference_mode()
 def run_reference(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Logits of the last token."""
     images = inputs["images"]
@@ -181,12 +218,14 @@ def measure(
     """Times of one number of crops, in one row."""
     inputs = make_inputs(native.config, crops, args.device, getattr(torch, args.dtype))
     calls = {"native": lambda: run_native(native, inputs)}
+    if args.graphs:
+        calls["native"] = captured(native, inputs)
     row: dict[str, Any] = {"crops": crops, "prompt_tokens": inputs["input_ids"].shape[1]}
     if reference is not None:
         padded = pad_crops(inputs)
         calls["reference"] = lambda: run_reference(reference, padded)
         expected = run_reference(reference, padded).float()
-        difference = (run_native(native, inputs).float() - expected).abs().max()
+        difference = (calls["native"]().float() - expected).abs().max()
         row["largest_logit_difference"] = difference.item()
         row["logit_std"] = expected.std().item()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -224,6 +263,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="as hardware.compile=true does")
+    parser.add_argument("--graphs", action="store_true", help="as hardware.cuda_graphs=true does")
     parser.add_argument("--peak-tflops", type=float)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

@@ -16,6 +16,10 @@ from vtexp.models.molmo.modeling import MolmoForCausalLM
 FLOAT8 = torch.float8_e4m3fn
 #: Largest number of e4m3.
 LARGEST = torch.finfo(FLOAT8).max
+#: Inputs wider than this are multiplied without scales, which are applied to the sums: cuBLAS takes
+#: a third longer with scales per row where sums are long (0.152 against 0.114 ms for 1227 x 18944
+#: by 18944 x 3584 on an H200).
+WIDE = 8192
 #: Scales are no smaller: a row of zeros stays one.
 LEAST_SCALE = 1e-12
 
@@ -37,19 +41,24 @@ class Float8Linear(nn.Module):
         self.register_buffer("weight", rounded, persistent=False)
         self.register_buffer("scale", scale.view(1, -1), persistent=False)
         self.register_buffer("bias", bias, persistent=False)
+        self.register_buffer("one", scale.new_ones(()), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in) in bfloat16 -> (..., out)."""
         rounded, scale = to_float8(x.flatten(0, -2))
+        wide = x.shape[-1] > WIDE
         out = torch._scaled_mm(
             rounded,
             self.weight.t(),
-            scale_a=scale,
-            scale_b=self.scale,
-            bias=self.bias,
+            scale_a=self.one if wide else scale,
+            scale_b=self.one if wide else self.scale,
+            bias=None if wide else self.bias,
             out_dtype=x.dtype,
             use_fast_accum=True,
         )
+        if wide:
+            out = (out.float() * (scale * self.scale)).to(x.dtype)
+            out = out if self.bias is None else out + self.bias
         return out.view(*x.shape[:-1], -1)
 
 

@@ -1,0 +1,417 @@
+"""Everything that only a GPU can show, in one go: at most 7 minutes on one H100 or H200.
+
+    python benchmarks/gpu.py [--reference CHECKOUT] [--parts sweep_7b answers ...] [--seconds 420]
+        [--out benchmarks/results/gpu_NAME.json]
+
+Each part is a process of its own with its own time limit, the ones worth most first; what is done
+is written after each, so that nothing is lost where the time ends; what a file of an earlier call
+has of other parts stays in it. Weights are random, of the
+published sizes, but molmo_tiny's. --reference is a checkout of github.com/allenai/molmo, beside
+which Molmo-7B-D is timed; without it that part is left out. Beside the JSON file lies a Markdown
+table of the same name. Without a GPU one line says so.
+
+`rows` of the file: per model and number of crops, as `launch.py` measured it, `prefill_ms` and
+its `prefill_ms_p95`, `preprocess_ms`, `ttft_ms`, `mfu`, `gpu_busy_ratio`, `energy_j` and, from
+benchmarks/prefill.py, `reference_ms`; `execution` says how. `parts`: what else was found, with the
+seconds that each took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from results_file import write_results
+
+from vtexp.utils import files
+
+ROOT = Path(__file__).parents[1]
+#: Sizes of 1, 2, 3, 4, 6, 9 and 12 crops, and three of them.
+ALL_SIZES = "336x336,336x560,336x784,560x560,560x784,784x784,784x1008"
+SOME_SIZES = "336x336,560x560,784x1008"
+#: What random weights of Molmo-7B-D are swept with.
+MOLMO_7B = ("model=molmo_7b_d", "model.weights=random")
+#: Predictions of the default sweep on a CPU in float32 (`--predictions` wrote them).
+PREDICTIONS = ROOT / "benchmarks" / "results" / "default_sweep" / "predictions.json.gz"
+
+
+class Failed(Exception):
+    """A part that found nothing, with its reason."""
+
+
+def hardware() -> str:
+    """The profile with this GPU's figures."""
+    name = torch.cuda.get_device_name()
+    return next((kind for kind in ("h200", "h100", "a100") if kind.upper() in name), "local_gpu")
+
+
+def launch(folder: Path, *overrides: str, **environment: str) -> float:
+    """Run `launch.py` into a folder; the seconds it took. Raises Failed with its last line."""
+    command = [sys.executable, str(ROOT / "launch.py"), *overrides]
+    command += ["tracking=none", f"sweep.folder={folder.parent}", f"sweep.name={folder.name}"]
+    began = time.perf_counter()
+    made = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+    )
+    if made.returncode:
+        lines = (made.stdout + made.stderr).strip().splitlines()
+        failed = [line for line in lines if "FAILED" in line or "rror" in line]
+        raise Failed((failed or lines or ["no word"])[-1])
+    return time.perf_counter() - began
+
+
+def on_gpu(*overrides: str) -> tuple[str, ...]:
+    """Overrides of a sweep in this process's place, on this GPU's profile."""
+    return (f"hardware={hardware()}", "hardware.launcher=here", *overrides)
+
+
+def rows_of(folder: Path, **more: Any) -> list[dict[str, Any]]:
+    """What a sweep measured, a row per run, in the order of vision tokens."""
+    found = []
+    for path in folder.glob("*/result.json"):
+        result = files.read_json(path)
+        timed = files.read_jsonl(path.with_name("latency.jsonl"))
+        prefills = [row["prefill_ms"] for row in timed]
+        medians = {name: values["median"] for name, values in result["latency"].items()}
+        found.append(
+            {
+                "model": result["model"],
+                "crops": result["measured_num_crops"],
+                "vision_tokens": result["measured_vision_tokens"],
+                "prompt_tokens": result["sequence_length"],
+                "prefill_ms": medians["prefill_ms"],
+                "prefill_ms_p95": float(np.percentile(prefills, 95)),
+                **{
+                    name: medians[name]
+                    for name in ("image_decode_ms", "preprocess_ms", "transfer_ms")
+                },
+                **{
+                    name: medians[name]
+                    for name in ("vision_encoder_ms", "connector_ms", "llm_prefill_ms", "ttft_ms")
+                },
+                "mfu": result["mfu"],
+                "gpu_busy_ratio": result["gpu_busy_ratio"],
+                "energy_j": result["energy_j_per_prefill"],
+                "memory_mib": result["memory_peak_mib"]["allocated"],
+                "graph_memory_mib": result["graph_memory_mib"],
+                "reference_ms": None,
+                "execution": result["execution"],
+                "prefills": len(timed),
+                "warnings": [*result["disturbed"], *result["warnings"][1:]],
+                **more,
+            }
+        )
+    return sorted(found, key=lambda row: row["vision_tokens"])
+
+
+# --- parts: each returns what it found, some with rows ---
+
+
+def sweep_7b(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+    """Molmo-7B-D at seven sizes, as a user types it: time to a result and the table."""
+    seconds = launch(folder / "a", *on_gpu(*MOLMO_7B, f"knob.sizes=[{ALL_SIZES}]"))
+    return {"seconds_to_result": seconds, "rows": rows_of(folder / "a")}
+
+
+def beside_reference(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The same prefill beside the public reference code, in turns."""
+    if args.reference is None:
+        raise Failed("no --reference")
+    out = folder / "prefill.json"
+    command = [sys.executable, "benchmarks/prefill.py", "--reference", str(args.reference)]
+    command += ["--size", "7b_d", "--device", "cuda", "--dtype", "bfloat16", "--compile"]
+    command += ["--graphs", "--crops", "1", "4", "12", "--repeats", "15", "--out", str(out)]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if made.returncode:
+        raise Failed((made.stderr.strip().splitlines() or ["no word"])[-1])
+    return {"crops": json.loads(out.read_text())["rows"]}
+
+
+def eager_7b(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+    """Plain PyTorch at three sizes: what was timed before there were graphs."""
+    plain = ("hardware.cuda_graphs=false", "hardware.compile=false", "measure.energy_seconds=0")
+    sizes = f"knob.sizes=[{SOME_SIZES}]"
+    launch(folder / "a", *on_gpu(*MOLMO_7B, *plain, sizes, "measure.max_seconds=5"))
+    return {"rows": rows_of(folder / "a")}
+
+
+def float8_7b(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+    """Linear layers in float8 at three sizes."""
+    options = ("hardware.dtype=float8", "measure.energy_seconds=1")
+    launch(folder / "a", *on_gpu(*MOLMO_7B, *options, f"knob.sizes=[{SOME_SIZES}]"))
+    return {"rows": rows_of(folder / "a", model="molmo_7b_d, float8")}
+
+
+def default_sweep(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+    """The default sweep on this GPU: time, flags, and answers against the CPU's in float32."""
+    seconds = launch(folder / "a", "hardware=local_gpu")
+    rows = rows_of(folder / "a", model="molmo_tiny")
+    return {"seconds_to_result": seconds, "rows": rows, **against_cpu(folder / "a")}
+
+
+def float8_tiny(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy and answers of molmo_tiny in float8."""
+    quick = ("measure.min_seconds=0", "measure.max_seconds=0", "measure.energy_seconds=0")
+    launch(folder / "a", "hardware=local_gpu", "hardware.dtype=float8", *quick)
+    return against_cpu(folder / "a")
+
+
+def against_cpu(sweep: Path) -> dict[str, Any]:
+    """Per knob value: accuracy here and on the CPU, and the share of answers that differ."""
+    expected = json.loads(gzip.decompress(PREDICTIONS.read_bytes()))
+    found = {}
+    for path in sorted(sweep.glob("*/result.json")):
+        result = files.read_json(path)
+        rows = files.read_jsonl(path.with_name("samples.jsonl"))
+        own = expected[result["knob_value"]]
+        differ = [row["prediction"] != own[row["sample_id"]]["prediction"] for row in rows]
+        cpu = [own[row["sample_id"]]["score"] for row in rows]
+        found[result["knob_value"]] = {
+            "accuracy": result["accuracy"],
+            "accuracy_cpu_float32": float(np.mean(cpu)),
+            "answers": len(rows),
+            "differ": float(np.mean(differ)),
+        }
+    return {"answers": found}
+
+
+def two_values(*overrides: str) -> Callable[[Path, argparse.Namespace], dict[str, Any]]:
+    """A part that sweeps two sizes of a model with random weights, as a user types it."""
+
+    def part(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+        seconds = launch(folder / "a", *on_gpu(*overrides, "model.weights=random"))
+        return {"seconds_to_result": seconds, "rows": rows_of(folder / "a")}
+
+    return part
+
+
+def answers(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+    """Answers per second by batch size, at 12 crops and 12 tokens; halving when memory ends."""
+    from vtexp.config.compose import compose_config
+    from vtexp.runs.batching import BatchSize
+    from vtexp.runs.job import load_runner
+    from vtexp.runs.plan import make_plan
+
+    small = ("knob=max_crops", "knob.max_crops=[12]", "dataset.limit=64", "tracking=none")
+    plan = make_plan(compose_config([*on_gpu(*MOLMO_7B, *small), f"sweep.folder={folder}"]))
+    run, style = plan.runs[0], plan.config.dataset.style
+    runner = load_runner(plan)
+    began = time.perf_counter()
+    prepared = [runner.prepare(sample, run.setting, style) for sample in plan.samples]
+    runner.wait()
+    preparing_ms = 1000 * (time.perf_counter() - began) / len(prepared)
+    found: dict[str, Any] = {"preparing_ms_per_sample": preparing_ms, "batches": {}}
+    for size in (1, 4, 16, 32):
+        batches = [prepared[i : i + size] for i in range(0, 4 if size == 1 else 64, size)]
+        runner.answer(batches[0], 12)
+        runner.wait()
+        torch.cuda.reset_peak_memory_stats()
+        began = time.perf_counter()
+        for batch in batches:
+            runner.answer(batch, 12)
+        runner.wait()
+        seconds = time.perf_counter() - began
+        found["batches"][size] = {
+            "samples_per_second": sum(map(len, batches)) / seconds,
+            "memory_gib": torch.cuda.max_memory_allocated() / 2**30,
+        }
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    room = torch.cuda.memory_allocated() + 6 * 2**30
+    torch.cuda.set_per_process_memory_fraction(min(1.0, room / total))
+    batches = BatchSize(64, adjust=True)
+    batches.size = 64
+    done = sum(len(b) for b, _ in batches.run(prepared, lambda b: runner.answer(list(b), 2)))
+    found["out_of_memory"] = {
+        "answered": done,
+        "of": len(prepared),
+        "largest_batch": batches.most,
+        "times": batches.out_of_memory_count,
+    }
+    return found
+
+
+def repeatability(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+    """Two sweeps in a row: by how much medians differ."""
+    once = (*MOLMO_7B, f"knob.sizes=[{SOME_SIZES}]", "measure.energy_seconds=0")
+    for name in ("a", "b"):
+        launch(folder / name, *on_gpu(*once, "measure.min_seconds=1"))
+    first, second = (rows_of(folder / name) for name in ("a", "b"))
+    change = [b["prefill_ms"] / a["prefill_ms"] - 1 for a, b in zip(first, second, strict=True)]
+    return {"change_of_medians": change}
+
+
+def processes(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+    """Two ranks, then two lanes, on one GPU; a sharded model: all runs done, same answers."""
+    quick = ["hardware=local_gpu", "dataset.limit=24", "measure.energy_seconds=0"]
+    quick += ["measure.min_seconds=0", "measure.max_seconds=0", "knob.sizes=336x336,560x560"]
+    local = ["-m", "hardware.launcher=local"]
+    ways = {
+        "one": [],
+        "ranks": [*local, "hardware.gpus_per_run=2"],
+        "lanes": [*local, "hardware.max_parallel=2"],
+        "sharded": ["hardware.sharded=true"],
+    }
+    found: dict[str, Any] = {}
+    for name, overrides in ways.items():
+        try:
+            # One GPU named twice: each process of a job is given one of the two names.
+            visible = "0,0" if "-m" in overrides else "0"
+            launch(folder / name, *overrides, *quick, CUDA_VISIBLE_DEVICES=visible)
+        except Failed as error:
+            found[name] = {"failed": str(error)}
+            continue
+        answers = {}
+        for path in (folder / name).glob("*/result.json"):
+            rows = files.read_jsonl(path.with_name("samples.jsonl"))
+            value = files.read_json(path)["knob_value"]
+            answers |= {(value, row["sample_id"]): row["prediction"] for row in rows}
+        found[name] = {"answers": len(answers)}
+        first = found.setdefault("_", answers)
+        found[name]["as_alone"] = sum(first.get(key) == text for key, text in answers.items())
+    found.pop("_", None)
+    return found
+
+
+QWEN = ("model=qwen2_5_vl", "model.path=Qwen/Qwen2.5-VL-7B-Instruct", "model.name=qwen2_5_vl_7b")
+INTERNVL = ("model=internvl", "model.path=OpenGVLab/InternVL3-8B-hf", "model.name=internvl3_8b")
+
+#: In the order of their worth; seconds that each may take.
+PARTS: dict[str, tuple[Callable[[Path, argparse.Namespace], dict[str, Any]], float]] = {
+    "sweep_7b": (sweep_7b, 110),
+    "beside_reference": (beside_reference, 80),
+    "default_sweep": (default_sweep, 70),
+    "float8_7b": (float8_7b, 70),
+    "answers": (answers, 60),
+    "molmoe_1b": (two_values("model=molmoe_1b", "knob.sizes=[336x336,784x1008]"), 60),
+    "molmo2_8b": (two_values("model=molmo2_8b", "knob.sizes=[378x378,910x910]"), 60),
+    "eager_7b": (eager_7b, 50),
+    "float8_tiny": (float8_tiny, 50),
+    "qwen2_5_vl_7b": (two_values(*QWEN, "knob.sizes=[336x336,784x1008]"), 50),
+    "internvl3_8b": (two_values(*INTERNVL, "knob.sizes=[448x448,896x1344]"), 50),
+    "processes": (processes, 60),
+    "repeatability": (repeatability, 90),
+}
+
+
+def run_part(name: str, seconds: float, arguments: Sequence[str]) -> dict[str, Any]:
+    """What a part found, in a process of its own; `failed` where it found nothing."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        command = [sys.executable, __file__, *arguments, "--parts", name, "--found", str(out)]
+        # Its whole group is ended with it: sweeps are processes of it.
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+        try:
+            _, said = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.communicate()
+            return {"failed": f"not done after {seconds:.0f} s", "seconds": seconds}
+        spent = {"seconds": round(time.perf_counter() - began, 1)}
+        if out.is_file():
+            return json.loads(out.read_text()) | spent
+        last = (said.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
+        return {"failed": last[:300]} | spent
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    heads = "model | execution | crops | vision tokens | prompt | encoder | connector | LLM | "
+    heads += "**prefill, ms** | p95 | preprocess | TTFT | MFU | GPU busy | J | reference, ms"
+    lines = [f"| {heads} |", "|" + "---|" * len(heads.split(" | "))]
+
+    def number(value: float | None, digits: int = 1) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    for row in rows:
+        share = {k: "" if row[k] is None else f"{row[k]:.0%}" for k in ("mfu", "gpu_busy_ratio")}
+        cells = [row["model"], row["execution"], f"{row['crops']:.4g}"]
+        cells += [f"{row['vision_tokens']:.0f}", f"{row['prompt_tokens']:.0f}"]
+        cells += [number(row[f"{k}_ms"]) for k in ("vision_encoder", "connector", "llm_prefill")]
+        cells += [f"**{row['prefill_ms']:.2f}**", number(row["prefill_ms_p95"], 2)]
+        cells += [number(row["preprocess_ms"]), number(row["ttft_ms"]), share["mfu"]]
+        cells += [share["gpu_busy_ratio"], number(row["energy_j"]), number(row["reference_ms"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def collected(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Rows of all parts, the reference's times beside those of the same crops; and the parts."""
+    rows = [row | {"part": name} for name in PARTS for row in parts.get(name, {}).get("rows", [])]
+    beside = {row["crops"]: row for row in parts.get("beside_reference", {}).get("crops", [])}
+    for row in rows:
+        if row["model"] == "molmo_7b_d" and row["crops"] in beside:
+            row["reference_ms"] = beside[row["crops"]]["reference_ms"]
+    others = {
+        name: {key: value for key, value in found.items() if key != "rows"}
+        for name, found in parts.items()
+    }
+    return {"device": torch.cuda.get_device_name(), "rows": rows, "parts": others}
+
+
+def earlier_parts(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Parts of an earlier call on the same kind of GPU, which stay until they are run again."""
+    if path is None or not path.is_file():
+        return {}
+    found = json.loads(path.read_text())
+    if found["device"] != torch.cuda.get_device_name():
+        return {}
+    rows = found["rows"]
+    return {
+        name: part | {"rows": [row for row in rows if row["part"] == name]}
+        for name, part in found["parts"].items()
+    }
+
+
+def main() -> None:
+    """Run the parts one after the other while time is left, and write what they found."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--reference", type=Path, help="checkout of github.com/allenai/molmo")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--seconds", type=float, default=420)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--found", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.exit(1, "benchmarks/gpu.py needs a CUDA GPU; this machine has none that works\n")
+    if args.found is not None:  # the process of one part
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found = PARTS[args.parts[0]][0](Path(folder), args)
+            except Failed as error:
+                found = {"failed": str(error)[:300]}
+        args.found.write_text(json.dumps(found))
+        return
+    ends = time.monotonic() + args.seconds
+    reference = ["--reference", str(args.reference)] if args.reference else []
+    parts = earlier_parts(args.out)
+    for name in args.parts:
+        left = ends - time.monotonic()
+        if left < 15:
+            parts[name] = {"failed": "no time left"}
+            continue
+        parts[name] = run_part(name, min(PARTS[name][1], left), reference)
+        about = parts[name].get("failed") or "done"
+        print(f"{name}: {about} ({parts[name].get('seconds', 0):.0f} s)", flush=True)
+        write_results(args.out, collected(parts), "cuda")
+        if args.out is not None:
+            args.out.with_suffix(".md").write_text(table(collected(parts)["rows"]))
+    print(table(collected(parts)["rows"]))
+
+
+if __name__ == "__main__":
+    main()

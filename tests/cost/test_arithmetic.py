@@ -27,12 +27,11 @@ from vtexp.cost.flops import COMPUTED_STAGES, ITEM_BYTES, ModelArithmetic, Promp
 from vtexp.data.sample import Sample
 from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.models.families import FAMILIES
+from vtexp.models.families import FAMILIES, runner_class
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.models.runner import Inputs, Runner
-from vtexp.models.runners import runner_class
 from vtexp.runs.plan import make_plan
 from vtexp.utils.files import read_json, read_jsonl
 

@@ -33,9 +33,8 @@ from vtexp.data.sample import ImageFile, Sample
 from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFailedError
 from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import ASSETS, find_checkpoint, read_model_config
-from vtexp.models.families import FAMILIES
+from vtexp.models.families import FAMILIES, runner_class
 from vtexp.models.runner import Runner
-from vtexp.models.runners import runner_class
 from vtexp.models.stages import STAGES
 from vtexp.prompts.tokenizer import PromptTokenizer
 from vtexp.runs.plan import make_plan

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vtexp.budget.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
 from vtexp.models.config_checks import is_whole
 from vtexp.prompts.tokenizer import IMAGE_TOKENS, MOLMO_FORM, PromptForm
 from vtexp.prompts.wording import Wording
+from vtexp.utils.by_name import imported
+
+if TYPE_CHECKING:
+    from vtexp.models.runner import Runner
 
 
 @dataclass(frozen=True)
@@ -256,3 +260,8 @@ def _are_layers(read: object, layers: int) -> bool:
     return isinstance(read, list) and all(
         is_whole(layer) and -layers <= layer < layers for layer in read
     )
+
+
+def runner_class(family: Family) -> type[Runner]:
+    """The runner of a family, imported now."""
+    return imported(family.runner)

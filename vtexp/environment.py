@@ -24,6 +24,7 @@ PACKAGES = (
     "safetensors",
     "numpy",
     "pillow",
+    "kornia-rs",
     "hydra-core",
     "omegaconf",
     "datasets",

@@ -34,6 +34,8 @@ import numpy as np
 import torch
 from results_file import write_results
 
+from vtexp.cost.architectures import model_arithmetic
+from vtexp.cost.flops import PromptCounts, mfu, peak_of
 from vtexp.utils import files
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +44,11 @@ ALL_SIZES = "336x336,336x560,336x784,560x560,560x784,784x784,784x1008"
 SOME_SIZES = "336x336,560x560,784x1008"
 #: What random weights of Molmo-7B-D are swept with.
 MOLMO_7B = ("model=molmo_7b_d", "model.weights=random")
+#: Stages and sums of them that rows have, as medians.
+TIMES = (
+    *("image_decode_ms", "preprocess_ms", "transfer_ms", "vision_encoder_ms", "connector_ms"),
+    *("llm_prefill_ms", "prefill_ms", "ttft_ms"),
+)
 #: Predictions of the default sweep on a CPU in float32 (`--predictions` wrote them).
 PREDICTIONS = ROOT / "benchmarks" / "results" / "default_sweep" / "predictions.json.gz"
 
@@ -90,20 +97,12 @@ def rows_of(folder: Path, **more: Any) -> list[dict[str, Any]]:
                 "crops": result["measured_num_crops"],
                 "vision_tokens": result["measured_vision_tokens"],
                 "prompt_tokens": result["sequence_length"],
-                "prefill_ms": medians["prefill_ms"],
                 "prefill_ms_p95": float(np.percentile(prefills, 95)),
-                **{
-                    name: medians[name]
-                    for name in ("image_decode_ms", "preprocess_ms", "transfer_ms")
-                },
-                **{
-                    name: medians[name]
-                    for name in ("vision_encoder_ms", "connector_ms", "llm_prefill_ms", "ttft_ms")
-                },
+                **{name: medians[name] for name in TIMES},
                 "mfu": result["mfu"],
                 "gpu_busy_ratio": result["gpu_busy_ratio"],
                 "energy_j": result["energy_j_per_prefill"],
-                "memory_mib": result["memory_peak_mib"]["allocated"],
+                "memory_mib": result["memory_peak_mib"].get("allocated"),
                 "graph_memory_mib": result["graph_memory_mib"],
                 "reference_ms": None,
                 "execution": result["execution"],
@@ -138,19 +137,64 @@ def beside_reference(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     return {"crops": json.loads(out.read_text())["rows"]}
 
 
-def eager_7b(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
-    """Plain PyTorch at three sizes: what was timed before there were graphs."""
-    plain = ("hardware.cuda_graphs=false", "hardware.compile=false", "measure.energy_seconds=0")
-    sizes = f"knob.sizes=[{SOME_SIZES}]"
-    launch(folder / "a", *on_gpu(*MOLMO_7B, *plain, sizes, "measure.max_seconds=5"))
-    return {"rows": rows_of(folder / "a")}
+def quick_rows(folder: Path, overrides: Sequence[str], label: str) -> list[dict[str, Any]]:
+    """Rows of a model with random weights from 30 prefills of one question per size, no energy."""
+    from vtexp.config.compose import compose_config
+    from vtexp.runs.job import load_runner
+    from vtexp.runs.plan import make_plan
+
+    few = ("model.weights=random", "dataset.limit=1", "tracking=none", f"sweep.folder={folder}")
+    plan = make_plan(compose_config([*on_gpu(*overrides), *few, "sweep.name=quick"]))
+    runner, sample = load_runner(plan), plan.samples[0]
+    hardware, rows = plan.config.hardware, []
+    model = model_arithmetic(plan.checkpoint.config, plan.geometry)
+    peak = peak_of(hardware.peak_tflops, hardware.dtype.value)
+    for run in plan.runs:
+        asked = (sample, run.setting, plan.config.dataset.style)
+        with runner.probe() as probe:
+            runner.eager_prefill(*asked)
+            (counts,) = probe.take()
+        runner.capture(*asked)
+        times = [runner.timed_prefill(*asked) for _ in range(35)][5:]
+        kernels_ms = runner.kernels_ms(*asked)
+        median = {name: float(np.median([getattr(t, name) for t in times])) for name in TIMES}
+        length = run.prompt_lengths[0]
+        prompt = PromptCounts(counts.num_crops, counts.vision_tokens, length)
+        flops = None if model is None else sum(model.flops(prompt).values())
+        prefill_ms = median["prefill_ms"]
+        how = "CUDA graphs" if times[0].cuda_graph else "eager"
+        rows.append(
+            {
+                "model": label,
+                "crops": counts.num_crops,
+                "vision_tokens": counts.vision_tokens,
+                "prompt_tokens": length,
+                **median,
+                "prefill_ms_p95": float(np.percentile([t.prefill_ms for t in times], 95)),
+                "mfu": None if flops is None or peak is None else mfu(flops, prefill_ms, peak),
+                "gpu_busy_ratio": None if kernels_ms is None else kernels_ms / prefill_ms,
+                "energy_j": None,
+                "reference_ms": None,
+                "execution": f"{how}, compiled" if runner.compiled else how,
+                "prefills": len(times),
+                "warnings": [runner.graph_failure] if runner.graph_failure else [],
+            }
+        )
+    return rows
 
 
-def float8_7b(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
-    """Linear layers in float8 at three sizes."""
-    options = ("hardware.dtype=float8", "measure.energy_seconds=1")
-    launch(folder / "a", *on_gpu(*MOLMO_7B, *options, f"knob.sizes=[{SOME_SIZES}]"))
-    return {"rows": rows_of(folder / "a", model="molmo_7b_d, float8")}
+def other_models(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Models and ways to run them, a few prefills each; written down after each."""
+    found: dict[str, Any] = {"rows": [], "failed_models": {}}
+    for label, overrides in QUICK.items():
+        torch._dynamo.reset()
+        torch._inductor.config.max_autotune_pointwise = label.endswith("tuned")
+        try:
+            found["rows"] += quick_rows(folder, overrides, label)
+        except Exception as error:  # the next may work all the same
+            found["failed_models"][label] = f"{type(error).__name__}: {error}"[:300]
+        args.found.write_text(json.dumps(found))
+    return found
 
 
 def default_sweep(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
@@ -284,22 +328,47 @@ def processes(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-QWEN = ("model=qwen2_5_vl", "model.path=Qwen/Qwen2.5-VL-7B-Instruct", "model.name=qwen2_5_vl_7b")
-INTERNVL = ("model=internvl", "model.path=OpenGVLab/InternVL3-8B-hf", "model.name=internvl3_8b")
+QWEN = (
+    "model=qwen2_5_vl",
+    "model.path=Qwen/Qwen2.5-VL-7B-Instruct",
+    "knob.sizes=[336x336,784x1008]",
+)
+INTERNVL = (
+    "model=internvl",
+    "model.path=OpenGVLab/InternVL3-8B-hf",
+    "knob.sizes=[448x448,896x1344]",
+)
+#: What `other_models` times, in the order of its worth.
+QUICK = {
+    "molmo_7b_d, float8": (
+        "model=molmo_7b_d", "hardware.dtype=float8", f"knob.sizes=[{SOME_SIZES}]",
+    ),
+    "molmoe_1b": ("model=molmoe_1b", f"knob.sizes=[{SOME_SIZES}]"),
+    "molmo2_8b": ("model=molmo2_8b", "knob.sizes=[378x378,910x910]"),
+    "qwen2_5_vl_7b": QWEN,
+    "internvl3_8b": INTERNVL,
+    "molmo_7b_d": (
+        "model=molmo_7b_d", "hardware.cuda_graphs=false", "hardware.compile=false",
+        f"knob.sizes=[{SOME_SIZES}]",
+    ),
+    "molmo_7b_d, float8, tuned": (
+        "model=molmo_7b_d", "hardware.dtype=float8", f"knob.sizes=[{SOME_SIZES}]",
+    ),
+    "molmoe_1b, compiled": (
+        "model=molmoe_1b", "hardware.compile=true", f"knob.sizes=[{SOME_SIZES}]",
+    ),
+}  # fmt: skip
 
 #: In the order of their worth; seconds that each may take.
 PARTS: dict[str, tuple[Callable[[Path, argparse.Namespace], dict[str, Any]], float]] = {
-    "sweep_7b": (sweep_7b, 110),
-    "beside_reference": (beside_reference, 80),
+    "sweep_7b": (sweep_7b, 120),
+    "beside_reference": (beside_reference, 60),
+    "other_models": (other_models, 90),
     "default_sweep": (default_sweep, 70),
-    "float8_7b": (float8_7b, 70),
     "answers": (answers, 60),
     "molmoe_1b": (two_values("model=molmoe_1b", "knob.sizes=[336x336,784x1008]"), 60),
     "molmo2_8b": (two_values("model=molmo2_8b", "knob.sizes=[378x378,910x910]"), 60),
-    "eager_7b": (eager_7b, 50),
     "float8_tiny": (float8_tiny, 50),
-    "qwen2_5_vl_7b": (two_values(*QWEN, "knob.sizes=[336x336,784x1008]"), 50),
-    "internvl3_8b": (two_values(*INTERNVL, "knob.sizes=[448x448,896x1344]"), 50),
     "processes": (processes, 60),
     "repeatability": (repeatability, 90),
 }
@@ -318,7 +387,8 @@ def run_part(name: str, seconds: float, arguments: Sequence[str]) -> dict[str, A
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             process.communicate()
-            return {"failed": f"not done after {seconds:.0f} s", "seconds": seconds}
+            found = json.loads(out.read_text()) if out.is_file() else {}
+            return found | {"failed": f"not done after {seconds:.0f} s", "seconds": seconds}
         spent = {"seconds": round(time.perf_counter() - began, 1)}
         if out.is_file():
             return json.loads(out.read_text()) | spent

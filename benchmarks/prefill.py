@@ -164,6 +164,7 @@ def captured(model: MolmoForCausalLM, inputs: Tensors) -> Callable[[], torch.Ten
     )
     graph = PrefillGraph(stages, torch.cuda.graph_pool_handle(), torch.cuda.Stream())
 
+    @torch.inference_mode()
     def replay() -> torch.Tensor:
         graph.load(one)
         graph.encode()

@@ -50,6 +50,7 @@ class KnownRunner(MolmoRunner):
         CALLS.append(sample.sample_id)
         ms = 10.0 * len(CALLS)
         return StageTimes(
+            image_decode_ms=0.0,
             preprocess_ms=1.0,
             transfer_ms=2.0,
             vision_encoder_ms=0.2 * ms,
@@ -61,6 +62,9 @@ class KnownRunner(MolmoRunner):
             ttft_without_preprocess_ms=ms + 5.0,
             ttft_ms=ms + 6.0,
         )
+
+    def eager_prefill(self, sample, setting, style):
+        self.timed_prefill(sample, setting, style)
 
 
 SCRIPT: dict[str, str] = {}

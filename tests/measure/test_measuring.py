@@ -24,8 +24,8 @@ from vtexp.config.schema import Config, MeasureConfig
 from vtexp.jobs.here import run_job
 from vtexp.measure import quality
 from vtexp.measure import summary as measuring
-from vtexp.measure.energy import energy_counter, measure_energy
-from vtexp.measure.monitor import Gpu, Monitor, OtherLoad, disturbances
+from vtexp.measure.energy import EnergyMeter, energy_counter
+from vtexp.measure.monitor import Gpu, Monitor, OtherLoad, disturbances, throttled_by
 from vtexp.measure.protocol import MOST_WARM_UP_ROUNDS, Reference, Timing
 from vtexp.models.clocks import StageClock
 from vtexp.models.probe import Counts
@@ -94,8 +94,15 @@ class StagedRunner(Runner):
     def model_class(cls, config: dict[str, Any]) -> Any:
         raise NotImplementedError
 
-    def read_image(self, pixels: np.ndarray, setting: CropSetting) -> Any:
+    def read_image(self, pixels: Any, setting: CropSetting) -> Any:
         raise NotImplementedError
+
+    shape = graph_inputs = graph_stages = None  # type: ignore[assignment]
+
+    def sample(self) -> Any:
+        """A question whose image takes its time to be decoded."""
+        decode = lambda: self._spend("image_decode", host=True)  # noqa: E731
+        return SimpleNamespace(sample_id="a", pixels=decode)
 
     def prepare(self, *_: Any) -> PreparedSample:
         self._spend("preprocess", host=True)
@@ -126,14 +133,11 @@ class StagedRunner(Runner):
 
         return torch.zeros(1, 1, 3).as_subclass(Logits)
 
-    def generate(self, inputs: Any, max_new_tokens: int, **options: Any) -> torch.Tensor:
-        (criterion,) = options["stopping_criteria"]
-        ids = torch.zeros(1, 0, dtype=torch.long)
+    def generate(self, inputs: Any, max_new_tokens: int, on_token: Any = None) -> torch.Tensor:
         for _ in range(max_new_tokens):
             self._spend("decode")
-            ids = torch.zeros(1, ids.shape[1] + 1, dtype=torch.long)
-            criterion(ids, torch.zeros(1, 3))
-        return ids
+            on_token()
+        return torch.zeros(1, max_new_tokens, dtype=torch.long)
 
     def probe(self) -> Any:
         return CountsOfOne()
@@ -164,15 +168,16 @@ def test_events_of_one_gpu_are_its_stages(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "current_stream", lambda gpu: f"stream of {gpu}")
     waits: list[float] = []
     clock = StageClock([torch.device("cuda:0")], lambda: waits.append(Event.now_ms))
-    for stage, ms in zip(STAGES, (7.0, 1.0, 20.0, 3.0, 40.0, 0.5), strict=True):
+    for stage, ms in zip(STAGES, (7.0, 2.0, 1.0, 20.0, 3.0, 40.0, 0.5), strict=True):
         Event.now_ms += ms
         clock.end_of(stage)
     times = clock.times()
     stages = [getattr(times, name) for name in STAGES[1:]]
-    assert stages == [1.0, 20.0, 3.0, 40.0, 0.5]
+    assert stages == [2.0, 1.0, 20.0, 3.0, 40.0, 0.5]
     assert (times.vision_ms, times.prefill_ms) == (23.0, 63.0)
-    assert waits == [0.0, 71.5]  # at both ends, nowhere between
-    assert times.ttft_ms >= times.ttft_without_preprocess_ms > 0  # the wall clock's
+    assert times.ttft_without_preprocess_ms == 64.5
+    assert waits == [0.0, 73.5]  # at both ends, nowhere between
+    assert times.ttft_ms >= times.image_decode_ms > 0  # the wall clock's
 
 
 def test_several_gpus_are_waited_for_at_each_border() -> None:
@@ -186,14 +191,15 @@ def test_several_gpus_are_waited_for_at_each_border() -> None:
 
 
 DELAYS_S = {
-    "preprocess": 0.03, "transfer": 0.02, "vision_encoder": 0.04, "connector": 0.02,
+    "image_decode": 0.02, "preprocess": 0.03, "transfer": 0.02, "vision_encoder": 0.04,
+    "connector": 0.02,
     "llm_prefill": 0.05,
 }  # fmt: skip
 
 
 def test_injected_delays_are_measured_within_two_percent() -> None:
     runner = staged(delays_s=DELAYS_S)
-    times = [runner.timed_prefill(None, SETTING, "") for _ in range(9)]  # type: ignore[arg-type]
+    times = [runner.timed_prefill(runner.sample(), SETTING, "") for _ in range(9)]
     assert all(min(runner.spent_s[stage]) >= delay_s for stage, delay_s in DELAYS_S.items())
 
     def injected(*stages: str) -> float:
@@ -230,7 +236,7 @@ def test_a_device_that_answers_early_is_waited_for_or_caught() -> None:
 
     def rows(waits: bool) -> list[dict[str, Any]]:
         runner = runners[waits]
-        timing = Timing(runner, [SimpleNamespace(sample_id="a")], SETTING, "", MeasureConfig())  # type: ignore[list-item]
+        timing = Timing(runner, [runner.sample()], SETTING, "", MeasureConfig())
         timing.count(lambda *_: None)
         for _ in range(5):
             timing.round(lambda: None)
@@ -261,11 +267,15 @@ class ScriptedRunner(StagedRunner):
         self.times.append(ms)
         return of(ms)
 
+    def eager_prefill(self, *_: Any) -> None:
+        self.timed_prefill()
+
 
 def of(ms: float, **other: float) -> StageTimes:
     parts = {
-        "preprocess_ms": 0.0, "transfer_ms": 0.0, "vision_encoder_ms": ms / 2, "connector_ms": 0.0,
-        "llm_prefill_ms": ms / 2, "first_token_ms": 0.0, "vision_ms": ms / 2, "prefill_ms": ms,
+        "image_decode_ms": 0.0, "preprocess_ms": 0.0, "transfer_ms": 0.0,
+        "vision_encoder_ms": ms / 2, "connector_ms": 0.0, "llm_prefill_ms": ms / 2,
+        "first_token_ms": 0.0, "vision_ms": ms / 2, "prefill_ms": ms,
         "ttft_without_preprocess_ms": ms, "ttft_ms": ms,
     }  # fmt: skip
     return StageTimes(**parts | other)
@@ -570,6 +580,16 @@ def test_injected_throttling_is_flagged(nvml: Nvml) -> None:
         assert reason in found
 
 
+@pytest.mark.parametrize(("clock", "held"), [(1980, False), (1930, False), (1900, True)])
+def test_the_power_limit_is_told_where_the_clock_fell(clock: int, held: bool) -> None:
+    full = {"sm_clock_mhz": 1980, "throttled_by": []}
+    limited = {"sm_clock_mhz": clock, "throttled_by": ["its power limit"]}
+    idle = {"sm_clock_mhz": 345, "throttled_by": []}
+    assert throttled_by([idle, full, limited]) == (["its power limit"] if held else [])
+    hot = {"sm_clock_mhz": 1980, "throttled_by": ["its temperature (hardware)"]}
+    assert throttled_by([hot]) == ["its temperature (hardware)"]
+
+
 def test_a_processor_that_was_slowed_down_by_heat_is_flagged(tmp_path: Path) -> None:
     counter = tmp_path / "cpu0/thermal_throttle/core_throttle_count"
     counter.parent.mkdir(parents=True)
@@ -606,7 +626,7 @@ def test_energy_is_the_counters_and_absent_without_one(
         nvml.millijoules += 2500.0
         time.sleep(0.01)
 
-    found = measure_energy(counter, once, lambda: None, seconds=0.2)
+    found = EnergyMeter(counter).measure(once, lambda: None, seconds=0.2)
     assert found["energy_j_per_prefill"] == pytest.approx(2.5)
     assert found["idle_power_w"] == pytest.approx(0.0)
     assert found["energy_passes"] >= 5
@@ -616,7 +636,7 @@ def test_energy_is_the_counters_and_absent_without_one(
     def broken() -> float:
         raise nvml.NVMLError
 
-    assert measure_energy(broken, once, lambda: None, seconds=0.2) == {}
+    assert EnergyMeter(broken).measure(once, lambda: None, seconds=0.2) == {}
 
 
 def test_an_instance_of_a_gpu_is_flagged(nvml: Nvml) -> None:

@@ -28,7 +28,7 @@ from transformers import (
 
 from tests.helpers.closeness import assert_close_to_spread
 from vtexp.budget.knobs import CropSetting, KnobValue
-from vtexp.config.schema import Config, HardwareConfig
+from vtexp.config.schema import Config, Dtype, HardwareConfig
 from vtexp.data.sample import ImageFile, Sample
 from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFailedError
 from vtexp.jobs.here import run_job
@@ -323,13 +323,25 @@ def test_stages_compute_what_one_pass_computes(runner: Runner, samples: list[Sam
         assert_close_to_spread(staged, whole)
 
 
-@pytest.mark.parametrize("option", ["compile", "uint8_crops"])
-def test_options_are_refused_where_they_were_not_tried(folder: Path, option: str) -> None:
+@pytest.mark.parametrize(("key", "value"), [("compile", True), ("dtype", Dtype.float8)])
+def test_options_are_refused_where_they_were_not_tried(folder: Path, key: str, value: Any) -> None:
     checkpoint = find_checkpoint(str(folder))
     family = checkpoint.family
-    hardware = HardwareConfig(**{option: True})
-    with pytest.raises(ConfigError, match=f"hardware.{option}=true: not for {family.name}"):
-        runner_class(family).load(checkpoint, family.geometry, hardware)
+    with pytest.raises(ConfigError, match=f"hardware.{key}=.*: not for {family.name}"):
+        runner_class(family).load(checkpoint, family.geometry, HardwareConfig(**{key: value}))
+
+
+@torch.inference_mode()
+def test_stages_for_graphs_compute_what_transformers_does(
+    runner: Runner, samples: list[Sample]
+) -> None:
+    for sample in samples:
+        prepared = runner.prepare(sample, settings(runner), "easy_vqa")
+        inputs = runner.inputs([prepared])
+        expected = runner.prefill(inputs, runner.encode(inputs))
+        assert torch.equal(runner.graph_stages(prepared).run(), expected)
+    shapes = {runner.shape(runner.prepare(s, settings(runner), "easy_vqa")) for s in samples}
+    assert len(shapes) == len(samples)
 
 
 def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_runner_from_file_to_answer(reference: Reference, tmp_path: Path) -> Non
     handle.remove()
     assert_close_to_spread(seen[0][0, -1], reference.arrays["e2e/logits_last"])
     stages = (
-        times.preprocess_ms, times.transfer_ms, times.vision_ms,
+        times.image_decode_ms, times.preprocess_ms, times.transfer_ms, times.vision_ms,
         times.llm_prefill_ms, times.first_token_ms,
     )  # fmt: skip
     # The wall clock around all is read last, by itself.

@@ -71,7 +71,8 @@ def test_from_picture_to_answer(folder: Path, model: MolmoEForCausalLM, number: 
     with torch.no_grad():
         features = model.encode_images(image.patches, image.padding_mask).flatten(0, 1)
         logits = model(**inputs).logits[0]
-    assert_close_to_spread(features[::17], expected["features_sample"])
+    # Larger features than other models': off by up to 4e-6 of the spread on an AMD processor.
+    assert_close_to_spread(features[::17], expected["features_sample"], 1e-5)
     assert_close_to_spread(logits[-1], expected["logits_last"])
     assert_close_to_spread(logits[-13:], expected["logits_text"])
     generated = model.generate(**inputs, max_new_tokens=6, eos_token_id=10**6)

@@ -157,24 +157,6 @@ def test_a_model_in_parts_computes_the_same(
         assert probe.take() == expected[1][:1]
 
 
-def test_crops_as_bytes_are_read_alike(
-    runner: MolmoRunner, small_checkpoint: Path, samples: list[Sample]
-) -> None:
-    fast = MolmoRunner.load(
-        find_checkpoint(str(small_checkpoint)), MOLMO, HardwareConfig(uint8_crops=True)
-    )
-    setting = CropSetting(4)
-    features = []
-    for reader in (runner, fast):
-        prepared = reader.prepare(samples[3], setting, "easy_vqa")
-        features.append(reader.encode(reader.inputs([prepared])))
-        with reader.probe() as probe:
-            reader.answer([prepared], 1)
-            assert probe.take()[0].num_crops == 4
-    assert prepared.image.patches.dtype == torch.uint8
-    assert 0 < (features[0] - features[1]).abs().mean() < 0.02 * features[0].std()
-
-
 def test_published_generation_settings_are_not_used(
     runner: MolmoRunner, small_checkpoint: Path, tmp_path: Path, samples: list[Sample]
 ) -> None:

@@ -181,7 +181,8 @@ def test_columns_that_nothing_fills_are_named(sweep: Path) -> None:
     table = report_table(collect(sweep))
     names = [column.name for column in table.columns]
     assert "MFU, %" in names and "energy, J" not in names
-    assert "one prefill: energy, J, idle power, W, GFLOPs" in table.left_out
+    left_out = "one prefill: run by, GPU busy, %, energy, J, idle power, W, GFLOPs"
+    assert left_out in table.left_out
     assert sum(span for _, span in table.headings) == len(names)
     assert all(len(row.cells) == len(names) for row in table.rows)
 

@@ -253,7 +253,9 @@ def test_pointing_is_the_attention_on_the_value_asked_for() -> None:
     asked[0, 9] = torch.tensor([7, 2, 1])
     batch = SimpleNamespace(asked=asked, fields=fields, image_input_idx=index)
     mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
-    loss, share = pointing(block, (x, PassContext(rotary, mask, None)), batch, value_asked)
+    loss, share = pointing(
+        block, (x, PassContext(rotary, mask, None, is_prompt=True)), batch, value_asked
+    )
     query, key, _ = block.attention_inputs(x, rotary)
     seen = F.scaled_dot_product_attention(
         query, key, torch.eye(length).expand(*key.shape[:2], -1, -1), attn_mask=mask

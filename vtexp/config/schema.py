@@ -280,13 +280,13 @@ class MeasureConfig:
 
     latency_samples: int = 16
     latency_repeats: int = 4
-    min_seconds: float = 3.0
+    min_seconds: float = 1.0
     max_half_width: float = 0.03
     max_seconds: float = 30.0
     warmup_repeats: int = 2
     repeats: int = 1
     decode_tokens: int = 0
-    energy_seconds: float = 3.0
+    energy_seconds: float = 1.0
 
 
 @dataclass

@@ -209,7 +209,7 @@ def _rounded(sums: torch.Tensor) -> torch.Tensor:
     return sums.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=256)
 def _pillow_parcel(size: Size, target: Size, device: torch.device) -> Parcel:
     sides = zip(size, target, strict=True)
     found = [pillow_window(side, length) for side, length in sides if side != length]
@@ -235,7 +235,7 @@ def bilinear(image: torch.Tensor, size: Size) -> torch.Tensor:
     return total.round_().permute(2, 0, 1)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=256)
 def _bilinear_parcel(size: Size, target: Size, device: torch.device) -> Parcel:
     sides = zip(size, target, strict=True)
     found = [bilinear_neighbours(side, length) for side, length in sides]

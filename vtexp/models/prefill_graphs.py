@@ -18,8 +18,6 @@ from vtexp.errors import error_line
 from vtexp.models.clocks import MIB
 
 Tensors = dict[str, torch.Tensor]
-#: Eager passes before a capture, in which libraries allocate and choose what they need.
-WARM_UP_PASSES = 2
 #: Share of the GPU's memory that graphs may take; shapes beyond it stay eager.
 MOST_MEMORY = 0.1
 
@@ -68,23 +66,19 @@ class PrefillGraph:
         self._stages = own = stages._replace(inputs=self._inputs)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(WARM_UP_PASSES):
-                own.run()
+            own.run()  # libraries allocate and choose what they need before the capture
+            stream.synchronize()
+            before = torch.cuda.mem_get_info(stream.device)[0]
+            # The outputs of the first two are let go at the end: their memory serves the next
+            # shapes, as no other graph runs between the stages of this one.
+            self._encode, encoded = _captured(pool, lambda: own.encode(self._inputs))
+            self._connect, features = _captured(pool, lambda: own.connect(self._inputs, encoded))
+            self._read_prompt, self._logits = _captured(
+                pool, lambda: own.read_prompt(self._inputs, features)
+            )
+            #: Memory that the capture took of the device, beside the inputs.
+            self.bytes = max(0, before - torch.cuda.mem_get_info(stream.device)[0])
         torch.cuda.current_stream().wait_stream(stream)
-
-        def capture(stage: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(
-                graph, pool=pool, stream=stream, capture_error_mode="thread_local"
-            ):
-                output = stage()
-            return graph, output
-
-        # The outputs of the first two are let go at the end: their memory serves the next shapes,
-        # as no other graph runs between the stages of this one.
-        self._encode, encoded = capture(lambda: own.encode(self._inputs))
-        self._connect, features = capture(lambda: own.connect(self._inputs, encoded))
-        self._read_prompt, self._logits = capture(lambda: own.read_prompt(self._inputs, features))
 
     def load(self, inputs: Tensors) -> None:
         """Copy a prompt of the same shape to where the graphs read it."""
@@ -103,6 +97,23 @@ class PrefillGraph:
         """Run the language model: logits (1, 1, vocabulary), overwritten by the next replay."""
         self._read_prompt.replay()
         return self._logits
+
+
+def _captured(
+    pool: Any, stage: Callable[[], torch.Tensor]
+) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    """A stage as a graph, and the output that each replay overwrites.
+
+    Not by `torch.cuda.graph`, which gives all unused memory back each time: a hundred captures
+    would take as long as the timing.
+    """
+    graph = torch.cuda.CUDAGraph()
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        output = stage()
+    finally:
+        graph.capture_end()
+    return graph, output
 
 
 class PrefillGraphs:
@@ -136,16 +147,12 @@ class PrefillGraphs:
                 "they may"
             )
             return
-        before = self._free_bytes()
         try:
-            self._graphs[shape] = PrefillGraph(stages, self._pool, self._stream)
+            graph = PrefillGraph(stages, self._pool, self._stream)
         except Exception as error:  # of a driver, a kernel, the memory: eager passes go on
             self.failure = error_line(error)
             torch.cuda.synchronize(self._device)
             self._pool = torch.cuda.graph_pool_handle()
-        self._bytes += max(0, before - self._free_bytes())
-
-    def _free_bytes(self) -> int:
-        torch.cuda.synchronize(self._device)
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(self._device)[0]
+            return
+        self._graphs[shape] = graph
+        self._bytes += graph.bytes

@@ -364,6 +364,8 @@ def _compile_pays(hardware: HardwareConfig, model: PreTrainedModel) -> bool:
         return hardware.compile
     if hardware.device.value != "cuda" or hardware.sharded:
         return False
+    if getattr(model.config, "moe_num_experts", None):  # its time is in products of few kernels
+        return False
     return sum(parameter.numel() for parameter in model.parameters()) >= LARGE
 
 

@@ -82,6 +82,8 @@ def _findings(run: AnalysedRun) -> dict[str, Any]:
 #: Columns of the table in Markdown that are there in every comparison, and those that are there
 #: where a run has measured them, with the format of their numbers.
 _OPTIONAL = {
+    "execution": ("prefill run by", ""),
+    "gpu_busy_ratio": ("GPU busy", ".0%"),
     "cold_ttft_ms": ("cold TTFT, ms", ".1f"),
     "memory_peak_mib_allocated": ("memory allocated, MiB", ".0f"),
     "memory_peak_mib_resident": ("memory resident, MiB", ".0f"),

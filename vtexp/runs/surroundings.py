@@ -23,6 +23,7 @@ PACKAGES = (
     "safetensors",
     "numpy",
     "pillow",
+    "kornia-rs",
     "hydra-core",
     "omegaconf",
     "datasets",

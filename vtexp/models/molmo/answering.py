@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -90,8 +91,10 @@ class AnswerSteps:
 
     def next(self) -> torch.Tensor:
         """The next token of each answer, int64 (B,)."""
-        if self._wants_graph and self._graph is None:
-            self._capture()
+        if self._wants_graph:
+            self._wants_graph = False
+            with suppress(RuntimeError):  # of a driver or the memory: steps stay eager
+                self._graph = self._captured()
         if self._graph is None:
             self._step()
         else:
@@ -109,8 +112,8 @@ class AnswerSteps:
         self._ids.copy_(model.logits_of(x)[:, -1].argmax(dim=-1))
         cache.lengths.add_(1)
 
-    def _capture(self) -> None:
-        """Capture a step. What it does to the buffers meanwhile is undone by `lengths` alone."""
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        """A step as a graph. An eager one comes before; `lengths` undoes it in the buffers."""
         ids, lengths = self._ids.clone(), self._cache.lengths.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -122,7 +125,7 @@ class AnswerSteps:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             self._step()
-        self._graph = graph
+        return graph
 
 
 class Answering:

@@ -28,7 +28,7 @@ def to_float8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of x (n, width) as float8, and the float32 scale (n, 1) that brings each back."""
     x = x.float()
     scale = (x.abs().amax(dim=-1, keepdim=True) / LARGEST).clamp(min=LEAST_SCALE)
-    return (x / scale).clamp(-LARGEST, LARGEST).to(FLOAT8), scale
+    return (x * (1 / scale)).clamp(-LARGEST, LARGEST).to(FLOAT8), scale
 
 
 class Float8Linear(nn.Module):

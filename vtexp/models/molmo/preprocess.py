@@ -311,7 +311,7 @@ def _host_patches(
     return patches.flatten(3).flatten(1, 2)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=256)
 def _parcel(
     size: Size, views: tuple[View, View], geometry: Geometry, device: torch.device
 ) -> Parcel:

@@ -146,7 +146,8 @@ class MolmoRunner(Runner):
 
     @cached_property
     def _answering(self) -> Answering:
-        return Answering(self.model, self.tokenizer.eos_id, graphs=self.graphs is not None)
+        graphs = self.graphs is not None and self.device.type == "cuda"
+        return Answering(self.model, self.tokenizer.eos_id, graphs)
 
     def generate(
         self, inputs: Inputs, max_new_tokens: int, on_token: Callable[[], None] | None = None

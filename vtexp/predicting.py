@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vtexp.arithmetic import ModelArithmetic, PromptCounts, peak_of
+from vtexp.arithmetic import ModelArithmetic, PromptCounts
 from vtexp.cost_model import FoundModel, find_cost_model
 from vtexp.models.arithmetic import model_arithmetic
 
@@ -85,7 +85,7 @@ def _clock(
     if arithmetic is None:
         return None, f"{unknown}the arithmetic of {plan.checkpoint.family.name} is not known"
     bandwidth, dtype = hardware.bandwidth_gb_per_s, hardware.dtype.of_weights
-    peak = peak_of(hardware.peak_tflops, hardware.dtype.value)
+    peak = None if hardware.dtype.is_float8 else hardware.peak_tflops
     if peak is None or bandwidth is None:
         lacking = "peak_tflops" if peak is None else "bandwidth_gb_per_s"
         return None, f"{unknown}hardware.{lacking} is not set"

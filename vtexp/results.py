@@ -9,7 +9,7 @@ from statistics import fmean, median
 from typing import Any
 
 from vtexp import measuring
-from vtexp.arithmetic import STAGES, PromptCounts, mfu, peak_of
+from vtexp.arithmetic import STAGES, PromptCounts, mfu
 from vtexp.metrics import metric
 from vtexp.models.arithmetic import model_arithmetic
 from vtexp.planning import Plan, PlannedRun, tiling_summary
@@ -130,7 +130,8 @@ def _arithmetic(plan: Plan, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "flops": by_stage,
     }
     bandwidth, dtype = hardware.bandwidth_gb_per_s, hardware.dtype
-    peak = peak_of(hardware.peak_tflops, dtype.value)
+    # In float8 only some products run at twice the rate: one peak is not the measure of all.
+    peak = None if dtype.is_float8 else hardware.peak_tflops
     if peak is not None:
         timed = list(zip(prompts, rows, strict=True))
         found["mfu"] = median(

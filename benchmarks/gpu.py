@@ -35,7 +35,8 @@ import torch
 from results_file import write_results
 
 from vtexp.cost.architectures import model_arithmetic
-from vtexp.cost.flops import PromptCounts, mfu, peak_of
+from vtexp.cost.flops import PromptCounts, mfu
+from vtexp.runs import surroundings
 from vtexp.utils import files
 
 ROOT = Path(__file__).parents[1]
@@ -63,13 +64,13 @@ def hardware() -> str:
     return next((kind for kind in ("h200", "h100", "a100") if kind.upper() in name), "local_gpu")
 
 
-def launch(folder: Path, *overrides: str, **environment: str) -> float:
+def launch(folder: Path, *overrides: str, **variables: str) -> float:
     """Run `launch.py` into a folder; the seconds it took. Raises Failed with its last line."""
     command = [sys.executable, str(ROOT / "launch.py"), *overrides]
     command += ["tracking=none", f"sweep.folder={folder.parent}", f"sweep.name={folder.name}"]
     began = time.perf_counter()
     made = subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+        command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True
     )
     if made.returncode:
         lines = (made.stdout + made.stderr).strip().splitlines()
@@ -81,6 +82,11 @@ def launch(folder: Path, *overrides: str, **environment: str) -> float:
 def on_gpu(*overrides: str) -> tuple[str, ...]:
     """Overrides of a sweep in this process's place, on this GPU's profile."""
     return (f"hardware={hardware()}", "hardware.launcher=here", *overrides)
+
+
+def told(warning: str) -> bool:
+    """Whether a warning is about the times: that random weights have no accuracy is known."""
+    return not warning.startswith("random weights")
 
 
 def rows_of(folder: Path, **more: Any) -> list[dict[str, Any]]:
@@ -107,7 +113,7 @@ def rows_of(folder: Path, **more: Any) -> list[dict[str, Any]]:
                 "reference_ms": None,
                 "execution": result["execution"],
                 "prefills": len(timed),
-                "warnings": [*result["disturbed"], *result["warnings"][1:]],
+                "warnings": [*result["disturbed"], *filter(told, result["warnings"])],
                 **more,
             }
         )
@@ -148,7 +154,7 @@ def quick_rows(folder: Path, overrides: Sequence[str], label: str) -> list[dict[
     runner, sample = load_runner(plan), plan.samples[0]
     hardware, rows = plan.config.hardware, []
     model = model_arithmetic(plan.checkpoint.config, plan.geometry)
-    peak = peak_of(hardware.peak_tflops, hardware.dtype.value)
+    peak = None if hardware.dtype.is_float8 else hardware.peak_tflops
     for run in plan.runs:
         asked = (sample, run.setting, plan.config.dataset.style)
         with runner.probe() as probe:
@@ -340,6 +346,7 @@ INTERNVL = (
 )
 #: What `other_models` times, in the order of its worth.
 QUICK = {
+    "molmo_7b_d, graphs": ("model=molmo_7b_d", f"knob.sizes=[{SOME_SIZES}]"),
     "molmo_7b_d, float8": (
         "model=molmo_7b_d", "hardware.dtype=float8", f"knob.sizes=[{SOME_SIZES}]",
     ),
@@ -471,10 +478,12 @@ def main() -> None:
     parts = earlier_parts(args.out)
     for name in args.parts:
         left = ends - time.monotonic()
-        if left < 15:
-            parts[name] = {"failed": "no time left"}
-            continue
-        parts[name] = run_part(name, min(PARTS[name][1], left), reference)
+        parts[name] = (
+            run_part(name, min(PARTS[name][1], left), reference)
+            if left > 15
+            else {"failed": "no time left"}
+        )
+        parts[name]["git"] = surroundings.git_state()
         about = parts[name].get("failed") or "done"
         print(f"{name}: {about} ({parts[name].get('seconds', 0):.0f} s)", flush=True)
         write_results(args.out, collected(parts), "cuda")

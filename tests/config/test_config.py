@@ -130,7 +130,7 @@ def test_impossible_settings(make_config: MakeConfig, override: str, says: str) 
         ("knob=nope", "knob=nope: no such option; available: image_size, max_crops,"),
         ("knob.sizez=3", "knob.sizez: no such key; allowed here:"),
         ("dataset.limit=abc", "dataset.limit: value 'abc'"),
-        ("hardware.dtype=float8", "hardware.dtype: invalid value 'float8', expected one of"),
+        ("hardware.dtype=float4", "hardware.dtype: invalid value 'float4', expected one of"),
     ],
 )
 def test_one_line_of_hydras_errors(make_config: MakeConfig, override: str, says: str) -> None:

@@ -17,6 +17,8 @@ import pytest
 import torch
 from transformers import GenerationMixin
 
+from vtexp.analysis.answer import _doubtful
+from vtexp.analysis.findings import AnalysedRun
 from vtexp.budget.knobs import CropSetting
 from vtexp.config.schema import Config, Device, Dtype, HardwareConfig
 from vtexp.data.sample import Sample
@@ -27,9 +29,10 @@ from vtexp.measure.protocol import Timing, undisturbed
 from vtexp.models import prefill_graphs
 from vtexp.models.busy import busy_ms
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.models.molmo.float8 import LARGEST, to_float8
+from vtexp.models.molmo.float8 import LARGEST, Float8Linear, to_float8
 from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.models.prefill_graphs import GraphStages, PrefillGraphs
+from vtexp.models.runner import require_float8
 from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]
@@ -294,6 +297,48 @@ def test_float8_rows_are_off_by_half_a_step_of_the_type() -> None:
     assert bool(((back - rows).abs() <= bound).all())
     zeros, scale = to_float8(torch.zeros(2, 16))
     assert bool((zeros.float() * scale == 0).all())
+
+
+def test_float8_answers_have_caches_of_the_activations_type(
+    small_checkpoint: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def multiplied(layer: Float8Linear, x: torch.Tensor) -> torch.Tensor:
+        rounded, scale = to_float8(x.flatten(0, -2))
+        weight = layer.weight.float() * layer.scale.view(-1, 1)
+        out = (rounded.float() * scale) @ weight.t()
+        out = out if layer.bias is None else out + layer.bias.float()
+        return out.to(x.dtype).view(*x.shape[:-1], -1)
+
+    checkpoint = find_checkpoint(str(small_checkpoint))
+    hardware = HardwareConfig(dtype=Dtype.bfloat16)
+    float8 = MolmoRunner.load(checkpoint, checkpoint.family.geometry, hardware)
+    float8.use_float8()
+    monkeypatch.setattr(Float8Linear, "forward", multiplied)
+    prepared = [float8.prepare(sample, SETTING, "easy_vqa") for sample in samples]
+    answers = float8.answer(prepared, 4)
+    assert len(answers) == len(samples) and all(answers)
+    cache = next(iter(float8._answering._steps.values()))._cache
+    assert {buffer.dtype for buffer in (*cache.keys, *cache.values)} == {torch.bfloat16}
+    float8.forget_answers()
+    assert not float8._answering._steps
+
+
+def test_float8_is_refused_on_other_devices() -> None:
+    for device in ("cpu", "cuda"):
+        if device == "cpu" or not torch.cuda.is_available():
+            with pytest.raises(ConfigError, match="Hopper"):
+                require_float8(device)
+
+
+def test_different_ways_to_run_are_a_caveat() -> None:
+    run = AnalysedRun(
+        run="a", folder="a", label="a", knob_value="a", vision_tokens=1.0, accuracy=None,
+        accuracy_low=None, accuracy_high=None, prefill_ms=1.0, execution="eager",
+    )  # fmt: skip
+    other = replace(run, run="b", execution="CUDA graphs", host_bound=True)
+    mixed, alone = (_doubtful(runs, {"a": "1", "b": "4"}) for runs in ([run, other], [run]))
+    assert any("CUDA graphs, eager" in caveat for caveat in mixed) and not alone
+    assert any("of this software stack" in caveat and "4" in caveat for caveat in mixed)
 
 
 @pytest.mark.parametrize("key", ["dtype=float8", "cuda_graphs=true"])

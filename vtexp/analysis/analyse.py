@@ -374,7 +374,8 @@ def _run(row: dict[str, Any], columns: SampleColumns | None, metric_name: str) -
         prefill_ms=row.get("prefill_ms_median"),
         same_inputs_as=row.get("same_inputs_as"),
         disturbed=tuple(row.get("disturbed") or ()),
-        host_bound=(row.get("gpu_busy_ratio") or 1) < LEAST_BUSY,
+        host_bound=row.get("gpu_busy_ratio") is not None and row["gpu_busy_ratio"] < LEAST_BUSY,
+        execution=row.get("execution"),
     )
 
 

@@ -257,4 +257,6 @@ def _doubtful(runs: Sequence[AnalysedRun], names: dict[str, str]) -> tuple[str, 
             f"the GPU waited for the host ({listed(idle)}): speed-ups are of this software stack, "
             "not of the model"
         )
+    if len(ways := sorted({run.execution for run in runs if run.execution})) > 1:
+        found.append(f"prefills were run in several ways ({', '.join(ways)}): speed-ups mix them")
     return tuple(found)

@@ -88,6 +88,7 @@ class AnalysedRun:
     same_inputs_as: str | None = None
     disturbed: tuple[str, ...] = ()
     host_bound: bool = False
+    execution: str | None = None
 
 
 @dataclass(frozen=True)

@@ -402,14 +402,6 @@ class ModelArithmetic:
         return batch_size * length * row
 
 
-def peak_of(peak_tflops: float | None, dtype: str) -> float | None:
-    """TFLOP/s of a device in `dtype`, from its figure in 16 bits; float8 runs at twice the rate.
-
-    As the data sheets of H100 and H200 say: 989 and 1979 TFLOP/s, dense.
-    """
-    return 2 * peak_tflops if peak_tflops and dtype == "float8" else peak_tflops
-
-
 def mfu(flops: float, time_ms: float, peak_tflops: float) -> float:
     """Model FLOPs utilisation, a share of 1: FLOPs over what the device could do in that time.
 

@@ -42,13 +42,15 @@ def undisturbed() -> Iterator[None]:
     A collection walks over all objects of a process that holds torch and a plan: 15 ms in the
     middle of a prefill.
     """
+    enabled = gc.isenabled()
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()
         gc.unfreeze()
 
 
@@ -135,9 +137,10 @@ class Timing:
 
     def _one_of_each_shape(self) -> list[int]:
         """Indices of the first sample of each number of crops and prompt length."""
-        first: dict[tuple[int, int], int] = {}
+        first: dict[tuple[Any, ...], int] = {}
         for index, row in enumerate(self._counted):
-            first.setdefault((row["num_crops"], row["sequence_length"]), index)
+            shape = (row["num_crops"], row["tiling"], row["sequence_length"])
+            first.setdefault(shape, index)
         return list(first.values())
 
     def note_memory(self) -> None:

@@ -43,8 +43,8 @@ def of_the_host(rows: Sequence[Row], abouts: Sequence[dict[str, Any]]) -> list[s
     """
     found = []
     for about in abouts:
-        if about.get("graph_failure"):
-            eager = sum(not row.get("cuda_graph") for row in rows)
+        eager = sum(not row.get("cuda_graph") for row in rows)
+        if about.get("graph_failure") and eager:
             found.append(
                 f"{eager} of {len(rows)} prefills ran without a CUDA graph: "
                 f"{about['graph_failure']}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,22 @@ import torch
 AT_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
-def kernels_ms(once: Callable[[], None], wait: Callable[[], None]) -> float:
+def kernels_ms(once: Callable[[], None], wait: Callable[[], None]) -> float | None:
     """Milliseconds in which a GPU is at work in one call of `once`, by torch's profiler.
 
-    The profiler slows Python down, not the kernels: compare with a time taken without it.
+    The profiler slows Python down, not the kernels: compare with a time taken without it. None
+    where it sees no kernel (another profiler holds the GPU) or its trace cannot be written.
     """
     once()
     wait()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         once()
         wait()
-    with tempfile.TemporaryDirectory() as folder:
+    with suppress(OSError), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profile.export_chrome_trace(str(path))
-        return busy_ms(json.loads(path.read_text())["traceEvents"])
+        return busy_ms(json.loads(path.read_text())["traceEvents"]) or None
+    return None
 
 
 def busy_ms(events: Iterable[dict[str, Any]]) -> float:

@@ -9,6 +9,7 @@ between them can still be read off the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,9 @@ from vtexp.errors import error_line
 from vtexp.models.clocks import MIB
 
 Tensors = dict[str, torch.Tensor]
+#: Replayed logits are the eager ones bit for bit; where they are as far off as this (norm of the
+#: difference over that of the logits), the graph reads what is not its own.
+MOST_DIFFERENT = 0.01
 #: Share of the GPU's memory that graphs may take; shapes beyond it stay eager.
 MOST_MEMORY = 0.1
 
@@ -42,7 +46,7 @@ class GraphStages(NamedTuple):
 
 
 class PromptCache(DynamicCache):
-    """Keys and values of one prompt, kept as the layers made them: nothing is copied."""
+    """Keys and values of one prompt, kept beside what the layers go on with."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +56,8 @@ class PromptCache(DynamicCache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keep what one layer made, and return it: there is nothing before it."""
-        self.kept.append((key_states, value_states))
+        # Contiguous, as a cache that is read later: a view would keep all that it is cut from.
+        self.kept.append((key_states.contiguous(), value_states.contiguous()))
         return key_states, value_states
 
 
@@ -66,7 +71,8 @@ class PrefillGraph:
         self._stages = own = stages._replace(inputs=self._inputs)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            own.run()  # libraries allocate and choose what they need before the capture
+            # Eagerly first: libraries allocate and choose what they need before the capture.
+            expected = own.run()
             stream.synchronize()
             before = torch.cuda.mem_get_info(stream.device)[0]
             # The outputs of the first two are let go at the end: their memory serves the next
@@ -78,7 +84,14 @@ class PrefillGraph:
             )
             #: Memory that the capture took of the device, beside the inputs.
             self.bytes = max(0, before - torch.cuda.mem_get_info(stream.device)[0])
+            for graph in (self._encode, self._connect, self._read_prompt):
+                graph.replay()
+            difference = (self._logits.float() - expected.float()).norm() / expected.float().norm()
         torch.cuda.current_stream().wait_stream(stream)
+        if difference.item() > MOST_DIFFERENT:
+            raise RuntimeError(
+                f"replayed logits differ from the eager pass's by {difference.item():.1%}"
+            )
 
     def load(self, inputs: Tensors) -> None:
         """Copy a prompt of the same shape to where the graphs read it."""
@@ -111,8 +124,14 @@ def _captured(
     graph.capture_begin(pool=pool, capture_error_mode="thread_local")
     try:
         output = stage()
-    finally:
-        graph.capture_end()
+    except Exception:
+        with suppress(RuntimeError):  # it only says once more that the capture broke
+            graph.capture_end()
+        # Where that failed, the allocator still thinks that a capture is under way.
+        with suppress(RuntimeError, AttributeError):
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        raise
+    graph.capture_end()
     return graph, output
 
 
@@ -137,7 +156,7 @@ class PrefillGraphs:
         """Memory of the device that all graphs take, beside weights and what passes use."""
         return self._bytes / MIB
 
-    def capture(self, shape: Hashable, stages: GraphStages) -> None:
+    def capture(self, shape: Hashable, stages: Callable[[], GraphStages]) -> None:
         """Capture a shape that is not captured yet; where that fails, `failure` says why."""
         if shape in self._graphs or self.failure is not None:
             return
@@ -148,7 +167,7 @@ class PrefillGraphs:
             )
             return
         try:
-            graph = PrefillGraph(stages, self._pool, self._stream)
+            graph = PrefillGraph(stages(), self._pool, self._stream)
         except Exception as error:  # of a driver, a kernel, the memory: eager passes go on
             self.failure = error_line(error)
             torch.cuda.synchronize(self._device)

@@ -56,7 +56,8 @@ class Runner(ABC):
     """Model, tokenizer and geometry of one checkpoint on one device.
 
     preprocess_on_device: images are resized, normalised and cut where the model is. compiled:
-    torch.compile makes the model's blocks. graphs: of prefills; None where they run eagerly.
+    torch.compile makes the model's blocks. graphs: of prefills; None where they run eagerly,
+    though graphs may be wanted.
     """
 
     model: PreTrainedModel
@@ -67,6 +68,7 @@ class Runner(ABC):
     preprocess_on_device: bool = False
     compiled: bool = False
     graphs: PrefillGraphs | None = None
+    wants_graphs: bool = False
 
     #: Whether `hardware.compile` and `hardware.dtype=float8` were tried with this family.
     compiles: ClassVar[bool] = False
@@ -97,6 +99,7 @@ class Runner(ABC):
             preprocess_on_device=hardware.preprocess is Preprocess.device,
             compiled=cls.compiles and _compile_pays(hardware, model),
             graphs=_graphs(hardware),
+            wants_graphs=hardware.cuda_graphs,
         )
         if dtype.is_float8:
             runner.use_float8()
@@ -163,6 +166,9 @@ class Runner(ABC):
         """Have torch.compile compile the model's blocks, at their first use."""
         raise NotImplementedError
 
+    def forget_answers(self) -> None:  # noqa: B027 (most families keep nothing)
+        """Let go of memory that answers keep between batches."""
+
     def use_float8(self) -> None:
         """Multiply in the blocks' linear layers as float8."""
         raise NotImplementedError
@@ -180,7 +186,7 @@ class Runner(ABC):
         """Why not all prefills can be graphs; None while they can, or were not to be."""
         if self.graphs is not None:
             return self.graphs.failure
-        return "the model lies on several GPUs, a graph is of one" if len(self.gpus) > 1 else None
+        return "the model is sharded, a graph is of one GPU" if self.wants_graphs else None
 
     def prepare(
         self, sample: Sample, setting: CropSetting, style: str, pixels: np.ndarray | None = None
@@ -235,13 +241,14 @@ class Runner(ABC):
             return
         prepared = self.prepare(sample, setting, style)
         if self.graphs.get(self.shape(prepared)) is None:
-            self.graphs.capture(self.shape(prepared), self.graph_stages(prepared))
+            self.graphs.capture(self.shape(prepared), lambda: self.graph_stages(prepared))
 
     @torch.inference_mode()
     def prefill_memory(
         self, sample: Sample, setting: CropSetting, style: str
     ) -> dict[str, dict[str, float]]:
         """Peak memory in MiB of each stage of one eager prefill, by kind; see `StageMemory`."""
+        self.forget_answers()
         if self.gpus:
             torch.cuda.empty_cache()  # or what was reserved for other prompts would be this one's
         memory = StageMemory(self.gpus)
@@ -347,8 +354,8 @@ class Runner(ABC):
 
 def require_float8(device: str) -> None:
     """Raise ConfigError where the device has no float8 products of the kind used here."""
-    capability = torch.cuda.get_device_capability() if device == "cuda" else (0, 0)
-    if capability < LEAST_FOR_FLOAT8:
+    nvidia = device == "cuda" and torch.version.cuda is not None and torch.cuda.is_available()
+    if not nvidia or torch.cuda.get_device_capability() < LEAST_FOR_FLOAT8:
         raise ConfigError(
             "hardware.dtype=float8 needs an NVIDIA GPU of the Hopper generation or newer (H100, "
             "H200); take bfloat16"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vtexp.cost.architectures import model_arithmetic
-from vtexp.cost.flops import ModelArithmetic, PromptCounts, peak_of
+from vtexp.cost.flops import ModelArithmetic, PromptCounts
 from vtexp.cost.latency_fit import FoundModel, find_cost_model
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _clock(
     if arithmetic is None:
         return None, f"{unknown}the arithmetic of {plan.checkpoint.family.name} is not known"
     bandwidth, dtype = hardware.bandwidth_gb_per_s, hardware.dtype.of_weights
-    peak = peak_of(hardware.peak_tflops, hardware.dtype.value)
+    peak = None if hardware.dtype.is_float8 else hardware.peak_tflops
     if peak is None or bandwidth is None:
         lacking = "peak_tflops" if peak is None else "bandwidth_gb_per_s"
         return None, f"{unknown}hardware.{lacking} is not set"

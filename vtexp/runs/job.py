@@ -186,7 +186,8 @@ class RunsUnderWay:
         total = len(timings) * len(indices) * measure.latency_repeats
         # Of a GPU that NVML does not know, the processor's energy would be another's.
         counter = None if self.runner.gpus and not gpus else energy_counter(gpus)
-        meter = EnergyMeter(counter) if counter and measure.energy_seconds else None
+        wanted = measure.energy_seconds > 0 and not self._repeat
+        meter = EnergyMeter(counter) if counter and wanted else None
         with undisturbed(), progress("prefill", total) as advance, Monitor(gpus) as monitor:
 
             def on_prefill() -> None:

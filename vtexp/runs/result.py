@@ -10,7 +10,7 @@ from typing import Any
 
 from vtexp.budget.knobs import tiling_summary
 from vtexp.cost.architectures import model_arithmetic
-from vtexp.cost.flops import COMPUTED_STAGES, PromptCounts, mfu, peak_of
+from vtexp.cost.flops import COMPUTED_STAGES, PromptCounts, mfu
 from vtexp.measure import quality, summary
 from vtexp.metrics import metric
 from vtexp.runs.plan import Plan, PlannedRun
@@ -131,7 +131,8 @@ def _arithmetic(plan: Plan, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "flops": by_stage,
     }
     bandwidth, dtype = hardware.bandwidth_gb_per_s, hardware.dtype
-    peak = peak_of(hardware.peak_tflops, dtype.value)
+    # In float8 only some products run at twice the rate: one peak is not the measure of all.
+    peak = None if dtype.is_float8 else hardware.peak_tflops
     if peak is not None:
         timed = list(zip(prompts, rows, strict=True))
         found["mfu"] = median(

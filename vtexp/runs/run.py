@@ -164,7 +164,7 @@ class Measurement:
                 "reference": reference.rows,
                 "reference_failure": reference.failure,
             }
-            if meter is not None and seconds and not self._repeat:
+            if meter is not None:
                 about |= meter.measure(timing.prefill_alone(), self.runner.wait, seconds)
         rows = [{"rank": self._rank, "process": self._repeat} | row for row in timing.rows]
         self._surroundings["timing"] = about

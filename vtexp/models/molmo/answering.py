@@ -22,8 +22,8 @@ from vtexp.models.molmo.modeling import MolmoForCausalLM, PassContext, rotary_of
 
 #: Buffers hold a multiple of so many tokens, so that batches of like lengths share a graph.
 LENGTH_STEP = 128
-#: Shapes whose buffers and graphs are kept.
-MOST_SHAPES = 2
+#: Tokens that the buffers of all shapes hold together, at most (or those of one): the oldest go.
+MOST_TOKENS = 65_536
 
 
 class AnswerCache(DynamicCache):
@@ -31,8 +31,11 @@ class AnswerCache(DynamicCache):
 
     def __init__(self, model: MolmoForCausalLM, batch: int, tokens: int) -> None:
         super().__init__()
-        config, weights = model.config, [b.attn_out.weight for b in model.model.transformer.blocks]
+        # Norms stay in the type of activations where linear layers are float8.
+        config, weights = model.config, [b.attn_norm.weight for b in model.model.transformer.blocks]
         shape = (batch, config.num_key_value_heads, tokens, config.head_dim)
+        #: Whether the next pass reads the prompts.
+        self.is_prompt = True
 
         def buffers() -> list[torch.Tensor]:
             return [torch.zeros(shape, dtype=w.dtype, device=w.device) for w in weights]
@@ -46,8 +49,8 @@ class AnswerCache(DynamicCache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store (B, heads, L, head_dim) of the prompts, or one token behind those of each row."""
         keys, values = self.keys[layer_idx], self.values[layer_idx]
-        count = key_states.shape[2]
-        if count > 1:
+        if self.is_prompt:
+            count = key_states.shape[2]
             for buffer, states in ((keys, key_states), (values, value_states)):
                 buffer[:, :, :count] = states
                 buffer[:, :, count:] = 0  # masked, but what is no number would spread all the same
@@ -67,17 +70,19 @@ class AnswerCache(DynamicCache):
 class AnswerSteps:
     """Steps of B answers: each takes the last token of each row and gives the next."""
 
-    def __init__(self, model: MolmoForCausalLM, batch: int, tokens: int, graph: bool) -> None:
-        """`graph`: capture the step at its first use."""
+    def __init__(self, model: MolmoForCausalLM, batch: int, tokens: int) -> None:
         self._model = model
         self._cache = AnswerCache(model, batch, tokens)
         self._ids = torch.zeros_like(self._cache.rows)
-        self._wants_graph = graph
+        #: Batches that were answered.
+        self.uses = 0
+        self._tried = False
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def start(self, inputs: dict[str, Any], lengths: torch.Tensor) -> torch.Tensor:
         """Read prompts (B, L) of `lengths` (B,): the first token of each answer, int64 (B,)."""
         self._cache.lengths.copy_(lengths)
+        self._cache.is_prompt = True
         last: dict[str, Any] = {"logits_to_keep": 1}
         if inputs["attention_mask"] is not None:
             last = {"last_positions": lengths - 1}
@@ -86,15 +91,24 @@ class AnswerSteps:
             past_key_values=self._cache,
             **last,
         )
+        self._cache.is_prompt = False
         self._ids.copy_(output.logits[:, -1].argmax(dim=-1))
         return self._ids.clone()
 
+    def prepare(self, stream: torch.cuda.Stream) -> None:
+        """Capture a step, if that was not tried before; steps stay eager where it fails.
+
+        To be called before `start`: buffers are written to.
+        """
+        if self._tried:
+            return
+        self._tried, self._cache.is_prompt = True, False
+        self._cache.lengths.zero_()  # those of an earlier batch may be at the buffers' end
+        with suppress(RuntimeError):  # of a driver or the memory
+            self._graph = self._captured(stream)
+
     def next(self) -> torch.Tensor:
         """The next token of each answer, int64 (B,)."""
-        if self._wants_graph:
-            self._wants_graph = False
-            with suppress(RuntimeError):  # of a driver or the memory: steps stay eager
-                self._graph = self._captured()
         if self._graph is None:
             self._step()
         else:
@@ -112,16 +126,11 @@ class AnswerSteps:
         self._ids.copy_(model.logits_of(x)[:, -1].argmax(dim=-1))
         cache.lengths.add_(1)
 
-    def _captured(self) -> torch.cuda.CUDAGraph:
-        """A step as a graph. An eager one comes before; `lengths` undoes it in the buffers."""
-        ids, lengths = self._ids.clone(), self._cache.lengths.clone()
-        stream = torch.cuda.Stream()
+    def _captured(self, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._step()
         torch.cuda.current_stream().wait_stream(stream)
-        self._ids.copy_(ids)
-        self._cache.lengths.copy_(lengths)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             self._step()
@@ -132,7 +141,8 @@ class Answering:
     """Greedy answers of one model, with buffers and graphs kept for the latest shapes."""
 
     def __init__(self, model: MolmoForCausalLM, eos_id: int, graphs: bool) -> None:
-        self._model, self._eos_id, self._graphs = model, eos_id, graphs
+        self._model, self._eos_id = model, eos_id
+        self._stream = torch.cuda.Stream() if graphs else None
         self._steps: OrderedDict[tuple[int, int], AnswerSteps] = OrderedDict()
 
     def answer(
@@ -145,12 +155,34 @@ class Answering:
 
         inputs: as `MolmoForCausalLM.forward` takes them, prompts padded on the right with
         `attention_mask` (B, L) where their lengths differ. With `on_token`, which hears of each
-        token, nothing ends before `max_new_tokens`.
+        token, nothing ends before `max_new_tokens`. A shape is captured before it is timed, else
+        at its second batch: many shapes come once.
         """
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         lengths = torch.full((len(ids),), ids.shape[1]) if mask is None else mask.sum(dim=1)
         steps = self._steps_for(len(ids), ids.shape[1] + max_new_tokens - 1)
-        token = steps.start(inputs, lengths.to(ids.device))
+        steps.uses += 1
+        if self._stream is not None and (on_token is not None or steps.uses > 1):
+            steps.prepare(self._stream)
+        try:
+            return self._answer(steps, inputs, lengths, max_new_tokens, on_token)
+        except Exception:  # no memory, most likely: buffers are in the way of smaller batches
+            self.forget()
+            raise
+
+    def forget(self) -> None:
+        """Let go of all buffers and graphs."""
+        self._steps.clear()
+
+    def _answer(
+        self,
+        steps: AnswerSteps,
+        inputs: dict[str, Any],
+        lengths: torch.Tensor,
+        max_new_tokens: int,
+        on_token: Callable[[], None] | None,
+    ) -> torch.Tensor:
+        token = steps.start(inputs, lengths.to(inputs["input_ids"].device))
         found = [token]
         finished = token == self._eos_id
         while True:
@@ -167,8 +199,10 @@ class Answering:
     def _steps_for(self, batch: int, tokens: int) -> AnswerSteps:
         shape = (batch, -(-tokens // LENGTH_STEP) * LENGTH_STEP)
         if shape not in self._steps:
-            while len(self._steps) >= MOST_SHAPES:
+            held = [own[0] * own[1] for own in self._steps]
+            while held and sum(held) + shape[0] * shape[1] > MOST_TOKENS:
                 self._steps.popitem(last=False)
-            self._steps[shape] = AnswerSteps(self._model, *shape, self._graphs)
+                held.pop(0)
+            self._steps[shape] = AnswerSteps(self._model, *shape)
         self._steps.move_to_end(shape)
         return self._steps[shape]

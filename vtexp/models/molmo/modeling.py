@@ -381,7 +381,7 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         last_alone = isinstance(logits_to_keep, int) and logits_to_keep == 1
         x = last_block(x, context, last_alone=last_alone)
         if last_positions is not None:
-            x = x.take_along_dim(last_positions[:, None, None], dim=1)
+            x = x.take_along_dim(last_positions.to(x.device)[:, None, None], dim=1)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.logits_of(x[:, keep])
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)

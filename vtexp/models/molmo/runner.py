@@ -149,6 +149,10 @@ class MolmoRunner(Runner):
         graphs = self.graphs is not None and self.device.type == "cuda"
         return Answering(self.model, self.tokenizer.eos_id, graphs)
 
+    def forget_answers(self) -> None:
+        """Buffers of keys and values, and the graphs that use them."""
+        self._answering.forget()
+
     def generate(
         self, inputs: Inputs, max_new_tokens: int, on_token: Callable[[], None] | None = None
     ) -> torch.Tensor:

@@ -50,7 +50,8 @@ TIMES = (
     *("image_decode_ms", "preprocess_ms", "transfer_ms", "vision_encoder_ms", "connector_ms"),
     *("llm_prefill_ms", "prefill_ms", "ttft_ms"),
 )
-#: Predictions of the default sweep on a CPU in float32 (`--predictions` wrote them).
+#: Predictions of the default sweep on a CPU in float32: `--write-predictions outputs/NAME` of
+#: `python launch.py sweep.name=NAME`.
 PREDICTIONS = ROOT / "benchmarks" / "results" / "default_sweep" / "predictions.json.gz"
 
 
@@ -215,6 +216,19 @@ def float8_tiny(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
     quick = ("measure.min_seconds=0", "measure.max_seconds=0", "measure.energy_seconds=0")
     launch(folder / "a", "hardware=local_gpu", "hardware.dtype=float8", *quick)
     return against_cpu(folder / "a")
+
+
+def write_predictions(sweep: Path) -> None:
+    """Keep what a finished sweep answered, by knob value and question, as PREDICTIONS."""
+    found = {}
+    for path in sorted(sweep.glob("*/result.json")):
+        rows = files.read_jsonl(path.with_name("samples.jsonl"))
+        found[files.read_json(path)["knob_value"]] = {
+            row["sample_id"]: {"prediction": row["prediction"], "score": row["score"]}
+            for row in rows
+        }
+    text = json.dumps(found, sort_keys=True)
+    PREDICTIONS.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def against_cpu(sweep: Path) -> dict[str, Any]:
@@ -461,8 +475,12 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--seconds", type=float, default=420)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--write-predictions", type=Path, metavar="SWEEP", help="and nothing else")
     parser.add_argument("--found", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.write_predictions is not None:
+        write_predictions(args.write_predictions)
+        return
     if not torch.cuda.is_available():
         parser.exit(1, "benchmarks/gpu.py needs a CUDA GPU; this machine has none that works\n")
     if args.found is not None:  # the process of one part

@@ -69,3 +69,23 @@ def test_a_real_allocation_failure_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_memory"),
+    [
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if ...", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", True),
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ...", True),
+        ("CUDA error: invalid configuration argument", True),
+        ("HIP out of memory. Tried to allocate 2 GiB", True),
+        ("MPS backend out of memory (MPS allocated: 9 GB)", True),
+        ("CUDA error: device-side assert triggered", False),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_every_way_to_say_that_memory_ended(text: str, is_memory: bool) -> None:
+    assert out_of_memory(RuntimeError(text)) is is_memory
+    assert not out_of_memory(ValueError("CUDA error: invalid configuration argument"))

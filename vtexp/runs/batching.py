@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from vtexp.errors import VtexpError, no_memory_left
+
+#: How libraries say that a batch was too large. cuBLAS and cuDNN find no room for their own
+#: workspaces; a kernel's grid has a largest size; accelerate's `should_reduce_batch_size` lists
+#: most of these too.
+_NO_ROOM = re.compile(
+    r"out of memory|CUBLAS_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)|CUDNN_STATUS_\w+"
+    r"|DefaultCPUAllocator|invalid configuration argument",
+    re.IGNORECASE,
+)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,9 +28,7 @@ def out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, torch.OutOfMemoryError) or no_memory_left(error):
         return True
-    text = str(error)
-    signs = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+    return isinstance(error, RuntimeError) and _NO_ROOM.search(str(error)) is not None
 
 
 class BatchSize:

@@ -30,7 +30,13 @@ from tests.helpers.closeness import assert_close_to_spread
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.config.schema import Config, Dtype, HardwareConfig
 from vtexp.data.sample import ImageFile, Sample
-from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFailedError
+from vtexp.errors import (
+    CheckpointError,
+    ConfigError,
+    CountMismatchError,
+    RunFailedError,
+    VtexpError,
+)
 from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import ASSETS, find_checkpoint, read_model_config
 from vtexp.models.families import FAMILIES, runner_class
@@ -342,6 +348,15 @@ def test_stages_for_graphs_compute_what_transformers_does(
         assert torch.equal(runner.graph_stages(prepared).run(), expected)
     shapes = {runner.shape(runner.prepare(s, settings(runner), "easy_vqa")) for s in samples}
     assert len(shapes) == len(samples)
+
+
+def test_answers_by_logits_that_are_no_numbers_fail(
+    runner: Runner, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = [runner.prepare(samples[0], settings(runner), "easy_vqa")]
+    monkeypatch.setattr(runner.model.lm_head, "forward", lambda x: x[..., :1] * torch.nan)
+    with pytest.raises(VtexpError, match="logits are not finite"):
+        runner.answer(prepared, 2)
 
 
 def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:

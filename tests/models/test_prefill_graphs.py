@@ -22,7 +22,7 @@ from vtexp.analysis.findings import AnalysedRun
 from vtexp.budget.knobs import CropSetting
 from vtexp.config.schema import Config, Device, Dtype, HardwareConfig
 from vtexp.data.sample import Sample
-from vtexp.errors import ConfigError
+from vtexp.errors import ConfigError, VtexpError
 from vtexp.jobs.here import run_job
 from vtexp.measure import quality, summary
 from vtexp.measure.protocol import Timing, undisturbed
@@ -279,6 +279,21 @@ def test_buffers_of_a_batch_hold_nothing_of_the_one_before(
                 buffer.fill_(torch.nan)
         assert runner.generate(runner.inputs([short]), 5).tolist() == alone
         runner.generate(runner.inputs([long]), 5)
+
+
+def test_answers_by_logits_that_are_no_numbers_fail(
+    small_checkpoint: Path, samples: list[Sample]
+) -> None:
+    """Also where only a later token's are, which no timed prefill sees."""
+    checkpoint = find_checkpoint(str(small_checkpoint))
+    broken = MolmoRunner.load(checkpoint, checkpoint.family.geometry, HardwareConfig())
+    prepared = [broken.prepare(sample, SETTING, "easy_vqa") for sample in samples[:2]]
+    first = broken.answer(prepared, 1)[1][0]
+    table = broken.model.model.transformer.wte.embedding
+    table[first] = torch.nan  # read as the second row's next input
+    assert broken.answer(prepared, 1)[1][0] == first
+    with pytest.raises(VtexpError, match="logits are not finite"):
+        broken.answer(prepared, 3)
 
 
 # --- float8 ---------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def test_plots_are_drawn_in_the_order_of_the_figures(opened: Opened, hostile_rep
     }
     points = opened.page.locator("#plot-0 .scatterlayer .point").count()
     bars = opened.page.locator("#plot-2 .barlayer .point").count()
-    assert (points, bars) == (3, 3 * 6)  # finished runs; their stages
+    assert (points, bars) == (3, 3 * 7)  # finished runs; their stages
 
 
 def test_a_click_sorts_the_table(opened: Opened) -> None:

@@ -258,9 +258,9 @@ class HardwareConfig:
     name: str = MISSING
     device: Device = Device.cpu
     dtype: Dtype = Dtype.float32
-    cuda_graphs: bool = False
+    cuda_graphs: bool | None = None
     compile: bool | None = None
-    preprocess: Preprocess = Preprocess.host
+    preprocess: Preprocess | None = None
     sharded: bool = False
     batch_size: int = 16
     auto_adjust_batch_size: bool = True
@@ -272,6 +272,18 @@ class HardwareConfig:
     launcher: Launcher = Launcher.here
     max_parallel: int | None = None
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
+
+    @property
+    def wants_graphs(self) -> bool:
+        """Whether timed prefills are to be CUDA graphs: as asked, else on a GPU."""
+        return self.device is Device.cuda if self.cuda_graphs is None else self.cuda_graphs
+
+    @property
+    def preprocesses_on_device(self) -> bool:
+        """Whether images are resized where the model is: as asked, else on a GPU."""
+        if self.preprocess is None:
+            return self.device is Device.cuda
+        return self.preprocess is Preprocess.device
 
 
 @dataclass

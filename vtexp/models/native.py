@@ -200,15 +200,23 @@ class NativeRunner(Runner):
                 return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
             options = {"min_new_tokens": max_new_tokens, "stopping_criteria": [hear]}
-        eos = self.tokenizer.eos_id
+        eos, finite = self.tokenizer.eos_id, torch.ones((), dtype=torch.bool, device=self.device)
+
+        def check(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            # -inf is what generation itself gives tokens that are not to come.
+            finite.logical_and_(~(scores.isnan() | scores.isposinf()).any())
+            return scores
+
         output = self.model.generate(
             **inputs,
+            logits_processor=[check],
             max_new_tokens=max_new_tokens,
             do_sample=False,
             eos_token_id=eos,
             pad_token_id=eos,
             **options,
         )
+        self.require_finite(finite)
         return output[:, inputs["input_ids"].shape[1] :]
 
     def probe(self) -> Probe:

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from vtexp.budget.geometry import Geometry
 from vtexp.budget.knobs import CropSetting
-from vtexp.config.schema import HardwareConfig, Preprocess
+from vtexp.config.schema import HardwareConfig
 from vtexp.data.sample import Sample
 from vtexp.errors import ConfigError, VtexpError
 from vtexp.models.busy import kernels_ms
@@ -96,10 +96,10 @@ class Runner(ABC):
             geometry,
             torch.device(device),
             getattr(torch, dtype.of_weights),
-            preprocess_on_device=hardware.preprocess is Preprocess.device,
+            preprocess_on_device=hardware.preprocesses_on_device,
             compiled=cls.compiles and _compile_pays(hardware, model),
             graphs=_graphs(hardware),
-            wants_graphs=hardware.cuda_graphs,
+            wants_graphs=hardware.wants_graphs,
         )
         if dtype.is_float8:
             runner.use_float8()
@@ -143,7 +143,8 @@ class Runner(ABC):
     ) -> torch.Tensor:
         """New token ids (B, n), greedy; finished rows are filled with the end of text.
 
-        With `on_token`, which hears of each new token, the end of text stops nothing.
+        Raises VtexpError where a token was chosen by logits that are no numbers. With `on_token`,
+        which hears of each new token, the end of text stops nothing.
         """
 
     @abstractmethod
@@ -222,11 +223,7 @@ class Runner(ABC):
         """
         clock = StageClock(self.gpus, self.wait)
         logits, replayed = self._pass(sample, setting, style, clock.end_of, self.graphs)
-        if not bool(logits.isfinite().all()):
-            raise VtexpError(
-                f"the model's logits are not finite as {self.dtype}: its numbers are worth "
-                "nothing; take another hardware.dtype"
-            )
+        self.require_finite(logits.isfinite().all())
         return clock.times(cuda_graph=replayed)
 
     @torch.inference_mode()
@@ -346,6 +343,14 @@ class Runner(ABC):
         self.generate(inputs, num_tokens, on_token)
         return 1000 * (arrived_s[-1] - arrived_s[0]) / (num_tokens - 1)
 
+    def require_finite(self, finite: torch.Tensor) -> None:
+        """Raise VtexpError where not all of `finite` (of logits, bool) is true."""
+        if not bool(finite.all()):
+            raise VtexpError(
+                f"the model's logits are not finite as {self.dtype}: its numbers are worth "
+                "nothing; take another hardware.dtype"
+            )
+
     def wait(self) -> None:
         """Return when the device has done everything asked of it."""
         for device in self.gpus:
@@ -378,7 +383,7 @@ def _compile_pays(hardware: HardwareConfig, model: PreTrainedModel) -> bool:
 
 def _graphs(hardware: HardwareConfig) -> PrefillGraphs | None:
     """None, too, on several GPUs: a graph is of one."""
-    if not hardware.cuda_graphs or hardware.sharded:
+    if not hardware.wants_graphs or hardware.sharded:
         return None
     return PrefillGraphs(torch.device(hardware.device.value))
 

@@ -74,6 +74,7 @@ class AnswerSteps:
         self._model = model
         self._cache = AnswerCache(model, batch, tokens)
         self._ids = torch.zeros_like(self._cache.rows)
+        self._finite = torch.ones_like(self._cache.rows, dtype=torch.bool)
         #: Batches that were answered.
         self.uses = 0
         self._tried = False
@@ -92,7 +93,8 @@ class AnswerSteps:
             **last,
         )
         self._cache.is_prompt = False
-        self._ids.copy_(output.logits[:, -1].argmax(dim=-1))
+        self._finite.fill_(True)
+        self._choose(output.logits[:, -1])
         return self._ids.clone()
 
     def prepare(self, stream: torch.cuda.Stream) -> None:
@@ -123,8 +125,18 @@ class AnswerSteps:
         x = parts.wte(self._ids[:, None])
         for block in parts.blocks:
             x = block(x, context)
-        self._ids.copy_(model.logits_of(x)[:, -1].argmax(dim=-1))
+        self._choose(model.logits_of(x)[:, -1])
         cache.lengths.add_(1)
+
+    def _choose(self, logits: torch.Tensor) -> None:
+        """The likeliest next token of each row, and whether its logits (B, ids) were numbers."""
+        self._ids.copy_(logits.argmax(dim=-1))
+        self._finite.logical_and_(logits.isfinite().all(dim=-1))
+
+    @property
+    def finite(self) -> torch.Tensor:
+        """Bool (B,): whether all logits since `start` were numbers."""
+        return self._finite
 
     def _captured(self, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
         stream.wait_stream(torch.cuda.current_stream())
@@ -150,8 +162,9 @@ class Answering:
         inputs: dict[str, Any],
         max_new_tokens: int,
         on_token: Callable[[], None] | None = None,
-    ) -> torch.Tensor:
-        """New token ids int64 (B, n), finished rows filled with the end of text.
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """New token ids int64 (B, n), finished rows filled with the end of text; and whether the
+        logits behind those of a row were numbers, bool (B,).
 
         inputs: as `MolmoForCausalLM.forward` takes them, prompts padded on the right with
         `attention_mask` (B, L) where their lengths differ. With `on_token`, which hears of each
@@ -181,7 +194,7 @@ class Answering:
         lengths: torch.Tensor,
         max_new_tokens: int,
         on_token: Callable[[], None] | None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         token = steps.start(inputs, lengths.to(inputs["input_ids"].device))
         found = [token]
         finished = token == self._eos_id
@@ -189,7 +202,7 @@ class Answering:
             if on_token is not None:
                 on_token()
             if len(found) == max_new_tokens or (on_token is None and bool(finished.all())):
-                return torch.stack(found, dim=1)
+                return torch.stack(found, dim=1), steps.finite
             token = steps.next()
             if on_token is None:
                 token = torch.where(finished, self._eos_id, token)

@@ -157,7 +157,9 @@ class MolmoRunner(Runner):
         self, inputs: Inputs, max_new_tokens: int, on_token: Callable[[], None] | None = None
     ) -> torch.Tensor:
         """Ids after the prompts."""
-        return self._answering.answer(inputs, max_new_tokens, on_token)
+        ids, finite = self._answering.answer(inputs, max_new_tokens, on_token)
+        self.require_finite(finite)
+        return ids
 
     def compile_blocks(self) -> None:
         """Blocks of both transformers."""

@@ -99,10 +99,13 @@ class Sweep:
 
 
 def process_of(argument: str, variable: str) -> int:
-    """Id of the first process with a text among its arguments and a variable set so."""
+    """Id of the first Python with a text among its arguments and a variable set so: srun, which
+    starts it, has both too."""
     for path in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
         with suppress(OSError):  # it has ended
             variables = (path / "environ").read_text(errors="replace").split("\0")
-            if argument in (path / "cmdline").read_text() and variable in variables:
+            program, *arguments = (path / "cmdline").read_text().split("\0")
+            named = any(argument in own for own in arguments)
+            if "python" in program and named and variable in variables:
                 return int(path.name)
     raise LookupError(f"no process with {argument} and {variable}")

@@ -7,7 +7,8 @@ Each part is a process of its own with its own time limit, the ones worth most f
 is written after each, so that nothing is lost where the time ends; what a file of an earlier call
 has of other parts stays in it. Weights are random, of the
 published sizes, but molmo_tiny's. --reference is a checkout of github.com/allenai/molmo, beside
-which Molmo-7B-D is timed; without it that part is left out. Beside the JSON file lies a Markdown
+which Molmo-7B-D is timed; without it that part is left out. Where vtexp is not installed, as on a
+machine without a network, name the checkout in PYTHONPATH. Beside the JSON file lies a Markdown
 table of the same name. Without a GPU one line says so.
 
 `rows` of the file: per model and number of crops, as `launch.py` measured it, `prefill_ms` and
@@ -268,7 +269,8 @@ def answers(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
     from vtexp.runs.plan import make_plan
 
     small = ("knob=max_crops", "knob.max_crops=[12]", "dataset.limit=64", "tracking=none")
-    plan = make_plan(compose_config([*on_gpu(*MOLMO_7B, *small), f"sweep.folder={folder}"]))
+    named = (f"sweep.folder={folder}", "sweep.name=answers")
+    plan = make_plan(compose_config([*on_gpu(*MOLMO_7B, *small), *named]))
     run, style = plan.runs[0], plan.config.dataset.style
     runner = load_runner(plan)
     began = time.perf_counter()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from transformers import DynamicCache
@@ -19,6 +19,7 @@ from vtexp.errors import error_line
 from vtexp.models.clocks import MIB
 
 Tensors = dict[str, torch.Tensor]
+Result = TypeVar("Result")
 #: Replayed logits are the eager ones bit for bit; where they are as far off as this (norm of the
 #: difference over that of the logits), the graph reads what is not its own.
 MOST_DIFFERENT = 0.01
@@ -77,9 +78,9 @@ class PrefillGraph:
             before = torch.cuda.mem_get_info(stream.device)[0]
             # The outputs of the first two are let go at the end: their memory serves the next
             # shapes, as no other graph runs between the stages of this one.
-            self._encode, encoded = _captured(pool, lambda: own.encode(self._inputs))
-            self._connect, features = _captured(pool, lambda: own.connect(self._inputs, encoded))
-            self._read_prompt, self._logits = _captured(
+            self._encode, encoded = captured(pool, lambda: own.encode(self._inputs))
+            self._connect, features = captured(pool, lambda: own.connect(self._inputs, encoded))
+            self._read_prompt, self._logits = captured(
                 pool, lambda: own.read_prompt(self._inputs, features)
             )
             #: Memory that the capture took of the device, beside the inputs.
@@ -112,13 +113,12 @@ class PrefillGraph:
         return self._logits
 
 
-def _captured(
-    pool: Any, stage: Callable[[], torch.Tensor]
-) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    """A stage as a graph, and the output that each replay overwrites.
+def captured(pool: Any, stage: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
+    """What a function does on the device as a graph, and its result, which each replay overwrites.
 
-    Not by `torch.cuda.graph`, which gives all unused memory back each time: a hundred captures
-    would take as long as the timing.
+    To be called on a stream of its own, after an eager call. Raises what torch raises. Not by
+    `torch.cuda.graph`, which gives all unused memory back each time: a hundred captures would take
+    as long as the timing.
     """
     graph = torch.cuda.CUDAGraph()
     graph.capture_begin(pool=pool, capture_error_mode="thread_local")

@@ -19,6 +19,7 @@ import torch
 from transformers import DynamicCache
 
 from vtexp.models.molmo.modeling import MolmoForCausalLM, PassContext, rotary_of
+from vtexp.models.prefill_graphs import captured
 
 #: Buffers hold a multiple of so many tokens, so that batches of like lengths share a graph.
 LENGTH_STEP = 128
@@ -141,11 +142,9 @@ class AnswerSteps:
     def _captured(self, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self._step()
+            self._step()  # libraries allocate and choose what they need before the capture
+            graph, _ = captured(torch.cuda.graph_pool_handle(), self._step)
         torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            self._step()
         return graph
 
 

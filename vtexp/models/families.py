@@ -27,7 +27,8 @@ class Family:
     `name` is for messages; `runner` is the import path of its runner class, MODULE:CLASS. `fixed`
     are the values of config.json from which the geometry follows, by dotted key (for sides, one
     number); `id_keys` say where config.json has the ids of image tokens, empty where it has none;
-    `processor_keys` are the values of processor_config.json that are read too.
+    `processor_keys` are the values of processor_config.json that are read too;
+    `transparent_on_white`: whether its own loader pastes RGBA images on white.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Family:
     fixed: Mapping[str, float | str] = field(default_factory=dict)
     id_keys: tuple[str, ...] = ("image_token_id",)
     processor_keys: tuple[str, ...] = ()
+    transparent_on_white: bool = False
 
     def problem(self, config: dict[str, Any]) -> str:
         """Why this family's classes cannot be a config.json's model; empty where they can.
@@ -241,6 +243,7 @@ FAMILIES: dict[str, Family] = {
             "vision_config.spatial_merge_size": 2,
             "vision_config.temporal_patch_size": 2,
         },
+        transparent_on_white=True,
     ),
 }
 

@@ -121,9 +121,9 @@ def _facts(config: Config, sample: Sample, run: PlannedRun) -> list[tuple[str, s
 
 
 def _options(sample: Sample) -> list[str]:
-    """Options as they are named in answers."""
+    """Options as they are named in answers; empty places are left out."""
     named = zip(option_names(sample), sample.options, strict=False)
-    return [text if name == text else f"{name}: {text}" for name, text in named]
+    return [text if name == text else f"{name}: {text}" for name, text in named if text.strip()]
 
 
 def _require_known(name: str, config_dir: Path | None) -> None:

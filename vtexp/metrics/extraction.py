@@ -109,6 +109,9 @@ _NO_PART = frozenset(
         *("of", "in", "on", "at", "to", "with", "for", "and", "or", "not"),
     ]
 )
+#: Options that are also words within sentences, such as `no idea`; they stand before a stop.
+_WEAK = _NO_PART | {"no", "yes"}
+_STOPPED = re.compile(r"[\"'*)]{0,4}\s*(?:$|[.,;:!?–—-]|(?:or|and)\b)", re.I)
 
 
 def option_texts(options: Sequence[str], letters: str) -> dict[str, str]:
@@ -289,7 +292,8 @@ class _Reading:
             return None
         lead = _Mention(found.start(), found.end(), named)
         rest, closed, mark = text[lead.end :], found[2], found[3].strip()
-        if self._own_text(lead, text):
+        is_article = found[1] in "ai" and not (mark or closed)
+        if self._own_text(lead, text) and not is_article:
             return lead
         sure = mark[:1] in tuple(".:)]") if mark else bool(closed)
         if mark == "." and rest[:1].isascii() and rest[:1].isalnum() and found[3][-1:] == ".":
@@ -307,10 +311,11 @@ class _Reading:
 
     def _after_cues(self) -> Iterator[_Mention]:
         for cue in _CUES.finditer(self.line):
-            named = self._letter_at(cue.end())
-            named = self._text_at(cue.end()) if named is None else named
+            place = cue.end()
+            named = self._letter_at(place)
+            named = self._text_at(place) if named is None else named
             if named is not None:
-                yield _Mention(cue.end(), cue.end(), named)
+                yield _Mention(place, place, named)
         for cue in _LETTER_CUES.finditer(self.line):
             if (named := self._letter_at(cue.end())) is not None:
                 yield _Mention(cue.end(), cue.end(), named)
@@ -324,6 +329,8 @@ class _Reading:
 
     def _letter_at(self, place: int) -> Named | None:
         """The option whose letter stands at a place; `NONE` where several do."""
+        if any(m.start == place and m.end > place + 1 for m in self.mentions):
+            return None  # an option's text, such as `C major`
         several = _SEVERAL.match(self.line, place)
         if several and self._all_letters(several[1]) and _ENDS.match(self.line, several.end(1)):
             behind = self.line[several.end(1) :]
@@ -364,13 +371,14 @@ class _Reading:
             if not any(other != span and _within(span, other) for other in spans)
             and not _NOT_BEFORE.search(self.line[: span.start])
             and not _TEXT_WRONG.match(self.line, span.end)
+            and not (line[span.start : span.end] in _WEAK and not _STOPPED.match(line, span.end))
         )
 
 
 _ORDER: tuple[Callable[[_Reading], Named | None], ...] = (
     _Reading.whole,
-    _Reading.several,
     _Reading.letter_with_text,
+    _Reading.several,
     _Reading.declared,
     _Reading.leading,
     _Reading.own_line,

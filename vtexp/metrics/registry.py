@@ -260,10 +260,10 @@ def _real_world_qa_molmo(select: choice.Select) -> Score:
 def _mmmu(prediction: str, sample: Sample) -> float:
     if sample.options:
         return _multiple_choice(prediction, sample)
-    response, *references = map(single_spaced, (prediction, *sample.references))
-    if response in references:  # its own parser finds not every text in itself, such as `Mr.`
+    same = single_spaced(prediction)
+    if same in map(single_spaced, sample.references):  # its parser does not find `Mr.` in itself
         return 1.0
-    # Its parser reads line by line.
+    references = map(composed, sample.references)
     return float(mmmu.open_answer_is_right(composed(prediction), references))
 
 

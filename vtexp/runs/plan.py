@@ -270,7 +270,7 @@ def _draw(
     geometry: Geometry,
     settings: Sequence[tuple[KnobValue, CropSetting]],
 ) -> tuple[list[Sample], list[Size], int, tuple[FailedSample, ...]]:
-    """Samples that can be asked, sizes of their images, how many images are transparent; the others.
+    """Samples that can be asked, their images' sizes, how many images are transparent; the others.
 
     Raises DataError where more cannot than the config allows.
     """

@@ -83,7 +83,8 @@ def drawn() -> str:
     packages, torch_free, owners = layers(), without_torch(), owner_of()
     height = TOP + len(packages) * ROW + 12
     rows = "\n".join(row(i, name, torch_free, owners) for i, name in enumerate(packages))
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}">
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}"
+viewBox="0 0 {WIDTH} {height}">
 <style>
 text {{ font: 13px sans-serif; fill: #222 }}
 .name {{ font-weight: bold }}
@@ -95,7 +96,8 @@ text {{ font: 13px sans-serif; fill: #222 }}
 <text class="title" x="8" y="26">vtexp: a package imports only those below it</text>
 <rect x="8" y="42" width="14" height="14" fill="#d9ead3"/>
 <text x="28" y="54">needs no torch, checked</text>
-<rect x="200" y="42" width="14" height="14" fill="#dbe5f1"/><text x="220" y="54">may use torch</text>
+<rect x="200" y="42" width="14" height="14" fill="#dbe5f1"/>
+<text x="220" y="54">may use torch</text>
 <text class="flow" x="690" y="54">what is handed on</text>
 {rows}
 </svg>

@@ -106,7 +106,7 @@ def test_missing_package_says_what_to_install(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match="pip install easy-vqa"):
+    with pytest.raises(ConfigError, match=r"easy_vqa.*pip install .vtexp\[easy_vqa\]"):
         make_plan(make_config())
 
 

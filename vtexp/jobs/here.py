@@ -6,8 +6,8 @@ import os
 
 from vtexp.config.schema import Config, Launcher
 from vtexp.errors import ConfigError
-from vtexp.jobs.finish import show_comparison
-from vtexp.jobs.prepare import in_new_folder
+from vtexp.jobs.finish import require_page, show_comparison
+from vtexp.jobs.prepare import in_new_folder, require_extras
 from vtexp.jobs.status import look
 from vtexp.report.plan import show_plan
 from vtexp.runs.folder import raise_failures
@@ -33,6 +33,7 @@ def run_job(config: Config, *, named: bool = True) -> None:
     plan.require_feasible()
     if config.hardware.gpus_per_run > 1:
         raise ConfigError("hardware.gpus_per_run: several processes are started by -m alone")
+    require_extras(config, submits=False)
     if not named:
         (plan,) = in_new_folder([plan])
     sweep = sweep_folder(plan.config)
@@ -47,6 +48,7 @@ def run_job(config: Config, *, named: bool = True) -> None:
     finally:
         show_comparison(sweep, margin=plan.config.report.margin)
     raise_failures([run.folder for run in plan.runs])
+    require_page(sweep)
 
 
 def refuse_runs_under_way(plan: Plan) -> None:

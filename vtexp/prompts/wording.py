@@ -12,13 +12,14 @@ import zlib
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from string import ascii_uppercase
 
 import numpy as np
 
 from vtexp.data.sample import MULTIPLE_CHOICE, NO_LETTERS, Sample
 
-#: What options are called, by their place; Molmo shows no more than these.
-LETTERS = "ABCDEFG"
+#: What options are called, by their place. Molmo v1's own code stops at G and drops the others.
+LETTERS = ascii_uppercase
 #: Styles that Molmo's evaluation has for sets that it was not trained on, and what it calls them.
 EVAL_STYLES = {"eval_multiple_choice": "a_okvqa_mc", "eval_short_answer": "vqa2"}
 #: Styles of what is asked in varying words, as people ask, and mostly without the style's name.
@@ -30,9 +31,10 @@ EVALUATION_SEED = 6198
 
 
 def option_names(sample: Sample) -> tuple[str, ...]:
-    """What an answer calls a sample's options: letters, or the options themselves.
+    """What an answer calls a sample's options, by place: letters, or the options themselves.
 
-    The latter for a sample whose own style is `ai2_diagram_no_letter`.
+    An empty place keeps its letter. The latter for a sample whose own style is
+    `ai2_diagram_no_letter`.
     """
     if sample.style == NO_LETTERS:
         return sample.options
@@ -126,9 +128,10 @@ class Wording:
 
     def _options(self, sample: Sample, style: str) -> str:
         if style == NO_LETTERS:
-            return "\n".join(sample.options)
+            return "\n".join(filter(str.strip, sample.options))
         named = zip(LETTERS, sample.options, strict=False)  # more options than letters stay out
-        return "\n".join(self.option.format(name=name, text=text) for name, text in named)
+        there = ((name, text) for name, text in named if text.strip())  # empty places keep theirs
+        return "\n".join(self.option.format(name=name, text=text) for name, text in there)
 
 
 #: Molmo v1.

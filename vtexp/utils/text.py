@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -13,6 +14,13 @@ _SECRET, _SHORTEST = re.compile("KEY|TOKEN|SECRET|PASSW", re.IGNORECASE), 8
 
 #: So many names does a sentence list.
 MOST_NAMES = 12
+
+#: So many characters of a value does a message show.
+MOST_SHOWN = 80
+#: Writes the beginning and the end of long or nested values.
+_CUT = reprlib.Repr()
+_CUT.maxstring = _CUT.maxother = MOST_SHOWN
+_CUT.maxlist = _CUT.maxtuple = _CUT.maxdict = 3
 
 #: What moves a terminal's cursor, sets its title or turns the order of its letters; not \t or \n.
 _CONTROL = re.compile(
@@ -45,6 +53,19 @@ def listed(names: Sequence[str]) -> str:
     if len(names) > MOST_NAMES:
         told.append(f"and {len(names) - MOST_NAMES} more")
     return ", ".join(told)
+
+
+def shown(value: Any) -> str:
+    """A value for a message: texts as they are, others as Python writes them; long ones are cut.
+
+    A cell can hold a megabyte, of which nothing is formatted but its beginning.
+    """
+    if not isinstance(value, str):
+        return _CUT.repr(value)
+    text = printable(value[: MOST_SHOWN + 1])
+    if len(value) <= MOST_SHOWN and len(text) <= 2 * MOST_SHOWN:
+        return text
+    return f"{text[:MOST_SHOWN]}… ({len(value)} characters)"
 
 
 def refuse_arguments(parser: ArgumentParser, message: str) -> NoReturn:

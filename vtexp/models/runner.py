@@ -29,7 +29,7 @@ from vtexp.models.loading import load_model
 from vtexp.models.prefill_graphs import GraphStages, PrefillGraphs, Tensors
 from vtexp.models.probe import Probe
 from vtexp.models.stages import StageTimes
-from vtexp.prompts.tokenizer import PromptTokenizer
+from vtexp.prompts.tokenizer import PromptTokenizer, until_end
 
 #: Model inputs by name, on the runner's device.
 Inputs = dict[str, Any]
@@ -212,7 +212,7 @@ class Runner(ABC):
     def answer(self, batch: Sequence[PreparedSample], max_new_tokens: int) -> list[list[int]]:
         """Greedy answers as token ids, up to and with the end of text where it was reached."""
         output = self.generate(self.inputs(batch), max_new_tokens)
-        return [_until_end(row, self.tokenizer.eos_id) for row in output.tolist()]
+        return [until_end(row, self.tokenizer.end_ids, with_end=True) for row in output.tolist()]
 
     @torch.inference_mode()
     def timed_prefill(self, sample: Sample, setting: CropSetting, style: str) -> StageTimes:
@@ -386,7 +386,3 @@ def _graphs(hardware: HardwareConfig) -> PrefillGraphs | None:
     if not hardware.wants_graphs or hardware.sharded:
         return None
     return PrefillGraphs(torch.device(hardware.device.value))
-
-
-def _until_end(ids: list[int], eos_id: int) -> list[int]:
-    return ids[: ids.index(eos_id) + 1] if eos_id in ids else ids

@@ -28,6 +28,7 @@ from vtexp.models.clocks import StageClock, StageMemory
 from vtexp.models.loading import load_model
 from vtexp.models.prefill_graphs import GraphStages, PrefillGraphs, Tensors
 from vtexp.models.probe import Probe
+from vtexp.models.processors import Normalisation
 from vtexp.models.stages import StageTimes
 from vtexp.prompts.tokenizer import PromptTokenizer, until_end
 
@@ -57,7 +58,7 @@ class Runner(ABC):
 
     preprocess_on_device: images are resized, normalised and cut where the model is. compiled:
     torch.compile makes the model's blocks. graphs: of prefills; None where they run eagerly,
-    though graphs may be wanted.
+    though graphs may be wanted. normalisation: of pixels, where the checkpoint says one.
     """
 
     model: PreTrainedModel
@@ -69,6 +70,7 @@ class Runner(ABC):
     compiled: bool = False
     graphs: PrefillGraphs | None = None
     wants_graphs: bool = False
+    normalisation: Normalisation | None = None
 
     #: Whether `hardware.compile` and `hardware.dtype=float8` were tried with this family.
     compiles: ClassVar[bool] = False
@@ -100,6 +102,7 @@ class Runner(ABC):
             compiled=cls.compiles and _compile_pays(hardware, model),
             graphs=_graphs(hardware),
             wants_graphs=hardware.wants_graphs,
+            normalisation=checkpoint.family.normalisation_of(checkpoint.config),
         )
         if dtype.is_float8:
             runner.use_float8()

@@ -176,8 +176,7 @@ class PromptTokenizer:
         """Ids of a text at the start of a prompt, or behind a special token."""
         if starts or self._behind_id is None:
             return self.encode(text)
-        behind, *ids = self.encode(_BEHIND + text)
-        return ids
+        return self.encode(_BEHIND + text)[1:]
 
     @cached_property
     def _behind_id(self) -> int | None:

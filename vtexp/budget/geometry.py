@@ -72,9 +72,9 @@ class Geometry:
     `global_crop`: with every image, only beside more than one crop, or never. `tiling_rule`: how a
     cap picks a tiling: `select_tiling`, `nearest_aspect_tiling` or `pixel_tiling`; `min_pixels` and
     `max_pixels` are those of the last one's image. `own_max_crops`: the most crops of the model's
-    own preprocessing, with which it was trained. `fit`: how images are brought to a canvas where the knob does
-    not say. `view_markers`: whether a start and an end token stand around each view and a column
-    token after each of its rows; `global_columns`: after those of the global view too.
+    own preprocessing, with which it was trained. `fit`: how images are brought to a canvas where
+    the knob does not say. `view_markers`: whether a start and an end token stand around each view
+    and a column token after each of its rows; `global_columns`: after those of the global view too.
     """
 
     crop_px: int

@@ -166,11 +166,11 @@ class _Qwen2_5_VL(Family):
         """As for any family; and pixels must be counted."""
         if problem := super().problem(config):
             return problem
-        said = config.get(IMAGES)
+        said = config.get(IMAGES, {})
         if pixel_limits(said) == (0, 0):
-            keys = {key: said.get(key) for key in ("size", "min_pixels", "max_pixels")}
-            return f"size, min_pixels and max_pixels are {keys}, which limit no image"
-        if said is not None and said.get("do_resize") is False:
+            keys = ", ".join(f"{k}: {said.get(k)}" for k in ("size", "min_pixels", "max_pixels"))
+            return f"its limits of an image's pixels are no limits ({keys})"
+        if said.get("do_resize") is False:
             return "do_resize is false; images must be resized to whole cells"
         return ""
 

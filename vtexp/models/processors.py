@@ -111,20 +111,23 @@ class ImageRules:
 
 
 def pixel_limits(said: Mapping[str, Any] | None) -> tuple[int, int] | None:
-    """Least and most pixels of Qwen2.5-VL's image by its file; None where it names none.
+    """Least and most pixels of Qwen2.5-VL's image by its file; None without a file.
 
-    `min_pixels` and `max_pixels` go before `size`.
+    (0, 0) where what it says is no limit. `min_pixels` and `max_pixels` go before `size`.
     """
     if said is None:
         return None
     size = said.get("size")
     if size is None:
         size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
-    found = tuple(
-        said[key] if said.get(key) is not None else isinstance(size, dict) and size.get(edge)
+    of_edges = size if isinstance(size, dict) else {}
+    found = [
+        of_edges.get(edge) if said.get(key) is None else said[key]
         for key, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
-    )
-    return found if all(is_whole(pixels) and pixels > 0 for pixels in found) else (0, 0)
+    ]
+    if not all(is_whole(pixels) and pixels > 0 for pixels in found):
+        return 0, 0
+    return found[0], found[1]
 
 
 def _is_on(said: Mapping[str, Any], key: str) -> bool:
@@ -137,7 +140,7 @@ def _is_number(value: object) -> bool:
 
 def _channels(value: object) -> tuple[float, float, float] | None:
     """Three numbers of a file, which may have written one for all; None where they are none."""
-    values = value if isinstance(value, list) else [value] * 3
+    values: list[Any] = value if isinstance(value, list) else [value] * 3
     if len(values) != 3 or not all(_is_number(number) for number in values):
         return None
     red, green, blue = (float(number) for number in values)

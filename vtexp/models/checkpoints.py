@@ -14,6 +14,7 @@ from vtexp.errors import CheckpointError, ConfigError
 from vtexp.models.config_checks import wrong_number
 from vtexp.models.families import FAMILIES, Family
 from vtexp.models.fingerprints import checkpoint_fingerprint, weight_files
+from vtexp.models.processors import IMAGES
 from vtexp.prompts.tokenizer import PromptTokenizer
 from vtexp.utils.hub import HubError, HubNameError, snapshot
 
@@ -195,7 +196,7 @@ def stand_in_tokenizer(family: Family, config: dict[str, Any]) -> PromptTokenize
 
 
 def read_model_config(path: Path) -> dict[str, Any]:
-    """config.json of a checkpoint, with what its family reads of processor_config.json.
+    """config.json of a checkpoint, with what its family reads of its processor's files.
 
     Raises CheckpointError for a model that cannot run.
     """
@@ -205,13 +206,24 @@ def read_model_config(path: Path) -> dict[str, Any]:
     if family is None:
         known = ", ".join(FAMILIES)
         raise CheckpointError(f"{path}: model_type is {found!r}; only these can run: {known}")
-    processor = path.with_name("processor_config.json")
-    if family.processor_keys and processor.is_file():
-        said = _read_json(processor)
-        config |= {key: said[key] for key in family.processor_keys if key in said}
+    config |= _of_processor(path.parent, family)
     if problem := _quantized(config) or wrong_number(config) or family.problem(config):
         raise CheckpointError(f"{path}: not a {family.name} that can run: {problem}")
     return config
+
+
+def _of_processor(folder: Path, family: Family) -> dict[str, Any]:
+    """What a family reads of its processor's files, by the keys that it has in a config.
+
+    As in transformers, the image processor's part of processor_config.json goes before
+    preprocessor_config.json.
+    """
+    processor, images = folder / "processor_config.json", folder / "preprocessor_config.json"
+    said = _read_json(processor) if processor.is_file() else {}
+    found = {key: said[key] for key in family.processor_keys if key in said}
+    if IMAGES in said:
+        return found | {IMAGES: said[IMAGES]}
+    return found | ({IMAGES: _read_json(images)} if images.is_file() else {})
 
 
 def _quantized(config: dict[str, Any]) -> str:

@@ -27,6 +27,8 @@ from vtexp.budget.geometry import (
     aspect_ratio_warning,
     crop_limit,
     letterbox,
+    own_limit_warning,
+    prompt_limit,
     theoretical_tokens,
     tiling_to_resolution,
     token_layout,
@@ -392,15 +394,13 @@ def _plan_run(
     lengths = tuple(
         image_tokens[tiling] + text for tiling, text in zip(tilings, text_lengths, strict=True)
     )
-    longest = max(lengths)
-    verdict = crop_limit(setting.max_crops, geometry)
-    needed = longest + config.dataset.max_new_tokens
-    context = geometry.max_sequence_length
-    if verdict.level != "refused" and needed > context:
-        answer = config.dataset.max_new_tokens
-        reason = f"the longest prompt and its answer need {longest} + {answer} tokens"
-        verdict = Verdict("refused", f"{reason} of a context of {context}; take fewer crops")
+    verdict = _verdict(config, geometry, setting, max(lengths))
     warnings = _warnings(value, setting, geometry, sizes)
+    most = max(tiling.num_crops for tiling in tilings)
+    if told := own_limit_warning(setting.max_crops, most, geometry):
+        warnings.append(told)
+    needed = max(lengths) + config.dataset.max_new_tokens
+    context = geometry.max_sequence_length
     if verdict.level != "refused" and needed > NEAR_CONTEXT * context:
         warnings.append(f"near the limit: prompt and answer need {needed} of {context} tokens")
     return PlannedRun(
@@ -412,6 +412,14 @@ def _plan_run(
         verdict=verdict,
         warnings=tuple(warnings),
     )
+
+
+def _verdict(config: Config, geometry: Geometry, setting: CropSetting, longest: int) -> Verdict:
+    """By the true length of the longest prompt; with full tokens, by the seeds' table too."""
+    verdict = prompt_limit(longest, config.dataset.max_new_tokens, geometry)
+    if setting.force_full_tokens and verdict.level == "recommended":
+        return crop_limit(setting.max_crops, geometry)
+    return verdict
 
 
 def _with_memory(

@@ -34,7 +34,7 @@ from vtexp.budget.geometry import (
     token_layout,
 )
 from vtexp.budget.knobs import CropSetting, KnobValue, tiling_summary
-from vtexp.config.schema import Config, Weights, to_plain, values_key
+from vtexp.config.schema import Config, ModelConfig, Weights, to_plain, values_key
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import Memory, ModelArithmetic, PromptCounts
 from vtexp.cost.memory import estimate, refusal, warning
@@ -213,7 +213,7 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
         fetch=not config.plan,
     )
     checkpoint = find(weights=False)
-    geometry = _geometry(config, checkpoint)
+    geometry = geometry_of(config.model, checkpoint)
     settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
     scored = checkpoint.folder is not None  # of random weights no answer is
     samples, sizes, failed = _draw(config, index, scoring if scored else None, geometry, settings)
@@ -243,10 +243,10 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     )
 
 
-def _geometry(config: Config, checkpoint: Checkpoint) -> Geometry:
+def geometry_of(asked: ModelConfig, checkpoint: Checkpoint) -> Geometry:
     """The checkpoint's geometry at the config's context. Raises ConfigError if it is too long."""
     geometry = checkpoint.family.geometry_of(checkpoint.config)
-    length, model = config.model.max_sequence_length, text_config(checkpoint.config)
+    length, model = asked.max_sequence_length, text_config(checkpoint.config)
     # MolmoE's says two: the longest that positions are made for, and the longest it was made for.
     context = min(
         model.get("max_position_embeddings", geometry.max_sequence_length),

@@ -19,7 +19,8 @@ from vtexp.metrics.extraction import named_options
 COLOURS = ("red", "blue", "green")
 TEN = tuple(f"thing {i}" for i in range(10))
 #: How a letter is written, alone or before the option's text. {L}: the letter, {t}: the text.
-FORMS = """{L}|{l}|{L}.|({L})|{L})|[{L}]|{L}:|**{L}**|*{L}*|`{L}`|"{L}"|'{L}'|${L}$|\\boxed{{{L}}}
+FORMS_TEXT = """\
+{L}|{l}|{L}.|({L})|{L})|[{L}]|{L}:|**{L}**|*{L}*|`{L}`|"{L}"|'{L}'|${L}$|\\boxed{{{L}}}
 \\boxed{{\\text{{{L}}}}}|{L}. {t}|{L}: {t}|({L}) {t}|{L}) {t}|**{L}. {t}**|**{L}**. {t}|{L} - {t}
 {L}, {t}|{L} {t}|{l}. {t}|{L}.{t}|{t}|{t}.|**{t}**|"{t}"|{t} ({L})|Answer: {L}|Answer: {L}. {t}
 **Answer: {L}**|**Answer:** {L}|ANSWER: ${L}$|Answer: {t}|The answer is {L}.|The answer is ({L}).
@@ -28,9 +29,8 @@ The correct option is {L}|Option {L}|option ({L})|Choice {L} is correct.|{L} is 
 The right answer would be {L}|My choice: {L}|I would choose {L}|I'd go with {L}.|It is {L}.
 So the answer is option {L}.|Therefore, the answer is {L}: {t}|Final Answer: ({L})|Answer:{L}
 <answer>{L}</answer>|答案是{L}|答案：{L}|The correct choice is ({L}): {t}.|Letter {L}|[[{L}]]
-The best answer is {L}) {t}|{L} is correct.|It's option {L}.|Respuesta: {L}|{{"answer": "{L}"}}""".replace(
-    "\n", "|"
-).split("|")
+The best answer is {L}) {t}|{L} is correct.|It's option {L}.|Respuesta: {L}|{{"answer": "{L}"}}"""
+FORMS = FORMS_TEXT.strip().replace("\n", "|").split("|")
 
 
 def named(answer: str, options: tuple[str, ...] = COLOURS) -> str:
@@ -101,18 +101,10 @@ def test_the_texts_of_options_decide(answer: str, options: tuple[str, ...], expe
 @pytest.mark.parametrize(
     "answer",
     [
-        "",
-        "no idea",
-        "A or B",
-        "A and B",
-        "A, B",
-        "A/B",
-        "A B",
-        "The answer is A or B",
-        "D",
-        "purple",
-    ]
-    + ["Both A and B are correct", "The bus is red or blue", "The answer is not A", "None"],
+        *("", "no idea", "A or B", "A and B", "A, B", "A/B", "A B", "The answer is A or B"),
+        *("D", "purple", "Both A and B are correct", "The bus is red or blue"),
+        *("The answer is not A", "None"),
+    ],
 )
 def test_unclear_answers_name_none(answer: str) -> None:
     assert named(answer) == ""

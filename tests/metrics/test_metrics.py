@@ -20,7 +20,6 @@ from vtexp.errors import ConfigError, DataError
 from vtexp.metrics import METRICS, metric
 from vtexp.metrics.captions import CiderD, words
 from vtexp.metrics.choice import select_option, select_option_molmo2
-from vtexp.metrics.text import clean_prediction
 from vtexp.metrics.vqa import normalise, vqa_accuracy
 from vtexp.runs.plan import make_plan
 

@@ -84,7 +84,8 @@ _WRONG = (
 #: Behind an option's text; `No, it is not` denies nothing of the option `no`.
 _TEXT_WRONG = re.compile(
     r"(?i:\s*(?:(?:but|which|that)\s*)?(?:is|are|was|were|would be|can be|seems?|looks?)"
-    r"\s*(?:clearly|also|just|simply|both)?\s*(?:n't|not\b|wrong|incorrect|false|a distractor|ruled out|excluded))"
+    r"\s*(?:clearly|also|just|simply|both)?"
+    r"\s*(?:n't|not\b|wrong|incorrect|false|a distractor|ruled out|excluded))"
 )
 _NOT_LETTER = re.compile(
     rf"{_NOT}\s+(?i:necessarily\s+)?(?i:the\s+)?(?i:{_WORD}\s+)?{_LETTER}"
@@ -389,7 +390,7 @@ _ORDER: tuple[Callable[[_Reading], Named | None], ...] = (
 
 def _only(found: Collection[Named | None]) -> Named:
     """What all mentions name; nothing where they differ."""
-    return next(iter(found)) or NONE if len(found) == 1 else NONE
+    return NONE if len(found) > 1 else next(named or NONE for named in found)
 
 
 def _within(inner: _Mention, outer: _Mention) -> bool:

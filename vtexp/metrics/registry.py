@@ -20,7 +20,7 @@ from vtexp.metrics import captions, choice, counting, math_vista, mmmu, text, vq
 from vtexp.metrics.extraction import Named, is_empty, named_options
 from vtexp.metrics.text import cleaned, composed, single_spaced
 from vtexp.prompts.wording import LETTERS, option_names
-from vtexp.utils.text import shown
+from vtexp.utils.text import cut
 
 #: Score of a prediction for a sample, from 0 to the metric's `highest`.
 Score = Callable[[str, Sample], float]
@@ -91,14 +91,14 @@ def _no_option(sample: Sample) -> str:
         return f"has {len(sample.options)} options, more than there are letters"
     there = [name for name, text in zip(names, sample.options, strict=True) if not is_empty(text)]
     if len({_name(name) for name in there}) < len(there):
-        return f"has two options of one name ({shown(', '.join(there))})"
+        return f"has two options of one name ({cut(', '.join(there))})"
     references = {_name(reference) for reference in sample.references}
     if references & {_name(name) for name in there}:
         return ""
-    wanted = shown(", ".join(sample.references) or "nothing")
+    wanted = cut(", ".join(sample.references) or "nothing")
     if references & {_name(name) for name in names}:
         return f"has {wanted or 'nothing'} as its reference, but that option is empty"
-    return f"has {wanted} as its reference, which is none of {shown(', '.join(there))}"
+    return f"has {wanted} as its reference, which is none of {cut(', '.join(there))}"
 
 
 def _no_mmmu(sample: Sample) -> str:
@@ -116,16 +116,16 @@ def _no_math_vista(sample: Sample) -> str:
     if lack := _no_reference(sample):
         return lack
     if sample.options:
-        wanted = shown(sample.references[0])
+        wanted = cut(sample.references[0])
         lack = f"has {wanted} as its reference, which is none of its options"
         return "" if _math_vista_places(sample) else lack
     kind, precision = sample.attributes.get("answer_type"), sample.attributes.get("precision")
     if kind not in MATH_VISTA_TYPES:
-        return f"has answer_type {shown(str(kind))}, which is none of {', '.join(MATH_VISTA_TYPES)}"
+        return f"has answer_type {cut(str(kind))}, which is none of {', '.join(MATH_VISTA_TYPES)}"
     if kind == "float" and precision is None:
         return "has no precision, which its answer_type float needs"
     if kind == "float" and _decimals(precision) is None:
-        return f"has precision {shown(str(precision))}, which is no whole number of decimals"
+        return f"has precision {cut(str(precision))}, which is no whole number of decimals"
     return ""
 
 

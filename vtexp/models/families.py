@@ -39,7 +39,8 @@ class Family:
     are the values of config.json from which the geometry follows, by dotted key (for sides, one
     number); `id_keys` say where config.json has the ids of image tokens, empty where it has none;
     `processor_keys` are the values of processor_config.json that are read too, and `images` the
-    rules for what the image processor's file says.
+    rules for what the image processor's file says; `transparent_on_white`: whether its own loader
+    pastes RGBA images on white.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Family:
     fixed: Mapping[str, float | str] = field(default_factory=dict)
     id_keys: tuple[str, ...] = ("image_token_id",)
     processor_keys: tuple[str, ...] = ()
+    transparent_on_white: bool = False
 
     def problem(self, config: dict[str, Any]) -> str:
         """Why this family's classes cannot be a config.json's model; empty where they can.
@@ -342,6 +344,7 @@ FAMILIES: dict[str, Family] = {
             "vision_config.spatial_merge_size": 2,
             "vision_config.temporal_patch_size": 2,
         },
+        transparent_on_white=True,
     ),
 }
 

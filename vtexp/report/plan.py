@@ -18,6 +18,12 @@ def show_plan(plan: Plan) -> None:
     console.print(expected.basis)
     if total := _total_time(expected):
         console.print(total)
+    if plan.transparent:
+        done = "pastes on white" if plan.checkpoint.family.transparent_on_white else "drops"
+        console.print(
+            f"{plan.transparent} of {len({sample.image for sample in plan.samples})} images have "
+            f"transparency, which {plan.checkpoint.family.name}'s own loader {done}"
+        )
     for failed in plan.failed[:3]:
         console.print(f"cannot be asked: sample {failed.sample_id}: {failed.reason}")
     if len(plan.failed) > 3:

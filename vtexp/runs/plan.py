@@ -38,7 +38,7 @@ from vtexp.config.schema import Config, ModelConfig, Weights, to_plain, values_k
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import Memory, ModelArithmetic, PromptCounts
 from vtexp.cost.memory import estimate, refusal, warning
-from vtexp.data.images import AnyImage
+from vtexp.data.images import AnyImage, Header
 from vtexp.data.load import load_samples
 from vtexp.data.sample import FailedSample, Sample, require_few_failed
 from vtexp.errors import ConfigError, DataError
@@ -171,6 +171,7 @@ class Plan:
     geometry: Geometry
     runs: tuple[PlannedRun, ...]
     failed: tuple[FailedSample, ...] = ()
+    transparent: int = 0  # images that can be transparent, by their headers
 
     @property
     def answers(self) -> bool:
@@ -216,7 +217,11 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     geometry = geometry_of(config.model, checkpoint)
     settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
     scored = checkpoint.folder is not None  # of random weights no answer is
-    samples, sizes, failed = _draw(config, index, scoring if scored else None, geometry, settings)
+    samples, sizes, transparent, failed = _draw(
+        config, index, scoring if scored else None, geometry, settings
+    )
+    if checkpoint.family.transparent_on_white:
+        samples = [sample.on_white() for sample in samples]
     samples, sizes, text_lengths, endless = _askable(config, checkpoint, geometry, samples, sizes)
     failed = (*failed, *endless)
     dataset = config.dataset
@@ -240,6 +245,7 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
         geometry=geometry,
         runs=tuple(runs),
         failed=failed,
+        transparent=transparent,
     )
 
 
@@ -265,8 +271,8 @@ def _draw(
     scoring: Metric | None,
     geometry: Geometry,
     settings: Sequence[tuple[KnobValue, CropSetting]],
-) -> tuple[list[Sample], list[Size], tuple[FailedSample, ...]]:
-    """The samples that can be asked, the sizes of their images, and the samples that cannot.
+) -> tuple[list[Sample], list[Size], int, tuple[FailedSample, ...]]:
+    """Samples that can be asked, sizes of their images, how many images are transparent; the others.
 
     Raises DataError where more cannot than the config allows.
     """
@@ -282,12 +288,14 @@ def _draw(
     def too_flat(size: Size) -> bool:
         return any(_is_too_flat(size, setting, geometry) for _, setting in settings)
 
-    samples, sizes, unreadable = _readable(samples, too_flat)
+    samples, headers, unreadable = _readable(samples, too_flat)
     failed = (*drawn.failed, *unscored, *unreadable)
     require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
     if scoring is not None:
         scoring.prepare(samples)
-    return samples, sizes, failed
+    pairs = zip(samples, headers, strict=True)
+    transparent = len({sample.image for sample, header in pairs if header.transparent})
+    return samples, [header.size for header in headers], transparent, failed
 
 
 def _askable(
@@ -342,19 +350,19 @@ _MANY = 1000
 
 def _readable(
     samples: Sequence[Sample], too_flat: Callable[[Size], bool]
-) -> tuple[list[Sample], list[Size], list[FailedSample]]:
-    """Samples with a usable image, the images' sizes, and the others; each is opened once."""
-    known: dict[AnyImage, Size | str] = {}
-    kept, sizes, failed = [], [], []
+) -> tuple[list[Sample], list[Header], list[FailedSample]]:
+    """Samples with a usable image, the images' headers, and the others; each is opened once."""
+    known: dict[AnyImage, Header | str] = {}
+    kept, headers, failed = [], [], []
     many = len(samples) >= _MANY
     with progress("reading image headers", len(samples)) if many else nullcontext(int) as advance:
         for sample in samples:
             image = sample.image
             if image not in known:
                 try:
-                    size = sample.image_size()
-                    flat = f"{image}: an image of {size} px is too flat to be letterboxed"
-                    known[image] = flat if too_flat(size) else size
+                    header = sample.image_header()
+                    flat = f"{image}: an image of {header.size} px is too flat to be letterboxed"
+                    known[image] = flat if too_flat(header.size) else header
                 except DataError as error:
                     known[image] = str(error)
             found = known[image]
@@ -362,9 +370,9 @@ def _readable(
                 failed.append(FailedSample(sample.sample_id, found))
             else:
                 kept.append(sample)
-                sizes.append(found)
+                headers.append(found)
             advance(1)
-    return kept, sizes, failed
+    return kept, headers, failed
 
 
 def _is_too_flat(size: Size, setting: CropSetting, geometry: Geometry) -> bool:

@@ -56,16 +56,15 @@ def listed(names: Sequence[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value for a message: texts as they are, others as Python writes them; long ones are cut.
+    """A value for a message as Python writes it, in one short line: a cell can hold a megabyte."""
+    return _CUT.repr(value)
 
-    A cell can hold a megabyte, of which nothing is formatted but its beginning.
-    """
-    if not isinstance(value, str):
-        return _CUT.repr(value)
-    text = printable(value[: MOST_SHOWN + 1])
-    if len(value) <= MOST_SHOWN and len(text) <= 2 * MOST_SHOWN:
-        return text
-    return f"{text[:MOST_SHOWN]}… ({len(value)} characters)"
+
+def cut(text: str) -> str:
+    """A text for a message: its beginning where it is long, without control characters."""
+    if len(text) <= MOST_SHOWN:
+        return printable(text)
+    return f"{printable(text[:MOST_SHOWN])}... ({len(text)} characters)"
 
 
 def refuse_arguments(parser: ArgumentParser, message: str) -> NoReturn:

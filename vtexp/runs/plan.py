@@ -124,7 +124,7 @@ class PlannedRun:
         """How many prompts have the same counts."""
         tokens = {tiling: self.predicted_tokens(tiling) for tiling in set(self.tilings)}
         return Counter(
-            PromptCounts(tiling.num_crops, tokens[tiling], length)
+            PromptCounts(tiling.num_crops, tokens[tiling], length, tiling)
             for tiling, length in zip(self.tilings, self.prompt_lengths, strict=True)
         )
 

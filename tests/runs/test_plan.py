@@ -170,8 +170,8 @@ def test_weights_are_asked_for_when_all_else_is_right(
         make_plan(make_config(here, "knob.sizes=[0x5]"))
     with pytest.raises(ConfigError, match=r"dataset\.split=validation"):
         make_plan(make_config(here, "dataset.split=validation"))
-    with pytest.raises(ConfigError, match="max_crops=60"):
-        make_plan(make_config(here, "knob=max_crops", "knob.max_crops=[60]")).require_feasible()
+    with pytest.raises(ConfigError, match="sizes=1904x1904"):
+        make_plan(make_config(here, "knob.sizes=[1904x1904]")).require_feasible()
     with pytest.raises(CheckpointError, match=r"no \*\.safetensors"):
         make_plan(make_config(here))
 
@@ -191,7 +191,7 @@ def test_padding_is_told(make_config: MakeConfig) -> None:
     """Seven crops of a square image can only be a strip: most of it is padding."""
     runs = make_plan(make_config("knob=vision_tokens", "knob.targets=[720,1152]")).runs
     assert runs[0].warnings == ()
-    assert [str(t) for t in set(runs[1].tilings)] == ["7x1"]
+    assert [str(t) for t in set(runs[1].tilings)] == ["1x7"]
     # The square image is 336 px high and wide on a canvas of 1680 x 336.
     assert any("as little as 20% of it" in warning for warning in runs[1].warnings)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from vtexp.models.families import FAMILIES, Family
 from vtexp.models.fingerprints import checkpoint_fingerprint, weight_files
 from vtexp.models.processors import IMAGES
 from vtexp.prompts.tokenizer import PromptTokenizer
+from vtexp.prompts.wording import OWN_STYLES
 from vtexp.utils.hub import HubError, HubNameError, snapshot
 
 EMBEDDED = "embedded:"
@@ -28,7 +30,9 @@ TEXTS, WEIGHTS = ["*.json", "*.txt"], ["*.safetensors"]
 class Checkpoint:
     """A model's family, configuration and tokenizer, and where its weights are.
 
-    `folder` is None where weights are random. `fingerprint` stands for all of it in a run's id.
+    `folder` is None where weights are random, or where only the published sizes are known: then
+    `estimated` is true, and the tokenizer stands in for the model's own. `fingerprint` stands for
+    all of it in a run's id.
     """
 
     name: str
@@ -37,6 +41,23 @@ class Checkpoint:
     tokenizer: PromptTokenizer
     folder: Path | None
     fingerprint: str
+    estimated: bool = False
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is anything to answer with: of random weights no answer means anything."""
+        return self.folder is not None or self.estimated
+
+    @property
+    def trained_styles(self) -> Collection[str]:
+        """Which of this package's own styles the model knows, by `trained_styles` of its config.
+
+        All, for families that are not told styles.
+        """
+        if not self.family.form.wording.names_styles:
+            return OWN_STYLES
+        said = self.config.get("trained_styles")
+        return said if isinstance(said, list) else ()
 
 
 def find_checkpoint(
@@ -46,18 +67,21 @@ def find_checkpoint(
     random: bool = False,
     fetch: bool = False,
     weights: bool = True,
+    sizes_suffice: bool = False,
 ) -> Checkpoint:
     """The checkpoint at `model.path`: a local folder, `embedded:NAME`, or a hub repository.
 
     With `random`, weights are neither needed nor looked for; the sizes of published Molmos come
     with the package, others need config and tokenizer. With `fetch`, what the hub's cache lacks is
     downloaded. Without `weights`, they are left for later, and the fingerprint is empty: config
-    and tokenizer are enough to check a plan. Raises CheckpointError, naming what is missing and
-    how to get it, and ConfigError for a path that cannot be one.
+    and tokenizer are enough to check a plan. Where `sizes_suffice`, published models need neither:
+    what is not on this machine is `estimated` from the sizes in the package. Raises
+    CheckpointError, naming what is missing and how to get it, and ConfigError for a path that
+    cannot be one.
     """
     weights = weights and not random
     known = ASSETS / "architectures" / f"{path}.json"
-    may_lack = random and known.is_file()
+    may_lack = (random or sizes_suffice) and known.is_file()
     folder = _folder(path, revision, fetch=fetch, weights=weights, may_lack=may_lack)
     if folder is not None:
         known = folder / "config.json"
@@ -73,7 +97,9 @@ def find_checkpoint(
         )
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         return Checkpoint(Path(path).name, family, config, tokenizer, None, digest[:16])
-    assert folder is not None
+    if folder is None:
+        tokenizer = stand_in_tokenizer(family, config)
+        return Checkpoint(Path(path).name, family, config, tokenizer, None, "", estimated=True)
     tokenizer = _tokenizer(folder, family, config)
     fingerprint = checkpoint_fingerprint(folder) if weights else ""
     return Checkpoint(folder.name, family, config, tokenizer, folder, fingerprint)

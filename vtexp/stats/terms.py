@@ -17,16 +17,17 @@ DEPENDENT_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Coefficients:
-    """(p,) estimates, none negative, with 95 % intervals, and groups of terms taken together.
+    """(p,) estimates, none negative, with 95 % intervals, and which of them go together.
 
     low, high: from 0 on; high is infinite where there are not more settings than terms. together:
-    indices of terms that the data cannot tell apart: only what they add up to is known.
+    indices of terms that the data cannot tell apart: only what they add up to is known. Empty where
+    it can.
     """
 
     estimate: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    together: tuple[tuple[int, ...], ...]
+    together: tuple[int, ...]
 
 
 def coefficients(terms: np.ndarray, values: np.ndarray, settings: np.ndarray) -> Coefficients:
@@ -63,8 +64,8 @@ def _free(relative: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(relative, np.ones(len(relative)), rcond=None)[0]
 
 
-def _together(relative: np.ndarray) -> tuple[tuple[int, ...], ...]:
-    """Terms of each near dependency: those that have most of their variance in it."""
+def _together(relative: np.ndarray) -> tuple[int, ...]:
+    """Terms that have most of their variance in directions that hardly any value shows."""
     length = np.linalg.norm(relative, axis=0)
     used = np.flatnonzero(length > 0)
     _, singular, directions = np.linalg.svd(relative[:, used] / length[used], full_matrices=False)
@@ -74,6 +75,5 @@ def _together(relative: np.ndarray) -> tuple[tuple[int, ...], ...]:
     dependent = singular[0] / singular >= DEPENDENT_INDEX
     if not dependent.any():
         return ()
-    # Dependencies that share terms are one: the shares are of all weak directions together.
     found = used[share[dependent].sum(axis=0) > DEPENDENT_SHARE]
-    return (tuple(int(i) for i in found),) if len(found) > 1 else ()
+    return tuple(int(i) for i in found)

@@ -7,6 +7,7 @@ intervals are taken on the logarithm, so that none reaches below zero.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,19 +60,24 @@ def _two_way(cells: np.ndarray) -> _Spread:
     """Of the mean of cells (Q, R), which share what is of their question, and of their round.
 
     The variance of the questions' means and that of the rounds' means both hold the cells' own
-    noise, which is taken off once (Cameron, Gelbach and Miller 2011); degrees of freedom as by
-    Satterthwaite (1946), of which few rounds have few.
+    noise, which is taken off once (Cameron, Gelbach and Miller 2011).
     """
     complete = cells[:, ~np.isnan(cells).any(axis=0)]
     by_question = _of_mean(np.nanmean(cells, axis=1))
     by_round = _of_mean(complete.mean(axis=0)) if complete.shape[1] > 1 else _Spread(0.0, np.inf)
     parts = [part for part in (by_question, by_round) if np.isfinite(part.variance)]
-    largest = max((part.variance for part in parts), default=np.nan)
-    total = sum(part.variance for part in parts) - _own_noise(complete)
+    if not parts:
+        return _Spread(np.nan, np.inf)
+    both = _added(parts)
+    largest = max(part.variance for part in parts)
+    return _Spread(max(both.variance - _own_noise(complete), largest), both.freedom)
+
+
+def _added(parts: Sequence[_Spread]) -> _Spread:
+    """Of a sum of independent parts (Satterthwaite 1946)."""
+    variance = sum(part.variance for part in parts)
     weights = sum(part.variance**2 / part.freedom for part in parts)
-    summed = sum(part.variance for part in parts)
-    freedom = summed**2 / weights if weights > 0 else np.inf
-    return _Spread(max(total, largest), freedom)
+    return _Spread(variance, variance**2 / weights if weights > 0 else np.inf)
 
 
 def _of_mean(values: np.ndarray) -> _Spread:
@@ -137,12 +143,8 @@ def speed_up_between_processes(baseline: np.ndarray, other: np.ndarray) -> Estim
     Welch's interval (1947) of the difference of logarithms; NaN ends where either has one process.
     """
     logs = [np.log(np.asarray(values, dtype=np.float64)) for values in (baseline, other)]
-    parts = [_of_mean(own) for own in logs]
     ratio = float(np.exp(logs[0].mean() - logs[1].mean()))
-    variance = sum(part.variance for part in parts)
-    weights = sum(part.variance**2 / part.freedom for part in parts)
-    freedom = variance**2 / weights if weights > 0 else np.inf
-    return _estimate(ratio, _Spread(variance, freedom))
+    return _estimate(ratio, _added([_of_mean(own) for own in logs]))
 
 
 def _student(freedom: int) -> float:

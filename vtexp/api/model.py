@@ -67,6 +67,7 @@ class Model:
     style: str
     has_weights: bool
     measure: MeasureConfig
+    transparent_on_white: bool = False
 
     def preprocess(self, image: Any, **budget: Unpack[Budget]) -> Preprocessed:
         """Crop an image. Raises ConfigError or DataError."""
@@ -135,7 +136,7 @@ class Model:
     ) -> tuple[Sample, CropSetting]:
         setting = knob_value(**budget).crop_setting(self.runner.geometry)
         sample = Sample("asked", "asked", image_of(image), question, (), "", tuple(options))
-        return sample, setting
+        return sample.on_white() if self.transparent_on_white else sample, setting
 
     def _counts(self, sample: Sample, setting: CropSetting, style: str) -> TokenCounts:
         text = text_tokens(self.runner.tokenizer, sample, style)
@@ -177,7 +178,8 @@ def load_model(
     geometry = geometry_of(config.model, checkpoint)
     runner = runner_class(checkpoint.family).load(checkpoint, geometry, config.hardware)
     style = default_style(config.model.path)
-    return Model(config.model.name, runner, style, not random, config.measure)
+    on_white = checkpoint.family.transparent_on_white
+    return Model(config.model.name, runner, style, not random, config.measure, on_white)
 
 
 def _check(counts: TokenCounts, setting: CropSetting, read: Counts, length: int) -> None:

@@ -90,10 +90,11 @@ class StoredImage:
 
 @dataclass(frozen=True, slots=True)
 class MemoryImage:
-    """An encoded image in memory."""
+    """An encoded image in memory; `on_white`: see `to_rgb`."""
 
     data: bytes
     name: str = "an image in memory"
+    on_white: bool = False
 
     def open_bytes(self) -> BinaryIO:
         """The encoded image."""
@@ -109,8 +110,8 @@ AnyImage = ImageFile | StoredImage | MemoryImage
 def image_of(value: Any) -> AnyImage:
     """An image from a path, a PIL image, or a uint8 array (H, W), (H, W, 1), (H, W, 3 or 4).
 
-    What is no file becomes a PNG in memory, with the pixels that `to_rgb` gives: transparency is
-    dropped. Raises DataError for anything else.
+    What is no file becomes a PNG in memory, with the pixels that `to_rgb` gives, or with its fourth
+    channel, which `to_rgb` treats as a file's. Raises DataError for anything else.
     """
     if isinstance(value, ImageFile | StoredImage | MemoryImage):
         return value
@@ -123,10 +124,13 @@ def image_of(value: Any) -> AnyImage:
 
 
 def _pixels_of(value: Any) -> np.ndarray:
-    """uint8 (H, W, 3) of a PIL image or an array. Raises DataError for anything else."""
+    """uint8 (H, W, 3), or (H, W, 4) with transparency, of a PIL image or an array.
+
+    Raises DataError for anything else.
+    """
     if isinstance(value, Image.Image):
         try:
-            return to_rgb(value)
+            return _upright_rgba(value) if value.mode == "RGBA" else to_rgb(value)
         except Exception as error:  # as in _pillow_pixels
             raise DataError(f"the image cannot be decoded ({_reason(error)})") from error
     wanted = "give a path, a PIL image, or a uint8 array (height, width, 3)"
@@ -142,7 +146,14 @@ def _pixels_of(value: Any) -> np.ndarray:
         raise DataError(f"no image (shape {pixels.shape}): it has no pixels")
     if grey:
         return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
-    return np.ascontiguousarray(pixels[:, :, :3])
+    return np.ascontiguousarray(pixels)
+
+
+def _upright_rgba(image: Image.Image) -> np.ndarray:
+    image = image.copy()
+    with suppress(Exception):  # as in `to_rgb`
+        ImageOps.exif_transpose(image, in_place=True)
+    return np.array(image, dtype=np.uint8)
 
 
 def arrow_table(file: str) -> pa.Table:

@@ -184,6 +184,7 @@ def test_the_timed_path_is_counted_by_itself(
         run_job(make_config("knob.sizes=[560x336]"))
 
 
+@pytest.mark.slow
 def test_settings_that_differ_are_in_the_comparison(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -206,6 +207,7 @@ def test_dtype_is_that_of_the_weights(make_config: MakeConfig) -> None:
     assert {p.dtype for p in runner.model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["hardware.compile=true", "hardware.dtype=bfloat16"])
 def test_a_model_made_otherwise_is_another_model(make_config: MakeConfig, change: str) -> None:
     first = job.load_runner(make_plan(make_config()))
@@ -213,6 +215,7 @@ def test_a_model_made_otherwise_is_another_model(make_config: MakeConfig, change
     assert job.load_runner(make_plan(make_config(change))) is not first
 
 
+@pytest.mark.slow
 def test_a_damaged_result_is_one_line_and_one_cut_short_is_made_again(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -430,6 +430,7 @@ def timings(values: np.ndarray, crops: Sequence[int]) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "crops"),
     [

@@ -57,6 +57,8 @@ def test_every_clear_form_of_every_letter(form: str, place: int, big: bool) -> N
         ("The answer is B. Note that A is a common distractor.", "B"),
         ("The answer is not A but B", "B"),
         ("B is correct because A is wrong", "B"),
+        ("B, since it is not red", "B"),
+        ("C, because it isn't blue", "C"),
         ("A is wrong. B is wrong. So C.", "C"),
         ("Between A and B, B is better", "B"),
         ("It is not red but blue", "B"),

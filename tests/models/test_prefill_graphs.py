@@ -256,7 +256,7 @@ def test_an_answer_ends_at_the_end_of_text(
     with torch.inference_mode():
         whole = runner.generate(inputs, 6, lambda: None).tolist()
     stop = whole[0][2]
-    monkeypatch.setattr(runner._answering, "_eos_id", stop)
+    monkeypatch.setattr(runner._answering, "_end_ids", (stop,))
     with torch.inference_mode():
         found = runner.generate(inputs, 6).tolist()
     for own, full in zip(found, whole, strict=True):

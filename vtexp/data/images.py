@@ -11,6 +11,7 @@ common JPEGs and PNGs to the same pixels, JPEGs in two thirds of the time, PNGs 
 from __future__ import annotations
 
 import io
+import os
 import stat
 import warnings
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -87,7 +88,72 @@ class StoredImage:
         return f"{self.origin}, row {self.origin_row}"
 
 
-AnyImage = ImageFile | StoredImage
+@dataclass(frozen=True, slots=True)
+class MemoryImage:
+    """An encoded image in memory; `on_white`: see `to_rgb`."""
+
+    data: bytes
+    name: str = "an image in memory"
+    on_white: bool = False
+
+    def open_bytes(self) -> BinaryIO:
+        """The encoded image."""
+        return io.BytesIO(self.data)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+AnyImage = ImageFile | StoredImage | MemoryImage
+
+
+def image_of(value: Any) -> AnyImage:
+    """An image from a path, a PIL image, or a uint8 array (H, W), (H, W, 1), (H, W, 3 or 4).
+
+    What is no file becomes a PNG in memory, with the pixels that `to_rgb` gives, or with its fourth
+    channel, which `to_rgb` treats as a file's. Raises DataError for anything else.
+    """
+    if isinstance(value, ImageFile | StoredImage | MemoryImage):
+        return value
+    if isinstance(value, str | os.PathLike):
+        return ImageFile(Path(value).expanduser().absolute())
+    pixels = _pixels_of(value)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return MemoryImage(file.getvalue())
+
+
+def _pixels_of(value: Any) -> np.ndarray:
+    """uint8 (H, W, 3), or (H, W, 4) with transparency, of a PIL image or an array.
+
+    Raises DataError for anything else.
+    """
+    if isinstance(value, Image.Image):
+        try:
+            return _upright_rgba(value) if value.mode == "RGBA" else to_rgb(value)
+        except Exception as error:  # as in _pillow_pixels
+            raise DataError(f"the image cannot be decoded ({_reason(error)})") from error
+    wanted = "give a path, a PIL image, or a uint8 array (height, width, 3)"
+    try:
+        pixels = np.asarray(value)
+    except Exception as error:  # of any library's tensors
+        raise DataError(f"no image ({type(value).__name__}): {wanted}") from error
+    grey = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 1)
+    if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
+        what = f"{type(value).__name__} of {pixels.dtype}, shape {pixels.shape}"
+        raise DataError(f"no image ({what}): {wanted}")
+    if 0 in pixels.shape:
+        raise DataError(f"no image (shape {pixels.shape}): it has no pixels")
+    if grey:
+        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    return np.ascontiguousarray(pixels)
+
+
+def _upright_rgba(image: Image.Image) -> np.ndarray:
+    image = image.copy()
+    with suppress(Exception):  # as in `to_rgb`
+        ImageOps.exif_transpose(image, in_place=True)
+    return np.array(image, dtype=np.uint8)
 
 
 def arrow_table(file: str) -> pa.Table:

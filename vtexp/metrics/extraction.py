@@ -70,10 +70,16 @@ _NOT = (
     r"(?i:\b(?:not|never|neither|nor|rather than|instead of|except|excluding|eliminate|rule out|"
     r"unlike)|n't(?:\s+be)?)"
 )
+_BE_ALSO = (
+    r"(?:is|are|was|were|would be|can be|seems?|looks?)\s*"
+    r"(?:clearly|also|just|simply|therefore|both)?\s*"
+)
+_CALLED_WRONG = r"(?:wrong|incorrect|false|a distractor|ruled out|eliminated|excluded)"
+#: `B is not`, but not `B, since it is not blue`: that says why it is B.
 _WRONG = (
-    r"(?i:\s*,?\s*(?:but|which|and|because|since)?\s*(?:it|that|this)?\s*(?:(?:is|are|was|were|"
-    r"would be|can be|seems?|looks?)\s*(?:clearly|also|just|simply|therefore|both)?\s*(?:n't|not\b|"
-    r"wrong|incorrect|false|a distractor|ruled out|eliminated|excluded)|(?:can|does|did)\s*n[o']t))"
+    rf"(?i:\s*{_BE_ALSO}(?:n't|not\b)|\s*(?:can|does|did)\s*n[o']t"
+    r"|\s*,?\s*(?:but|which|and|because|since)?\s*(?:it|that|this)?\s*"
+    rf"{_BE_ALSO}(?:{_CALLED_WRONG}|(?:n't|not)\s+(?:the\s+)?(?:correct|right|true|answer)))"
 )
 #: Behind an option's text; `No, it is not` denies nothing of the option `no`.
 _TEXT_WRONG = re.compile(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,9 @@ EVAL_STYLES = {"eval_multiple_choice": "a_okvqa_mc", "eval_short_answer": "vqa2"
 DEMO_STYLES = frozenset({"point_count", "pointing", "user_qa", "long_caption"})
 #: Share of prompts in such a style that name it.
 NAMED_SHARE = 0.1
+#: Styles of the sets that come with this package, which only models trained on them know, and the
+#: published styles that come nearest: of short answers about print, and about what is seen.
+OWN_STYLES = {"small_print": "text_vqa", "easy_vqa": "vqa2"}
 #: Seed of Molmo's evaluation; a question's own is this plus its place in the split.
 EVALUATION_SEED = 6198
 
@@ -47,9 +51,16 @@ def sample_style(sample: Sample, style: str) -> str:
     return EVAL_STYLES.get(style, style)
 
 
-def settle_style(sample: Sample, style: str) -> Sample:
-    """The sample with the style in which it is asked as its own, for records and metrics."""
-    return replace(sample, style=sample_style(sample, style))
+def settle_style(sample: Sample, style: str, trained: Collection[str] = OWN_STYLES) -> Sample:
+    """The sample with the style in which it is asked as its own, for records and metrics.
+
+    `trained`: which of this package's own styles the model knows; for the others it is asked in the
+    published style that comes nearest.
+    """
+    asked = sample_style(sample, style)
+    if asked in OWN_STYLES and asked not in trained:
+        asked = OWN_STYLES[asked]
+    return replace(sample, style=asked)
 
 
 def with_style(text: str, style: str) -> str:

@@ -16,6 +16,11 @@ def show_plan(plan: Plan) -> None:
     expected = forecast(plan)
     console.print(_plan_table(plan, expected))
     console.print(expected.basis)
+    if plan.checkpoint.estimated:
+        console.print(
+            f"{plan.config.model.path} is not on this machine: prompt lengths are estimated with "
+            "another tokenizer, all else follows from the published sizes"
+        )
     if total := _total_time(expected):
         console.print(total)
     if plan.transparent:

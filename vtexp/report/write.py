@@ -23,6 +23,7 @@ from vtexp.report.format import DOUBTFUL, sentences, title
 from vtexp.report.html import write_page
 from vtexp.report.terminal import between_table, steps_table, table
 from vtexp.utils.console import console
+from vtexp.utils.extras import missing_modules
 from vtexp.utils.files import write_bytes, write_json, write_text
 
 #: Notes that are printed at most, unless more doubts than that; comparison.md has all.
@@ -50,13 +51,17 @@ def report(
 
 
 def write(rows: Sequence[dict[str, Any]], analysis: Analysis, out: Path) -> None:
-    """All files of a report. Raises VtexpError where the disk does not take them."""
+    """All files of a report, page and figures where the extra `report` is installed.
+
+    Raises VtexpError where the disk does not take them.
+    """
     write_text(out / CSV_NAME, csv_text(rows, analysis))
     write_bytes(out / PARQUET_NAME, parquet_bytes(rows, analysis))
     write_text(out / MARKDOWN_NAME, markdown(rows, analysis))
     write_json(out / ANALYSIS_NAME, analysis_to_plain(analysis))
     question_types.write_question_types(out, rows)
-    write_figures(out, write_page(out, rows, analysis), title(rows))
+    if not missing_modules("report"):
+        write_figures(out, write_page(out, rows, analysis), title(rows))
 
 
 def show(rows: Sequence[dict[str, Any]], analysis: Analysis, out: Path) -> None:
@@ -85,5 +90,7 @@ def show(rows: Sequence[dict[str, Any]], analysis: Analysis, out: Path) -> None:
         console.print(f"- {len(told) - shown} more in {MARKDOWN_NAME}")
     if any(row["disturbed"] for row in rows):
         console.print(f"{DOUBTFUL}: the timings of this run are doubtful, see above")
-    files = "report.html, figures, comparison.csv .parquet .md .png, analysis.json"
-    console.print(f"{out}: {files}, question_types.csv")
+    files = "comparison.csv .parquet .md, analysis.json, question_types.csv"
+    if not missing_modules("report"):
+        files = f"report.html, figures, comparison.png, {files}"
+    console.print(f"{out}: {files}")

@@ -27,12 +27,14 @@ from vtexp.budget.geometry import (
     aspect_ratio_warning,
     crop_limit,
     letterbox,
+    own_limit_warning,
+    prompt_limit,
     theoretical_tokens,
     tiling_to_resolution,
     token_layout,
 )
 from vtexp.budget.knobs import CropSetting, KnobValue, tiling_summary
-from vtexp.config.schema import Config, Weights, to_plain, values_key
+from vtexp.config.schema import Config, ModelConfig, Weights, to_plain, values_key
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import Memory, ModelArithmetic, PromptCounts
 from vtexp.cost.memory import estimate, refusal, warning
@@ -43,7 +45,7 @@ from vtexp.errors import ConfigError, DataError
 from vtexp.metrics import Metric, metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
 from vtexp.models.families import text_config
-from vtexp.prompts.wording import settle_style
+from vtexp.prompts.wording import OWN_STYLES, settle_style
 from vtexp.utils.console import progress
 
 
@@ -122,7 +124,7 @@ class PlannedRun:
         """How many prompts have the same counts."""
         tokens = {tiling: self.predicted_tokens(tiling) for tiling in set(self.tilings)}
         return Counter(
-            PromptCounts(tiling.num_crops, tokens[tiling], length)
+            PromptCounts(tiling.num_crops, tokens[tiling], length, tiling)
             for tiling, length in zip(self.tilings, self.prompt_lengths, strict=True)
         )
 
@@ -174,7 +176,7 @@ class Plan:
     @property
     def answers(self) -> bool:
         """Whether there is anything to answer with: of random weights no answer means anything."""
-        return self.checkpoint.folder is not None
+        return self.checkpoint.answers
 
     def renamed(self, sweep: str) -> Plan:
         """The same plan in a sweep of another name."""
@@ -201,9 +203,11 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     """Work out all runs of a config. Raises ConfigError, DataError or CheckpointError.
 
     With `index`, on the one sample at that place of the draw. Weights that are not on this machine
-    are downloaded last, when all else is found right.
+    are downloaded last, when all else is found right. To be shown alone (`config.plan`), they are
+    not needed, and runs have no ids.
     """
-    scoring = metric(config.dataset.metric)
+    dataset = config.dataset
+    scoring = metric(dataset.metric)
     find = partial(
         find_checkpoint,
         config.model.path,
@@ -211,28 +215,31 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
         random=config.model.weights == Weights.random,
         fetch=not config.plan,
     )
-    checkpoint = find(weights=False)
-    geometry = _geometry(config, checkpoint)
+    checkpoint = find(weights=False, sizes_suffice=config.plan)
+    geometry = geometry_of(config.model, checkpoint)
     settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
-    scored = checkpoint.folder is not None  # of random weights no answer is
+    scored = checkpoint.answers
     samples, sizes, transparent, failed = _draw(
-        config, index, scoring if scored else None, geometry, settings
+        config, checkpoint, index, scoring if scored else None, geometry, settings
     )
     if checkpoint.family.transparent_on_white:
         samples = [sample.on_white() for sample in samples]
     samples, sizes, text_lengths, endless = _askable(config, checkpoint, geometry, samples, sizes)
     failed = (*failed, *endless)
-    dataset = config.dataset
     require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
     runs = [
-        replace(_plan_run(config, geometry, value, setting, sizes, text_lengths), failed=failed)
+        _plan_run(config, geometry, value, setting, sizes, text_lengths)
         for value, setting in settings
+    ]
+    runs = [
+        replace(run, failed=failed, warnings=(*run.warnings, *_other_styles(config, checkpoint)))
+        for run in runs
     ]
     arithmetic = model_arithmetic(checkpoint.config, geometry)
     if arithmetic is not None:
         batch_size = min(config.hardware.batch_size, len(samples)) if scored else 1
         runs = [_with_memory(config, run, arithmetic, batch_size) for run in runs]
-    if all(run.verdict.level != "refused" for run in runs):
+    if not config.plan and all(run.verdict.level != "refused" for run in runs):
         checkpoint = find()
         runs = [_identified(config, run, checkpoint.fingerprint) for run in runs]
     return Plan(
@@ -247,10 +254,10 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     )
 
 
-def _geometry(config: Config, checkpoint: Checkpoint) -> Geometry:
+def geometry_of(asked: ModelConfig, checkpoint: Checkpoint) -> Geometry:
     """The checkpoint's geometry at the config's context. Raises ConfigError if it is too long."""
     geometry = checkpoint.family.geometry_of(checkpoint.config)
-    length, model = config.model.max_sequence_length, text_config(checkpoint.config)
+    length, model = asked.max_sequence_length, text_config(checkpoint.config)
     # MolmoE's says two: the longest that positions are made for, and the longest it was made for.
     context = min(
         model.get("max_position_embeddings", geometry.max_sequence_length),
@@ -265,12 +272,13 @@ def _geometry(config: Config, checkpoint: Checkpoint) -> Geometry:
 
 def _draw(
     config: Config,
+    checkpoint: Checkpoint,
     index: int | None,
     scoring: Metric | None,
     geometry: Geometry,
     settings: Sequence[tuple[KnobValue, CropSetting]],
 ) -> tuple[list[Sample], list[Size], int, tuple[FailedSample, ...]]:
-    """Samples that can be asked, their images' sizes, how many images are transparent; the others.
+    """Samples to ask, sizes of their images, how many images are transparent; and the others.
 
     Raises DataError where more cannot than the config allows.
     """
@@ -278,7 +286,8 @@ def _draw(
     drawn = load_samples(dataset, fetch=not config.plan, index=index)
     if not drawn.samples and not drawn.failed:
         raise ConfigError(f"dataset={dataset.name}: no samples")
-    samples = [settle_style(sample, dataset.style) for sample in drawn.samples]
+    trained = checkpoint.trained_styles
+    samples = [settle_style(sample, dataset.style, trained) for sample in drawn.samples]
     unscored: list[FailedSample] = []
     if scoring is not None:
         samples, unscored = _scorable(samples, scoring)
@@ -294,6 +303,15 @@ def _draw(
     pairs = zip(samples, headers, strict=True)
     transparent = len({sample.image for sample, header in pairs if header.transparent})
     return samples, [header.size for header in headers], transparent, failed
+
+
+def _other_styles(config: Config, checkpoint: Checkpoint) -> list[str]:
+    """Which styles the model was not trained on, and in which it is asked instead."""
+    asked = {config.dataset.style, *config.dataset.styles.values()} & OWN_STYLES.keys()
+    return [
+        f"the model was not trained on the style {own}: it is asked as {OWN_STYLES[own]}"
+        for own in sorted(asked - set(checkpoint.trained_styles))
+    ]
 
 
 def _askable(
@@ -400,15 +418,13 @@ def _plan_run(
     lengths = tuple(
         image_tokens[tiling] + text for tiling, text in zip(tilings, text_lengths, strict=True)
     )
-    longest = max(lengths)
-    verdict = crop_limit(setting.max_crops, geometry)
-    needed = longest + config.dataset.max_new_tokens
-    context = geometry.max_sequence_length
-    if verdict.level != "refused" and needed > context:
-        answer = config.dataset.max_new_tokens
-        reason = f"the longest prompt and its answer need {longest} + {answer} tokens"
-        verdict = Verdict("refused", f"{reason} of a context of {context}; take fewer crops")
+    verdict = _verdict(config, geometry, setting, max(lengths))
     warnings = _warnings(value, setting, geometry, sizes)
+    most = max(tiling.num_crops for tiling in tilings)
+    if told := own_limit_warning(setting.max_crops, most, geometry):
+        warnings.append(told)
+    needed = max(lengths) + config.dataset.max_new_tokens
+    context = geometry.max_sequence_length
     if verdict.level != "refused" and needed > NEAR_CONTEXT * context:
         warnings.append(f"near the limit: prompt and answer need {needed} of {context} tokens")
     return PlannedRun(
@@ -420,6 +436,14 @@ def _plan_run(
         verdict=verdict,
         warnings=tuple(warnings),
     )
+
+
+def _verdict(config: Config, geometry: Geometry, setting: CropSetting, longest: int) -> Verdict:
+    """By the true length of the longest prompt; with full tokens, by the seeds' table too."""
+    verdict = prompt_limit(longest, config.dataset.max_new_tokens, geometry)
+    if setting.force_full_tokens and verdict.level == "recommended":
+        return crop_limit(setting.max_crops, geometry)
+    return verdict
 
 
 def _with_memory(

@@ -65,6 +65,9 @@ def test_every_clear_form_of_every_letter(form: str, place: int, big: bool) -> N
         ("blue, not red", "B"),
         ("The bus in the image is blue.", "B"),
         ("A blue bus", "B"),  # an article
+        ("A (not B)", "A"),
+        ("A because of its shape", "A"),
+        ("The answer is either A or B, I say B", "B"),
         ("A: red is wrong. The answer is B: blue", "B"),
     ],
 )
@@ -86,6 +89,12 @@ def test_reasons_and_denials(answer: str, expected: str) -> None:
         ("1,000", ("1", "1,000"), "B"),
         ("The answer is 8/11", ("8", "8/11", "1"), "B"),
         ("No, it is not", ("yes", "no"), "B"),
+        ("No it is not", ("yes", "no"), "B"),
+        ("Yes it is", ("yes", "no"), "A"),
+        ("no idea", ("yes", "no"), ""),
+        ("The answer is C major.", ("G", "C major", "D"), "B"),
+        ("Both A and B", ("red", "blue", "Both A and B"), "C"),
+        ("D. A", ("x", "y", "z", "A"), "D"),
         ("C major is the key", ("C major", "G", "D"), "A"),
         ("The answer is C because I computed it.", TEN, "C"),
         ("the mitochondria are the", ("the cell", "the mitochondria are the power"), "B"),

@@ -188,6 +188,13 @@ def test_official_vqa_accuracy_differs_from_molmos() -> None:
     assert score("vqa_accuracy_molmo", "red", sample) == 1
 
 
+def test_real_world_qa_knows_the_options_of_its_question() -> None:
+    assert score("real_world_qa", "The car is ahead.", replace(LISTED, references=("B",))) == 1
+    unlisted = replace(LISTED, question="Left (A), ahead (B) or right (C)?")
+    assert score("real_world_qa", "(C) right", unlisted) == 1
+    assert score("real_world_qa", "B", unlisted) == 0
+
+
 def test_official_a_okvqa_direct_knows_case() -> None:
     sample = replace(ANY, references=("Dog",) * 10)
     assert score("a_okvqa_direct", "dog", sample) == 0

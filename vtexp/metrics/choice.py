@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from string import ascii_uppercase
 
 from rapidfuzz.distance import Levenshtein
 
@@ -82,12 +81,6 @@ def real_world_qa_molmo(
 _OPTION_LINE = re.compile(r"^\s*\(?([A-Z])[.:)]\s*(\S.*)$", re.MULTILINE)
 
 
-def options_in(question: str) -> list[str]:
-    """The options that a question's text lists in lines from A on; empty where a letter is missing.
-
-    Without any it has four places, those of RealWorldQA, whose texts are not known.
-    """
-    found = dict(_OPTION_LINE.findall(question))
-    if not found:
-        return [""] * len(REAL_WORLD_QA_NAMES)
-    return [found.get(letter, "").strip() for letter in ascii_uppercase if letter <= max(found)]
+def options_in(question: str) -> dict[str, str]:
+    """The options that a question's text lists in lines, by letter; empty where it lists none."""
+    return {letter: text.strip() for letter, text in _OPTION_LINE.findall(question)}

@@ -98,6 +98,8 @@ _SEVERAL = re.compile(rf"({_LETTER}(?:{_AND}{_LETTER})+)")
 _ENDS = re.compile(
     r"\s*(?:$|[.,:;!?)\]}\n–—-]|\b(?:because|since|as|which|with|for|due|given|from|in)\b)", re.I
 )
+#: Behind a letter at the start, even A, which is no article then.
+_REASON = re.compile(r"\s*(?:\(|(?:because|since|as|due|given)\b)", re.IGNORECASE)
 _LEADING = re.compile(
     rf"\s*(?:{_WORD}\s*)?[(\[{{<*\"']*([A-Za-z])([)\]}}>*\"']*)(\s*[.:)\],;–—-]+|\s+|$)", re.I
 )
@@ -116,8 +118,10 @@ _NO_PART = frozenset(
     ]
 )
 #: Options that are also words within sentences, such as `no idea`; they stand before a stop.
-_WEAK = _NO_PART | {"no", "yes"}
-_STOPPED = re.compile(r"[\"'*)]{0,4}\s*(?:$|[.,;:!?–—-]|(?:or|and)\b)", re.I)
+_WEAK = _NO_PART | {"no"}
+_STOPPED = re.compile(
+    r"[\"'*)]{0,4}\s*(?:$|[.,;:!?–—-]|(?:or|and|it|there|they|he|she|this|that|we)\b)", re.I
+)
 
 
 def option_texts(options: Sequence[str], letters: str) -> dict[str, str]:
@@ -301,7 +305,8 @@ class _Reading:
         is_article = found[1] in "ai" and not (mark or closed)
         if self._own_text(lead, text) and not is_article:
             return lead
-        sure = mark[:1] in tuple(".:)]") if mark else bool(closed)
+        reason = found[1].isupper() and _REASON.match(rest)
+        sure = mark[:1] in tuple(".:)]") if mark else bool(closed or reason)
         if mark == "." and rest[:1].isascii() and rest[:1].isalnum() and found[3][-1:] == ".":
             return None  # e.g., U.S.
         if not sure and (mark or found[1] not in self.letters or found[1] in "AI"):

@@ -238,14 +238,11 @@ def _real_world_qa(prediction: str, sample: Sample) -> float:
     if sample.question_type != MULTIPLE_CHOICE:
         return float(vqa.same_answer(composed(prediction), composed(sample.references[0])))
     texts = choice.options_in(sample.question)
-    known = any(texts)
-    letters = {
-        letter: place
-        for place, (letter, option) in enumerate(zip(LETTERS, texts, strict=False))
-        if option or not known
-    }
-    named = named_options(prediction, texts, letters)
-    return float(letters.get(sample.references[0], -1) in named)
+    if sample.references[0] not in texts:  # it lists them in some other way
+        texts = dict.fromkeys(choice.REAL_WORLD_QA_NAMES, "")
+    letters = {letter: place for place, letter in enumerate(texts)}
+    named = named_options(prediction, list(texts.values()), letters)
+    return float(letters[sample.references[0]] in named)
 
 
 def _real_world_qa_molmo(select: choice.Select) -> Score:

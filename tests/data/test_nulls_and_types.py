@@ -149,6 +149,14 @@ def test_a_csv_cell_that_is_empty_is_no_answer(make_config: MakeConfig, tmp_path
     assert [f.reason for f in failed] == ["the row has no answer"]
 
 
+def test_a_csv_may_hold_a_megabyte_that_is_not_read(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    rows = [{"image": "a.png", "question": "?", "answers": "x", "base64": "A" * BIG}]
+    samples, failed = load(make_config, overrides("csv", tmp_path, rows))
+    assert len(samples) == 1 and not failed
+
+
 @pytest.mark.parametrize("text", ["['a', None, 'c']", '["a", null, "c"]', "['a', nan, 'c']"])
 def test_lists_in_text_may_hold_nulls(text: str) -> None:
     assert list_in_text(text) == ["a", None, "c"]
@@ -171,6 +179,8 @@ WRONG: list[tuple[str, Any]] = [
     ("image", {"path": 5}),
     ("kind", {"a": 1}),
     ("size", {"a": 1}),
+    ("photo", ["a"]),
+    ("photo", "x" * BIG),
 ]
 
 
@@ -178,7 +188,7 @@ WRONG: list[tuple[str, Any]] = [
 def test_a_column_of_the_wrong_kind_is_named_with_file_and_row(
     make_config: MakeConfig, tmp_path: Path, column: str, cell: object
 ) -> None:
-    good = GOOD | {"kind": "k", "size": 1}
+    good = GOOD | {"kind": "k", "size": 1, "photo": "a"}
     rows = [good, good, good | {column: cell}, good]
     settings = overrides(
         "jsonl",
@@ -188,11 +198,13 @@ def test_a_column_of_the_wrong_kind_is_named_with_file_and_row(
         "dataset.columns.answer_index=right",
         "dataset.columns.question_type=kind",
         "+dataset.columns.attributes.size=size",
+        "dataset.columns.image_id=photo",
     )
     samples, failed = load(make_config, settings)
     assert len(samples) == 3
     ((_, reason),) = failed
     assert f"{tmp_path / 't.jsonl'}, row 2: column {column}: " in reason
+    assert len(reason) < 500
 
 
 def test_parquet_of_several_files_names_the_file(make_config: MakeConfig, tmp_path: Path) -> None:

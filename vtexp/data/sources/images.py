@@ -20,7 +20,7 @@ from vtexp.data.sources.questions import Place, rows_of
 from vtexp.data.sources.tables import ImageCell, Rows, writing
 from vtexp.errors import DataError
 from vtexp.utils.console import progress
-from vtexp.utils.text import shown
+from vtexp.utils.text import cut, shown
 
 #: Connections at a time, seconds without an answer, and the largest image.
 _CONNECTIONS = 16
@@ -140,22 +140,23 @@ def download_images(addresses: Mapping[Path, str]) -> dict[Path, str]:
 
 def _download(path: Path, url: str) -> str:
     """Download one image; gives why where it could not be had."""
+    name = cut(url)  # some sets have the image itself in its address
     try:
         if urlsplit(url).scheme not in ("http", "https"):
-            return f"{url}: no web address"
+            return f"{name}: no web address"
         # Some sites turn away clients without a name.
         request = urllib.request.Request(url, headers={"User-Agent": "vtexp"})
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
             data = answer.read(_MOST_BYTES + 1)
     except (OSError, ValueError) as error:  # of urllib and http alike
-        return f"{url}: {' '.join(str(error).split())}"
+        return f"{name}: {' '.join(str(error).split())}"
     except Exception as error:  # http.client's own have no common class with those
-        return f"{url}: {type(error).__name__}"
+        return f"{name}: {type(error).__name__}"
     if len(data) > _MOST_BYTES:
-        return f"{url}: larger than {_MOST_BYTES // 2**20} MiB"
+        return f"{name}: larger than {_MOST_BYTES // 2**20} MiB"
     digest = hashlib.sha256(data).hexdigest()
     if re.fullmatch("[0-9a-f]{64}", path.stem) and digest != path.stem:
-        return f"{url}: is another image by now (its SHA-256 differs)"
+        return f"{name}: is another image by now (its SHA-256 differs)"
     with writing(path) as partial:
         partial.write_bytes(data)
     return ""

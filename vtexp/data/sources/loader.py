@@ -29,7 +29,7 @@ from vtexp.data.sources.questions import BATCH, Place, places_of, rows_of
 from vtexp.data.sources.tables import Rows
 from vtexp.data.sources.transforms import TRANSFORMS, QuestionDraft
 from vtexp.errors import ConfigError, DataError, error_line
-from vtexp.utils.text import cut, shown
+from vtexp.utils.text import cut, listed, shown
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #: More characters than any id has: such a column holds something else.
@@ -152,7 +152,7 @@ def _check_columns(dataset: DatasetConfig, rows: Rows) -> None:
         name = missing_from(expression, rows.names)
         if name is not None:
             raise ConfigError(
-                f"dataset.{key}={name}: no such column; there are {', '.join(rows.names)}"
+                f"dataset.{key}={name}: no such column; there are {listed(rows.names)}"
             )
 
 
@@ -215,6 +215,8 @@ def _samples(
             if unusable:
                 raise CellError(unusable)
             asked = _asked(dataset, row)
+            if image_id is None and columns.image_id is not None:
+                _require_id_or_none(row, columns.image_id)
             image, image_id = pictures.of(image_id, unit, row)
             samples.append(_sample(dataset, sample_id, image_id, image, asked))
         except CellError as error:
@@ -245,9 +247,19 @@ def _id_of(row: Row, name: str) -> str | None:
     """The image id of a row, None where it has none."""
     try:
         value = value_of(row, name)
-        return None if value is None else text_of(value)
-    except DataError:  # an empty column of a template
+        return None if value is None else _short(text_of(value))
+    except DataError:  # an empty column of a template, or a cell of the wrong kind
         return None
+
+
+def _require_id_or_none(row: Row, name: str) -> None:
+    """Raises CellError where a row's image id is there but cannot be one."""
+    try:
+        value = value_of(row, name)
+    except DataError:
+        return
+    if value is not None:
+        read(row, name, lambda found: _short(text_of(found)))
 
 
 def _sample_id(dataset: DatasetConfig, unit: Place, row: Row) -> tuple[str, str]:

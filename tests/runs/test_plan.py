@@ -157,7 +157,7 @@ def test_a_plan_of_a_folder_needs_no_weights(
     config = make_config(f"model.path={folder}", "plan=true")
     assert [run.run_id for run in make_plan(config).runs] == [""] * 4
     (folder / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="no config.json"):
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
         make_plan(config)
 
 

@@ -126,8 +126,8 @@ def other_families(max_crops: int) -> dict[str, Preprocess]:
     """The preprocessing of each family but Molmo v1."""
     setting = CropSetting(max_crops, fit="stretch")
     tokenizer = SimpleNamespace(image_ids=(IDS.patch,))
-    internvl: Any = SimpleNamespace(geometry=INTERNVL, tokenizer=tokenizer)
-    qwen: Any = SimpleNamespace(geometry=QWEN2_5_VL, tokenizer=tokenizer)
+    internvl: Any = SimpleNamespace(geometry=INTERNVL, tokenizer=tokenizer, normalisation=None)
+    qwen: Any = SimpleNamespace(geometry=QWEN2_5_VL, tokenizer=tokenizer, normalisation=None)
     tokens = CropSetting(QWEN_TOKENS, fit="stretch")
     return {
         "molmo2": lambda pixels: (preprocess_molmo2(pixels, setting, MOLMO2_IDS).patches,),

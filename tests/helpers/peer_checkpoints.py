@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, InternVLProcessor, ProcessorMixin, Qwen2_5_VLProcessor
-from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.molmo2 import Molmo2Processor
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 TEXT = ["the user asks the assistant: is there a red circle? What is it, a system or 12 images?\n"]
 #: What the published checkpoints' preprocessor_config.json say.
@@ -157,7 +156,8 @@ def write_checkpoint(
     made = _llama_tokenizer(special) if llama else _byte_tokenizer(special)
     made.save(str(folder / "tokenizer.json"))
     ids = {token: made.token_to_id(token) for token in special}
-    config: dict[str, Any] = {"eos_token": "</s>" if llama else "<|endoftext|>"}
+    end = "</s>" if llama else "<|endoftext|>"
+    config: dict[str, Any] = {"eos_token": end, "pad_token": end}
     config["tokenizer_class"] = "LlamaTokenizerFast" if llama else "PreTrainedTokenizerFast"
     if llama:
         config |= {"bos_token": "<s>", "unk_token": "<unk>", "legacy": False}
@@ -214,19 +214,25 @@ class _OfMolmo2(Molmo2Processor):
         """Whatever it is."""
 
 
-def peer_processor(folder: Path, name: str) -> ProcessorMixin:
-    """transformers' processor of a checkpoint; Molmo2's images need torchvision."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def _image_class(name: str, torchvision: bool) -> Any:
+    """transformers' image processor by its name, in one of its two ways."""
+    return getattr(transformers, name if torchvision else f"{name}Pil")
+
+
+def peer_processor(folder: Path, name: str, *, torchvision: bool = False) -> ProcessorMixin:
+    """transformers' processor of a checkpoint; Molmo2's images need torchvision.
+
+    The others' are read with Pillow, or with `torchvision` where that is wanted.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     said = json.loads((folder / "processor_config.json").read_text())
     template = TEMPLATES[name]
     if name == "internvl":
-        images = GotOcr2ImageProcessorPil.from_pretrained(folder)
+        images = _image_class("GotOcr2ImageProcessor", torchvision).from_pretrained(folder)
         length = said["image_seq_length"]
         return _OfInternVL(images, tokenizer, None, length, chat_template=template)
     if name == "qwen2_5_vl":
-        images = Qwen2VLImageProcessorPil.from_pretrained(folder)
+        images = _image_class("Qwen2VLImageProcessor", torchvision).from_pretrained(folder)
         return _OfQwen(images, tokenizer, chat_template=template)
-    from transformers.models.molmo2 import Molmo2ImageProcessor
-
-    images = Molmo2ImageProcessor.from_pretrained(folder)
+    images = _image_class("Molmo2ImageProcessor", torchvision=True).from_pretrained(folder)
     return _OfMolmo2(images, None, tokenizer, chat_template=template, **said)

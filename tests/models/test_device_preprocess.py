@@ -93,7 +93,8 @@ def test_molmo2_has_the_same_pixels() -> None:
 
 def native_reader(family: type, geometry: Any) -> Callable[..., Any]:
     """`read_image` of a family, whose image token is 7."""
-    runner = SimpleNamespace(geometry=geometry, tokenizer=SimpleNamespace(image_ids=(7,)))
+    tokenizer = SimpleNamespace(image_ids=(7,))
+    runner = SimpleNamespace(geometry=geometry, tokenizer=tokenizer, normalisation=None)
     return lambda image, setting: family.read_image(runner, image, setting)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +359,18 @@ def test_answers_by_logits_that_are_no_numbers_fail(
     monkeypatch.setattr(runner.model.lm_head, "forward", lambda x: x[..., :1] * torch.nan)
     with pytest.raises(VtexpError, match="logits are not finite"):
         runner.answer(prepared, 2)
+
+
+def test_answers_end_at_any_of_their_ids(runner: Runner, samples: list[Sample]) -> None:
+    """As generation_config.json lists them; what comes after the first is left out."""
+    prepared = [runner.prepare(sample, settings(runner), "easy_vqa") for sample in samples[:2]]
+    whole = runner.answer(prepared, 6)
+    assert min(map(len, whole)) > 3  # nothing ended these
+    ends = (whole[0][2], whole[1][3])
+    stopped = replace(runner, tokenizer=replace(runner.tokenizer, stop_ids=ends))
+    for found, full in zip(stopped.answer(prepared, 6), whole, strict=True):
+        first = min(full.index(end) for end in ends if end in full)
+        assert found == full[: first + 1]
 
 
 def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 
 from tests.helpers.closeness import OF_PIXELS, assert_close_to_spread
 from tests.helpers.peer_checkpoints import peer_processor, write_checkpoint
-from vtexp.budget.geometry import Size
+from vtexp.budget.geometry import Size, own_limit_warning
 from vtexp.budget.knobs import CropSetting
 from vtexp.data.sample import ImageFile, Sample
 from vtexp.errors import CheckpointError
@@ -71,6 +72,9 @@ def both(folder: Path, name: str, question: str, image: np.ndarray) -> tuple[Any
 
 def assert_same(folder: Path, name: str, question: str, image: np.ndarray) -> None:
     found, expected = both(folder, name, question, image)
+    inputs = runner_of(folder).inputs([found])
+    for key in inputs.keys() & {"mm_token_type_ids", "image_grid_thw", "image_token_pooling"}:
+        assert inputs[key].tolist() == expected[key].tolist(), key
     assert found.input_ids.tolist() == expected["input_ids"][0].tolist()
     pixels = found.image.tensors["pixel_values"]
     assert pixels.shape == expected["pixel_values"].shape
@@ -264,3 +268,49 @@ def test_own_caps_of_files_are_known(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, "qwen2_5_vl", images={"max_pixels": 100 * 784})
     geometry = runner_of(folder).geometry
     assert CropSetting(16384).tiling(Size(3000, 3000), geometry) == (10, 10)
+    assert "max_pixels allows 100 crops" in str(own_limit_warning(16384, 100, geometry))
+    assert own_limit_warning(100, 100, geometry) is None
+
+
+#: As the published Molmo v1's.
+OF_MOLMO = {
+    "base_image_input_size": [336, 336],
+    "do_normalize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_padding_mask": True,
+    "image_patch_size": 14,
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "image_token_length_h": 12,
+    "image_token_length_w": 12,
+    "max_crops": 12,
+    "overlap_margins": [4, 4],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [
+        ({}, None),
+        ({"max_crops": 36}, None),
+        ({"image_mean": [0.5, 0.5, 0.5]}, "image_mean"),
+        ({"image_std": [0.5, 0.5, 0.5]}, "image_std"),
+        ({"do_normalize": False}, "do_normalize"),
+        ({"rescale_factor": 1.0}, "rescale_factor"),
+        ({"overlap_margins": [2, 2]}, "overlap_margins"),
+        ({"base_image_input_size": [448, 448]}, "base_image_input_size"),
+        ({"image_padding_mask": False}, "image_padding_mask"),
+    ],
+)
+def test_molmo_v1s_image_processor(
+    small_checkpoint: Path, tmp_path: Path, change: dict[str, Any], flag: str | None
+) -> None:
+    folder = tmp_path / "molmo"
+    shutil.copytree(small_checkpoint, folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(OF_MOLMO | change))
+    if flag is None:
+        found = find_checkpoint(str(folder), weights=False)
+        own = found.family.geometry_of(found.config).own_max_crops
+        assert own == (OF_MOLMO | change)["max_crops"]
+    else:
+        with pytest.raises(CheckpointError, match=flag):
+            find_checkpoint(str(folder), weights=False)

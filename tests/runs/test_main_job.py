@@ -200,8 +200,8 @@ def test_refused_value_stops_before_anything_loads(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "vtexp.models.runner", None)
-    with pytest.raises(ConfigError, match="at most 28 crops fit"):
-        run_job(make_config("knob=max_crops", "knob.max_crops=[1,30]"))
+    with pytest.raises(ConfigError, match="take fewer crops"):
+        run_job(make_config("knob.sizes=[336x336,1904x1904]"))
     assert not (tmp_path / "sweep").exists()
 
 

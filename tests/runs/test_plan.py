@@ -6,10 +6,13 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.conftest import ROOT
 from vtexp.budget.geometry import token_layout
 from vtexp.budget.knobs import same_inputs
 from vtexp.config.schema import Config
@@ -108,6 +111,79 @@ def test_plan_shows_refused_values_and_loads_nothing(
 def test_missing_checkpoint_says_what_to_do(make_config: MakeConfig) -> None:
     with pytest.raises(CheckpointError, match="no such folder; download"):
         make_plan(make_config("model.path=/nowhere"))
+
+
+#: Models whose sizes ship with the package, and how much of them a plan must know.
+PUBLISHED = [
+    "molmo_7b_d",
+    "molmo_7b_o",
+    "molmo_72b",
+    "molmoe_1b",
+    "molmo2_4b",
+    "molmo2_8b",
+    "molmo2_o_7b",
+    "internvl model.path=OpenGVLab/InternVL3-8B-hf",
+    "qwen2_5_vl model.path=Qwen/Qwen2.5-VL-7B-Instruct",
+]
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_plans_of_published_models_need_no_file(
+    make_config: MakeConfig, cache: Path, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    name, *path = model.split()
+    published = path or [f"model.path={published_path(name)}"]
+    config = make_config(f"model={name}", "plan=true", "hardware=h100", "dataset=easy_vqa",
+                         "knob.sizes=[560x560]", *published)  # fmt: skip
+    (run,) = make_plan(config).runs
+    assert run.memory is not None and run.memory.total > 4e9
+    run_job(config)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "prompt lengths are estimated" in shown and "unknown" not in shown
+    with pytest.raises(CheckpointError, match="not in the cache"):
+        make_plan(replace(config, plan=False))
+
+
+def published_path(name: str) -> str:
+    return yaml.safe_load((ROOT / "conf" / "model" / f"{name}.yaml").read_text())["path"]
+
+
+def test_a_plan_of_a_folder_needs_no_weights(
+    make_config: MakeConfig, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "no_weights"
+    shutil.copytree(small_checkpoint, folder)
+    (folder / "model.safetensors").unlink()
+    config = make_config(f"model.path={folder}", "plan=true")
+    assert [run.run_id for run in make_plan(config).runs] == [""] * 4
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        make_plan(config)
+
+
+def test_styles_that_a_model_does_not_know_are_asked_in_others(
+    make_config: MakeConfig, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    """`trained_styles` of config.json says which of the package's own styles a model knows."""
+    folder = tmp_path / "published"
+    shutil.copytree(small_checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["trained_styles"]
+    (folder / "config.json").write_text(json.dumps(config))
+    for dataset, own, other in (
+        ("easy_vqa", "easy_vqa", "vqa2"),
+        ("small_print", "small_print", "text_vqa"),
+    ):
+        for path, asked in ((small_checkpoint, own), (folder, other)):
+            plan = make_plan(make_config(f"model.path={path}", f"dataset={dataset}"))
+            form = plan.checkpoint.tokenizer.form
+            sample = plan.samples[0]
+            assert sample.style == asked
+            assert form.wording.message(sample, own).startswith(f"{asked}: ")
+            told = [w for w in plan.runs[0].warnings if own in w and other in w]
+            assert bool(told) == (asked != own)
+    (run, *_) = make_plan(make_config(f"model.path={folder}", "dataset.style=my_own")).runs
+    assert not [w for w in run.warnings if "my_own" in w]  # a user's own style stays
 
 
 def test_unknown_split_names_the_splits(make_config: MakeConfig) -> None:

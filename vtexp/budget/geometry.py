@@ -516,6 +516,10 @@ def own_limit_warning(asked: int, most: int, geometry: Geometry = MOLMO) -> str 
 
     `asked` for by the knob; `most`: what any image gets.
     """
+    if geometry.max_pixels is not None:
+        cap = geometry.max_pixels // geometry.window_px**2
+        if most <= cap < asked:
+            return f"the checkpoint's own max_pixels allows {cap} crops: no image gets {asked}"
     own = geometry.own_max_crops
     if own is None or asked <= own:
         return None

@@ -184,8 +184,8 @@ class Encoder:
     """The vision encoder: all crops alike, `positions` in each.
 
     Crops see only themselves, but where there are `windows`. `layers` are there, `layers_run` are
-    computed, and the outputs of `layers_read` go on to the connector; `layers_kept` of them are held
-    until then. `vectors`: parameters outside the blocks and the patch embedding.
+    computed, and the outputs of `layers_read` go on to the connector; `layers_kept` of them are
+    held until then. `vectors`: parameters outside the blocks and the patch embedding.
     """
 
     block: Block

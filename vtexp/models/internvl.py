@@ -40,11 +40,8 @@ class InternVLRunner(NativeRunner):
             whole = resize_bicubic(pixels, Size(geometry.crop_px, geometry.crop_px))
             crops = torch.cat([crops, whole[None]])
         tokens = torch.full((len(crops) * geometry.tokens_per_crop,), self.tokenizer.image_ids[0])
-        return NativeImage(
-            {"pixel_values": normalised(crops, *(self.normalisation or IMAGENET))},
-            tokens,
-            len(crops),
-        )
+        values = normalised(crops, *(self.normalisation or IMAGENET))
+        return NativeImage({"pixel_values": values}, tokens, len(crops))
 
     def vision_stages(
         self, prepared: PreparedSample

@@ -120,14 +120,14 @@ def pixel_limits(said: Mapping[str, Any] | None) -> tuple[int, int] | None:
     size = said.get("size")
     if size is None:
         size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
-    of_edges = size if isinstance(size, dict) else {}
-    found = [
-        of_edges.get(edge) if said.get(key) is None else said[key]
-        for key, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
-    ]
-    if not all(is_whole(pixels) and pixels > 0 for pixels in found):
-        return 0, 0
-    return found[0], found[1]
+    of_edges: dict[str, Any] = size if isinstance(size, dict) else {}
+
+    def pixels(key: str, edge: str) -> int:
+        found: Any = of_edges.get(edge) if said.get(key) is None else said[key]
+        return found if is_whole(found) and found > 0 else 0
+
+    limits = pixels("min_pixels", "shortest_edge"), pixels("max_pixels", "longest_edge")
+    return (0, 0) if 0 in limits else limits
 
 
 def _is_on(said: Mapping[str, Any], key: str) -> bool:

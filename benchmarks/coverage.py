@@ -113,7 +113,9 @@ LOSSES: dict[str, Quantiles] = {
     "VQA accuracy": steps(
         [-1, -0.6, -0.3, 0, 0.3, 0.6, 1], [0.01, 0.01, 0.02, 0.9, 0.02, 0.02, 0.02]
     ),
-    "ANLS": lambda place: np.where(place < 0.03, -place / 0.03, np.clip((place - 0.94) / 0.06, 0, 1)),
+    "ANLS": lambda place: np.where(
+        place < 0.03, -place / 0.03, np.clip((place - 0.94) / 0.06, 0, 1)
+    ),
     "CIDEr": lambda place: np.clip(0.005 + 0.06 * ndtri(place), -1, 1),
 }
 
@@ -151,7 +153,9 @@ def drawn(
 def means(times: int) -> Iterator[Row]:
     """Intervals of accuracies, by images of equal and of uneven sizes."""
     designs = [(f"{g} of {size}", np.full(g, size), rho) for g, size, rho in BALANCED]
-    designs += [(name, np.array(sizes), rho) for name, sizes in UNEVEN.items() for rho in (0.1, 0.5)]
+    designs += [
+        (name, np.array(sizes), rho) for name, sizes in UNEVEN.items() for rho in (0.1, 0.5)
+    ]
     for kind, score in SCORES.items():
         truth = float(score(PLACES).mean())
         for name, sizes, rho in designs:

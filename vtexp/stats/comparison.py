@@ -148,7 +148,7 @@ def compare(
     if not margin >= 0:
         raise ValueError(f"margin {margin}: it must be a number from 0 on")
     paired = paired_scores(scores, image_ids, score_range)
-    mean = score_range[0] + paired.scale * paired.means.mean
+    mean = score_range[0] + paired.scale * paired.scores.mean(axis=0)
     reason = paired.images.too_few
     if reason is not None:
         unknown = np.full(len(mean), np.nan)
@@ -185,7 +185,7 @@ def loss_levels(paired: Scores, error: float) -> np.ndarray:
 
     For the correlations seen, see `loss_correlation`.
     """
-    budgets = len(paired.means.mean)
+    budgets = paired.scores.shape[1]
     everyone = np.arange(budgets)
     return np.array(
         [
@@ -225,8 +225,9 @@ def level_of_all(correlation: np.ndarray, error: float) -> float:
 def correlated_normals(correlation: np.ndarray) -> np.ndarray:
     """(draws, m) standard normal numbers with these correlations, the same at each call."""
     values, vectors = np.linalg.eigh(correlation)
-    root = vectors * np.sqrt(np.clip(values, 0.0, None))
-    return np.random.default_rng(_SEED).standard_normal((_DRAWS, len(correlation))) @ root.T
+    # The symmetric root: another one turns with the eigenvectors, which rounding decides.
+    root = (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
+    return np.random.default_rng(_SEED).standard_normal((_DRAWS, len(correlation))) @ root
 
 
 def at_least_worse(paired: Scores, error: float = ERROR) -> np.ndarray:
@@ -234,7 +235,7 @@ def at_least_worse(paired: Scores, error: float = ERROR) -> np.ndarray:
 
     All hold together with a chance of 1 - error: Bonferroni's over the k (k - 1) ordered pairs.
     """
-    budgets = len(paired.means.mean)
+    budgets = paired.scores.shape[1]
     if budgets < 2:
         return np.zeros(budgets)
     # A loss of i against j is at least what j cannot exceed against i.
@@ -261,14 +262,15 @@ def differences(paired: Scores, *, simultaneous: bool = False, error: float = ER
     Of a pair that was chosen by the same data, such as a budget and the one that scored highest,
     only the simultaneous interval holds (Bonferroni's, of one-sided bounds).
     """
-    losses = paired.losses
-    budgets = len(losses.mean)
+    means = paired.scale * paired.scores.mean(axis=0)
+    difference, budgets = means[:, None] - means, len(means)
     if paired.images.too_few is not None:
         unknown = np.full((budgets, budgets), np.nan)
-        return Differences(-paired.scale * losses.mean, unknown, unknown)
+        return Differences(difference, unknown, unknown)
+    losses = paired.losses
     if simultaneous:
         high = upper_bound(losses, 1.0, error / max(1, budgets * (budgets - 1))).T
     else:
         high = interval(losses, (-1.0, 1.0), 1 - error)[1].T
     np.fill_diagonal(high, 0.0)
-    return Differences(-paired.scale * losses.mean, -paired.scale * high.T, paired.scale * high)
+    return Differences(difference, -paired.scale * high.T, paired.scale * high)

@@ -1,4 +1,4 @@
-"""Bounds that count one unseen full change: against closed forms, exact laws, draws and simulation."""
+"""Bounds that count one unseen full change: against closed forms, draws and simulation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.stats import beta, binom, norm
 from scipy.stats import t as student
 
 from vtexp.stats import compare
-from vtexp.stats.bounded import TAIL, Images, clustered_means, interval, upper_bound
+from vtexp.stats.bounded import TAIL, ClusteredMeans, Images, clustered_means, interval, upper_bound
 from vtexp.stats.comparison import (
     at_most_worse,
     differences,
@@ -22,6 +22,8 @@ from vtexp.stats.comparison import (
 from vtexp.stats.power import margin_of, planned_margin, questions_needed
 
 Array = np.ndarray
+#: Scores that VQA accuracy gives.
+VQA = [0, 0.3, 0.6, 0.9, 1.0]
 
 
 def ones(images: int) -> Images:
@@ -29,7 +31,7 @@ def ones(images: int) -> Images:
     return Images(np.ones(images, dtype=int))
 
 
-def of_wrong(wrong: Array, n: int):  # noqa: ANN201
+def of_wrong(wrong: Array, n: int) -> ClusteredMeans:
     """Means of n questions of which so many are wrong, the score being 1 where wrong."""
     sums = (np.arange(n) < np.asarray(wrong)[:, None]).astype(float)
     return clustered_means(sums, sums.sum(axis=1), ones(n))

@@ -172,7 +172,7 @@ def test_sign_flips_are_mcnemars_and_those_of_before() -> None:
 
 
 def test_a_large_difference_among_many_pairs_is_found_and_marked_as_at_the_floor() -> None:
-    """73.7 points among 210 pairs had a corrected p-value of 0.052, the least that 4000 draws give."""
+    """73.7 points among 210 pairs had 0.052, the least that 4000 draws can give."""
     rng = np.random.default_rng(0)
     scores = (rng.random((100, 2)) < [0.2, 0.94]).astype(float)
     found = sign_flip_tests(scores, comparisons=210)

@@ -14,7 +14,8 @@ under the correlation of questions (CR2: Bell and McCaffrey 2002), with Satterth
 freedom. The pseudo-question weighs as many questions as one image's correlation makes one of.
 
 The random mean is not drawn: its first three moments are known, and a gamma distribution with these
-(Pearson's type III) has its quantiles; for 0/1 scores ends are off by less than 3 % of the interval (tested).
+(Pearson's type III) gives its quantiles. For 0/1 scores they are off by less than 3 % of an
+interval.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ class ClusteredMeans:
 
 
 def clustered_means(sums: np.ndarray, squares: np.ndarray, images: Images) -> ClusteredMeans:
-    """Of sums (..., G) of the scores of each image, and sums of squares (...) over all questions."""
+    """Of sums (..., G) of the scores of each image, and sums of squares (...) of all questions."""
     questions = images.questions
     mean = sums.sum(axis=-1) / questions
     residuals = sums - mean[..., None] * images.sizes
@@ -164,9 +165,9 @@ def clustered_means(sums: np.ndarray, squares: np.ndarray, images: Images) -> Cl
 
 
 class Observed(NamedTuple):
-    """`count` independent observations: their mean, variance and third central moment."""
+    """`number` independent observations: their mean, variance and third central moment."""
 
-    count: np.ndarray
+    number: np.ndarray
     mean: np.ndarray
     variance: np.ndarray
     third: np.ndarray
@@ -204,7 +205,7 @@ def with_unseen(seen: Observed, end: float) -> Moments:
 
     Weights are Dirichlet's with all parameters 1.
     """
-    count = seen.count
+    count = seen.number
     shift = (end - seen.mean) / (count + 1)
     rest = end - seen.mean - shift
     second = count * (seen.variance + shift**2) + rest**2

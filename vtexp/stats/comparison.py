@@ -190,7 +190,7 @@ def loss_levels(paired: Scores, error: float) -> np.ndarray:
     return np.array(
         [
             level_of_all(loss_correlation(paired, best, np.delete(everyone, best)), error)
-            for best in everyone
+            for best in range(budgets)
         ]
     )
 

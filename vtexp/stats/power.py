@@ -88,7 +88,7 @@ class _Race(NamedTuple):
 
     def margin(self, times: float) -> float:
         """The margin that its bounds keep with this power, with so many times the questions."""
-        moments = with_unseen(self.seen._replace(count=times * self.seen.count), 1.0)
+        moments = with_unseen(self.seen._replace(number=times * self.seen.number), 1.0)
         reach = quantile_above(moments, self.level)
         errors = correlated_normals(self.correlation) * np.sqrt(moments.variance)
         return float(np.quantile((errors + reach).max(axis=1), self.power))

@@ -180,9 +180,7 @@ def test_intervals_of_continuous_scores_hold_the_truth(kind: str, images: int, s
     part = {
         "ceiling": lambda u: np.where(u < 0.05, 0.5 + 10 * u, 1.0),
         "floor": lambda u: np.where(u > 0.95, 20 * (u - 0.95), 0.0),
-        "middle": lambda u: np.array([0, 0.3, 0.6, 0.9, 1.0])[
-            np.searchsorted([0.3, 0.4, 0.5, 0.6], u)
-        ],
+        "middle": lambda u: np.array(VQA)[np.searchsorted([0.3, 0.4, 0.5, 0.6], u)],
         "cider": lambda u: np.minimum(-0.1 * np.log1p(-np.clip(u, 0, 1 - 1e-12)), 1.0),
     }[kind]
     scores, truth = part(place), part((np.arange(10**6) + 0.5) / 10**6).mean()

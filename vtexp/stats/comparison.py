@@ -17,7 +17,7 @@ from vtexp.stats.bounded import (
     Images,
     clustered_means,
     interval,
-    observed,
+    observed_to_one_side,
     upper_bound,
     with_unseen,
 )
@@ -78,7 +78,7 @@ class Scores:
     @cached_property
     def loss_variance(self) -> np.ndarray:
         """(k, k) variances of the losses' means, unseen changes counted in."""
-        seen = observed(self.losses, 1.0, ERROR, -np.log(ERROR))
+        seen = observed_to_one_side(self.losses, 1.0, ERROR)
         return with_unseen(seen, 1.0).variance
 
 

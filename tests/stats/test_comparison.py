@@ -13,6 +13,7 @@ from scipy.stats import t as student
 from vtexp.stats import compare
 from vtexp.stats.bounded import TAIL, ClusteredMeans, Images, clustered_means, interval, upper_bound
 from vtexp.stats.comparison import (
+    accuracy,
     at_most_worse,
     differences,
     level_of_all,
@@ -147,6 +148,19 @@ def test_jitter_does_not_hide_a_true_loss(n: int) -> None:
     losses = np.where(rng.random((2000, n)) < 0.012, 1.0, jitter)
     means = clustered_means(losses, (losses**2).sum(axis=1), ones(n))
     assert (upper_bound(means, 1.0, 0.05) <= 0.01).mean() <= 0.05
+
+
+def test_accuracy_of_one_budget_is_that_of_the_comparison() -> None:
+    rng = np.random.default_rng(0)
+    scores, images = 10 * rng.random((90, 2)), [str(i // 3) for i in range(90)]
+    both = compare(scores, images, 0.1, score_range=(0, 10))
+    one = accuracy(scores[:, 1], images, score_range=(0, 10))
+    assert (one.low, one.mean, one.high) == pytest.approx((both.low[1], both.mean[1], both.high[1]))
+    assert (one.questions, one.images, one.reason) == (90, 30, None)
+    of_image = scores[:, 1].reshape(30, 3).mean(axis=1)
+    assert one.standard_error == pytest.approx(of_image.std(ddof=1) / np.sqrt(30))
+    few = accuracy([0.5, 1.0], ["a", "a"])
+    assert (few.mean, few.low, few.standard_error) == (0.75, None, None) and few.reason
 
 
 def test_uneven_images_carry_no_interval() -> None:

@@ -13,6 +13,7 @@ from vtexp.stats.permutation import PValues, holm, sign_flip_tests
 from vtexp.stats.terms import coefficients
 from vtexp.stats.times import (
     between_processes,
+    drawn_mean_times,
     mean_time,
     speed_up,
     speed_up_between_processes,
@@ -76,6 +77,17 @@ def test_nothing_repeated_has_no_interval() -> None:
     assert found.value == 2 and np.isnan([found.low, found.high]).all()
     with pytest.raises(ValueError, match="same ones"):
         speed_up(np.ones((3, 2)), np.ones((2, 2)))
+
+
+def test_drawn_means_are_paired_and_spread_as_means_do() -> None:
+    times = np.random.default_rng(0).lognormal(0, 0.3, (40, 6))
+    drawn = drawn_mean_times([times, 2 * times, np.where(times > 2, NAN, times)], draws=4000)
+    assert drawn[:, 1] == pytest.approx(2 * drawn[:, 0])
+    assert drawn[:, 0].mean() == pytest.approx(times.mean(), rel=0.01)
+    by_question, by_round = times.mean(axis=1), times.mean(axis=0)
+    own = by_question.var() / 40 + by_round.var() / 6
+    assert own < drawn[:, 0].var() < own + 2 * times.var() / 240
+    assert not np.isnan(drawn).any()
 
 
 def test_processes_are_students_on_the_logarithm() -> None:

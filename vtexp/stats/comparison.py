@@ -109,6 +109,41 @@ def paired_scores(
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """Mean of scores with its clustered standard error and 95 % interval, in the scores' unit.
+
+    The last three are None where the images carry no interval; `reason` says why then.
+    """
+
+    mean: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
+    questions: int
+    images: int
+    reason: str | None = None
+
+
+def accuracy(
+    scores: np.ndarray | Sequence[float],
+    image_ids: np.ndarray | Sequence[object],
+    score_range: tuple[float, float] = (0.0, 1.0),
+) -> Accuracy:
+    """Of one budget: scores (n,) within `score_range` of questions about the images (n,).
+
+    The interval is the one that `compare` gives. Raises ValueError on arrays that do not fit.
+    """
+    one = paired_scores(np.asarray(scores, dtype=np.float64)[:, None], image_ids, score_range)
+    mean, counts = float(np.mean(scores)), (len(one.scores), len(one.images.sizes))
+    reason = one.images.too_few
+    if reason is not None:
+        return Accuracy(mean, None, None, None, *counts, reason)
+    variance, _ = one.means.unbiased(np.ones(1))
+    ends = (score_range[0] + one.scale * float(end[0]) for end in interval(one.means, (0.0, 1.0)))
+    return Accuracy(mean, one.scale * float(np.sqrt(variance[0])), *ends, *counts)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """k budgets from the smallest to the largest, in the scores' unit; arrays are (k,).
 

@@ -50,6 +50,24 @@ def speed_up(baseline: np.ndarray, other: np.ndarray) -> Estimate:
     return _estimate(float(means[0] / means[1]), _two_way(relative))
 
 
+def drawn_mean_times(times: Sequence[np.ndarray], draws: int = 1000, seed: int = 0) -> np.ndarray:
+    """(draws, k) mean times of k budgets, each (Q, R) over the same questions: a bootstrap.
+
+    Questions and rounds are both drawn, the same ones for all budgets (with as many rounds), as by
+    Owen (2007). For the chance that one budget is faster than another; `speed_up` has the interval.
+    """
+    rng = np.random.default_rng(seed)
+    questions = len(times[0])
+    weights = rng.multinomial(questions, np.full(questions, 1 / questions), size=draws) / questions
+    places = rng.random((draws, max(own.shape[1] for own in times)))
+    found = []
+    for own in times:
+        filled = np.where(np.isnan(own), np.nanmean(own, axis=1, keepdims=True), own)
+        rounds = (places[:, : own.shape[1]] * own.shape[1]).astype(int)
+        found.append(np.take_along_axis(weights @ filled, rounds, axis=1).mean(axis=1))
+    return np.column_stack(found)
+
+
 class _Spread(NamedTuple):
     """Variance of a mean over cells, and its degrees of freedom."""
 

@@ -112,7 +112,7 @@ def paired_scores(
 class Accuracy:
     """Mean of scores with its clustered standard error and 95 % interval, in the scores' unit.
 
-    The last three are None where the images carry no interval; `reason` says why then.
+    standard_error, low and high are None where the images carry no interval; `reason` says why.
     """
 
     mean: float
@@ -139,8 +139,10 @@ def accuracy(
     if reason is not None:
         return Accuracy(mean, None, None, None, *counts, reason)
     variance, _ = one.means.unbiased(np.ones(1))
-    ends = (score_range[0] + one.scale * float(end[0]) for end in interval(one.means, (0.0, 1.0)))
-    return Accuracy(mean, one.scale * float(np.sqrt(variance[0])), *ends, *counts)
+    error = one.scale * float(np.sqrt(variance[0]))
+    low, high = interval(one.means, (0.0, 1.0))
+    lowest = score_range[0]
+    return Accuracy(mean, error, lowest + one.scale * low[0], lowest + one.scale * high[0], *counts)
 
 
 @dataclass(frozen=True)

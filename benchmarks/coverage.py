@@ -1,12 +1,13 @@
-"""Do intervals hold the truth, and how often is a budget called enough that is not? By simulation.
+"""Do intervals hold the truth, and is a budget called enough that is not? By simulation.
 
-    python benchmarks/coverage.py [--times 2000] [--parts means enough] [--out benchmarks/results/coverage.json]
+    python benchmarks/coverage.py [--times 2000] [--parts means enough]
+                                  [--out benchmarks/results/coverage.json]
 
-Made-up scores and times whose truth is known go through the functions of vtexp/stats. Wanted: every
-interval holds the truth in 93 to 97.5 %, and no alarm is false in more than 5 %. `error` of a row is
-the standard error of its share by the number of simulations. Where a bound may not fall below that
-of one unseen full-size change, and such a change is far larger than all that are seen, it holds the
-truth more often than 97.5 %: no interval could do both. One core, some minutes.
+Made-up scores and times whose truth is known go through the functions of vtexp/stats. Wanted:
+every interval holds the truth in 93 to 97.5 %, and no alarm is false in more than 5 %. `error` of a
+row is the standard error of its share by the number of simulations. No bound may fall below that
+of one unseen full-size change; where such a change is far larger than all that are seen, the bound
+holds the truth more often than 97.5 %: no interval could do both. One core, some minutes.
 """
 
 from __future__ import annotations
@@ -113,7 +114,9 @@ LOSSES: dict[str, Quantiles] = {
     "VQA accuracy": steps(
         [-1, -0.6, -0.3, 0, 0.3, 0.6, 1], [0.01, 0.01, 0.02, 0.9, 0.02, 0.02, 0.02]
     ),
-    "ANLS": lambda place: np.where(place < 0.03, -place / 0.03, np.clip((place - 0.94) / 0.06, 0, 1)),
+    "ANLS": lambda place: np.where(
+        place < 0.03, -place / 0.03, np.clip((place - 0.94) / 0.06, 0, 1)
+    ),
     "CIDEr": lambda place: np.clip(0.005 + 0.06 * ndtri(place), -1, 1),
 }
 
@@ -151,7 +154,9 @@ def drawn(
 def means(times: int) -> Iterator[Row]:
     """Intervals of accuracies, by images of equal and of uneven sizes."""
     designs = [(f"{g} of {size}", np.full(g, size), rho) for g, size, rho in BALANCED]
-    designs += [(name, np.array(sizes), rho) for name, sizes in UNEVEN.items() for rho in (0.1, 0.5)]
+    designs += [
+        (name, np.array(sizes), rho) for name, sizes in UNEVEN.items() for rho in (0.1, 0.5)
+    ]
     for kind, score in SCORES.items():
         truth = float(score(PLACES).mean())
         for name, sizes, rho in designs:
@@ -167,7 +172,7 @@ def means(times: int) -> Iterator[Row]:
 
 
 def losses(times: int) -> Iterator[Row]:
-    """Two budgets, a margin just below the true loss: how often is the smaller one called enough?"""
+    """Two budgets, a margin just below the true loss: how often is the smaller called enough?"""
     designs = [(n, 1, 0.0) for n in (30, 60, 100, 300, 1000, 2000)]
     designs += [(g, size, rho) for g, size in ((20, 10), (40, 25), (200, 5)) for rho in (0.1, 0.5)]
     for kind, score in LOSSES.items():
@@ -250,7 +255,7 @@ def _budgets(
 
 
 def power(times: int) -> Iterator[Row]:
-    """How often the advised number of questions shows that the smallest of equal budgets is enough."""
+    """How often the advised number of questions shows that an equal budget is enough."""
     rng = np.random.default_rng(0)
     for budgets in (2, 4, 8, 12):
         levels, hits, advised = np.zeros(budgets) + 0.8, [], []
@@ -293,7 +298,7 @@ def _times(rng: np.random.Generator, kind: str, questions: int, rounds: int) -> 
             "1 in 20 prefills 3 times as long": lambda: np.where(
                 rng.random((questions, rounds)) < 0.05, 3.0, 1.0
             ),
-            "images of 1 and of 12 crops": lambda: many if level > 1 else 1.0,
+            "images of 1 and of 12 crops": lambda level=level: many if level > 1 else 1.0,
         }[kind]()
         both.append(level * question * noise)
     return both
@@ -310,7 +315,7 @@ NOISES = (
 
 
 def speed_ups(times: int) -> Iterator[Row]:
-    """Intervals of speed-ups and of mean times at the default 16 questions and 4 rounds, and others."""
+    """Intervals of speed-ups at the default 16 questions and 4 rounds, and at others."""
     for kind in NOISES:
         for questions, rounds in ((16, 4), (16, 8), (16, 16), (64, 4)):
             rng = np.random.default_rng(0)
@@ -393,7 +398,7 @@ def cost_terms(times: int) -> Iterator[Row]:
 
 
 def floor(times: int) -> Iterator[Row]:
-    """p-values of 21 budgets, 210 pairs: the largest difference of all is at the floor, below 0.05."""
+    """p-values of up to 210 pairs: the largest difference of all is at the floor, below 0.05."""
     rng = np.random.default_rng(0)
     for budgets in (2, 8, 21):
         scores = (rng.random((120, budgets)) < np.linspace(0.2, 0.95, budgets)).astype(float)

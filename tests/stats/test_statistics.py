@@ -1,4 +1,4 @@
-"""Accuracies and their differences: against scipy and statsmodels, and by simulation."""
+"""Accuracies and their differences (paired.py): against scipy and statsmodels, by simulation."""
 
 from __future__ import annotations
 
@@ -309,7 +309,6 @@ def simulate_kind(name: str, times: int) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIMULATIONS)
 def test_coverage_and_false_alarms(name: str) -> None:
-    """More simulations: benchmarks/coverage.py."""
     found = simulate_kind(name, 400)
     assert 0.93 <= found["covered"] <= 0.97
     assert found["bounds"] >= 0.93

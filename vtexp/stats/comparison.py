@@ -17,7 +17,7 @@ from vtexp.stats.bounded import (
     Images,
     clustered_means,
     interval,
-    observed,
+    observed_to_one_side,
     upper_bound,
     with_unseen,
 )
@@ -78,7 +78,7 @@ class Scores:
     @cached_property
     def loss_variance(self) -> np.ndarray:
         """(k, k) variances of the losses' means, unseen changes counted in."""
-        seen = observed(self.losses, 1.0, ERROR, -np.log(ERROR))
+        seen = observed_to_one_side(self.losses, 1.0, ERROR)
         return with_unseen(seen, 1.0).variance
 
 
@@ -106,6 +106,43 @@ def paired_scores(
     codes = np.array([places.setdefault(image, len(places)) for image in image_ids])
     scale = highest - lowest
     return Scores((values - lowest) / scale, codes, scale)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Mean of scores with its clustered standard error and 95 % interval, in the scores' unit.
+
+    standard_error, low and high are None where the images carry no interval; `reason` says why.
+    """
+
+    mean: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
+    questions: int
+    images: int
+    reason: str | None = None
+
+
+def accuracy(
+    scores: np.ndarray | Sequence[float],
+    image_ids: np.ndarray | Sequence[object],
+    score_range: tuple[float, float] = (0.0, 1.0),
+) -> Accuracy:
+    """Of one budget: scores (n,) within `score_range` of questions about the images (n,).
+
+    The interval is the one that `compare` gives. Raises ValueError on arrays that do not fit.
+    """
+    one = paired_scores(np.asarray(scores, dtype=np.float64)[:, None], image_ids, score_range)
+    mean, counts = float(np.mean(scores)), (len(one.scores), len(one.images.sizes))
+    reason = one.images.too_few
+    if reason is not None:
+        return Accuracy(mean, None, None, None, *counts, reason)
+    variance, _ = one.means.unbiased(np.ones(1))
+    error = one.scale * float(np.sqrt(variance[0]))
+    low, high = interval(one.means, (0.0, 1.0))
+    lowest = score_range[0]
+    return Accuracy(mean, error, lowest + one.scale * low[0], lowest + one.scale * high[0], *counts)
 
 
 @dataclass(frozen=True)
@@ -148,7 +185,7 @@ def compare(
     if not margin >= 0:
         raise ValueError(f"margin {margin}: it must be a number from 0 on")
     paired = paired_scores(scores, image_ids, score_range)
-    mean = score_range[0] + paired.scale * paired.means.mean
+    mean = score_range[0] + paired.scale * paired.scores.mean(axis=0)
     reason = paired.images.too_few
     if reason is not None:
         unknown = np.full(len(mean), np.nan)
@@ -185,12 +222,12 @@ def loss_levels(paired: Scores, error: float) -> np.ndarray:
 
     For the correlations seen, see `loss_correlation`.
     """
-    budgets = len(paired.means.mean)
+    budgets = paired.scores.shape[1]
     everyone = np.arange(budgets)
     return np.array(
         [
             level_of_all(loss_correlation(paired, best, np.delete(everyone, best)), error)
-            for best in everyone
+            for best in range(budgets)
         ]
     )
 
@@ -225,8 +262,9 @@ def level_of_all(correlation: np.ndarray, error: float) -> float:
 def correlated_normals(correlation: np.ndarray) -> np.ndarray:
     """(draws, m) standard normal numbers with these correlations, the same at each call."""
     values, vectors = np.linalg.eigh(correlation)
-    root = vectors * np.sqrt(np.clip(values, 0.0, None))
-    return np.random.default_rng(_SEED).standard_normal((_DRAWS, len(correlation))) @ root.T
+    # The symmetric root: another one turns with the eigenvectors, which rounding decides.
+    root = (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
+    return np.random.default_rng(_SEED).standard_normal((_DRAWS, len(correlation))) @ root
 
 
 def at_least_worse(paired: Scores, error: float = ERROR) -> np.ndarray:
@@ -234,7 +272,7 @@ def at_least_worse(paired: Scores, error: float = ERROR) -> np.ndarray:
 
     All hold together with a chance of 1 - error: Bonferroni's over the k (k - 1) ordered pairs.
     """
-    budgets = len(paired.means.mean)
+    budgets = paired.scores.shape[1]
     if budgets < 2:
         return np.zeros(budgets)
     # A loss of i against j is at least what j cannot exceed against i.
@@ -261,14 +299,15 @@ def differences(paired: Scores, *, simultaneous: bool = False, error: float = ER
     Of a pair that was chosen by the same data, such as a budget and the one that scored highest,
     only the simultaneous interval holds (Bonferroni's, of one-sided bounds).
     """
-    losses = paired.losses
-    budgets = len(losses.mean)
+    means = paired.scale * paired.scores.mean(axis=0)
+    difference, budgets = means[:, None] - means, len(means)
     if paired.images.too_few is not None:
         unknown = np.full((budgets, budgets), np.nan)
-        return Differences(-paired.scale * losses.mean, unknown, unknown)
+        return Differences(difference, unknown, unknown)
+    losses = paired.losses
     if simultaneous:
         high = upper_bound(losses, 1.0, error / max(1, budgets * (budgets - 1))).T
     else:
         high = interval(losses, (-1.0, 1.0), 1 - error)[1].T
     np.fill_diagonal(high, 0.0)
-    return Differences(-paired.scale * losses.mean, -paired.scale * high.T, paired.scale * high)
+    return Differences(difference, -paired.scale * high.T, paired.scale * high)

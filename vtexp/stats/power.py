@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vtexp.stats.bounded import Observed, observed, quantile_above, with_unseen
+from vtexp.stats.bounded import Observed, observed_to_one_side, quantile_above, with_unseen
 from vtexp.stats.comparison import (
     ERROR,
     Scores,
@@ -88,7 +88,7 @@ class _Race(NamedTuple):
 
     def margin(self, times: float) -> float:
         """The margin that its bounds keep with this power, with so many times the questions."""
-        moments = with_unseen(self.seen._replace(count=times * self.seen.count), 1.0)
+        moments = with_unseen(self.seen._replace(number=times * self.seen.number), 1.0)
         reach = quantile_above(moments, self.level)
         errors = correlated_normals(self.correlation) * np.sqrt(moments.variance)
         return float(np.quantile((errors + reach).max(axis=1), self.power))
@@ -98,7 +98,7 @@ def _race(paired: Scores, power: float) -> _Race:
     contenders = np.flatnonzero(at_least_worse(paired) <= 0)
     candidate = int(contenders[0])
     others = contenders[1:] if len(contenders) > 1 else np.array([1 - min(candidate, 1)])
-    seen = observed(paired.losses, 1.0, ERROR, -np.log(ERROR))
+    seen = observed_to_one_side(paired.losses, 1.0, ERROR)
     own = Observed(*(part[candidate, others] for part in seen))
     return _Race(
         own._replace(mean=np.zeros(len(others))),

@@ -36,17 +36,36 @@ def speed_up(baseline: np.ndarray, other: np.ndarray) -> Estimate:
     """How many times as fast `other` is: ratio of the mean times over the same Q questions.
 
     baseline (Q, R), other (Q, S). What a question costs, and what disturbs a round of both, stays
-    out of the interval: questions and rounds are paired. Where one has more rounds, the first ones
-    are pairs. Raises ValueError where the questions are not as many.
+    out: questions and rounds are paired. Times without a partner are left out, such as those of
+    rounds that only one of the two has. Raises ValueError where the questions are not as many.
     """
     if len(baseline) != len(other):
         raise ValueError(f"{len(baseline)} and {len(other)} questions: the same ones are needed")
     rounds = min(baseline.shape[1], other.shape[1])
-    both = [np.nanmean(times, axis=1).mean() for times in (baseline, other)]
-    relative = [
-        times[:, :rounds] / mean for times, mean in zip((baseline, other), both, strict=True)
-    ]
-    return _estimate(float(both[0] / both[1]), _two_way(relative[0] - relative[1]))
+    pairs = [times[:, :rounds] for times in (baseline, other)]
+    lacking = np.isnan(pairs[0]) | np.isnan(pairs[1])
+    pairs = [np.where(lacking, np.nan, times) for times in pairs]
+    means = [np.nanmean(times, axis=1).mean() for times in pairs]
+    relative = pairs[0] / means[0] - pairs[1] / means[1]
+    return _estimate(float(means[0] / means[1]), _two_way(relative))
+
+
+def drawn_mean_times(times: Sequence[np.ndarray], draws: int = 1000, seed: int = 0) -> np.ndarray:
+    """(draws, k) mean times of k budgets, each (Q, R) over the same questions: a bootstrap.
+
+    Questions and rounds are both drawn, the same ones for all budgets (with as many rounds), as by
+    Owen (2007). For the chance that one budget is faster than another; `speed_up` has the interval.
+    """
+    rng = np.random.default_rng(seed)
+    questions = len(times[0])
+    weights = rng.multinomial(questions, np.full(questions, 1 / questions), size=draws) / questions
+    places = rng.random((draws, max(own.shape[1] for own in times)))
+    found = []
+    for own in times:
+        filled = np.where(np.isnan(own), np.nanmean(own, axis=1, keepdims=True), own)
+        rounds = (places[:, : own.shape[1]] * own.shape[1]).astype(int)
+        found.append(np.take_along_axis(weights @ filled, rounds, axis=1).mean(axis=1))
+    return np.column_stack(found)
 
 
 class _Spread(NamedTuple):
@@ -64,8 +83,8 @@ def _two_way(cells: np.ndarray) -> _Spread:
     """
     complete = cells[:, ~np.isnan(cells).any(axis=0)]
     by_question = _of_mean(np.nanmean(cells, axis=1))
-    by_round = _of_mean(complete.mean(axis=0)) if complete.shape[1] > 1 else _Spread(0.0, np.inf)
-    parts = [part for part in (by_question, by_round) if np.isfinite(part.variance)]
+    by_round = _of_mean(complete.mean(axis=0))
+    parts = [part for part in (by_question, by_round) if not np.isnan(part.variance)]
     if not parts:
         return _Spread(np.nan, np.inf)
     both = _added(parts)

@@ -59,8 +59,8 @@ _Z_FALLING = -1.645
 def settled(series: Sequence[Sequence[float]]) -> bool:
     """Whether times have stopped falling: series of equally many rounds, such as one per shape.
 
-    Over the later half of the rounds, 6 at least, the mean of the series' logarithms falls by 5 % at
-    most (Theil and Sen's slope), or by 1 % where Kendall's test is sure that they fall. The test
+    Over the later half of the rounds, 6 at least, the mean of the series' logarithms falls by 5 %
+    at most (Theil and Sen's slope), or by 1 % where Kendall's test is sure that they fall. The test
     alone passes a fall of 50 % of which it has seen too few rounds. False below 6 rounds.
     """
     rounds = len(series[0])

@@ -1,8 +1,8 @@
 """The metrics by name, what each needs of a sample, and which texts it is given.
 
 Where the official definition and that of Molmo's evaluation differ, both are here, the latter's
-name ending in `_molmo`. Predictions come as the model wrote them; metrics that Molmo's evaluator
-gives cleaned texts clean them here.
+name ending in `_molmo`. `module:function` is a metric of the user's own. Predictions come as the
+model wrote them; metrics that Molmo's evaluator gives cleaned texts clean them here.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from vtexp.data.sample import MULTIPLE_CHOICE, Sample
-from vtexp.errors import ConfigError, DataError
+from vtexp.errors import ConfigError, DataError, error_line
 from vtexp.metrics import captions, choice, counting, math_vista, mmmu, text, vqa
 from vtexp.prompts.wording import option_names
+from vtexp.utils.own_code import own_function, require_form
 
 #: Score of a prediction for a sample, from 0 to the metric's `highest`.
 Score = Callable[[str, Sample], float]
 
 #: Fewest references with which the official VQA accuracy can be 1.
 LEAST_FOR_VQA = 4
+_KEY = "dataset.metric"
 MATH_VISTA_TYPES = ("integer", "float", "list", "text")
 
 
@@ -49,10 +53,36 @@ class Metric:
 
 
 def metric(name: str) -> Metric:
-    """The metric `dataset.metric` names. Raises ConfigError for an unknown name."""
+    """The metric `dataset.metric` names; one of the user's own is imported when it is prepared.
+
+    Raises ConfigError for an unknown name.
+    """
+    if ":" in name:
+        require_form(_KEY, name)
+        return Metric(name, lambda samples: _own(name, samples), lambda _: "")
     if name not in METRICS:
-        raise ConfigError(f"dataset.metric={name}: metrics are {', '.join(METRICS)}")
+        names = ", ".join(METRICS)
+        raise ConfigError(f"{_KEY}={name}: metrics are {names}, or module:function of your own")
     return METRICS[name]
+
+
+def _own(name: str, samples: Sequence[Sample]) -> Score:
+    """Scores by a function of the user's own, tried once so that a mistake shows before any run."""
+    function = own_function(_KEY, name)
+
+    def score(prediction: str, sample: Sample) -> float:
+        about = f"for the answer {prediction[:60]!r} to sample {sample.sample_id}"
+        try:
+            value = function(prediction, sample)
+        except (Exception, SystemExit) as error:  # it is anyone's code
+            raise DataError(f"{_KEY}={name} raised {error_line(error)} {about}") from error
+        if not isinstance(value, int | float | np.number | np.bool_) or not 0 <= value <= 1:
+            raise DataError(f"{_KEY}={name} gave {value!r:.60} {about}: give a number from 0 to 1")
+        return float(value)
+
+    for sample in samples[:1]:
+        score(sample.references[0] if sample.references else "", sample)
+    return score
 
 
 # --- what a sample must have ------------------------------------------------------------------

@@ -40,6 +40,8 @@ def load(dataset: DatasetConfig, *, fetch: bool, index: int | None = None) -> Lo
     their folder. Rows that cannot be asked are `failed`.
     """
     _check(dataset)
+    if dataset.source.function is not None:
+        raise ConfigError("dataset.source.function: only with dataset.source.form=python")
     image = dataset.columns.image.replace("{split}", dataset.split)
     dataset = replace(dataset, columns=replace(dataset.columns, image=image))
     folder = find_folder(dataset, fetch=fetch)
@@ -209,7 +211,7 @@ def _samples(
                 raise DataError(unusable)
             asked = _asked(dataset, row)
             image, image_id = pictures.of(image_id, unit, row)
-            samples.append(_sample(dataset, sample_id, image_id, image, asked))
+            samples.append(sample_of(dataset, sample_id, image_id, image, asked))
         except DataError as error:
             failed.append(FailedSample(sample_id, str(error)))
         except OutsideError as error:
@@ -327,9 +329,10 @@ def _attributes(columns: ColumnsConfig, row: Row) -> dict[str, float | str]:
     return found
 
 
-def _sample(
+def sample_of(
     dataset: DatasetConfig, sample_id: str, image_id: str, image: AnyImage, asked: QuestionDraft
 ) -> Sample:
+    """A question with its image. Raises DataError where it cannot be asked or has no answer."""
     if asked.unusable:
         raise DataError(asked.unusable)
     references, attributes = asked.references, asked.attributes

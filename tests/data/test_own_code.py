@@ -26,7 +26,7 @@ MakeConfig = Callable[..., Config]
 ROOT = Path(__file__).parents[2]
 
 #: A set of one picture in each form, and metrics, as a user writes them.
-CODE = '''
+CODE = """
 import numpy as np
 from PIL import Image
 
@@ -72,7 +72,7 @@ def breaks(split):
     raise RuntimeError("the disk\\nis gone")
 
 number = 5
-'''
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -162,9 +162,7 @@ def test_a_mistake_in_a_metric_is_one_line_before_any_run(
         ("mine:breaks", "RuntimeError: the disk is gone"),
     ],
 )
-def test_a_mistake_in_a_data_set_is_one_line(
-    make_config: MakeConfig, name: str, says: str
-) -> None:
+def test_a_mistake_in_a_data_set_is_one_line(make_config: MakeConfig, name: str, says: str) -> None:
     with pytest.raises(VtexpError, match=says) as raised:
         make_plan(make_config(*of_python(name)))
     assert "dataset.source.function" in str(raised.value)

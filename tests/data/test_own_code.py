@@ -194,7 +194,7 @@ def test_a_question_that_cannot_be_asked_is_named(
 
 
 def test_form_and_function_belong_together(make_config: MakeConfig) -> None:
-    with pytest.raises(ConfigError, match="dataset.source.function"):
+    with pytest.raises(ConfigError, match=r"dataset\.source\.function"):
         make_plan(make_config("dataset.source.form=python"))
     with pytest.raises(ConfigError, match="form=python"):
         make_plan(make_config("dataset.source.form=json", "dataset.source.function=mine:pages",

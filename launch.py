@@ -1,4 +1,7 @@
-"""`python launch.py [-m] [group=option] [key=value]`, or `vtexp launch ...`; see `--help`."""
+"""`python launch.py [-m] [group=option] [key=value]`, or `vtexp launch ...`; see `--help`.
+
+Hydra's shell completion takes this file for a program by the words @hydra.main in it.
+"""
 
 import sys
 

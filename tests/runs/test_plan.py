@@ -17,7 +17,7 @@ from vtexp.budget.geometry import token_layout
 from vtexp.budget.knobs import same_inputs
 from vtexp.config.schema import Config
 from vtexp.data.sample import fingerprint
-from vtexp.errors import CheckpointError, ConfigError, DataError, VtexpError
+from vtexp.errors import CheckpointError, ConfigError, VtexpError
 from vtexp.jobs.here import run_job
 from vtexp.prompts.tokenizer import build_prompt
 from vtexp.runs.plan import make_plan

@@ -81,7 +81,9 @@ def count_tokens(
     return counts_of(image, setting, geometry, text)
 
 
-def counts_of(size: Size, setting: CropSetting, geometry: Geometry, text_tokens: int) -> TokenCounts:
+def counts_of(
+    size: Size, setting: CropSetting, geometry: Geometry, text_tokens: int
+) -> TokenCounts:
     """Counts of an image of a size, in a prompt with so many tokens besides the image's."""
     tiling = setting.tiling(size, geometry)
     layout = token_layout(tiling, geometry, force_full_tokens=setting.force_full_tokens)

@@ -113,9 +113,7 @@ def launch(overrides: Sequence[str] = (), config_dir: str | Path | None = None) 
     return None if folder is None else Sweep(folder)
 
 
-def _launch_jobs(
-    keys: Sequence[str], config_dir: str | Path | None, *, named: bool
-) -> Path | None:
+def _launch_jobs(keys: Sequence[str], config_dir: str | Path | None, *, named: bool) -> Path | None:
     """As `-m`: one job per combination and knob value; the sweep's folder, None for a plan."""
     combined = combinations(keys)
     first = configured(combined[0], config_dir)

@@ -34,7 +34,9 @@ def crops_to_tiling(num_crops: int, aspect_ratio: float = 1.0) -> Tiling:
 
 
 def tiling_to_resolution(
-    tiling: Pair, crop_window_size: int = MOLMO.window_px, total_margin_pixels: int = MOLMO.margin_px
+    tiling: Pair,
+    crop_window_size: int = MOLMO.window_px,
+    total_margin_pixels: int = MOLMO.margin_px,
 ) -> Size:
     """Size (height, width) in px of the canvas of a tiling."""
     own = _geometry(crop_window_size, total_margin_pixels)

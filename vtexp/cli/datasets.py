@@ -14,7 +14,7 @@ from rich.table import Table
 
 from vtexp.config.compose import compose_config, dataset_configs, dataset_names
 from vtexp.config.schema import Config, DatasetConfig
-from vtexp.data.load import BUILT_IN, is_here
+from vtexp.data.load import UNCOUNTED, is_here
 from vtexp.data.sample import Sample
 from vtexp.data.sources.loader import count_questions
 from vtexp.errors import ConfigError, DataError
@@ -58,7 +58,7 @@ def show_list(config_dir: Path | None) -> None:
 def _look(dataset: DatasetConfig) -> tuple[bool, int | None]:
     """Whether a set is on this machine, and how many questions its split has, if known."""
     here, count = is_here(dataset), dataset.num_questions.get(dataset.split)
-    if count is None and here and dataset.source.form not in BUILT_IN:
+    if count is None and here and dataset.source.form not in UNCOUNTED:
         try:
             count = count_questions(dataset)
         except DataError:  # damaged

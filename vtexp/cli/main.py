@@ -26,6 +26,9 @@ SWEEP_COMMANDS = {
     "resume": "make the runs of a sweep that are missing or failed",
 }
 
+COMMANDS = sorted([*SWEEP_COMMANDS, "launch", "datasets", "report", "completion"])
+SHELLS = ("bash", "zsh", "fish")
+
 
 class _Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line."""
@@ -43,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["launch"]:
         sys.argv = [f"{_program()} launch", *arguments[1:]]
         return imported("vtexp.cli.launch:main")()
+    if arguments[:1] == ["complete"]:  # asked by the shells' scripts
+        line = arguments[1] if len(arguments) > 1 else ""
+        imported("vtexp.cli.complete:print_candidates")(line, COMMANDS)
+        return 0
     parser = _parser()
     own, overrides = split_overrides(arguments, parser.error)
     parsed = parser.parse_args(own)
@@ -103,7 +110,16 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(name=name, interrupted="what has been submitted is left alone")
         command.add_argument("sweep", metavar="SWEEP", help="its name in outputs/, or its folder")
     _add_report(commands)
+    _add_completion(commands)
     return parser
+
+
+def _add_completion(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "print the script that completes vtexp's arguments in a shell"
+    how = 'bash, zsh: eval "$(vtexp completion bash)"; fish: vtexp completion fish | source'
+    completion = commands.add_parser("completion", help=about, description=about, epilog=how)
+    completion.set_defaults(command=_completion, takes_overrides=False, prog=completion.prog)
+    completion.add_argument("shell", choices=SHELLS, help="your shell")
 
 
 def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -147,6 +163,10 @@ def _add_datasets(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _add_config_dir(parser: argparse.ArgumentParser, default: object) -> None:
     about = "folder with a folder dataset/ of sets of your own, as for launch.py"
     parser.add_argument("--config-dir", type=Path, metavar="FOLDER", default=default, help=about)
+
+
+def _completion(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
+    imported("vtexp.cli.complete:print_script")(parsed.shell)
 
 
 def _sweep_command(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:

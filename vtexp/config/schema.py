@@ -84,6 +84,7 @@ class Form(Enum):
     json = "json"
     imagefolder = "imagefolder"
     saved = "saved"
+    python = "python"
 
 
 class WandbMode(Enum):
@@ -112,9 +113,11 @@ class SourceConfig:
     `files` is a pattern below it, `{split}` in it the split; `records` the key of a JSON file whose
     list has the rows; `images` the folder of the images that rows name; `image_url` a column of
     addresses to download them from; `obtain` what a user is told who does not have the folder.
+    With form python, `function` (module:function) gives the questions instead.
     """
 
     form: Form = MISSING
+    function: str | None = None
     hub: str | None = None
     revision: str | None = None
     folder: str | None = None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from vtexp.config.schema import DatasetConfig, Form
 from vtexp.data.builtin import easy_vqa, small_print
 from vtexp.data.sample import LoadedSamples, Sample, drawn
-from vtexp.data.sources import loader
+from vtexp.data.sources import loader, own
 from vtexp.errors import ConfigError
 
 #: Sets that are made or come with a package: all samples of a split, and their splits.
@@ -17,14 +17,25 @@ BUILT_IN: dict[Form, tuple[Callable[[str], list[Sample]], tuple[str, ...]]] = {
 }
 
 
+#: Sets whose questions are not counted without loading them.
+UNCOUNTED = (*BUILT_IN, Form.python)
+
+
 def load_samples(
-    dataset: DatasetConfig, *, fetch: bool = False, index: int | None = None
+    dataset: DatasetConfig,
+    *,
+    fetch: bool = False,
+    index: int | None = None,
+    may_import: bool = False,
 ) -> LoadedSamples:
     """The samples of a run, in order; with `index`, the one at that place alone.
 
-    `fetch` downloads what the hub's cache lacks. Raises ConfigError or DataError, naming what to
+    `fetch` downloads what the hub's cache lacks; `may_import`: for a run that the user asked for,
+    so that a function of theirs may be imported. Raises ConfigError or DataError, naming what to
     do.
     """
+    if dataset.source.form == Form.python:
+        return own.load(dataset, may_import=may_import, index=index)
     if dataset.source.form not in BUILT_IN:
         return loader.load(dataset, fetch=fetch, index=index)
     read, splits = BUILT_IN[dataset.source.form]
@@ -43,5 +54,8 @@ def is_here(dataset: DatasetConfig) -> bool:
             return True  # drawn from its seeds
         case Form.easy_vqa:
             return easy_vqa.is_here()
+        case Form.python:
+            own.require_function(dataset)
+            return True  # as far as anyone can tell without calling it
         case _:
             return loader.is_here(dataset)

@@ -21,7 +21,7 @@ def show_comparison(sweep: Path, *, margin: float | None = None) -> None:
 
 
 def require_page(folder: Path) -> None:
-    """Raise MissingExtraError where a report that was written and printed had to leave out its page.
+    """Raise MissingExtraError where a report had to leave out its page and figures.
 
     To be called last: all else is there.
     """

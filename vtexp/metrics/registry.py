@@ -1,10 +1,10 @@
 """The metrics by name, what each needs of a sample, and which texts it is given.
 
 A name without an ending is the official definition, or this project's own where there is none; a
-name that ends in `_molmo` or `_molmo2` is that of Molmo's or Molmo2's evaluation. Predictions come
-as the model wrote them. Each metric puts predictions and references through one function: the
-former kinds compose characters (NFC) and collapse white space, the latter also clean as Molmo's
-evaluator does.
+name that ends in `_molmo` or `_molmo2` is that of Molmo's or Molmo2's evaluation;
+`module:function` is a metric of the user's own. Predictions come as the model wrote them. Each
+metric puts predictions and references through one function: the former kinds compose characters
+(NFC) and collapse white space, the latter also clean as Molmo's evaluator does.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from vtexp.data.sample import MULTIPLE_CHOICE, NO_LETTERS, Sample
-from vtexp.errors import ConfigError, DataError
+from vtexp.errors import ConfigError, DataError, error_line
 from vtexp.metrics import captions, choice, counting, math_vista, mmmu, text, vqa
 from vtexp.metrics.extraction import Named, is_empty, named_options
 from vtexp.metrics.text import cleaned, composed, single_spaced
 from vtexp.prompts.wording import LETTERS, option_names
+from vtexp.utils.own_code import own_function, require_form
 from vtexp.utils.text import cut
 
 #: Score of a prediction for a sample, from 0 to the metric's `highest`.
@@ -27,6 +30,7 @@ Score = Callable[[str, Sample], float]
 
 #: Fewest references with which the official VQA accuracy can be 1.
 LEAST_FOR_VQA = 4
+_KEY = "dataset.metric"
 #: What MathVista's `answer_type` may be.
 MATH_VISTA_TYPES = ("integer", "float", "list", "text")
 #: More decimals than any number of Python's has.
@@ -58,10 +62,36 @@ class Metric:
 
 
 def metric(name: str) -> Metric:
-    """The metric `dataset.metric` names. Raises ConfigError for an unknown name."""
+    """The metric `dataset.metric` names; one of the user's own is imported when it is prepared.
+
+    Raises ConfigError for an unknown name.
+    """
+    if ":" in name:
+        require_form(_KEY, name)
+        return Metric(name, lambda samples: _own(name, samples), lambda _: "")
     if name not in METRICS:
-        raise ConfigError(f"dataset.metric={name}: metrics are {', '.join(METRICS)}")
+        names = ", ".join(METRICS)
+        raise ConfigError(f"{_KEY}={name}: metrics are {names}, or module:function of your own")
     return METRICS[name]
+
+
+def _own(name: str, samples: Sequence[Sample]) -> Score:
+    """Scores by a function of the user's own, tried once so that a mistake shows before any run."""
+    function = own_function(_KEY, name)
+
+    def score(prediction: str, sample: Sample) -> float:
+        about = f"for the answer {prediction[:60]!r} to sample {sample.sample_id}"
+        try:
+            value = function(prediction, sample)
+        except (Exception, SystemExit) as error:  # it is anyone's code
+            raise DataError(f"{_KEY}={name} raised {error_line(error)} {about}") from error
+        if not isinstance(value, int | float | np.number | np.bool_) or not 0 <= value <= 1:
+            raise DataError(f"{_KEY}={name} gave {value!r:.60} {about}: give a number from 0 to 1")
+        return float(value)
+
+    for sample in samples[:1]:
+        score(sample.references[0] if sample.references else "", sample)
+    return score
 
 
 # --- what a sample must have ------------------------------------------------------------------

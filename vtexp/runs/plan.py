@@ -283,7 +283,7 @@ def _draw(
     Raises DataError where more cannot than the config allows.
     """
     dataset = config.dataset
-    drawn = load_samples(dataset, fetch=not config.plan, index=index)
+    drawn = load_samples(dataset, fetch=not config.plan, index=index, may_import=True)
     if not drawn.samples and not drawn.failed:
         raise ConfigError(f"dataset={dataset.name}: no samples")
     trained = checkpoint.trained_styles

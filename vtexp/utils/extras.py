@@ -1,4 +1,4 @@
-"""Optional parts of the package: which packages each extra installs, and one line where they lack."""
+"""Extras: which packages each one installs, and one line where they lack."""
 
 from __future__ import annotations
 

@@ -46,6 +46,8 @@ def load(dataset: DatasetConfig, *, fetch: bool, index: int | None = None) -> Lo
     their folder. Rows that cannot be asked are `failed`.
     """
     _check(dataset)
+    if dataset.source.function is not None:
+        raise ConfigError("dataset.source.function: only with dataset.source.form=python")
     image = dataset.columns.image.replace("{split}", dataset.split)
     dataset = replace(dataset, columns=replace(dataset.columns, image=image))
     folder = find_folder(dataset, fetch=fetch)
@@ -218,7 +220,7 @@ def _samples(
             if image_id is None and columns.image_id is not None:
                 _require_id_or_none(row, columns.image_id)
             image, image_id = pictures.of(image_id, unit, row)
-            samples.append(_sample(dataset, sample_id, image_id, image, asked))
+            samples.append(sample_of(dataset, sample_id, image_id, image, asked))
         except CellError as error:
             failed.append(FailedSample(sample_id, f"{rows.origin(unit.row)}: {error}"))
         except DataError as error:
@@ -366,9 +368,10 @@ def _as_attribute(value: Any) -> float | str | None:
     return _as_type(value)
 
 
-def _sample(
+def sample_of(
     dataset: DatasetConfig, sample_id: str, image_id: str, image: AnyImage, asked: QuestionDraft
 ) -> Sample:
+    """A question with its image. Raises DataError where it cannot be asked or has no answer."""
     if asked.unusable:
         raise DataError(asked.unusable)
     references, attributes = asked.references, asked.attributes

@@ -24,9 +24,9 @@ from vtexp.measure.protocol import Timing
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.models.runner import PreparedSample
-from vtexp.models.stages import StageTimes
 from vtexp.runs import job
 from vtexp.runs.plan import make_plan
+from vtexp.stages import StageTimes
 from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]

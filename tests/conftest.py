@@ -36,8 +36,10 @@ settings.load_profile("vtexp")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What a test of a fault shows goes with its result, for `benchmarks/faults.py`."""
+    """Mark SLURM tests slow; put what a fault test shows into its result (benchmarks/faults.py)."""
     for item in items:
+        if item.get_closest_marker("slurm"):
+            item.add_marker("slow")
         for mark in item.iter_markers("fault"):
             names = ("part", "fault", "outcome")
             item.user_properties += zip(names, mark.args, strict=True)

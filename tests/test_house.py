@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tools import house_picture
+
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "vtexp").rglob("*.py"))
 #: Too heavy to be imported before they are needed; all else stands at the top of a module.
@@ -55,3 +57,7 @@ def test_the_wheel_has_every_package() -> None:
     folders = {path.parent.relative_to(ROOT) for path in SOURCES}
     own = {".".join(folder.parts) for folder in folders}
     assert set(told) == own | {"vtexp.conf", "hydra_plugins.vtexp_sweeper"}
+
+
+def test_the_picture_of_the_house_is_of_todays_contract() -> None:
+    assert house_picture.PICTURE.read_text() == house_picture.drawn()

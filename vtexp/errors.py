@@ -15,6 +15,10 @@ class ConfigError(VtexpError):
     exit_code = 2
 
 
+class MissingExtraError(ConfigError):
+    """A package that only some uses need is not installed."""
+
+
 class DataError(VtexpError):
     """A data set is missing, unreadable or inconsistent."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from vtexp.budget.geometry import (
     MOLMO,
     MOLMO2,
+    Geometry,
     Size,
     Tiling,
     aspect_ratio_warning,
@@ -20,6 +23,8 @@ from vtexp.budget.geometry import (
     image_size_to_tiling,
     image_tiling,
     letterbox,
+    own_limit_warning,
+    prompt_limit,
     select_tiling,
     theoretical_tokens,
     tiling_to_resolution,
@@ -94,15 +99,35 @@ def test_crops_to_tiling_is_nearest_in_aspect(crops: int, aspect: float, geometr
     assert chosen.num_crops == crops
 
     def distance(tiling: Tiling) -> float:
-        return abs(tiling_to_resolution(tiling, geometry).aspect_ratio - aspect)
+        return abs(math.log(tiling_to_resolution(tiling, geometry).aspect_ratio / aspect))
 
     others = [Tiling(r, crops // r) for r in range(1, crops + 1) if crops % r == 0]
-    assert distance(chosen) == min(map(distance, others))
+    assert distance(chosen) == pytest.approx(min(map(distance, others)), abs=1e-9)
 
 
 def test_crops_to_tiling_breaks_ties_by_fewer_rows() -> None:
-    # Aspect 2 is as far from the canvas of 1x4 (W/H = 3) as from that of 2x2 (1).
-    assert crops_to_tiling(4, 2.0) == (1, 4)
+    """A square image is as far from a wide strip as from the tall one."""
+    for crops in (2, 3, 5, 6, 7, 8, 10, 12, 15, 20, 30):
+        rows, cols = crops_to_tiling(crops, 1.0)
+        assert rows < cols
+    assert crops_to_tiling(2, 336 / 560 * 560 / 336) == (1, 2)
+
+
+@given(st.integers(1, 40), st.integers(1, 3000), st.integers(1, 3000), geometries)
+def test_tall_images_are_tiled_as_wide_ones_are(
+    crops: int, height: int, width: int, geometry: Geometry
+) -> None:
+    """Turned by a quarter, an image gets the turned tiling, but for ties."""
+    chosen = crops_to_tiling(crops, width / height, geometry)
+    turned = crops_to_tiling(crops, height / width, geometry)
+    ratio = tiling_to_resolution(chosen, geometry).aspect_ratio * height / width
+    other = tiling_to_resolution(turned, geometry).aspect_ratio * width / height
+    assert abs(math.log(ratio)) == pytest.approx(abs(math.log(other)), abs=1e-9)
+
+
+def test_nine_crops_of_a_tall_image_are_no_strip() -> None:
+    assert crops_to_tiling(9, 0.5) == crops_to_tiling(9, 2.0) == (3, 3)
+    assert image_tiling(Size(1000, 500), 9, exact_num_crops=9) == (3, 3)
 
 
 @given(sides, sides, st.integers(1, 30))
@@ -147,6 +172,24 @@ def test_limits_of_the_seeds(crops: int, level: str) -> None:
 
 def test_longer_context_is_not_refused() -> None:
     assert crop_limit(40, MOLMO2).level == "recommended"
+
+
+@pytest.mark.parametrize(("tiling", "tokens"), [((6, 6), 2916), ((36, 1), 3956)])
+def test_36_crops_fit_molmo(tiling: tuple[int, int], tokens: int) -> None:
+    """Vision and column tokens, borders and BOS by the closed form of the published layout."""
+    rows, cols = (8 * side + 4 for side in tiling)
+    assert 1 + 2 + 12 * 13 + 2 + rows * (cols + 1) == tokens + 1
+    length = 1 + token_layout(Tiling(*tiling)).sequence_length
+    assert length == tokens + 1
+    assert prompt_limit(length, 40).level == "recommended"
+    assert prompt_limit(length, 4096 - length).level == "recommended"
+    assert prompt_limit(length, 4097 - length).level == "refused"
+
+
+def test_crops_beyond_training_are_told() -> None:
+    assert own_limit_warning(12, 12) is None
+    assert "36 crops are beyond the model's training" in str(own_limit_warning(36, 20))
+    assert own_limit_warning(36, 20, replace(MOLMO, own_max_crops=None)) is None
 
 
 @pytest.mark.parametrize("text", ["56ox336", "560", "560x", "x336", "0x336", "-5x336", "5.5x336"])

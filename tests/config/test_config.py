@@ -264,6 +264,7 @@ def default_config() -> Config:
 PIECES = st.sampled_from(["$", "{", "}", "\\", "${oc.env:HOME}", "${sweep.name}", "a"])
 
 
+@pytest.mark.slow
 @given(st.lists(PIECES, max_size=8).map("".join))
 def test_a_frozen_config_is_read_as_it_was_frozen(text: str) -> None:
     """Whatever it looks like: what is in another's sweep does not read the environment."""

@@ -29,6 +29,8 @@ from vtexp.data import load
 from vtexp.jobs.here import run_job
 from vtexp.utils.console import console
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CASES = int(os.environ.get("VTEXP_FUZZ_CASES", "100"))
 #: Of so many cases one goes through launch.py and hydra.main, which composes twice.

@@ -17,13 +17,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import Molmo2Config, Molmo2ForConditionalGeneration, PreTrainedModel
+from transformers.vision_utils import get_vision_window_index
 
-from tests.models.test_families import save_tokenizer, small_molmo2
-from vtexp.budget.geometry import Size, token_layout
+from tests.models.test_families import SMALL, save_tokenizer
+from vtexp.budget.geometry import Size, Tiling, token_layout
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.config.schema import Config, HardwareConfig
 from vtexp.cost.architectures import model_arithmetic
-from vtexp.cost.flops import COMPUTED_STAGES, ITEM_BYTES, ModelArithmetic, PromptCounts, mfu
+from vtexp.cost.flops import (
+    COMPUTED_STAGES,
+    ITEM_BYTES,
+    ModelArithmetic,
+    PromptCounts,
+    Windows,
+    mfu,
+)
 from vtexp.data.sample import Sample
 from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import find_checkpoint
@@ -46,15 +54,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
                "attention_layer_norm": True, "intermediate_size": 48},
     "tied": {"weight_tying": True},
     "molmo2": {},
+    "internvl": {},
+    "qwen2_5_vl": {},
 }  # fmt: skip
-ENCODERS = ("VisionBackbone.image_vit", "Molmo2VisionModel")
+ENCODERS = ("VisionBackbone.image_vit", "Molmo2VisionModel", "InternVLVisionModel",
+            "Qwen2_5_VisionTransformerPretrainedModel")  # fmt: skip
+#: Connectors that are parts of an encoder's module.
+INNER = "Qwen2_5_VisionTransformerPretrainedModel.merger"
 
 
 def save_small(name: str, tokenizer: Path, folder: Path) -> None:
     torch.manual_seed(0)
     folder.mkdir()
-    if name == "molmo2":
-        small_molmo2(save_tokenizer("molmo2", folder)).save_pretrained(folder)
+    if name in SMALL:
+        SMALL[name](save_tokenizer(name, folder)).save_pretrained(folder)
         return
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokenizer / file, folder)
@@ -100,9 +113,10 @@ def counts_of(
     runner: Runner, inputs: Inputs, tiling: tuple[int, int], full: bool = False
 ) -> PromptCounts:
     """Of the prompt; vision tokens by the number of patch tokens in it."""
-    patch = runner.tokenizer.image_ids[2]
+    ids = runner.tokenizer.image_ids
+    patch = ids[2] if len(ids) > 1 else ids[0]
     tokens = int((inputs["input_ids"] == patch).sum())
-    return PromptCounts(prod(tiling), tokens, inputs["input_ids"].shape[1])
+    return PromptCounts(prod(tiling), tokens, inputs["input_ids"].shape[1], Tiling(*tiling))
 
 
 def counter() -> FlopCounterMode:
@@ -127,7 +141,8 @@ def counted_flops(runner: Runner, inputs: Inputs) -> dict[str, int]:
             runner.prefill(inputs, features)
     by_module = vision.get_flop_counts()
     (encoder,) = (sum(by_module[name].values()) for name in ENCODERS if name in by_module)
-    connector = vision.get_total_flops() - encoder
+    inner = sum(by_module[INNER].values()) if INNER in by_module else 0
+    connector, encoder = vision.get_total_flops() - encoder + inner, encoder - inner
     return dict(zip(COMPUTED_STAGES, (encoder, connector, llm.get_total_flops()), strict=True))
 
 
@@ -144,6 +159,7 @@ def test_flops_are_those_that_torch_counts(
 def test_decode_flops_are_those_that_torch_counts(runner: Runner, draw_noise: Draw) -> None:
     inputs = prompt(runner, draw_noise, (1, 1))
     del inputs["images" if "images" in inputs else "pixel_values"]
+    inputs.pop("image_grid_thw", None)
     ids = inputs["input_ids"]
     with torch.no_grad():
         cache = runner.model(input_ids=ids, use_cache=True).past_key_values
@@ -243,9 +259,44 @@ def test_roofline_takes_the_longer_of_both_and_mfu_is_a_share() -> None:
     assert 1 < at_peak["llm_prefill"] < 1.05
 
 
-def test_other_families_are_not_known() -> None:
+def test_sizes_that_are_not_known_have_no_arithmetic() -> None:
     for name in ("internvl", "qwen2_5_vl"):
         assert model_arithmetic({"model_type": name}, FAMILIES[name].geometry) is None
+    text = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 9,
+            "intermediate_size": 8}  # fmt: skip
+    other = {"model_type": "internvl", "text_config": text | {"model_type": "mamba"}}
+    assert model_arithmetic(other, FAMILIES["internvl"].geometry) is None
+
+
+#: Of the whole model, as the published model cards and index files have them, in millions.
+PUBLISHED = {"OpenGVLab/InternVL3-8B-hf": 7944, "Qwen/Qwen2.5-VL-7B-Instruct": 8292}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_of_other_published_models(name: str) -> None:
+    """Beside transformers' class built without memory."""
+    checkpoint = find_checkpoint(name, random=True)
+    geometry = checkpoint.family.geometry_of(checkpoint.config)
+    arithmetic = model_arithmetic(checkpoint.config, geometry)
+    model_class = runner_class(checkpoint.family).model_class(checkpoint.config)
+    config_class: Any = model_class.config_class
+    with torch.device("meta"):
+        model = model_class(config_class.from_dict(checkpoint.config))
+    assert arithmetic is not None
+    assert arithmetic.parameters == sum(p.numel() for p in model.parameters())
+    assert round(arithmetic.parameters / 1e6) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (4, 4), (9, 14), (5, 33), (17, 3)])
+def test_windows_are_those_of_transformers(rows: int, cols: int) -> None:
+    """Pairs of cells that see each other, from the lengths of transformers' windows of patches."""
+    grid = torch.tensor([[1, 2 * rows, 2 * cols]])
+    _, ends = get_vision_window_index(grid, spatial_merge_size=2, window_size=112, patch_size=14)
+    lengths = ends.diff().tolist()
+    tiling = Tiling(rows, cols)
+    pairs = Windows(4, 1).pairs(rows * cols, tiling)
+    assert 16 * pairs == sum(length**2 for length in lengths)
+    assert Windows(4, 1).pairs(rows * cols, None) >= pairs
 
 
 # --- memory --------------------------------------------------------------------------------------
@@ -288,11 +339,23 @@ WIDE: dict[str, dict[str, Any]] = {
               "num_key_value_heads": 1},
     "molmoe": {"hidden_size": 128, "intermediate_size": 128, "num_attention_heads": 4,
                "num_key_value_heads": 4, "moe_num_experts": 16, "moe_top_k": 8},
+    "internvl": {"hidden_size": 256, "intermediate_size": 1200, "num_attention_heads": 8,
+                 "num_key_value_heads": 2, "head_dim": 32},
+    "qwen2_5_vl": {"hidden_size": 256, "intermediate_size": 1200, "num_attention_heads": 8,
+                   "num_key_value_heads": 2,
+                   "rope_parameters": {"rope_theta": 1e4, "mrope_section": [4, 6, 6]}},
     "molmo2": {"hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 8,
                "num_key_value_heads": 2, "head_dim": 32},
 }  # fmt: skip
 VISION = {"image_emb_dim": 64, "image_num_heads": 4, "image_head_dim": 16, "image_mlp_dim": 256,
           "image_num_layers": 4}  # fmt: skip
+
+
+VISIONS = {
+    "internvl": {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4},
+    "qwen2_5_vl": {"hidden_size": 80, "intermediate_size": 214, "num_heads": 4,
+                   "out_hidden_size": 256},
+}  # fmt: skip
 
 
 def save_wide(name: str, tokenizer: Path, folder: Path) -> None:
@@ -302,6 +365,11 @@ def save_wide(name: str, tokenizer: Path, folder: Path) -> None:
         plain["text_config"] |= WIDE[name]
         plain["adapter_config"] |= {"intermediate_size": 768, "text_hidden_size": 256}
         model: PreTrainedModel = Molmo2ForConditionalGeneration(Molmo2Config.from_dict(plain))
+    elif name in SMALL:
+        plain["text_config"] |= WIDE[name]
+        plain["vision_config"] |= VISIONS[name]
+        made: Any = runner_class(FAMILIES[name]).model_class(plain)
+        model = made(made.config_class.from_dict(plain))
     else:
         plain |= WIDE[name] | {"vision_backbone": plain["vision_backbone"] | VISION}
         model_class = MolmoEForCausalLM if name == "molmoe" else MolmoForCausalLM
@@ -311,7 +379,17 @@ def save_wide(name: str, tokenizer: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "batch_size"),
-    [("molmo", 1), ("molmo", 3), ("molmoe", 1), ("molmoe", 3), ("molmo2", 1)],
+    [
+        ("molmo", 1),
+        ("molmo", 3),
+        ("molmoe", 1),
+        ("molmoe", 3),
+        ("molmo2", 1),
+        ("internvl", 1),
+        ("internvl", 3),
+        ("qwen2_5_vl", 1),
+        ("qwen2_5_vl", 3),
+    ],
 )
 def test_memory_estimate_covers_what_tensors_hold(
     small_checkpoint: Path, draw_noise: Draw, tmp_path: Path, name: str, batch_size: int
@@ -324,14 +402,15 @@ def test_memory_estimate_covers_what_tensors_hold(
     runner = runner_class(checkpoint.family).load(checkpoint, geometry, HardwareConfig())
     arithmetic = model_arithmetic(checkpoint.config, geometry)
     assert arithmetic is not None
-    setting = KnobValue("vision_tokens", str(10 * geometry.tokens_per_crop)).crop_setting(geometry)
+    target = 900 if name == "qwen2_5_vl" else 10 * geometry.tokens_per_crop
+    setting = KnobValue("vision_tokens", str(target)).crop_setting(geometry)
     samples = draw_noise([(300, 300)] * batch_size)
     batch = [runner.prepare(sample, setting, "easy_vqa") for sample in samples]
     with torch.no_grad(), LiveBytes(runner.model.parameters()) as live:
         inputs = runner.inputs(batch)
         runner.model(**inputs, use_cache=True, logits_to_keep=1)
     tokens = token_layout(setting.tiling(Size(300, 300), geometry), geometry).vision_tokens
-    counts = PromptCounts(9, tokens, max(len(one.input_ids) for one in batch))
+    counts = PromptCounts(setting.max_crops, tokens, max(len(one.input_ids) for one in batch))
     memory = arithmetic.memory(counts, "float32", batch_size)
     estimate = memory.cache + memory.activations
     assert 0.75 * estimate < live.peak < 1.1 * estimate

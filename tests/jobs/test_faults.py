@@ -26,6 +26,8 @@ from vtexp.models.runner import Runner
 from vtexp.runs import job
 from vtexp.utils import files
 
+pytestmark = pytest.mark.slow
+
 MakeConfig = Callable[..., Config]
 Answers = dict[str, list[tuple[str, str, float]]]
 SIZES = "knob.sizes=[336x336,560x336]"

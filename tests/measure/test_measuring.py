@@ -422,6 +422,7 @@ def timings(values: np.ndarray, crops: Sequence[int]) -> list[LatencyRow]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "crops"),
     [

@@ -14,9 +14,9 @@ from vtexp.data.sample import ImageFile, Sample
 from vtexp.metrics import metric
 from vtexp.metrics.choice import select_option
 from vtexp.metrics.counting import counted
-from vtexp.metrics.math_vista import math_vista_no_network
+from vtexp.metrics.math_vista import math_vista_molmo
 from vtexp.metrics.mmmu import chosen_letter, open_answer_is_right
-from vtexp.metrics.text import anls, clean_prediction, relaxed_correctness
+from vtexp.metrics.text import anls_molmo, clean_prediction, relaxed_correctness
 from vtexp.metrics.vqa import a_okvqa_direct_molmo, normalise, vqa_accuracy_molmo
 
 pytestmark = pytest.mark.golden
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.golden
 def real_world_qa(prediction: str, target: str, question_type: str) -> float:
     # The golden predictions are as the metric gets them: cleaning them again changes nothing here.
     sample = Sample("0", "0", ImageFile(Path("none")), "?", (target,), question_type)
-    return metric("real_world_qa").prepare([sample])(prediction, sample)
+    return metric("real_world_qa_molmo").prepare([sample])(prediction, sample)
 
 
 def mmmu(prediction: str, references: list[str], metadata: dict[str, Any]) -> float | None:
@@ -39,7 +39,7 @@ def math_vista(prediction: str, metadata: dict[str, Any]) -> bool:
     keys = ("answer", "answer_type", "precision")
     answer, answer_type, precision = (metadata[key] for key in keys)
     choices = metadata["choices"] if metadata["question_type"] == "multi_choice" else ()
-    return math_vista_no_network(prediction, answer, choices, answer_type, precision)
+    return math_vista_molmo(prediction, answer, choices, answer_type, precision)
 
 
 def point_count(prediction: str, count: int) -> list[float]:
@@ -55,7 +55,7 @@ SCORERS: dict[str, Callable[..., Any]] = {
     "vqa_score": vqa_accuracy_molmo,
     "preprocess_answer": normalise,
     "a_okvqa_score": a_okvqa_direct_molmo,
-    "anls_metric": anls,
+    "anls_metric": anls_molmo,
     "relaxed_correctness": relaxed_correctness,
     "select_mc_option": select_option,
     "real_world_qa_score": real_world_qa,

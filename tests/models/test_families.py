@@ -224,6 +224,7 @@ def test_stretched_images_are_told(make_config: MakeConfig, folder: Path) -> Non
         assert told and f"up to {times:.3g} times" in told[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("case", range(3))
 def test_knobs_run_and_are_counted(
@@ -448,6 +449,7 @@ def test_published_molmo2_needs_no_download_for_random_weights(
     assert plan.checkpoint.tokenizer.image_ids == tuple(first + i for i in range(5))
 
 
+@pytest.mark.slow
 def test_random_weights_have_counts_and_latency(
     make_config: MakeConfig, folder: Path, tmp_path: Path
 ) -> None:

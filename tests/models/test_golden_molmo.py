@@ -183,7 +183,7 @@ class StubTokenizer:
     def __init__(self, config: MolmoConfig, text_ids: list[int]) -> None:
         special = config.special_token_ids
         self.image_ids = tuple(special[key] for key in ("im_start", "im_end", "im_patch", "im_col"))
-        self.bos_id, self.eos_id, self.text_ids = config.bos_token_id, NEVER, text_ids
+        self.bos_id, self.end_ids, self.text_ids = config.bos_token_id, (NEVER,), text_ids
 
     def prompt(self, sample: Sample, style: str) -> Prompt:
         return Prompt([self.bos_id], self.text_ids)

@@ -33,7 +33,8 @@ from vtexp.budget.geometry import (
 )
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.errors import ConfigError
-from vtexp.models.internvl import MEAN, STD, InternVLRunner
+from vtexp.models.internvl import InternVLRunner
+from vtexp.models.processors import IMAGENET
 from vtexp.models.qwen2_5_vl import Qwen2_5_VLRunner
 from vtexp.prompts.tokenizer import PromptTokenizer
 
@@ -68,8 +69,8 @@ def test_internvl_pixels_are_those_of_transformers(size: tuple[int, int], cap: i
     image = noise(*size)
     processor = GotOcr2ImageProcessorPil(
         size={"height": 448, "width": 448},
-        image_mean=MEAN,
-        image_std=STD,
+        image_mean=IMAGENET.mean,
+        image_std=IMAGENET.std,
         crop_to_patches=True,
         max_patches=cap,
     )

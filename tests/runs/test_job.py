@@ -66,6 +66,7 @@ def answers(sweep: Path) -> dict[str, list[SampleRow]]:
     }
 
 
+@pytest.mark.slow
 def test_chunks_and_workers_change_no_answer(
     make_config: MakeConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +96,7 @@ def test_chunks_and_workers_change_no_answer(
     assert not decoded  # elsewhere
 
 
+@pytest.mark.slow
 def test_a_broken_image_fails_its_samples_in_all_runs(
     make_config: MakeConfig, folder: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +171,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node", [None, "another"])
 def test_an_interrupted_job_goes_on_with_what_is_missing(
     make_config: MakeConfig,

@@ -133,6 +133,7 @@ def test_same_inputs_give_the_same_answers(make_config: MakeConfig, tmp_path: Pa
     assert len(predictions) == 2 and predictions[0] == predictions[1]
 
 
+@pytest.mark.slow
 def test_batch_size_does_not_change_answers(make_config: MakeConfig, tmp_path: Path) -> None:
     predictions = {}
     for size in (1, 5):
@@ -146,6 +147,7 @@ def test_batch_size_does_not_change_answers(make_config: MakeConfig, tmp_path: P
     assert predictions[1] == predictions[5]
 
 
+@pytest.mark.slow
 def test_finished_runs_are_kept(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +160,7 @@ def test_finished_runs_are_kept(
     assert "336x336: has a result already, kept" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_survived_and_named(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from vtexp.budget.geometry import token_layout
 from vtexp.budget.knobs import same_inputs
 from vtexp.config.schema import Config
 from vtexp.data.sample import fingerprint
-from vtexp.errors import CheckpointError, ConfigError, DataError, VtexpError
+from vtexp.errors import CheckpointError, ConfigError, VtexpError
 from vtexp.jobs.here import run_job
 from vtexp.prompts.tokenizer import build_prompt
 from vtexp.runs.plan import make_plan
@@ -46,10 +46,22 @@ def test_longest_prompt_counts_bos_image_and_text(make_config: MakeConfig) -> No
     assert run.longest_prompt == 1 + token_layout(run.tilings[0]).sequence_length + longest
 
 
-def test_verdicts_come_from_the_knob_value(make_config: MakeConfig) -> None:
-    runs = make_plan(make_config("knob=max_crops", "knob.max_crops=[2,22,27,30]")).runs
-    levels = [run.verdict.level for run in runs]
-    assert levels == ["recommended", "feasible", "tight", "refused"]
+def test_verdicts_of_the_seeds_hold_with_full_tokens(make_config: MakeConfig) -> None:
+    knob = ("knob=max_crops", "knob.max_crops=[2,22,27,30]")
+    levels = {
+        full: [run.verdict.level for run in make_plan(make_config(*knob, full)).runs]
+        for full in ("force_full_tokens=false", "force_full_tokens=true")
+    }
+    assert levels["force_full_tokens=true"] == ["recommended", "feasible", "tight", "refused"]
+    assert levels["force_full_tokens=false"] == ["recommended"] * 4
+
+
+def test_36_crops_run_and_are_beyond_training(make_config: MakeConfig) -> None:
+    for knob in (("knob=max_crops", "knob.max_crops=[36]"), ("knob.sizes=[1456x1456]",)):
+        (run,) = make_plan(make_config(*knob)).runs
+        assert (run.num_crops, run.verdict.level) == (36, "recommended")
+        assert any("36 crops are beyond the model's training" in w for w in run.warnings)
+    assert run.longest_prompt < 3000
 
 
 def test_a_prompt_that_cannot_fit_is_refused(make_config: MakeConfig) -> None:
@@ -58,7 +70,7 @@ def test_a_prompt_that_cannot_fit_is_refused(make_config: MakeConfig) -> None:
     plan = make_plan(config)
     assert [run.verdict.level for run in plan.runs] == ["recommended", "refused"]
     needed = plan.runs[1].longest_prompt
-    message = f"knob.sizes=784x784: the longest prompt and its answer need {needed} \\+ 4 tokens"
+    message = f"knob.sizes=784x784: the longest prompt and its answer need {needed} \\+ 4 of 1400"
     with pytest.raises(ConfigError, match=message):
         plan.require_feasible()
 
@@ -86,9 +98,10 @@ def test_plan_shows_refused_values_and_loads_nothing(
     make_config: MakeConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "vtexp.models.runner", None)  # importing it now fails
-    run_job(make_config("plan=true", "knob=max_crops", "knob.max_crops=[2,12,30]"))
-    shown = capsys.readouterr().out
-    assert "refused: 30 crops need about 4320 of 4096 tokens; at most 28" in shown
+    run_job(make_config("plan=true", "knob=max_crops", "knob.max_crops=[2,12]"))
+    run_job(make_config("plan=true", "knob.sizes=[1904x1904]"))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "image_size=1904x1904: refused: the longest prompt and its answer need" in shown
     assert "max_crops=12: every image gives the same inputs as max_crops=2" in shown
 
 
@@ -106,7 +119,7 @@ def test_missing_package_says_what_to_install(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match="pip install easy-vqa"):
+    with pytest.raises(ConfigError, match=r"easy_vqa.*pip install .vtexp\[easy_vqa\]"):
         make_plan(make_config())
 
 
@@ -157,8 +170,8 @@ def test_weights_are_asked_for_when_all_else_is_right(
         make_plan(make_config(here, "knob.sizes=[0x5]"))
     with pytest.raises(ConfigError, match=r"dataset\.split=validation"):
         make_plan(make_config(here, "dataset.split=validation"))
-    with pytest.raises(ConfigError, match="max_crops=60"):
-        make_plan(make_config(here, "knob=max_crops", "knob.max_crops=[60]")).require_feasible()
+    with pytest.raises(ConfigError, match="sizes=1904x1904"):
+        make_plan(make_config(here, "knob.sizes=[1904x1904]")).require_feasible()
     with pytest.raises(CheckpointError, match=r"no \*\.safetensors"):
         make_plan(make_config(here))
 
@@ -178,7 +191,7 @@ def test_padding_is_told(make_config: MakeConfig) -> None:
     """Seven crops of a square image can only be a strip: most of it is padding."""
     runs = make_plan(make_config("knob=vision_tokens", "knob.targets=[720,1152]")).runs
     assert runs[0].warnings == ()
-    assert [str(t) for t in set(runs[1].tilings)] == ["7x1"]
+    assert [str(t) for t in set(runs[1].tilings)] == ["1x7"]
     # The square image is 336 px high and wide on a canvas of 1680 x 336.
     assert any("as little as 20% of it" in warning for warning in runs[1].warnings)
 

@@ -12,6 +12,8 @@ from vtexp.config.compose import compose_config
 from vtexp.jobs.here import run_job
 from vtexp.runs import run
 
+pytestmark = pytest.mark.slow
+
 SIZES = ("336x336", "560x560")
 
 

@@ -69,6 +69,7 @@ def tiny_config(vocab_size: int, eos_id: int) -> MolmoConfig:
         rope_theta=10_000.0,
         bos_token_id=eos_id,
         eos_token_id=eos_id,
+        trained_styles=["easy_vqa", "small_print"],
         vision_backbone={
             "image_emb_dim": 128,
             "image_num_heads": 4,

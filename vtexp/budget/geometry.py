@@ -13,7 +13,9 @@ from __future__ import annotations
 import functools
 import math
 import re
+import sys
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -68,10 +70,11 @@ class Geometry:
     `crop_px` and `patch_px` in pixels; margins in patches, the same for rows and columns
     (left/top, right/bottom); `pool` is the side of the block of patches behind one vision token.
     `global_crop`: with every image, only beside more than one crop, or never. `tiling_rule`: how a
-    cap picks a tiling: `select_tiling`, `nearest_aspect_tiling` or `pixel_tiling`; `min_crops` is
-    the least that the last one takes. `fit`: how images are brought to a canvas where the knob does
-    not say. `view_markers`: whether a start and an end token stand around each view and a column
-    token after each of its rows; `global_columns`: after those of the global view too.
+    cap picks a tiling: `select_tiling`, `nearest_aspect_tiling` or `pixel_tiling`; `min_pixels` and
+    `max_pixels` are those of the last one's image. `own_max_crops`: the most crops of the model's
+    own preprocessing, with which it was trained. `fit`: how images are brought to a canvas where
+    the knob does not say. `view_markers`: whether a start and an end token stand around each view
+    and a column token after each of its rows; `global_columns`: after those of the global view too.
     """
 
     crop_px: int
@@ -82,7 +85,9 @@ class Geometry:
     max_sequence_length: int = 4096
     global_crop: Literal["always", "tiled", "never"] = "always"
     tiling_rule: Literal["scale", "aspect", "pixels"] = "scale"
-    min_crops: int = 1
+    min_pixels: int = 1
+    max_pixels: int | None = None
+    own_max_crops: int | None = None
     fit: str = "letterbox"
     view_markers: bool = True
     global_columns: bool = True
@@ -141,7 +146,7 @@ class Geometry:
 
 
 #: allenai/Molmo-*-0924 (CLIP ViT-L/14 at 336 px).
-MOLMO = Geometry(crop_px=336)
+MOLMO = Geometry(crop_px=336, own_max_crops=12)
 #: allenai/Molmo2-* (SigLIP2 so400m/14 at 378 px).
 MOLMO2 = Geometry(crop_px=378, max_sequence_length=36_864, fit="stretch")
 #: OpenGVLab/InternVL3-*-hf: tiles side by side, a thumbnail beside more than one.
@@ -163,7 +168,7 @@ QWEN2_5_VL = Geometry(
     max_sequence_length=32_768,
     global_crop="never",
     tiling_rule="pixels",
-    min_crops=4,
+    min_pixels=56 * 56,
     fit="stretch",
     view_markers=False,
 )
@@ -212,14 +217,20 @@ def image_size_to_tiling(size: Size, geometry: Geometry = MOLMO) -> Tiling:
 def crops_to_tiling(num_crops: int, aspect_ratio: float, geometry: Geometry = MOLMO) -> Tiling:
     """Tiling of exactly `num_crops` crops whose canvas has the W/H nearest to `aspect_ratio`.
 
-    Absolute difference; among equals the one with fewer rows.
+    Nearest by the logarithm of the ratio, so that tall images are treated as wide ones are; among
+    equals the one with fewer rows.
     """
     pairs = (
         Tiling(rows, num_crops // rows) for rows in range(1, num_crops + 1) if num_crops % rows == 0
     )
 
-    def distance(tiling: Tiling) -> float:
-        return abs(tiling_to_resolution(tiling, geometry).aspect_ratio - aspect_ratio)
+    # Of sides in px, exactly: a quotient of floats would decide ties by its rounding.
+    wanted = Fraction(aspect_ratio).limit_denominator(100_000) or Fraction(aspect_ratio)
+
+    def distance(tiling: Tiling) -> Fraction:
+        height, width = tiling_to_resolution(tiling, geometry)
+        ratio = Fraction(width, height) / wanted
+        return max(ratio, 1 / ratio)
 
     return min(pairs, key=distance)
 
@@ -288,10 +299,16 @@ def nearest_aspect_tiling(size: Size, max_crops: int, geometry: Geometry) -> Til
     return best
 
 
-def largest_tiling(size: Size, max_crops: int, geometry: Geometry) -> Tiling:
-    """Largest tiling of at most `max_crops` crops with the image's aspect, sides rounded down."""
+def largest_tiling(
+    size: Size, max_crops: int, geometry: Geometry, *, max_pixels: int | None = None
+) -> Tiling:
+    """Largest tiling of at most `max_crops` crops with the image's aspect, sides rounded down.
+
+    `max_pixels`: the most that its canvas may have besides.
+    """
     window = geometry.window_px
-    scale = math.sqrt(size.height * size.width / (max_crops * window**2))
+    pixels = min(max_crops * window**2, max_pixels or sys.maxsize)
+    scale = math.sqrt(size.height * size.width / pixels)
     rows = max(1, math.floor(size.height / scale / window))
     cols = max(1, math.floor(size.width / scale / window))
     # A side below one crop takes one; the other may then take all of them, but no more.
@@ -302,16 +319,24 @@ def pixel_tiling(size: Size, max_crops: int, geometry: Geometry) -> Tiling:
     """Tiling nearest to the image's own size, within the cap: Qwen2.5-VL's rule.
 
     Its `smart_resize` with one crop per 28 x 28 px cell: sides rounded to whole cells; shrunk with
-    the aspect kept above the cap, enlarged below `min_crops`. Unlike it, never above the cap.
+    the aspect kept above the cap or `max_pixels`, enlarged below `min_pixels`. Unlike it, never
+    above the cap.
     """
-    window, least = geometry.window_px, min(geometry.min_crops, max_crops)
+    window = geometry.window_px
+    most = min(max_crops * window**2, geometry.max_pixels or sys.maxsize)
+    cap = max(1, most // window**2)
     tiling = Tiling(round(size.height / window), round(size.width / window))
-    if tiling.num_crops < least:
-        scale = math.sqrt(least * window**2 / (size.height * size.width))
+    if tiling.num_crops * window**2 > most:
+        return largest_tiling(size, cap, geometry, max_pixels=most)
+    least = min(geometry.min_pixels, max_crops * window**2)
+    if tiling.num_crops * window**2 < least:
+        scale = math.sqrt(least / (size.height * size.width))
         tiling = Tiling(
             math.ceil(size.height * scale / window), math.ceil(size.width * scale / window)
         )
-    return tiling if tiling.num_crops <= max_crops else largest_tiling(size, max_crops, geometry)
+    if tiling.num_crops <= max_crops:
+        return tiling
+    return largest_tiling(size, max_crops, geometry)
 
 
 def image_tiling(
@@ -453,16 +478,29 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def crop_limit(num_crops: int, geometry: Geometry = MOLMO) -> Verdict:
-    """Verdict on a number of crops, by the share of the context that their tokens take.
+def prompt_limit(longest: int, new_tokens: int, geometry: Geometry = MOLMO) -> Verdict:
+    """Verdict on the true length of a run's longest prompt, and of its answer, in tokens.
 
-    At a context of 4096 these are the limits of the seed documents: up to 20 crops (2880 tokens)
-    recommended, 21-25 (3600) feasible with small batches, 26-28 (4032) almost no room for text,
-    more refused. A longer context moves them in proportion.
+    Refused is what the context cannot hold.
+    """
+    needed, context = longest + new_tokens, geometry.max_sequence_length
+    about = f"the longest prompt and its answer need {longest} + {new_tokens} of {context} tokens"
+    if needed > context:
+        return Verdict("refused", f"{about}; take fewer crops")
+    return Verdict("recommended", about)
+
+
+def crop_limit(num_crops: int, geometry: Geometry = MOLMO) -> Verdict:
+    """Verdict on a number of crops that all give all their tokens, of the seed documents.
+
+    By the share of the context that their tokens take: at 4096, up to 20 crops (2880 tokens) are
+    recommended, 21-25 (3600) feasible with small batches, 26-28 (4032) leave almost no room for
+    text, more are refused. A longer context moves these in proportion. Without
+    `force_full_tokens`, overlap is dropped and prompts are shorter: they do not hold then.
     """
     tokens = num_crops * geometry.tokens_per_crop
     context = geometry.max_sequence_length
-    about = f"{num_crops} crops need about {tokens} of {context} tokens"
+    about = f"{num_crops} crops in full need about {tokens} of {context} tokens"
     if tokens > context:
         fits = context // geometry.tokens_per_crop
         return Verdict("refused", f"{about}; at most {fits} crops fit this model's context")
@@ -471,6 +509,21 @@ def crop_limit(num_crops: int, geometry: Geometry = MOLMO) -> Verdict:
     if tokens * 4096 > 2880 * context:
         return Verdict("feasible", f"{about}: use small batches")
     return Verdict("recommended", about)
+
+
+def own_limit_warning(asked: int, most: int, geometry: Geometry = MOLMO) -> str | None:
+    """Warning about more crops than the model's own preprocessing makes, else None.
+
+    `asked` for by the knob; `most`: what any image gets.
+    """
+    own = geometry.own_max_crops
+    if own is None or asked <= own:
+        return None
+    here = f"no image here gets more than {most}" if most < asked else "images here get as many"
+    return (
+        f"{asked} crops are beyond the model's training, whose preprocessing makes at most {own}; "
+        f"{here}"
+    )
 
 
 def aspect_ratio_warning(size: Size) -> str | None:

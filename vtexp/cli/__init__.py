@@ -1,1 +1,1 @@
-"""The commands."""
+"""The commands: launch, report, status, wait, resume, cancel, publish, datasets."""

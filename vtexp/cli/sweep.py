@@ -13,8 +13,9 @@ from vtexp.config.schema import Launcher
 from vtexp.cost import latency_fit
 from vtexp.errors import ConfigError, DataError
 from vtexp.jobs import local, slurm
-from vtexp.jobs.finish import show_comparison
+from vtexp.jobs.finish import require_page, show_comparison
 from vtexp.jobs.launch import launch, refuse_to_disturb
+from vtexp.jobs.prepare import require_extras
 from vtexp.jobs.status import RunStatus, find_sweep, look, look_again
 from vtexp.jobs.watch import summary, table, watch
 from vtexp.report import write
@@ -25,6 +26,7 @@ from vtexp.runs.plan import Plan, make_plan
 from vtexp.tracking import publish as upload
 from vtexp.utils import files
 from vtexp.utils.console import console
+from vtexp.utils.extras import require_extra
 
 
 def status(name: str) -> None:
@@ -38,6 +40,7 @@ def publish(name: str) -> None:
 
     Raises VtexpError where that did not work.
     """
+    require_extra("wandb", "vtexp publish")
     upload.publish(find_sweep(name))
 
 
@@ -47,6 +50,7 @@ def wait(name: str) -> None:
     watch(sweep)
     show_comparison(sweep)
     raise_failures(run_folders(sweep))
+    require_page(sweep)
 
 
 def report(
@@ -67,14 +71,15 @@ def report(
         raise ConfigError(f"report {' '.join(names)}: a sweep is named twice")
     statuses = [status for sweep in sweeps for status in look_again(sweep)]
     shared = questions == "shared"
-    if len(sweeps) == 1 and out is None:
-        # Of what is asked for here alone: W&B has what the sweep was configured with.
-        if write.report(sweeps, sweeps[0], margin=margin, shared=shared):
-            latency_fit.write_cost_model(sweeps[0])
-    else:
-        write.report(sweeps, out or _report_folder(sweeps), margin=margin, shared=shared)
+    folder = out or (sweeps[0] if len(sweeps) == 1 else _report_folder(sweeps))
+    written = write.report(sweeps, folder, margin=margin, shared=shared)
+    # Of what is asked for here alone: W&B has what the sweep was configured with.
+    if written and out is None and len(sweeps) == 1:
+        latency_fit.write_cost_model(folder)
     if any(status.state != "done" for status in statuses):
         console.print(summary(statuses))
+    if written:
+        require_page(folder)
 
 
 def _report_folder(sweeps: Sequence[Path]) -> Path:
@@ -119,6 +124,7 @@ def resume(name: str) -> None:
     jobs = [Job(tuple(folders), hardware[folders[0]]) for folders in groups]
     refuse_to_disturb(statuses, jobs)
     for plan in plans:
+        require_extras(plan.config, submits=True)
         freeze(plan)
     launch(jobs, wait=True)
 

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -37,6 +38,21 @@ def compose_config(overrides: Sequence[str], config_dir: Path | None = None) -> 
     """
     with _files(config_dir) as searched:
         return from_hydra(compose("config", [*searched, *map(with_brackets, overrides)]))
+
+
+def combinations(arguments: Sequence[str]) -> list[list[str]]:
+    """Overrides of each combination of swept keys and groups, as `-m` makes jobs of them.
+
+    Raises ConfigError where an argument cannot be read, or the sweep's name is swept.
+    """
+    try:
+        overrides = OverridesParser.create().parse_overrides(list(map(with_brackets, arguments)))
+    except HydraException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    if any(o.get_key_element() == "sweep.name" and o.is_sweep_override() for o in overrides):
+        raise ConfigError("sweep.name: one sweep has one name; start two for two names")
+    (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    return [list(own) for own in batch]
 
 
 def dataset_names(config_dir: Path | None = None) -> list[str]:

@@ -1,1 +1,1 @@
-"""What a run costs by arithmetic and by what was measured before: FLOPs, memory, time; no torch."""
+"""What a run costs, by arithmetic and earlier runs: FLOPs, memory, time; no torch."""

@@ -15,6 +15,7 @@ from vtexp.cost.flops import (
     FeedForward,
     LanguageModel,
     ModelArithmetic,
+    Windows,
 )
 from vtexp.models.molmo.defaults import DEFAULT_CONNECTOR, DEFAULT_VISION_BACKBONE, MOLMOE_NAMES
 
@@ -193,7 +194,143 @@ def _molmo2_llm(text: dict[str, Any]) -> LanguageModel:
     )
 
 
+#: What transformers' InternVL and Qwen2.5-VL classes take where config.json says nothing (5.23).
+_INTERNVL_VISION: dict[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "attention_bias": False,
+    "use_qk_norm": False,
+    "norm_type": "layer_norm",
+    "use_mask_token": False,
+    "use_absolute_position_embeddings": True,
+    "use_mean_pooling": True,
+}
+_QWEN_VISION: dict[str, Any] = {
+    "depth": 32,
+    "hidden_size": 3584,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "window_size": 112,
+    "out_hidden_size": 3584,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+}
+#: Biases and norms of a language model's attention, by its model_type: whether queries, keys and
+#: values have a bias, whether the output has, and whether queries and keys are normalised per head.
+#: None: as `attention_bias` says.
+_TEXT_ATTENTION: dict[str, tuple[bool | None, bool | None, bool]] = {
+    "llama": (None, None, False),
+    "qwen2": (True, False, False),
+    "qwen2_5_vl": (True, False, False),
+    "qwen2_5_vl_text": (True, False, False),
+    "qwen3": (None, None, True),
+}
+
+
+def _internvl(config: dict[str, Any], geometry: Geometry) -> ModelArithmetic:
+    """InternVL, as transformers computes it; patches go side by side into the projector."""
+    vision = _INTERNVL_VISION | (config.get("vision_config") or {})
+    encoder = _internvl_encoder(vision, config.get("vision_feature_layer", -1), geometry)
+    text = {"model_type": "qwen2"} | config["text_config"]
+    tied = config.get("tie_word_embeddings", True)
+    llm = _plain_llm(text, tied=tied)
+    wide = geometry.pool**2 * encoder.features_width
+    projector = FeedForward(wide, llm.width, llm.width, gated=False)
+    connector = Connector(None, projector, geometry.pool**2, vectors=2 * wide + 2 * llm.width)
+    return ModelArithmetic(geometry, encoder, connector, llm)
+
+
+def _internvl_encoder(vision: dict[str, Any], layer_read: object, geometry: Geometry) -> Encoder:
+    width, heads, layers = (
+        vision[key] for key in ("hidden_size", "num_attention_heads", "num_hidden_layers")
+    )
+    attention = Attention(width, heads, width // heads, heads, width)
+    norm = 2 * width if vision["norm_type"] == "layer_norm" else width
+    vectors = 2 * norm + 2 * width + vision["intermediate_size"] + width  # norms, scales, biases
+    vectors += width + (3 * width if vision["attention_bias"] else 0)
+    vectors += 2 * width if vision["use_qk_norm"] else 0
+    positions = geometry.patches_per_crop + 1  # one of the class
+    outside = width + width  # of the class, and the bias of the patch embedding
+    outside += width if vision["use_mask_token"] else 0
+    outside += positions * width if vision["use_absolute_position_embeddings"] else 0
+    outside += 0 if vision["use_mean_pooling"] else 2 * width
+    return Encoder(
+        Block(attention, FeedForward(width, vision["intermediate_size"], width, False), vectors),
+        layers=layers,
+        layers_run=layers,
+        layers_read=1,
+        layers_kept=0 if layer_read == -1 else layers + 1,
+        positions=positions,
+        patches=geometry.patches_per_crop,
+        patch_values=3 * geometry.patch_px**2,
+        vectors=outside,
+    )
+
+
+def _qwen2_5_vl(config: dict[str, Any], geometry: Geometry) -> ModelArithmetic:
+    """Qwen2.5-VL, as transformers computes it: a crop is the 2 x 2 patches of one vision token."""
+    vision = _QWEN_VISION | (config.get("vision_config") or {})
+    width, heads, layers = vision["hidden_size"], vision["num_heads"], vision["depth"]
+    attention = Attention(width, heads, width // heads, heads, width)
+    feed_forward = FeedForward(width, vision["intermediate_size"], width, gated=True)
+    vectors = 2 * width + attention.biases + 2 * feed_forward.hidden + width
+    encoder = Encoder(
+        Block(attention, feed_forward, vectors),
+        layers=layers,
+        layers_run=layers,
+        layers_read=1,
+        layers_kept=0,
+        positions=geometry.patches_per_crop,
+        patches=geometry.patches_per_crop,
+        patch_values=2 * 3 * geometry.patch_px**2,  # of a film of two equal frames
+        vectors=0,
+        windows=Windows(
+            vision["window_size"] // geometry.crop_px,
+            sum(layer < layers for layer in set(vision["fullatt_block_indexes"])),
+        ),
+    )
+    # Published ones have the language model's sizes at the top.
+    text = config.get("text_config") or config
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+    llm = _plain_llm(text | {"model_type": "qwen2_5_vl_text"}, tied=tied)
+    wide = geometry.pool**2 * width
+    projector = FeedForward(wide, wide, vision["out_hidden_size"], gated=False)
+    vectors = width + wide + vision["out_hidden_size"]
+    return ModelArithmetic(
+        geometry, encoder, Connector(None, projector, geometry.pool**2, vectors), llm
+    )
+
+
+def _plain_llm(text: dict[str, Any], *, tied: bool) -> LanguageModel:
+    """A language model of transformers: causal, gated, all of its last block computed."""
+    width, heads = text["hidden_size"], text["num_attention_heads"]
+    head_dim = text.get("head_dim") or width // heads
+    kv_heads = text.get("num_key_value_heads") or heads
+    attention = Attention(width, heads, head_dim, kv_heads, width)
+    feed_forward = FeedForward(width, text["intermediate_size"], width, gated=True)
+    of_inputs, of_output, normed = _TEXT_ATTENTION[text["model_type"]]
+    said = bool(text.get("attention_bias"))
+    kv_width = kv_heads * head_dim
+    vectors = 2 * width
+    vectors += attention.inner + 2 * kv_width if (said if of_inputs is None else of_inputs) else 0
+    vectors += width if (said if of_output is None else of_output) else 0
+    vectors += 2 * head_dim if normed else 0
+    vectors += 2 * feed_forward.hidden + width if text.get("mlp_bias") else 0
+    return LanguageModel(
+        Block(attention, feed_forward, vectors),
+        layers=text["num_hidden_layers"],
+        embedding_rows=text["vocab_size"],
+        logits=text["vocab_size"],
+        logits_tied=tied,
+        last_block_in_full=True,
+        image_is_mutual=False,
+    )
+
+
 _READERS: dict[str, Callable[[dict[str, Any], Geometry], ModelArithmetic]] = {
     "molmo": _molmo,
     "molmo2": _molmo2,
+    "internvl": _internvl,
+    "qwen2_5_vl": _qwen2_5_vl,
 }

@@ -10,10 +10,11 @@ FlopCounterMode: no norms, activations, softmax or rotary positions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
-from vtexp.budget.geometry import Geometry
+from vtexp.budget.geometry import Geometry, Tiling
 
 #: Bytes of one number.
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -31,12 +32,20 @@ class PromptCounts:
     """What a prompt's image became, by the names that rows of latency.jsonl have.
 
     num_crops: high-resolution crops; vision_tokens: those that enter the language model;
-    sequence_length: tokens of the whole prompt.
+    sequence_length: tokens of the whole prompt; tiling: of the crops, where it is known.
     """
 
     num_crops: int
     vision_tokens: int
     sequence_length: int
+    tiling: Tiling | None = None
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Self:
+        """Of a row of latency.jsonl."""
+        shown = row.get("tiling")
+        tiling = None if shown is None else Tiling(*(int(side) for side in shown.split("x")))
+        return cls(row["num_crops"], row["vision_tokens"], row["sequence_length"], tiling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +159,33 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Windows:
+    """Attention of an encoder whose crops see each other: within windows, or all crops.
+
+    `side`: crops along a window's side; in `whole_layers` layers every crop sees all.
+    """
+
+    side: int
+    whole_layers: int
+
+    def pairs(self, crops: int, tiling: Tiling | None) -> int:
+        """Pairs of crops in one layer with windows; without a tiling, all windows are whole."""
+        if tiling is None:
+            return crops * self.side**2
+
+        def squares(length: int) -> int:
+            return length // self.side * self.side**2 + (length % self.side) ** 2
+
+        return squares(tiling.rows) * squares(tiling.cols)
+
+
+@dataclass(frozen=True, slots=True)
 class Encoder:
     """The vision encoder: all crops alike, `positions` in each.
 
-    `layers` are there, `layers_run` are computed, and the outputs of `layers_read` go on to the
-    connector; `layers_kept` of them are held until then. `vectors`: parameters outside the blocks
-    and the patch embedding.
+    Crops see only themselves, but where there are `windows`. `layers` are there, `layers_run` are
+    computed, and the outputs of `layers_read` go on to the connector; `layers_kept` of them are held
+    until then. `vectors`: parameters outside the blocks and the patch embedding.
     """
 
     block: Block
@@ -167,6 +197,7 @@ class Encoder:
     patches: int
     patch_values: int
     vectors: int
+    windows: Windows | None = None
 
     @property
     def width(self) -> int:
@@ -182,21 +213,28 @@ class Encoder:
         """Parameters with so many layers."""
         return self.patch_values * self.width + layers * self.block.weights() + self.vectors
 
-    def flops(self, crops: int) -> float:
-        """Of so many crops: every position of a crop looks at all of them."""
-        p = self.positions
-        blocks = self.layers_run * self.block.flops(p, p, p * p)
-        return crops * (2 * self.patches * self.patch_values * self.width + blocks)
+    def flops(self, crops: int, tiling: Tiling | None = None) -> float:
+        """Of so many crops: every position looks at all those of the crops that it sees."""
+        p, of_all = self.positions, crops * self.positions
+        embedding = 2 * crops * self.patches * self.patch_values * self.width
+        if self.windows is None:
+            return embedding + self.layers_run * self.block.flops(of_all, of_all, crops * p * p)
+        pairs = self.windows.pairs(crops, tiling) * p * p
+        whole = self.block.flops(of_all, of_all, of_all * of_all)
+        windowed = self.block.flops(of_all, of_all, pairs)
+        count = self.windows.whole_layers
+        return embedding + count * whole + (self.layers_run - count) * windowed
 
 
 @dataclass(frozen=True, slots=True)
 class Connector:
     """Pools `pooled` patches by attention from their mean, then projects them.
 
-    Made are only tokens that the language model gets.
+    Without `pooling`, the patches are projected side by side. Made are only tokens that the
+    language model gets.
     """
 
-    pooling: Attention
+    pooling: Attention | None
     projector: FeedForward
     pooled: int
     vectors: int
@@ -204,10 +242,13 @@ class Connector:
     @property
     def weights(self) -> int:
         """All parameters."""
-        return self.pooling.weights + self.projector.weights() + self.vectors
+        pooling = 0 if self.pooling is None else self.pooling.weights
+        return pooling + self.projector.weights() + self.vectors
 
     def flops(self, tokens: int) -> float:
         """Of so many tokens."""
+        if self.pooling is None:
+            return tokens * self.projector.flops(1)
         pooling = self.pooling.flops(1, self.pooled, 1, self.pooled)
         return tokens * (pooling + self.projector.flops(1))
 
@@ -286,7 +327,7 @@ class ModelArithmetic:
         """FLOPs of each stage of one prefill."""
         length, tokens = counts.sequence_length, counts.vision_tokens
         return {
-            "vision_encoder": self.encoder.flops(self.encoded_crops(counts)),
+            "vision_encoder": self.encoder.flops(self.encoded_crops(counts), counts.tiling),
             "connector": self.connector.flops(tokens),
             "llm_prefill": self.llm.flops(length, tokens, pairs),
         }

@@ -11,6 +11,7 @@ common JPEGs and PNGs to the same pixels, JPEGs in two thirds of the time, PNGs 
 from __future__ import annotations
 
 import io
+import os
 import stat
 import warnings
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -46,9 +47,10 @@ _TURNING_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image in a file of its own."""
+    """An image in a file of its own; `on_white`: see `to_rgb`."""
 
     path: Path
+    on_white: bool = False
 
     def open_bytes(self) -> BinaryIO:
         """The encoded image. Raises OSError, also for pipes: who opens one waits for ever."""
@@ -64,7 +66,8 @@ class ImageFile:
 class StoredImage:
     """An encoded image in a cell of an Arrow file (`file`, `column`, `row`), read when opened.
 
-    `origin` names the place for people, such as a row of the Parquet file it came from.
+    `origin` names the place for people, such as a row of the Parquet file it came from. `on_white`:
+    see `to_rgb`.
     """
 
     file: str
@@ -72,6 +75,7 @@ class StoredImage:
     row: int
     origin: str
     origin_row: int
+    on_white: bool = False
 
     def open_bytes(self) -> BinaryIO:
         """The encoded image. Raises OSError."""
@@ -84,7 +88,72 @@ class StoredImage:
         return f"{self.origin}, row {self.origin_row}"
 
 
-AnyImage = ImageFile | StoredImage
+@dataclass(frozen=True, slots=True)
+class MemoryImage:
+    """An encoded image in memory; `on_white`: see `to_rgb`."""
+
+    data: bytes
+    name: str = "an image in memory"
+    on_white: bool = False
+
+    def open_bytes(self) -> BinaryIO:
+        """The encoded image."""
+        return io.BytesIO(self.data)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+AnyImage = ImageFile | StoredImage | MemoryImage
+
+
+def image_of(value: Any) -> AnyImage:
+    """An image from a path, a PIL image, or a uint8 array (H, W), (H, W, 1), (H, W, 3 or 4).
+
+    What is no file becomes a PNG in memory, with the pixels that `to_rgb` gives, or with its fourth
+    channel, which `to_rgb` treats as a file's. Raises DataError for anything else.
+    """
+    if isinstance(value, ImageFile | StoredImage | MemoryImage):
+        return value
+    if isinstance(value, str | os.PathLike):
+        return ImageFile(Path(value).expanduser().absolute())
+    pixels = _pixels_of(value)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return MemoryImage(file.getvalue())
+
+
+def _pixels_of(value: Any) -> np.ndarray:
+    """uint8 (H, W, 3), or (H, W, 4) with transparency, of a PIL image or an array.
+
+    Raises DataError for anything else.
+    """
+    if isinstance(value, Image.Image):
+        try:
+            return _upright_rgba(value) if value.mode == "RGBA" else to_rgb(value)
+        except Exception as error:  # as in _pillow_pixels
+            raise DataError(f"the image cannot be decoded ({_reason(error)})") from error
+    wanted = "give a path, a PIL image, or a uint8 array (height, width, 3)"
+    try:
+        pixels = np.asarray(value)
+    except Exception as error:  # of any library's tensors
+        raise DataError(f"no image ({type(value).__name__}): {wanted}") from error
+    grey = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 1)
+    if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
+        what = f"{type(value).__name__} of {pixels.dtype}, shape {pixels.shape}"
+        raise DataError(f"no image ({what}): {wanted}")
+    if 0 in pixels.shape:
+        raise DataError(f"no image (shape {pixels.shape}): it has no pixels")
+    if grey:
+        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    return np.ascontiguousarray(pixels)
+
+
+def _upright_rgba(image: Image.Image) -> np.ndarray:
+    image = image.copy()
+    with suppress(Exception):  # as in `to_rgb`
+        ImageOps.exif_transpose(image, in_place=True)
+    return np.array(image, dtype=np.uint8)
 
 
 def arrow_table(file: str) -> pa.Table:
@@ -122,10 +191,22 @@ def _encoded(file: str, name: str, size: int, time_ns: int) -> pa.ChunkedArray:
     return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
 
 
+class Header(NamedTuple):
+    """What an image's header says: its upright size, and whether it can be transparent."""
+
+    size: Size
+    transparent: bool
+
+
+def image_header(source: AnyImage) -> Header:
+    """What an image's header says. Raises DataError if it cannot be read."""
+    with _opened(source) as (image, file):
+        return Header(_upright_size(image, _orientation(image, file)), image.has_transparency_data)
+
+
 def image_size(source: AnyImage) -> Size:
     """Upright size of an image, from its header only. Raises DataError if it cannot be read."""
-    with _opened(source) as (image, file):
-        return _upright_size(image, _orientation(image, file))
+    return image_header(source).size
 
 
 def _upright_size(image: Image.Image, orientation: int) -> Size:
@@ -143,7 +224,8 @@ def image_pixels(source: AnyImage) -> np.ndarray:
     with _opened(source) as (image, file):
         orientation = _orientation(image, file)
         size = _upright_size(image, orientation)
-        pixels = _fast_pixels(image, file) if orientation == 1 else None
+        blended = source.on_white and image.mode == "RGBA"
+        pixels = _fast_pixels(image, file) if orientation == 1 and not blended else None
     if pixels is None:
         pixels = _pillow_pixels(source)
     decoded = Size(*pixels.shape[:2])
@@ -157,27 +239,33 @@ def _pillow_pixels(source: AnyImage) -> np.ndarray:
     were read, it does not look behind them."""
     with _opened(source) as (image, _):
         try:
-            return to_rgb(image)
+            return to_rgb(image, on_white=source.on_white)
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise many kinds for broken files
             raise DataError(f"{source}: the image cannot be decoded ({_reason(error)})") from error
 
 
-def to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image, *, on_white: bool = False) -> np.ndarray:
     """uint8 (H, W, 3) array of an image of any mode: its first frame, turned as its EXIF says.
 
     Pillow's conversion, then the turn, as in Molmo's `load_image`: transparency is dropped, 16 bits
     are clipped at 255. Unlike there, truncated files are not filled with grey. An RGB image is
-    turned itself: Pillow would copy it twice, for nothing. Raises what Pillow raises.
+    turned itself: Pillow would copy it twice, for nothing. With `on_white` an RGBA image is pasted
+    on white first, as by qwen_vl_utils' `to_rgb`; no other mode is. Raises what Pillow raises.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as palettes with transparency
-        if image.mode != "RGB":
+        blended = on_white and image.mode == "RGBA"
+        if image.mode != "RGB" and not blended:
             image = image.convert("RGB")
         image.load()
         with suppress(Exception):  # EXIF that cannot be parsed: left as it is, as there
             ImageOps.exif_transpose(image, in_place=True)
+        if blended:
+            white = Image.new("RGB", image.size, (255, 255, 255))
+            white.paste(image, mask=image.getchannel("A"))
+            image = white
     return np.array(image, dtype=np.uint8)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from vtexp.budget.geometry import Size
 from vtexp.config.schema import DatasetConfig
-from vtexp.data.images import AnyImage, image_pixels, image_size
+from vtexp.data.images import AnyImage, Header, image_header, image_pixels
 from vtexp.data.images import ImageFile as ImageFile
 from vtexp.data.images import StoredImage as StoredImage
 from vtexp.data.images import to_rgb as to_rgb
@@ -45,9 +45,17 @@ class Sample:
     attributes: Mapping[str, float | str] = field(default_factory=dict)
     style: str | None = None
 
+    def image_header(self) -> Header:
+        """What the image's header says. Raises DataError if it cannot be read."""
+        return image_header(self.image)
+
     def image_size(self) -> Size:
         """Size of the image, from its header only. Raises DataError if it cannot be read."""
-        return image_size(self.image)
+        return self.image_header().size
+
+    def on_white(self) -> Sample:
+        """The sample with its image pasted on white where it is transparent."""
+        return replace(self, image=replace(self.image, on_white=True))
 
     def pixels(self) -> np.ndarray:
         """The image as uint8 (H, W, 3) RGB. Raises DataError if it cannot be read."""

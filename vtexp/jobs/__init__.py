@@ -1,1 +1,1 @@
-"""Jobs of a sweep: prepared, handed to SLURM or to processes, watched, compared at the end."""
+"""Jobs of a sweep on SLURM or local processes: submit, watch, finish."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from vtexp.cost.latency_fit import write_cost_model
 from vtexp.report.write import report
 from vtexp.tracking.publish import after_sweep
+from vtexp.utils.extras import require_extra
 
 
 def show_comparison(sweep: Path, *, margin: float | None = None) -> None:
@@ -17,3 +18,11 @@ def show_comparison(sweep: Path, *, margin: float | None = None) -> None:
     if sweep.is_dir() and report([sweep], sweep, margin=margin):
         write_cost_model(sweep)
         after_sweep(sweep)
+
+
+def require_page(folder: Path) -> None:
+    """Raise MissingExtraError where a report that was written and printed had to leave out its page.
+
+    To be called last: all else is there.
+    """
+    require_extra("report", f"{folder / 'report.html'}", "; then make the report again")

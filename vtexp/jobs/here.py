@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from vtexp.config.schema import Config, Launcher
 from vtexp.errors import ConfigError
-from vtexp.jobs.finish import show_comparison
-from vtexp.jobs.prepare import in_new_folder
+from vtexp.jobs.finish import require_page, show_comparison
+from vtexp.jobs.prepare import in_new_folder, require_extras
 from vtexp.jobs.status import look
 from vtexp.report.plan import show_plan
 from vtexp.runs.folder import raise_failures
@@ -19,20 +20,22 @@ from vtexp.tracking.mirror import mirror
 from vtexp.utils.console import console
 
 
-def run_job(config: Config, *, named: bool = True) -> None:
+def run_job(config: Config, *, named: bool = True) -> Path | None:
     """All knob values of a config on one loaded model, in this process alone.
 
     Runs with a result are kept and skipped. A failing run is recorded and the others go on.
-    `named`: the sweep's name was given, so that what is there already belongs to it. Raises
-    VtexpError for what a user can mend, RunFailedError at the end if runs failed.
+    `named`: the sweep's name was given, so that what is there already belongs to it. Returns the
+    sweep's folder, None after a plan. Raises VtexpError for what a user can mend, RunFailedError at
+    the end if runs failed.
     """
     plan = make_plan(config)
     if config.plan:
         show_plan(plan)
-        return
+        return None
     plan.require_feasible()
     if config.hardware.gpus_per_run > 1:
         raise ConfigError("hardware.gpus_per_run: several processes are started by -m alone")
+    require_extras(config, submits=False)
     if not named:
         (plan,) = in_new_folder([plan])
     sweep = sweep_folder(plan.config)
@@ -47,6 +50,8 @@ def run_job(config: Config, *, named: bool = True) -> None:
     finally:
         show_comparison(sweep, margin=plan.config.report.margin)
     raise_failures([run.folder for run in plan.runs])
+    require_page(sweep)
+    return sweep
 
 
 def refuse_runs_under_way(plan: Plan) -> None:

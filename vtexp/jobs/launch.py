@@ -10,7 +10,7 @@ from pathlib import Path
 from vtexp.config.schema import HardwareConfig, Launcher
 from vtexp.errors import ConfigError
 from vtexp.jobs import local, slurm
-from vtexp.jobs.finish import show_comparison
+from vtexp.jobs.finish import require_page, show_comparison
 from vtexp.jobs.status import RunStatus, look
 from vtexp.jobs.watch import come_back, watch
 from vtexp.jobs.worker import make_job
@@ -50,6 +50,8 @@ def launch(jobs: Sequence[Job], *, wait: bool, margin: float | None = None) -> N
             show_comparison(sweep, margin=margin)
     if wait or not (away or under_way):
         raise_failures([folder for job in jobs for folder in job.folders])
+    if wait or not away:
+        require_page(sweep)
 
 
 def _unmade(jobs: Sequence[Job], statuses: Mapping[Path, RunStatus]) -> list[Job]:

@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from vtexp.config.schema import Config
+from vtexp.config.schema import Config, Launcher
 from vtexp.errors import ConfigError
 from vtexp.report.plan import show_plan
 from vtexp.runs.frozen import freeze
 from vtexp.runs.ledger import Job
 from vtexp.runs.plan import Plan, make_plan, sweep_folder
+from vtexp.tracking.mirror import wanted
 from vtexp.utils.console import console
+from vtexp.utils.extras import require_extra
 
 
 def prepare_jobs(
@@ -32,6 +34,7 @@ def prepare_jobs(
         return []
     for plan in plans:
         plan.require_feasible()
+        require_extras(plan.config, submits=True)
     if len({sweep_folder(plan.config) for plan in plans}) > 1:
         raise ConfigError("sweep.folder: one sweep has one folder; start two for two folders")
     if not named:
@@ -50,6 +53,18 @@ def prepare_jobs(
         freeze(plan)
     console.print(f"{len(jobs)} jobs, results in {sweep_folder(plans[0].config)}")
     return jobs
+
+
+def require_extras(config: Config, *, submits: bool) -> None:
+    """Raise MissingExtraError where a config asks for what needs a package that is not installed.
+
+    `submits`: whether jobs are handed to where its hardware says.
+    """
+    if wanted(config.tracking):
+        require_extra("wandb", f"tracking={config.tracking.name}", ", or take tracking=none")
+    if submits and config.hardware.launcher == Launcher.slurm:
+        remark = ", or take hardware.launcher=local or here"
+        require_extra("slurm", f"hardware={config.hardware.name}", remark)
 
 
 def in_new_folder(plans: Sequence[Plan]) -> list[Plan]:

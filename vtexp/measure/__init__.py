@@ -1,1 +1,1 @@
-"""Timing: the protocol, the machine meanwhile, energy, and what the times say."""
+"""Timing: the protocol, the state of the machine, energy, and the quality of the times."""

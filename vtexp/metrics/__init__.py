@@ -1,4 +1,4 @@
-"""Scores of answers: one registry by the name that `dataset.metric` gives.
+"""Scores of answers, by the names that `dataset.metric` takes.
 
 Definitions, ranges and sources are in docs/metrics.md and at the functions.
 """

@@ -1,11 +1,14 @@
-"""Multiple choice: which option an answer means.
+"""Multiple choice as Molmo's and Molmo2's evaluation read it, and RealWorldQA's options.
 
-Source: Molmo's evaluation (github.com/allenai/molmo, olmo/eval/vqa.py) and that of Molmo2.
+Sources: olmo/eval/vqa.py of github.com/allenai/molmo and of github.com/allenai/molmo2. The default
+reading of answers is in `extraction`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from string import ascii_uppercase
 
 from rapidfuzz.distance import Levenshtein
 
@@ -13,6 +16,8 @@ from vtexp.metrics.vqa import same_answer
 
 #: The options of every multiple-choice question of RealWorldQA.
 REAL_WORLD_QA_NAMES = ("A", "B", "C", "D")
+
+Select = Callable[[str, Sequence[str]], int]
 
 
 def select_option(prediction: str, names: Sequence[str]) -> int:
@@ -59,13 +64,30 @@ def _nearest(text: str, names: Sequence[str]) -> int:
     return edits.index(min(edits))
 
 
-def real_world_qa(prediction: str, reference: str, *, multiple_choice: bool) -> bool:
-    """Whether an answer to RealWorldQA is right.
+def real_world_qa_molmo(
+    prediction: str, reference: str, *, multiple_choice: bool, select: Select = select_option
+) -> bool:
+    """Whether an answer to RealWorldQA is right, as Molmo's and Molmo2's code finds it.
 
     Its multiple-choice questions have the options A to D in their text; other answers are compared
     normalised as for VQA. Raises ValueError where the reference is none of the options.
     """
     if multiple_choice:
-        chosen = select_option(prediction, REAL_WORLD_QA_NAMES)
+        chosen = select(prediction, REAL_WORLD_QA_NAMES)
         return chosen == REAL_WORLD_QA_NAMES.index(reference)
     return same_answer(prediction, reference)
+
+
+#: An option in a question's own text: `A. red` or `(B) blue` on a line.
+_OPTION_LINE = re.compile(r"^\s*\(?([A-Z])[.:)]\s*(\S.*)$", re.MULTILINE)
+
+
+def options_in(question: str) -> list[str]:
+    """The options that a question's text lists in lines from A on; empty where a letter is missing.
+
+    Without any it has four places, those of RealWorldQA, whose texts are not known.
+    """
+    found = dict(_OPTION_LINE.findall(question))
+    if not found:
+        return [""] * len(REAL_WORLD_QA_NAMES)
+    return [found.get(letter, "").strip() for letter in ascii_uppercase if letter <= max(found)]

@@ -1,7 +1,8 @@
 """MMMU: the option or the text that a whole response gives as its answer.
 
 Source: MMMU's evaluation (github.com/MMMU-Benchmark/MMMU, eval_utils.py), as Molmo's evaluation
-uses it (github.com/allenai/molmo, olmo/eval/mmmu_eval_utils.py).
+uses it (github.com/allenai/molmo, olmo/eval/mmmu_eval_utils.py), and Molmo2's change of it
+(github.com/allenai/molmo2, the same file).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from string import ascii_uppercase
+
+from vtexp.metrics.extraction import option_texts
 
 #: Words after which a response gives its answer; in its last line also an equals sign.
 KEYS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
@@ -20,27 +23,28 @@ NUMBERS = (
 )
 
 
-def option_letters(options: Sequence[str]) -> str:
-    """Letters of the options; empty options have none."""
-    return ascii_uppercase[: sum(1 for option in options if option)]
+#: Forms of a letter: those that MMMU's program looks for one after the other, and Molmo2's.
+FORMS = ("({})", " {} ")
+FORMS_MOLMO2 = ("({})", "{})", "{}.", "{}:", " {} ")
 
 
-def chosen_letter(response: str, options: Sequence[str]) -> str | None:
+def chosen_letter(
+    response: str, options: Sequence[str], forms: Sequence[str] = FORMS
+) -> str | None:
     """Letter of the option that a response names last; None where it names none.
 
-    Looked for as (A), else as A between spaces, else, in responses of more than five words, by the
-    option's text.
+    Looked for in the first of the `forms` that there is, else, in responses of more than five
+    words, by the option's text. An empty place has no letter; the others keep theirs.
     """
     for mark in ",.!?;:'":
         response = response.strip(mark)
     text = f" {response} "
-    letters = option_letters(options)
-    for form in ("({})", " {} "):
-        if last := _last({letter: text.rfind(form.format(letter)) for letter in letters}):
+    texts = option_texts(options, ascii_uppercase)
+    for form in forms:
+        if last := _last({letter: text.rfind(form.format(letter)) for letter in texts}):
             return last
     if len(text.split()) <= 5:
         return None
-    texts = dict(zip(letters, filter(None, options), strict=False))  # there are 26 letters
     lowered = text.lower()
     return _last({letter: lowered.rfind(option.lower()) for letter, option in texts.items()})
 

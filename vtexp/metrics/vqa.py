@@ -49,7 +49,7 @@ def normalise(answer: str) -> str:
     their apostrophe. A mark becomes nothing where it borders on a space anywhere in the answer, or
     where a number has a comma, else a space. A full stop goes unless a digit follows.
     """
-    text = answer.replace("\n", " ").replace("\t", " ").lower().strip()
+    text = _trimmed(answer).lower()
     tight = _NUMBER_WITH_COMMA.search(text) is not None
     marks: dict[str, str | int | None] = {
         mark: "" if tight or f"{mark} " in text or f" {mark}" in text else " "
@@ -70,15 +70,22 @@ def vqa_accuracy(prediction: str, references: Sequence[str]) -> float:
     """Official VQA accuracy: mean over the leave-one-out subsets of min(matches / 3, 1).
 
     In [0, 1]; 1 needs four matching references. In closed form: each of the m matching references
-    leaves m - 1 matches when it is left out, each of the others leaves m. The official program
-    leaves answers as they are where all references are the same text; here they always are
-    normalised, as its definition says. Raises ZeroDivisionError without references.
+    leaves m - 1 matches when it is left out, each of the others leaves m. As in the official
+    program, answers are compared as they are, without outer white space, where all references are
+    one text; else normalised. Raises ZeroDivisionError without references.
     """
-    matches = _matches(prediction, references)
-    total = matches * min((matches - 1) / 3, 1.0) + (len(references) - matches) * min(
+    found, *expected = (_trimmed(text) for text in (prediction, *references))
+    if len(set(expected)) > 1:
+        found, *expected = map(normalise, (found, *expected))
+    matches = expected.count(found)
+    total = matches * min((matches - 1) / 3, 1.0) + (len(expected) - matches) * min(
         matches / 3, 1.0
     )
-    return total / len(references)
+    return total / len(expected)
+
+
+def _trimmed(answer: str) -> str:
+    return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def vqa_accuracy_molmo(prediction: str, references: Sequence[str] | str) -> float:
@@ -89,11 +96,8 @@ def vqa_accuracy_molmo(prediction: str, references: Sequence[str] | str) -> floa
     """
     if isinstance(references, str):
         return float(normalise(prediction) == references)
-    return min(_matches(prediction, references) / 3, 1.0)
-
-
-def _matches(prediction: str, references: Sequence[str]) -> int:
-    return Counter(map(normalise, references))[normalise(prediction)]
+    counts = Counter(map(normalise, references))
+    return min(counts[normalise(prediction)] / 3, 1.0)
 
 
 def a_okvqa_direct(prediction: str, references: Sequence[str]) -> float:

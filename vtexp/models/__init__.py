@@ -1,1 +1,1 @@
-"""Model code and checkpoint loading. torch is imported only when needed."""
+"""Model families, checkpoints, runners, and the probe that counts tokens. torch is imported only when needed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from vtexp.errors import CheckpointError, ConfigError
 from vtexp.models.config_checks import wrong_number
 from vtexp.models.families import FAMILIES, Family
 from vtexp.models.fingerprints import checkpoint_fingerprint, weight_files
+from vtexp.models.processors import IMAGES
 from vtexp.prompts.tokenizer import PromptTokenizer
+from vtexp.prompts.wording import OWN_STYLES
 from vtexp.utils.hub import HubError, HubNameError, snapshot
 
 EMBEDDED = "embedded:"
@@ -27,7 +30,9 @@ TEXTS, WEIGHTS = ["*.json", "*.txt"], ["*.safetensors"]
 class Checkpoint:
     """A model's family, configuration and tokenizer, and where its weights are.
 
-    `folder` is None where weights are random. `fingerprint` stands for all of it in a run's id.
+    `folder` is None where weights are random, or where only the published sizes are known: then
+    `estimated` is true, and the tokenizer stands in for the model's own. `fingerprint` stands for
+    all of it in a run's id.
     """
 
     name: str
@@ -36,6 +41,23 @@ class Checkpoint:
     tokenizer: PromptTokenizer
     folder: Path | None
     fingerprint: str
+    estimated: bool = False
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is anything to answer with: of random weights no answer means anything."""
+        return self.folder is not None or self.estimated
+
+    @property
+    def trained_styles(self) -> Collection[str]:
+        """Which of this package's own styles the model knows, by `trained_styles` of its config.
+
+        All, for families that are not told styles.
+        """
+        if not self.family.form.wording.names_styles:
+            return OWN_STYLES
+        said = self.config.get("trained_styles")
+        return said if isinstance(said, list) else ()
 
 
 def find_checkpoint(
@@ -45,18 +67,21 @@ def find_checkpoint(
     random: bool = False,
     fetch: bool = False,
     weights: bool = True,
+    sizes_suffice: bool = False,
 ) -> Checkpoint:
     """The checkpoint at `model.path`: a local folder, `embedded:NAME`, or a hub repository.
 
     With `random`, weights are neither needed nor looked for; the sizes of published Molmos come
     with the package, others need config and tokenizer. With `fetch`, what the hub's cache lacks is
     downloaded. Without `weights`, they are left for later, and the fingerprint is empty: config
-    and tokenizer are enough to check a plan. Raises CheckpointError, naming what is missing and
-    how to get it, and ConfigError for a path that cannot be one.
+    and tokenizer are enough to check a plan. Where `sizes_suffice`, published models need neither:
+    what is not on this machine is `estimated` from the sizes in the package. Raises
+    CheckpointError, naming what is missing and how to get it, and ConfigError for a path that
+    cannot be one.
     """
     weights = weights and not random
     known = ASSETS / "architectures" / f"{path}.json"
-    may_lack = random and known.is_file()
+    may_lack = (random or sizes_suffice) and known.is_file()
     folder = _folder(path, revision, fetch=fetch, weights=weights, may_lack=may_lack)
     if folder is not None:
         known = folder / "config.json"
@@ -72,7 +97,9 @@ def find_checkpoint(
         )
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         return Checkpoint(Path(path).name, family, config, tokenizer, None, digest[:16])
-    assert folder is not None
+    if folder is None:
+        tokenizer = stand_in_tokenizer(family, config)
+        return Checkpoint(Path(path).name, family, config, tokenizer, None, "", estimated=True)
     tokenizer = _tokenizer(folder, family, config)
     fingerprint = checkpoint_fingerprint(folder) if weights else ""
     return Checkpoint(folder.name, family, config, tokenizer, folder, fingerprint)
@@ -195,7 +222,7 @@ def stand_in_tokenizer(family: Family, config: dict[str, Any]) -> PromptTokenize
 
 
 def read_model_config(path: Path) -> dict[str, Any]:
-    """config.json of a checkpoint, with what its family reads of processor_config.json.
+    """config.json of a checkpoint, with what its family reads of its processor's files.
 
     Raises CheckpointError for a model that cannot run.
     """
@@ -205,13 +232,24 @@ def read_model_config(path: Path) -> dict[str, Any]:
     if family is None:
         known = ", ".join(FAMILIES)
         raise CheckpointError(f"{path}: model_type is {found!r}; only these can run: {known}")
-    processor = path.with_name("processor_config.json")
-    if family.processor_keys and processor.is_file():
-        said = _read_json(processor)
-        config |= {key: said[key] for key in family.processor_keys if key in said}
+    config |= _of_processor(path.parent, family)
     if problem := _quantized(config) or wrong_number(config) or family.problem(config):
         raise CheckpointError(f"{path}: not a {family.name} that can run: {problem}")
     return config
+
+
+def _of_processor(folder: Path, family: Family) -> dict[str, Any]:
+    """What a family reads of its processor's files, by the keys that it has in a config.
+
+    As in transformers, the image processor's part of processor_config.json goes before
+    preprocessor_config.json.
+    """
+    processor, images = folder / "processor_config.json", folder / "preprocessor_config.json"
+    said = _read_json(processor) if processor.is_file() else {}
+    found = {key: said[key] for key in family.processor_keys if key in said}
+    if IMAGES in said:
+        return found | {IMAGES: said[IMAGES]}
+    return found | ({IMAGES: _read_json(images)} if images.is_file() else {})
 
 
 def _quantized(config: dict[str, Any]) -> str:

@@ -12,6 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from vtexp.budget.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
 from vtexp.models.config_checks import is_whole
+from vtexp.models.processors import (
+    BICUBIC,
+    BILINEAR,
+    CLIP,
+    HALF,
+    IMAGENET,
+    IMAGES,
+    ImageRules,
+    Normalisation,
+    pixel_limits,
+)
 from vtexp.prompts.tokenizer import IMAGE_TOKENS, MOLMO_FORM, PromptForm
 from vtexp.prompts.wording import Wording
 from vtexp.utils.by_name import imported
@@ -27,16 +38,20 @@ class Family:
     `name` is for messages; `runner` is the import path of its runner class, MODULE:CLASS. `fixed`
     are the values of config.json from which the geometry follows, by dotted key (for sides, one
     number); `id_keys` say where config.json has the ids of image tokens, empty where it has none;
-    `processor_keys` are the values of processor_config.json that are read too.
+    `processor_keys` are the values of processor_config.json that are read too, and `images` the
+    rules for what the image processor's file says; `transparent_on_white`: whether its own loader
+    pastes RGBA images on white.
     """
 
     name: str
     geometry: Geometry
     form: PromptForm
     runner: str
+    images: ImageRules
     fixed: Mapping[str, float | str] = field(default_factory=dict)
     id_keys: tuple[str, ...] = ("image_token_id",)
     processor_keys: tuple[str, ...] = ()
+    transparent_on_white: bool = False
 
     def problem(self, config: dict[str, Any]) -> str:
         """Why this family's classes cannot be a config.json's model; empty where they can.
@@ -44,7 +59,7 @@ class Family:
         Checked before anything is built: what a config leaves out would be some other model's. Its
         numbers have been found to be such (`wrong_number`).
         """
-        if changed := self._changed(config):
+        if changed := self._changed(config) or self.images.problem(config.get(IMAGES, {})):
             return changed
         missing = _no_whole_number(text_config(config), TEXT_SIZES)
         return missing or _no_whole_number(config, self.id_keys)
@@ -63,7 +78,12 @@ class Family:
 
     def geometry_of(self, config: dict[str, Any]) -> Geometry:
         """Geometry of a config.json's model."""
-        return self.geometry
+        own = self.images.own_max_crops(config.get(IMAGES))
+        return self.geometry if own is None else replace(self.geometry, own_max_crops=own)
+
+    def normalisation_of(self, config: dict[str, Any]) -> Normalisation:
+        """How pixels in [0, 1] are normalised for a config.json's model."""
+        return self.images.normalisation(config.get(IMAGES))
 
     def image_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
         """Ids of the form's image tokens as a config.json has them."""
@@ -81,7 +101,7 @@ class _Molmo(Family):
             return missing
         if config.get("clip_qkv") is not None or config.get("layer_norm_type", "rms") != "rms":
             return "clip_qkv and norms other than rms are not supported"
-        if changed := self._changed(config):
+        if changed := self._changed(config) or self.images.problem(config.get(IMAGES, {})):
             return changed
         layers = (config.get("vision_backbone") or {}).get("image_num_layers", 23)
         connector = config.get("connector") or {}
@@ -103,9 +123,11 @@ class _Molmo2(Family):
     """Molmo2, whose published config.json has older names than transformers writes."""
 
     def problem(self, config: dict[str, Any]) -> str:
-        """As for any family; and the tiled view must have column tokens."""
-        if not config.get("image_use_col_tokens", True):
-            return "image_use_col_tokens=false in processor_config.json is not supported"
+        """As for any family; and views must begin and have columns as the published ones do."""
+        for key in ("image_use_col_tokens", "use_single_crop_start_token"):
+            if not config.get(key, True):
+                why = " (MolmoWeb: its images are read causally)" if "start" in key else ""
+                return f"{key}=false in processor_config.json is not supported{why}"
         if config.get("use_single_crop_col_tokens") not in (None, True, False):
             return "use_single_crop_col_tokens in processor_config.json is neither true nor false"
         if "vit_config" in config:
@@ -120,12 +142,46 @@ class _Molmo2(Family):
     def geometry_of(self, config: dict[str, Any]) -> Geometry:
         """Whether the global view has column tokens is said by processor_config.json."""
         columns = config.get("use_single_crop_col_tokens")
-        return replace(self.geometry, global_columns=columns is None or columns)
+        return replace(super().geometry_of(config), global_columns=columns is None or columns)
 
     def image_ids(self, config: dict[str, Any]) -> tuple[int, ...]:
         """transformers writes no id of the column token: it is the one after the patch token's."""
         start, end, patch, global_start = super().image_ids(config)
         return start, end, patch, config.get("image_col_id", patch + 1), global_start
+
+
+class _InternVL(Family):
+    """InternVL, whose processor counts the tokens of a tile itself."""
+
+    def problem(self, config: dict[str, Any]) -> str:
+        """As for any family; and a tile must have the tokens of its geometry."""
+        said = config.get("image_seq_length", self.geometry.tokens_per_crop)
+        if said != self.geometry.tokens_per_crop:
+            return f"image_seq_length is {said}; only {self.geometry.tokens_per_crop} is supported"
+        return super().problem(config)
+
+
+class _Qwen2_5_VL(Family):
+    """Qwen2.5-VL, whose images have least and most pixels."""
+
+    def problem(self, config: dict[str, Any]) -> str:
+        """As for any family; and pixels must be counted."""
+        if problem := super().problem(config):
+            return problem
+        said = config.get(IMAGES, {})
+        if pixel_limits(said) == (0, 0):
+            keys = ", ".join(f"{k}: {said.get(k)}" for k in ("size", "min_pixels", "max_pixels"))
+            return f"its limits of an image's pixels are no limits ({keys})"
+        if said.get("do_resize") is False:
+            return "do_resize is false; images must be resized to whole cells"
+        return ""
+
+    def geometry_of(self, config: dict[str, Any]) -> Geometry:
+        """Limits of pixels are those of the image processor's file."""
+        limits = pixel_limits(config.get(IMAGES))
+        if limits is None:
+            return self.geometry
+        return replace(self.geometry, min_pixels=limits[0], max_pixels=limits[1])
 
 
 #: Molmo2's published chat template names the style of a task before its question, but not these
@@ -196,6 +252,19 @@ FAMILIES: dict[str, Family] = {
         MOLMO,
         MOLMO_FORM,
         "vtexp.models.molmo.runner:MolmoRunner",
+        ImageRules(
+            CLIP,
+            CLIP,
+            fixed={
+                "base_image_input_size": [336, 336],
+                "overlap_margins": [4, 4],
+                "image_patch_size": 14,
+                "image_token_length_h": 12,
+                "image_token_length_w": 12,
+                "image_padding_mask": True,
+            },
+            normalises=False,
+        ),
         fixed={
             "vision_backbone.image_default_input_size": 336,
             "vision_backbone.image_patch_size": 14,
@@ -210,6 +279,17 @@ FAMILIES: dict[str, Family] = {
         MOLMO2,
         MOLMO2_FORM,
         "vtexp.models.molmo2.runner:Molmo2Runner",
+        ImageRules(
+            HALF,
+            HALF,
+            fixed={
+                "overlap_margins": [4, 4],
+                "patch_size": 14,
+                "pooling_size": [2, 2],
+                "resample": BILINEAR,
+            },
+            side=378,
+        ),
         fixed={"vision_config.image_size": 378, "vision_config.patch_size": 14},
         id_keys=(
             "image_start_token_id",
@@ -217,30 +297,54 @@ FAMILIES: dict[str, Family] = {
             "image_patch_id",
             "low_res_image_start_token_id",
         ),
-        processor_keys=("image_use_col_tokens", "use_single_crop_col_tokens"),
+        processor_keys=(
+            "image_use_col_tokens",
+            "use_single_crop_col_tokens",
+            "use_single_crop_start_token",
+        ),
     ),
-    "internvl": Family(
+    "internvl": _InternVL(
         "InternVL",
         INTERNVL,
         INTERNVL_FORM,
         "vtexp.models.internvl:InternVLRunner",
+        # Its processor always asks for tiles, whatever `crop_to_patches` and `do_resize` say.
+        ImageRules(
+            IMAGENET,
+            CLIP,
+            fixed={"min_patches": 1, "resample": BICUBIC},
+            side=448,
+            own_cap="max_patches",
+        ),
         fixed={
             "vision_config.image_size": 448,
             "vision_config.patch_size": 14,
             "downsample_ratio": 0.5,
             "vision_feature_select_strategy": "default",
         },
+        processor_keys=("image_seq_length",),
     ),
-    "qwen2_5_vl": Family(
+    "qwen2_5_vl": _Qwen2_5_VL(
         "Qwen2.5-VL",
         QWEN2_5_VL,
         QWEN2_5_VL_FORM,
         "vtexp.models.qwen2_5_vl:Qwen2_5_VLRunner",
+        ImageRules(
+            CLIP,
+            CLIP,
+            fixed={
+                "patch_size": 14,
+                "merge_size": 2,
+                "temporal_patch_size": 2,
+                "resample": BICUBIC,
+            },
+        ),
         fixed={
             "vision_config.patch_size": 14,
             "vision_config.spatial_merge_size": 2,
             "vision_config.temporal_patch_size": 2,
         },
+        transparent_on_white=True,
     ),
 }
 

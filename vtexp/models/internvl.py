@@ -12,10 +12,8 @@ from vtexp.budget.geometry import Size, tiling_to_resolution
 from vtexp.budget.knobs import CropSetting
 from vtexp.models.molmo.preprocess import Pixels, normalised, resize_bicubic, shaped, to_crops
 from vtexp.models.native import NativeImage, NativeRunner
+from vtexp.models.processors import IMAGENET
 from vtexp.models.runner import PreparedSample
-
-#: ImageNet's (preprocessor_config.json of the published checkpoints).
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class InternVLRunner(NativeRunner):
@@ -42,7 +40,11 @@ class InternVLRunner(NativeRunner):
             whole = resize_bicubic(pixels, Size(geometry.crop_px, geometry.crop_px))
             crops = torch.cat([crops, whole[None]])
         tokens = torch.full((len(crops) * geometry.tokens_per_crop,), self.tokenizer.image_ids[0])
-        return NativeImage({"pixel_values": normalised(crops, MEAN, STD)}, tokens, len(crops))
+        return NativeImage(
+            {"pixel_values": normalised(crops, *(self.normalisation or IMAGENET))},
+            tokens,
+            len(crops),
+        )
 
     def vision_stages(
         self, prepared: PreparedSample

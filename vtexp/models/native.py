@@ -200,7 +200,7 @@ class NativeRunner(Runner):
                 return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
             options = {"min_new_tokens": max_new_tokens, "stopping_criteria": [hear]}
-        eos, finite = self.tokenizer.eos_id, torch.ones((), dtype=torch.bool, device=self.device)
+        ends, finite = self.tokenizer.end_ids, torch.ones((), dtype=torch.bool, device=self.device)
 
         def check(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             # -inf is what generation itself gives tokens that are not to come.
@@ -212,8 +212,8 @@ class NativeRunner(Runner):
             logits_processor=[check],
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            eos_token_id=eos,
-            pad_token_id=eos,
+            eos_token_id=list(ends),
+            pad_token_id=ends[0],
             **options,
         )
         self.require_finite(finite)

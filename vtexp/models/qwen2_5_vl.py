@@ -19,8 +19,6 @@ from transformers.vision_utils import (
 from vtexp.budget.geometry import Size, Tiling, tiling_to_resolution
 from vtexp.budget.knobs import CropSetting
 from vtexp.models.molmo.preprocess import (
-    IMAGE_MEAN,
-    IMAGE_STD,
     Pixels,
     normalised,
     resize_bicubic,
@@ -28,6 +26,7 @@ from vtexp.models.molmo.preprocess import (
     to_crops,
 )
 from vtexp.models.native import NativeImage, NativeRunner
+from vtexp.models.processors import CLIP
 from vtexp.models.runner import PreparedSample
 
 #: Frames behind a patch: an image is read as a film of two equal ones.
@@ -53,7 +52,7 @@ class Qwen2_5_VLRunner(NativeRunner):
         tiling = setting.tiling(Size(*pixels.shape[:2]), geometry)
         size = tiling_to_resolution(tiling, geometry)
         canvas = resize_bicubic(shaped(pixels, size, setting.fit), size)
-        cells = to_crops(normalised(canvas, IMAGE_MEAN, IMAGE_STD), tiling, geometry)
+        cells = to_crops(normalised(canvas, *(self.normalisation or CLIP)), tiling, geometry)
         pool, patch = geometry.pool, geometry.patch_px
         patches = cells.view(-1, 3, pool, patch, pool, patch).permute(0, 2, 4, 1, 3, 5)
         patches = patches.flatten(0, 2).unsqueeze(2).expand(-1, -1, FRAMES, -1, -1)

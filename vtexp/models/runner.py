@@ -28,7 +28,8 @@ from vtexp.models.clocks import StageClock, StageMemory
 from vtexp.models.loading import load_model
 from vtexp.models.prefill_graphs import GraphStages, PrefillGraphs, Tensors
 from vtexp.models.probe import Probe
-from vtexp.prompts.tokenizer import PromptTokenizer
+from vtexp.models.processors import Normalisation
+from vtexp.prompts.tokenizer import PromptTokenizer, until_end
 from vtexp.stages import StageTimes
 
 #: Model inputs by name, on the runner's device.
@@ -57,7 +58,7 @@ class Runner(ABC):
 
     preprocess_on_device: images are resized, normalised and cut where the model is. compiled:
     torch.compile makes the model's blocks. graphs: of prefills; None where they run eagerly,
-    though graphs may be wanted.
+    though graphs may be wanted. normalisation: of pixels, where the checkpoint says one.
     """
 
     model: PreTrainedModel
@@ -69,6 +70,7 @@ class Runner(ABC):
     compiled: bool = False
     graphs: PrefillGraphs | None = None
     wants_graphs: bool = False
+    normalisation: Normalisation | None = None
 
     #: Whether `hardware.compile` and `hardware.dtype=float8` were tried with this family.
     compiles: ClassVar[bool] = False
@@ -100,6 +102,7 @@ class Runner(ABC):
             compiled=cls.compiles and _compile_pays(hardware, model),
             graphs=_graphs(hardware),
             wants_graphs=hardware.wants_graphs,
+            normalisation=checkpoint.family.normalisation_of(checkpoint.config),
         )
         if dtype.is_float8:
             runner.use_float8()
@@ -212,7 +215,7 @@ class Runner(ABC):
     def answer(self, batch: Sequence[PreparedSample], max_new_tokens: int) -> list[list[int]]:
         """Greedy answers as token ids, up to and with the end of text where it was reached."""
         output = self.generate(self.inputs(batch), max_new_tokens)
-        return [_until_end(row, self.tokenizer.eos_id) for row in output.tolist()]
+        return [until_end(row, self.tokenizer.end_ids, with_end=True) for row in output.tolist()]
 
     @torch.inference_mode()
     def timed_prefill(self, sample: Sample, setting: CropSetting, style: str) -> StageTimes:
@@ -386,7 +389,3 @@ def _graphs(hardware: HardwareConfig) -> PrefillGraphs | None:
     if not hardware.wants_graphs or hardware.sharded:
         return None
     return PrefillGraphs(torch.device(hardware.device.value))
-
-
-def _until_end(ids: list[int], eos_id: int) -> list[int]:
-    return ids[: ids.index(eos_id) + 1] if eos_id in ids else ids

@@ -17,6 +17,7 @@ from vtexp.errors import ConfigError
 from vtexp.models.checkpoints import Checkpoint
 from vtexp.models.molmo.preprocess import IMAGE_MEAN, IMAGE_STD, ImageTokenIds, preprocess_image
 from vtexp.models.molmo2.preprocess import Molmo2TokenIds, preprocess_molmo2
+from vtexp.models.processors import HALF
 
 #: In place of a token's number: no token reads the patch.
 UNREAD = -1
@@ -98,7 +99,7 @@ def _molmo2(
 ) -> tuple[np.ndarray, np.ndarray]:
     read = preprocess_molmo2(image, setting, Molmo2TokenIds(0, 0, 0, 0, 0), geometry)
     side = geometry.patches_per_side
-    pixels = _pixels(read.patches, geometry, (0.5,) * 3, (0.5,) * 3)
+    pixels = _pixels(read.patches, geometry, *HALF)
     tokens = np.full(len(pixels) * side**2, UNREAD)
     pooled = read.pooled_patches.numpy()
     numbers = np.arange(len(pooled))[:, None].repeat(pooled.shape[1], axis=1)

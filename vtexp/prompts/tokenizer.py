@@ -1,7 +1,8 @@
 """Text in and out of a checkpoint's tokenizer, and the prompt around an image and a question.
 
 Only the `tokenizers` library is needed, so that prompt lengths can be checked before torch or
-transformers are imported.
+transformers are imported. Prompt ids are those that transformers' processors make with the family's
+chat template.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
 from vtexp.data.sample import Sample
 from vtexp.errors import CheckpointError
@@ -40,12 +41,14 @@ class PromptForm:
 
     `template`: text with {image}, {message}, and where wanted {bos}; anything in <> is a special
     token. `image_tokens`: names of the tokens that an image becomes, which the tokenizer must have.
-    `wording`: how the message is made of a sample.
+    `wording`: how the message is made of a sample. `post_processed`: whether the tokenizer's own
+    post-processor adds its ids (a BOS, mostly) around the whole prompt.
     """
 
     template: str
     image_tokens: tuple[str, ...]
     wording: Wording = MOLMO_WORDING
+    post_processed: bool = True
 
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:
@@ -55,7 +58,12 @@ class PromptForm:
 
 
 #: Molmo v1, as at its evaluation.
-MOLMO_FORM = PromptForm("{bos}{image}" + build_prompt("{message}", style=""), IMAGE_TOKENS)
+MOLMO_FORM = PromptForm(
+    "{bos}{image}" + build_prompt("{message}", style=""), IMAGE_TOKENS, post_processed=False
+)
+#: Stands before a piece of a prompt while it is encoded: pieces behind an image or a special token
+#: are no starts of a text, to which some tokenizers add a space. Private use, so in no question.
+_BEHIND = "\ue0f1\ue0f2vtexp\ue0f3"
 
 
 class Prompt(NamedTuple):
@@ -70,8 +78,10 @@ class PromptTokenizer:
     """A checkpoint's tokenizer with the ids that the prompt needs, all read from its files.
 
     `bos_id` is the end-of-text id where a tokenizer has no BOS, as in the published Molmos;
-    `image_ids` are those of the form's image tokens, in its order; `special_ids` those of its
-    special tokens.
+    `eos_id` is the tokenizer's end of text; `stop_ids` are the ids that end an answer, where the
+    checkpoint says others. `image_ids` are those of the form's image tokens, in its order;
+    `special_ids` those of its special tokens. `first_ids` and `last_ids` are what the tokenizer's
+    post-processor puts before and after a prompt.
     """
 
     tokenizer: Tokenizer
@@ -80,12 +90,17 @@ class PromptTokenizer:
     image_ids: tuple[int, ...]
     form: PromptForm = MOLMO_FORM
     special_ids: tuple[int, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    first_ids: tuple[int, ...] = ()
+    last_ids: tuple[int, ...] = ()
 
     @classmethod
     def from_folder(cls, folder: Path, form: PromptForm = MOLMO_FORM) -> PromptTokenizer:
         """Read tokenizer.json and tokenizer_config.json. Raises CheckpointError if they lack.
 
         Prompts are read whole and alone: a tokenizer.json that cuts or fills them is not obeyed.
+        The ids that end an answer are those of generation_config.json, else of config.json, else
+        the tokenizer's, as in transformers.
         """
         path, config_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
         for needed in (path, config_path):
@@ -95,10 +110,9 @@ class PromptTokenizer:
             tokenizer = Tokenizer.from_file(str(path))
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        with _one_line(f"{config_path}: cannot be read"):
-            config = json.loads(config_path.read_text())
-        if not isinstance(config, dict):
-            raise CheckpointError(f"{config_path}: cannot be read (no JSON object)")
+        config = _json_object(config_path)
+        _as_its_class(tokenizer, config)
+        first_ids, last_ids = _added_ids(tokenizer) if form.post_processed else ((), ())
         # Special tokens written in a question stay text: they must never become image tokens.
         tokenizer.encode_special_tokens = True
 
@@ -117,9 +131,17 @@ class PromptTokenizer:
             image_ids=tuple(token_id(t) for t in form.image_tokens),
             form=form,
             special_ids=tuple(token_id(t) for t in form.special_tokens),
+            stop_ids=_stop_ids(folder),
+            first_ids=first_ids,
+            last_ids=last_ids,
         )
         found._make_special()
         return found
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer, each of them; the first fills finished answers of a batch."""
+        return self.stop_ids or (self.eos_id,)
 
     def _make_special(self) -> None:
         """Special tokens that a tokenizer.json calls ordinary: text would become these, too."""
@@ -127,23 +149,38 @@ class PromptTokenizer:
         ids = sorted(self._own_ids)
         ordinary = [added[i].content for i in ids if i in added and not added[i].special]
         self.tokenizer.add_special_tokens(ordinary)
+        self.tokenizer.add_tokens([AddedToken(_BEHIND, special=False, normalized=False)])
 
     def prompt(self, sample: Sample, style: str) -> Prompt:
         """The ids around those of the image, by the family's form; `style` is the data set's."""
         message = self.form.wording.message(sample, style)
         before, after = self.form.template.split("{image}")
-        return Prompt(self._ids(before, message), self._ids(after, message))
+        return Prompt(
+            [*self.first_ids, *self._ids(before, message, starts=True)],
+            [*self._ids(after, message, starts=False), *self.last_ids],
+        )
 
-    def _ids(self, part: str, message: str) -> list[int]:
+    def _ids(self, part: str, message: str, *, starts: bool) -> list[int]:
+        """Ids of a part of the template; `starts`: it is the start of the prompt's text."""
         single = {"{bos}": self.bos_id}
         single |= dict(zip(self.form.special_tokens, self.special_ids, strict=True))
         ids: list[int] = []
-        for piece in _SINGLE.split(part):
+        for number, piece in enumerate(_SINGLE.split(part)):
             if piece in single:
                 ids.append(single[piece])
-            else:
-                ids += self.encode(piece.format(message=message))
+            elif piece:
+                ids += self._encoded(piece.format(message=message), starts and number == 0)
         return ids
+
+    def _encoded(self, text: str, starts: bool) -> list[int]:
+        """Ids of a text at the start of a prompt, or behind a special token."""
+        if starts or self._behind_id is None:
+            return self.encode(text)
+        return self.encode(_BEHIND + text)[1:]
+
+    @cached_property
+    def _behind_id(self) -> int | None:
+        return self.tokenizer.token_to_id(_BEHIND)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; no special tokens are added or recognised.
@@ -164,15 +201,76 @@ class PromptTokenizer:
     @cached_property
     def _own_ids(self) -> frozenset[int]:
         """Ids that the form alone writes, never a text."""
-        return frozenset((self.bos_id, self.eos_id, *self.image_ids, *self.special_ids))
+        ids = (*self.image_ids, *self.special_ids, *self.first_ids, *self.last_ids)
+        return frozenset((self.bos_id, self.eos_id, *self.stop_ids, *ids))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids up to the end of text, without surrounding white space."""
-        ids = list(ids)
-        if self.eos_id in ids:
-            ids = ids[: ids.index(self.eos_id)]
+        text = [i for i in until_end(ids, self.end_ids) if i != self._behind_id]
         with _one_line("the model's tokenizer.json cannot decode an answer"):
-            return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            return self.tokenizer.decode(text, skip_special_tokens=True).strip()
+
+
+def until_end(ids: Sequence[int], end_ids: Sequence[int], *, with_end: bool = False) -> list[int]:
+    """Generated ids before the first of `end_ids`, or up to and with it."""
+    end = next((place for place, i in enumerate(ids) if i in end_ids), len(ids))
+    return list(ids[: end + int(with_end)])
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """A JSON file's object. Raises CheckpointError where it is none."""
+    with _one_line(f"{path}: cannot be read"):
+        config = json.loads(path.read_text())
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: cannot be read (no JSON object)")
+    return config
+
+
+def _stop_ids(folder: Path) -> tuple[int, ...]:
+    """Ids that a checkpoint says end an answer; empty where it leaves that to the tokenizer."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        config = _json_object(path)
+        text = config.get("text_config")
+        for part in (config, text if isinstance(text, dict) else {}):
+            said = part.get("eos_token_id")
+            ids = said if isinstance(said, list) else [said]
+            if said is None or not ids:
+                continue
+            if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+                raise CheckpointError(f"{path}: eos_token_id is {said!r}; it must be token ids")
+            return tuple(ids)
+    return ()
+
+
+def _as_its_class(tokenizer: Tokenizer, config: dict[str, Any]) -> None:
+    """Cut text as transformers' LlamaTokenizer does, where tokenizer_config.json names it.
+
+    transformers takes vocabulary and post-processor of that class from tokenizer.json, but where
+    spaces go from tokenizer_config.json; files whose tokens are bytes it reads as they are.
+    """
+    name = config.get("tokenizer_class")
+    if not isinstance(name, str) or name.removesuffix("Fast") != "LlamaTokenizer":
+        return
+    if "ByteLevel" in repr(tokenizer.pre_tokenizer):
+        return
+    scheme = "always" if config.get("legacy", False) else "first"
+    if config.get("add_prefix_space") is False:
+        scheme = "never"
+    tokenizer.normalizer = None
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+
+
+def _added_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids that the tokenizer's post-processor puts before a text and after it."""
+    with _one_line("the model's tokenizer.json cannot encode a prompt"):
+        encoding = tokenizer.encode("a", add_special_tokens=True)
+    added = encoding.special_tokens_mask
+    first = added.index(0) if 0 in added else len(added)
+    last = len(added) - added[::-1].index(0) if 0 in added else len(added)
+    return tuple(encoding.ids[:first]), tuple(encoding.ids[last:])
 
 
 @contextmanager

@@ -9,30 +9,36 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from string import ascii_uppercase
 
 import numpy as np
 
 from vtexp.data.sample import MULTIPLE_CHOICE, NO_LETTERS, Sample
 
-#: What options are called, by their place; Molmo shows no more than these.
-LETTERS = "ABCDEFG"
+#: What options are called, by their place. Molmo v1's own code stops at G and drops the others.
+LETTERS = ascii_uppercase
 #: Styles that Molmo's evaluation has for sets that it was not trained on, and what it calls them.
 EVAL_STYLES = {"eval_multiple_choice": "a_okvqa_mc", "eval_short_answer": "vqa2"}
 #: Styles of what is asked in varying words, as people ask, and mostly without the style's name.
 DEMO_STYLES = frozenset({"point_count", "pointing", "user_qa", "long_caption"})
 #: Share of prompts in such a style that name it.
 NAMED_SHARE = 0.1
+#: Styles of the sets that come with this package, which only models trained on them know, and the
+#: published styles that come nearest: of short answers about print, and about what is seen.
+OWN_STYLES = {"small_print": "text_vqa", "easy_vqa": "vqa2"}
 #: Seed of Molmo's evaluation; a question's own is this plus its place in the split.
 EVALUATION_SEED = 6198
 
 
 def option_names(sample: Sample) -> tuple[str, ...]:
-    """What an answer calls a sample's options: letters, or the options themselves.
+    """What an answer calls a sample's options, by place: letters, or the options themselves.
 
-    The latter for a sample whose own style is `ai2_diagram_no_letter`.
+    An empty place keeps its letter. The latter for a sample whose own style is
+    `ai2_diagram_no_letter`.
     """
     if sample.style == NO_LETTERS:
         return sample.options
@@ -45,9 +51,16 @@ def sample_style(sample: Sample, style: str) -> str:
     return EVAL_STYLES.get(style, style)
 
 
-def settle_style(sample: Sample, style: str) -> Sample:
-    """The sample with the style in which it is asked as its own, for records and metrics."""
-    return replace(sample, style=sample_style(sample, style))
+def settle_style(sample: Sample, style: str, trained: Collection[str] = OWN_STYLES) -> Sample:
+    """The sample with the style in which it is asked as its own, for records and metrics.
+
+    `trained`: which of this package's own styles the model knows; for the others it is asked in the
+    published style that comes nearest.
+    """
+    asked = sample_style(sample, style)
+    if asked in OWN_STYLES and asked not in trained:
+        asked = OWN_STYLES[asked]
+    return replace(sample, style=asked)
 
 
 def with_style(text: str, style: str) -> str:
@@ -126,9 +139,10 @@ class Wording:
 
     def _options(self, sample: Sample, style: str) -> str:
         if style == NO_LETTERS:
-            return "\n".join(sample.options)
+            return "\n".join(filter(str.strip, sample.options))
         named = zip(LETTERS, sample.options, strict=False)  # more options than letters stay out
-        return "\n".join(self.option.format(name=name, text=text) for name, text in named)
+        there = ((name, text) for name, text in named if text.strip())  # empty places keep theirs
+        return "\n".join(self.option.format(name=name, text=text) for name, text in there)
 
 
 #: Molmo v1.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from vtexp.analysis.answer import interval, points
 from vtexp.analysis.findings import AnalysedRun, Analysis, GroupCell, Grouping, Series
@@ -14,44 +15,22 @@ from vtexp.report.columns import MARKDOWN, ReportRow, in_files, shown
 from vtexp.report.format import p_value, sentences
 from vtexp.utils.text import csv_cell, visible
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 CSV_NAME = "comparison.csv"
 PARQUET_NAME = "comparison.parquet"
 MARKDOWN_NAME = "comparison.md"
-#: Pandas' types of columns, each with a value for what was not measured.
-_DTYPES = {float: "Float64", int: "Int64", bool: "boolean", str: "string", tuple: "object"}
-
-
-def frame(
-    rows: Sequence[ReportRow], of_text: Callable[[str], str] = visible, *, joined: bool = False
-) -> pd.DataFrame:
-    """The comparison as a table, a row for each run and the columns of `comparison.csv`.
-
-    `of_text` is done to each text; lists are `joined` by `; ` where a cell can hold none.
-    """
-    import pandas as pd
-
-    def cell(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return of_text("; ".join(value)) if joined else [of_text(text) for text in value]
-        return of_text(value) if isinstance(value, str) else value
-
-    return pd.DataFrame(
-        {
-            column.key: pd.Series(
-                [cell(row.values.get(column.key)) for row in rows], dtype=_DTYPES[column.kind]
-            )
-            for column in in_files()
-        }
-    )
 
 
 def csv_text(rows: Sequence[ReportRow]) -> str:
     """comparison.csv: one row per run, lists joined by `; `, no cell a formula."""
-    text: str = frame(rows, csv_cell, joined=True).to_csv(index=False, lineterminator="\n")
-    return text
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    columns = in_files()
+    writer.writerow([column.key for column in columns])
+    for row in rows:
+        values = [row.values.get(column.key) for column in columns]
+        joined = ["; ".join(value) if isinstance(value, tuple) else value for value in values]
+        writer.writerow(map(csv_cell, joined))
+    return buffer.getvalue()
 
 
 def parquet_bytes(rows: Sequence[ReportRow]) -> bytes:
@@ -59,9 +38,27 @@ def parquet_bytes(rows: Sequence[ReportRow]) -> bytes:
 
     Control characters of texts are escapes as in the CSV: not all of them are UTF-8.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {float: pa.float64(), int: pa.int64(), bool: pa.bool_(), str: pa.string()}
+    types[tuple] = pa.list_(pa.string())
+    table = {
+        column.key: pa.array(
+            [_plain(row.values.get(column.key)) for row in rows], types[column.kind]
+        )
+        for column in in_files()
+    }
     buffer = io.BytesIO()
-    frame(rows).to_parquet(buffer)
+    pq.write_table(pa.table(table), buffer)
     return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """A value for Parquet: texts, alone or in lists, without control characters."""
+    if isinstance(value, tuple):
+        return [visible(text) for text in value]
+    return visible(value) if isinstance(value, str) else value
 
 
 def markdown(rows: Sequence[ReportRow], analysis: Analysis) -> str:

@@ -16,8 +16,19 @@ def show_plan(plan: Plan) -> None:
     expected = forecast(plan)
     console.print(_plan_table(plan, expected))
     console.print(expected.basis)
+    if plan.checkpoint.estimated:
+        console.print(
+            f"{plan.config.model.path} is not on this machine: prompt lengths are estimated with "
+            "another tokenizer, all else follows from the published sizes"
+        )
     if total := _total_time(expected):
         console.print(total)
+    if plan.transparent:
+        done = "pastes on white" if plan.checkpoint.family.transparent_on_white else "drops"
+        console.print(
+            f"{plan.transparent} of {len({sample.image for sample in plan.samples})} images have "
+            f"transparency, which {plan.checkpoint.family.name}'s own loader {done}"
+        )
     for failed in plan.failed[:3]:
         console.print(f"cannot be asked: sample {failed.sample_id}: {failed.reason}")
     if len(plan.failed) > 3:

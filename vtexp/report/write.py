@@ -22,6 +22,7 @@ from vtexp.report.format import sentences, title
 from vtexp.report.html import write_page
 from vtexp.report.terminal import between_table, question_types_table, steps_table, table
 from vtexp.utils.console import console
+from vtexp.utils.extras import missing_modules
 from vtexp.utils.files import write_bytes, write_text
 
 #: Warnings that are printed at most, unless more doubtful times than that; comparison.md has all.
@@ -49,13 +50,17 @@ def report(
 
 
 def write(runs: Sequence[ComparedRun], analysis: Analysis, out: Path) -> None:
-    """All files of a report. Raises VtexpError where the disk does not take them."""
+    """All files of a report, page and figures where the extra `report` is installed.
+
+    Raises VtexpError where the disk does not take them.
+    """
     rows = report_rows(runs, analysis)
     write_text(out / CSV_NAME, csv_text(rows))
     write_bytes(out / PARQUET_NAME, parquet_bytes(rows))
     write_text(out / MARKDOWN_NAME, markdown(rows, analysis))
     write_analysis(out, analysis)
-    write_figures(out, write_page(out, rows, analysis), title(runs))
+    if not missing_modules("report"):
+        write_figures(out, write_page(out, rows, analysis), title(runs))
 
 
 def show(runs: Sequence[ComparedRun], analysis: Analysis, out: Path) -> None:
@@ -84,4 +89,7 @@ def show(runs: Sequence[ComparedRun], analysis: Analysis, out: Path) -> None:
         console.print(f"- {len(told) - most} more in {MARKDOWN_NAME}")
     if doubtful:
         console.print(f"{DOUBTFUL}: the timings of this run are doubtful, see above")
-    console.print(f"{out}: report.html, figures, comparison.csv .parquet .md .png, analysis.json")
+    files = "comparison.csv .parquet .md, analysis.json"
+    if not missing_modules("report"):
+        files = f"report.html, figures, comparison.png, {files}"
+    console.print(f"{out}: {files}")

@@ -1,1 +1,1 @@
-"""From a plan to a result: planned runs, run folders, jobs of runs, ranks."""
+"""From a plan to a result: planning, running, run folders, records, ranks."""

@@ -26,23 +26,25 @@ from vtexp.budget.geometry import (
     aspect_ratio_warning,
     crop_limit,
     letterbox,
+    own_limit_warning,
+    prompt_limit,
     theoretical_tokens,
     tiling_to_resolution,
     token_layout,
 )
 from vtexp.budget.knobs import CropSetting, KnobValue, tiling_summary
-from vtexp.config.schema import Config, Weights, to_plain, values_key
+from vtexp.config.schema import Config, ModelConfig, Weights, to_plain, values_key
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import Memory, ModelArithmetic, PromptCounts
 from vtexp.cost.memory import estimate, refusal, warning
-from vtexp.data.images import AnyImage
+from vtexp.data.images import AnyImage, Header
 from vtexp.data.load import load_samples
 from vtexp.data.sample import FailedSample, Sample, require_few_failed
 from vtexp.errors import ConfigError, DataError
 from vtexp.metrics import Metric, metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
 from vtexp.models.families import text_config
-from vtexp.prompts.wording import settle_style
+from vtexp.prompts.wording import OWN_STYLES, settle_style
 from vtexp.runs.records import Asked, UnaskedSample
 from vtexp.utils.console import progress
 
@@ -122,7 +124,7 @@ class PlannedRun:
         """How many prompts have the same counts."""
         tokens = {tiling: self.predicted_tokens(tiling) for tiling in set(self.tilings)}
         return Counter(
-            PromptCounts(tiling.num_crops, tokens[tiling], length)
+            PromptCounts(tiling.num_crops, tokens[tiling], length, tiling)
             for tiling, length in zip(self.tilings, self.prompt_lengths, strict=True)
         )
 
@@ -169,11 +171,12 @@ class Plan:
     geometry: Geometry
     runs: tuple[PlannedRun, ...]
     failed: tuple[FailedSample, ...] = ()
+    transparent: int = 0  # images that can be transparent, by their headers
 
     @property
     def answers(self) -> bool:
         """Whether there is anything to answer with: of random weights no answer means anything."""
-        return self.checkpoint.folder is not None
+        return self.checkpoint.answers
 
     def renamed(self, sweep: str) -> Plan:
         """The same plan in a sweep of another name."""
@@ -200,9 +203,11 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     """Work out all runs of a config. Raises ConfigError, DataError or CheckpointError.
 
     With `index`, on the one sample at that place of the draw. Weights that are not on this machine
-    are downloaded last, when all else is found right.
+    are downloaded last, when all else is found right. To be shown alone (`config.plan`), they are
+    not needed, and runs have no ids.
     """
-    scoring = metric(config.dataset.metric)
+    dataset = config.dataset
+    scoring = metric(dataset.metric)
     find = partial(
         find_checkpoint,
         config.model.path,
@@ -210,24 +215,31 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
         random=config.model.weights == Weights.random,
         fetch=not config.plan,
     )
-    checkpoint = find(weights=False)
-    geometry = _geometry(config, checkpoint)
+    checkpoint = find(weights=False, sizes_suffice=config.plan)
+    geometry = geometry_of(config.model, checkpoint)
     settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
-    scored = checkpoint.folder is not None  # of random weights no answer is
-    samples, sizes, failed = _draw(config, index, scoring if scored else None, geometry, settings)
+    scored = checkpoint.answers
+    samples, sizes, transparent, failed = _draw(
+        config, checkpoint, index, scoring if scored else None, geometry, settings
+    )
+    if checkpoint.family.transparent_on_white:
+        samples = [sample.on_white() for sample in samples]
     samples, sizes, text_lengths, endless = _askable(config, checkpoint, geometry, samples, sizes)
     failed = (*failed, *endless)
-    dataset = config.dataset
     require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
     runs = [
-        replace(_plan_run(config, geometry, value, setting, sizes, text_lengths), failed=failed)
+        _plan_run(config, geometry, value, setting, sizes, text_lengths)
         for value, setting in settings
+    ]
+    runs = [
+        replace(run, failed=failed, warnings=(*run.warnings, *_other_styles(config, checkpoint)))
+        for run in runs
     ]
     arithmetic = model_arithmetic(checkpoint.config, geometry)
     if arithmetic is not None:
         batch_size = min(config.hardware.batch_size, len(samples)) if scored else 1
         runs = [_with_memory(config, run, arithmetic, batch_size) for run in runs]
-    if all(run.verdict.level != "refused" for run in runs):
+    if not config.plan and all(run.verdict.level != "refused" for run in runs):
         checkpoint = find()
         runs = [_identified(config, run, checkpoint.fingerprint) for run in runs]
     return Plan(
@@ -238,13 +250,14 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
         geometry=geometry,
         runs=tuple(runs),
         failed=failed,
+        transparent=transparent,
     )
 
 
-def _geometry(config: Config, checkpoint: Checkpoint) -> Geometry:
+def geometry_of(asked: ModelConfig, checkpoint: Checkpoint) -> Geometry:
     """The checkpoint's geometry at the config's context. Raises ConfigError if it is too long."""
     geometry = checkpoint.family.geometry_of(checkpoint.config)
-    length, model = config.model.max_sequence_length, text_config(checkpoint.config)
+    length, model = asked.max_sequence_length, text_config(checkpoint.config)
     # MolmoE's says two: the longest that positions are made for, and the longest it was made for.
     context = min(
         model.get("max_position_embeddings", geometry.max_sequence_length),
@@ -259,12 +272,13 @@ def _geometry(config: Config, checkpoint: Checkpoint) -> Geometry:
 
 def _draw(
     config: Config,
+    checkpoint: Checkpoint,
     index: int | None,
     scoring: Metric | None,
     geometry: Geometry,
     settings: Sequence[tuple[KnobValue, CropSetting]],
-) -> tuple[list[Sample], list[Size], tuple[FailedSample, ...]]:
-    """The samples that can be asked, the sizes of their images, and the samples that cannot.
+) -> tuple[list[Sample], list[Size], int, tuple[FailedSample, ...]]:
+    """Samples to ask, sizes of their images, how many images are transparent; and the others.
 
     Raises DataError where more cannot than the config allows.
     """
@@ -272,7 +286,8 @@ def _draw(
     drawn = load_samples(dataset, fetch=not config.plan, index=index)
     if not drawn.samples and not drawn.failed:
         raise ConfigError(f"dataset={dataset.name}: no samples")
-    samples = [settle_style(sample, dataset.style) for sample in drawn.samples]
+    trained = checkpoint.trained_styles
+    samples = [settle_style(sample, dataset.style, trained) for sample in drawn.samples]
     unscored: list[FailedSample] = []
     if scoring is not None:
         samples, unscored = _scorable(samples, scoring)
@@ -280,12 +295,23 @@ def _draw(
     def too_flat(size: Size) -> bool:
         return any(_is_too_flat(size, setting, geometry) for _, setting in settings)
 
-    samples, sizes, unreadable = _readable(samples, too_flat)
+    samples, headers, unreadable = _readable(samples, too_flat)
     failed = (*drawn.failed, *unscored, *unreadable)
     require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
     if scoring is not None:
         scoring.prepare(samples)
-    return samples, sizes, failed
+    pairs = zip(samples, headers, strict=True)
+    transparent = len({sample.image for sample, header in pairs if header.transparent})
+    return samples, [header.size for header in headers], transparent, failed
+
+
+def _other_styles(config: Config, checkpoint: Checkpoint) -> list[str]:
+    """Which styles the model was not trained on, and in which it is asked instead."""
+    asked = {config.dataset.style, *config.dataset.styles.values()} & OWN_STYLES.keys()
+    return [
+        f"the model was not trained on the style {own}: it is asked as {OWN_STYLES[own]}"
+        for own in sorted(asked - set(checkpoint.trained_styles))
+    ]
 
 
 def _askable(
@@ -340,19 +366,19 @@ _MANY = 1000
 
 def _readable(
     samples: Sequence[Sample], too_flat: Callable[[Size], bool]
-) -> tuple[list[Sample], list[Size], list[FailedSample]]:
-    """Samples with a usable image, the images' sizes, and the others; each is opened once."""
-    known: dict[AnyImage, Size | str] = {}
-    kept, sizes, failed = [], [], []
+) -> tuple[list[Sample], list[Header], list[FailedSample]]:
+    """Samples with a usable image, the images' headers, and the others; each is opened once."""
+    known: dict[AnyImage, Header | str] = {}
+    kept, headers, failed = [], [], []
     many = len(samples) >= _MANY
     with progress("reading image headers", len(samples)) if many else nullcontext(int) as advance:
         for sample in samples:
             image = sample.image
             if image not in known:
                 try:
-                    size = sample.image_size()
-                    flat = f"{image}: an image of {size} px is too flat to be letterboxed"
-                    known[image] = flat if too_flat(size) else size
+                    header = sample.image_header()
+                    flat = f"{image}: an image of {header.size} px is too flat to be letterboxed"
+                    known[image] = flat if too_flat(header.size) else header
                 except DataError as error:
                     known[image] = str(error)
             found = known[image]
@@ -360,9 +386,9 @@ def _readable(
                 failed.append(FailedSample(sample.sample_id, found))
             else:
                 kept.append(sample)
-                sizes.append(found)
+                headers.append(found)
             advance(1)
-    return kept, sizes, failed
+    return kept, headers, failed
 
 
 def _is_too_flat(size: Size, setting: CropSetting, geometry: Geometry) -> bool:
@@ -392,15 +418,13 @@ def _plan_run(
     lengths = tuple(
         image_tokens[tiling] + text for tiling, text in zip(tilings, text_lengths, strict=True)
     )
-    longest = max(lengths)
-    verdict = crop_limit(setting.max_crops, geometry)
-    needed = longest + config.dataset.max_new_tokens
-    context = geometry.max_sequence_length
-    if verdict.level != "refused" and needed > context:
-        answer = config.dataset.max_new_tokens
-        reason = f"the longest prompt and its answer need {longest} + {answer} tokens"
-        verdict = Verdict("refused", f"{reason} of a context of {context}; take fewer crops")
+    verdict = _verdict(config, geometry, setting, max(lengths))
     warnings = _warnings(value, setting, geometry, sizes)
+    most = max(tiling.num_crops for tiling in tilings)
+    if told := own_limit_warning(setting.max_crops, most, geometry):
+        warnings.append(told)
+    needed = max(lengths) + config.dataset.max_new_tokens
+    context = geometry.max_sequence_length
     if verdict.level != "refused" and needed > NEAR_CONTEXT * context:
         warnings.append(f"near the limit: prompt and answer need {needed} of {context} tokens")
     return PlannedRun(
@@ -412,6 +436,14 @@ def _plan_run(
         verdict=verdict,
         warnings=tuple(warnings),
     )
+
+
+def _verdict(config: Config, geometry: Geometry, setting: CropSetting, longest: int) -> Verdict:
+    """By the true length of the longest prompt; with full tokens, by the seeds' table too."""
+    verdict = prompt_limit(longest, config.dataset.max_new_tokens, geometry)
+    if setting.force_full_tokens and verdict.level == "recommended":
+        return crop_limit(setting.max_crops, geometry)
+    return verdict
 
 
 def _with_memory(

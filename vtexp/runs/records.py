@@ -289,12 +289,9 @@ def read_environment(folder: Path) -> Environment:
 def _read(path: Path, kind: type[Record]) -> Record:
     plain = files.read_json(path)
     what = _WHAT[kind]
-    if "format" not in plain:
-        raise files.damaged(path, f"not {what} (format)")
-    if plain["format"] != FORMAT:
-        raise files.damaged(
-            path, f"of format {plain['format']!r:.20}; this version of vtexp reads format {FORMAT}"
-        )
+    if plain.get("format") != FORMAT:
+        found = f"format {plain.get('format')!r:.20}, and this version of vtexp reads {FORMAT}"
+        raise files.damaged(path, f"not {what} ({found})")
     try:
         return from_json(kind, plain)
     except Misfit as error:

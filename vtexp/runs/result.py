@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from statistics import fmean, median
 from typing import Any
 
@@ -128,7 +129,7 @@ def _arithmetic(plan: Plan, rows: Sequence[LatencyRow]) -> dict[str, Any]:
     nothing = ("flops_per_prefill", "flops", "mfu", "mfu_by_stage", "roofline_ms")
     if model is None:
         return dict.fromkeys(nothing)
-    prompts = [PromptCounts(row.num_crops, row.vision_tokens, row.sequence_length) for row in rows]
+    prompts = [PromptCounts.of_row(asdict(row)) for row in rows]
     flops = {prompt: model.flops(prompt) for prompt in set(prompts)}
     by_stage = {stage: fmean(flops[p][stage] for p in prompts) for stage in COMPUTED_STAGES}
     found = dict.fromkeys(nothing) | {

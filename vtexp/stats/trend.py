@@ -47,3 +47,27 @@ def relative_change(values: Sequence[float]) -> float:
     y = np.asarray(values, dtype=float)
     slope = np.median((y[j] - y[i]) / (x[j] - x[i]))
     return float(slope * (len(values) - 1) / np.median(y))
+
+
+#: Fewest rounds that tell a fall from noise.
+LEAST_ROUNDS = 6
+#: Falls over these rounds that count as one: seen at all, and certain by Kendall's test at 5 %.
+SEEN_FALL, CERTAIN_FALL = 0.05, 0.01
+_Z_FALLING = -1.645
+
+
+def settled(series: Sequence[Sequence[float]]) -> bool:
+    """Whether times have stopped falling: series of equally many rounds, such as one per shape.
+
+    Over the later half of the rounds, 6 at least, the mean of the series' logarithms falls by 5 % at
+    most (Theil and Sen's slope), or by 1 % where Kendall's test is sure that they fall. The test
+    alone passes a fall of 50 % of which it has seen too few rounds. False below 6 rounds.
+    """
+    rounds = len(series[0])
+    if rounds < LEAST_ROUNDS:
+        return False
+    window = max(LEAST_ROUNDS, rounds // 2)
+    latest = np.log(np.array([own[-window:] for own in series], dtype=float))
+    certain = kendall_z(latest.tolist()) <= _Z_FALLING
+    fall = -relative_change(np.exp(latest.mean(axis=0)).tolist())
+    return fall <= (CERTAIN_FALL if certain else SEEN_FALL)

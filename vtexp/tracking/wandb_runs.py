@@ -31,6 +31,7 @@ from vtexp.data.sample import Sample
 from vtexp.errors import DataError
 from vtexp.runs.records import Result, flat_values, read_result
 from vtexp.utils import files
+from vtexp.utils.extras import require_extra
 from vtexp.utils.text import public
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def _log_offline(
     tracking: TrackingConfig, sweep: Path, about: About, fill: Callable[[wandb.Run], None]
 ) -> Path:
     """Log a run on this machine; the folder with its `.wandb` file."""
+    require_extra("wandb", f"tracking={tracking.name}")
     import wandb
 
     os.environ.update(_folders(sweep))

@@ -1,1 +1,1 @@
-"""Files, the console, the machine, the hub and text: what every other package may use."""
+"""Helpers for files, the console, the machine, the hub and text."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -13,6 +14,13 @@ _SECRET, _SHORTEST = re.compile("KEY|TOKEN|SECRET|PASSW", re.IGNORECASE), 8
 
 #: So many names does a sentence list.
 MOST_NAMES = 12
+
+#: So many characters of a value does a message show.
+MOST_SHOWN = 80
+#: Writes the beginning and the end of long or nested values.
+_CUT = reprlib.Repr()
+_CUT.maxstring = _CUT.maxother = MOST_SHOWN
+_CUT.maxlist = _CUT.maxtuple = _CUT.maxdict = 3
 
 #: What moves a terminal's cursor, sets its title or turns the order of its letters; not \t or \n.
 _CONTROL = re.compile(
@@ -45,6 +53,18 @@ def listed(names: Sequence[str]) -> str:
     if len(names) > MOST_NAMES:
         told.append(f"and {len(names) - MOST_NAMES} more")
     return ", ".join(told)
+
+
+def shown(value: Any) -> str:
+    """A value for a message as Python writes it, in one short line: a cell can hold a megabyte."""
+    return _CUT.repr(value)
+
+
+def cut(text: str) -> str:
+    """A text for a message: its beginning where it is long, without control characters."""
+    if len(text) <= MOST_SHOWN:
+        return printable(text)
+    return f"{printable(text[:MOST_SHOWN])}... ({len(text)} characters)"
 
 
 def refuse_arguments(parser: ArgumentParser, message: str) -> NoReturn:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from vtexp.data.sample import ImageFile, Sample
-from vtexp.errors import DataError
+from vtexp.utils.extras import require_extra
 
 SPLITS = ("train", "test")
 SHAPES = ("circle", "rectangle", "triangle")
@@ -20,11 +20,11 @@ COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 def load(split: str) -> list[Sample]:
     """All questions of a split (38 575 train, 9 673 test), in the package's order.
 
-    Raises DataError where the package is not installed.
+    Raises MissingExtraError where the package is not installed.
     """
+    require_extra("easy_vqa", "dataset=easy_vqa")
     package = _package_folder()
-    if package is None:
-        raise DataError("dataset=easy_vqa needs the package easy-vqa: pip install easy-vqa==1.0")
+    assert package is not None
     folder = package / "data" / split
     questions = json.loads((folder / "questions.json").read_text())
     return [

@@ -1,6 +1,7 @@
 """What a YAML file says of a column: its name, a field within it, or text with columns in it.
 
 `question`, `answers.answer`, `COCO_{image_id:012d}.jpg`, `=What is shown?` (a text as it is).
+Values of cells stand cut in messages: one can be a megabyte of base64.
 """
 
 from __future__ import annotations
@@ -8,10 +9,13 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
+from typing import Any, TypeVar
 
 from vtexp.errors import DataError
+from vtexp.utils.text import cut, shown
 
 #: {column}, {column:lower}, or {column:012d} with a format as in Python; nothing is evaluated.
 _FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
@@ -19,7 +23,15 @@ _FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
 #: Half of a character of UTF-16.
 _HALF = re.compile("[\ud800-\udfff]")
 
+#: What a cell's text may be made of.
+_TEXTUAL = (str, int, float, Decimal, date, time, timedelta)
+
 Row = Mapping[str, Any]
+Read = TypeVar("Read")
+
+
+class CellError(DataError):
+    """A cell that holds another kind of value than its column is for; the message names it."""
 
 
 class Unreadable:
@@ -44,6 +56,14 @@ def missing_from(expression: str, names: Iterable[str]) -> str | None:
     return None
 
 
+def read(row: Row, expression: str, convert: Callable[[Any], Read]) -> Read:
+    """Value of an expression in a row, converted. Raises CellError."""
+    try:
+        return convert(value_of(row, expression))
+    except DataError as error:
+        raise CellError(f"column {expression}: {error}") from error
+
+
 def value_of(row: Row, expression: str) -> Any:
     """Value of an expression in a row; None where a column or field is missing or empty.
 
@@ -63,7 +83,9 @@ def value_of(row: Row, expression: str) -> Any:
         try:
             return format(value, form) if form else text_of(value)
         except (TypeError, ValueError) as error:
-            raise DataError(f"{match[1]}={value!r} does not fit {match[0]} ({error})") from error
+            raise DataError(
+                f"{match[1]}={shown(value)} does not fit {match[0]} ({cut(str(error))})"
+            ) from error
 
     return _FIELD.sub(text, expression.removeprefix("="))
 
@@ -72,9 +94,14 @@ def _field(row: Row, name: str) -> Any:
     first, *rest = name.split(".")
     cell = row[name] if name in row else row.get(first)
     if isinstance(cell, Unreadable):
-        raise DataError(f"{name}: {cell.reason}")
+        raise DataError(cell.reason)
     value = cell if name in row else _within(cell, rest)
-    return None if isinstance(value, float) and math.isnan(value) else value  # as pandas writes it
+    return None if is_null(value) else value
+
+
+def is_null(value: Any) -> bool:
+    """Whether a cell or an item of a list is empty: null, or NaN as pandas writes it."""
+    return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
 
 
 def _within(value: Any, path: list[str]) -> Any:
@@ -98,31 +125,53 @@ def text_of(value: Any) -> str:
         return value
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if value is None or isinstance(value, list | Mapping):
-        raise DataError(f"{value!r} is no text; name a field of it, such as answers.answer")
+    if isinstance(value, list | Mapping):
+        raise DataError(f"{shown(value)} is no text; name a field of it, such as answers.answer")
+    if not isinstance(value, _TEXTUAL):
+        raise DataError(f"{shown(value)} is no text but {type(value).__name__}")
     return str(value)
 
 
 def texts_of(value: Any) -> list[str]:
     """A cell as a list of texts: of its items that are not null, or of itself."""
     items = value if isinstance(value, list) else [value]
-    return [text_of(item) for item in items if item is not None]
+    return [text_of(item) for item in items if not is_null(item)]
+
+
+def options_of(value: Any) -> list[str]:
+    """A cell as a list of options: an empty text for each null, so that the others stay in place.
+
+    Raises DataError where it is no list.
+    """
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        hint = "; lists that are written as text are named in dataset.lists_as_text"
+        raise DataError(f"{shown(value)} is no list{hint if isinstance(value, str) else ''}")
+    return ["" if is_null(item) else text_of(item) for item in value]
 
 
 def list_in_text(value: Any) -> Any:
-    """A Python or JSON list that is written as text, such as "['a', 'b']"; a list is left as it is.
+    """A Python or JSON list that is written as text, such as "['a', null]"; a list stays as it is.
 
     Raises DataError for text that is no list.
     """
     if not isinstance(value, str):
         return value
     try:
-        found = ast.literal_eval(value)
+        written = ast.parse(value.strip(), mode="eval").body
+        if isinstance(written, ast.List | ast.Tuple):
+            return [_item(item) for item in written.elts]
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        found = None
-    if not isinstance(found, list | tuple):
-        raise DataError(f"{value!r} is no list written as text")
-    return list(found)
+        pass
+    raise DataError(f"{shown(value)} is no list written as text")
+
+
+def _item(written: ast.expr) -> Any:
+    """An item of a list that is written as text; null and nan are names to Python."""
+    if isinstance(written, ast.Name) and written.id.lower() in ("null", "nan"):
+        return None
+    return ast.literal_eval(written)
 
 
 def nested_items(value: Any) -> list[Any]:
@@ -138,4 +187,4 @@ def nested_items(value: Any) -> list[Any]:
             pass
     elif value is None or isinstance(value, list):
         return list(value or [])
-    raise DataError(f"{value!r} is no list of records, nor a record of lists of one length")
+    raise DataError(f"{shown(value)} is no list of records, nor a record of lists of one length")

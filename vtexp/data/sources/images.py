@@ -13,18 +13,21 @@ from urllib.parse import urlsplit
 
 from vtexp.config.schema import DatasetConfig
 from vtexp.data.images import AnyImage, ImageFile
-from vtexp.data.sources.columns import Row, text_of, value_of
+from vtexp.data.sources.columns import CellError, Row, read, text_of, value_of
 from vtexp.data.sources.files import Folder, image_folder
 from vtexp.data.sources.paths import inside
 from vtexp.data.sources.questions import Place, rows_of
 from vtexp.data.sources.tables import ImageCell, Rows, writing
 from vtexp.errors import DataError
 from vtexp.utils.console import progress
+from vtexp.utils.text import shown
 
 #: Connections at a time, seconds without an answer, and the largest image.
 _CONNECTIONS = 16
 _TIMEOUT_S = 20
 _MOST_BYTES = 64 * 2**20
+#: Characters of a path, at most, on Linux; a longer name is an image itself, such as base64.
+LONGEST_PATH = 4096
 
 
 class OutsideError(Exception):
@@ -81,20 +84,22 @@ class RowImages:
             if cell.image is None:
                 raise DataError("the row has no image")
             return cell.image, image_id or cell.digest or str(unit.row)
-        name = value_of(row, self._column)
+        name = read(row, self._column, lambda value: text_of(value) if value else "")
         if not name:
             raise DataError("the row has no image")
-        file = self._file(text_of(name))
+        file = self._file(name)
         if reason := self._not_had.get(file.path):
             raise DataError(reason)
         if self._dataset.source.image_url and not self._fetch and not file.path.is_file():
             raise DataError("not downloaded yet; a run without plan=true does it")
-        return file, image_id or text_of(name)
+        return file, image_id or name
 
     def _place(self, image_id: str | None, row: int) -> int:
         return row if image_id is None else self._first[image_id]
 
     def _file(self, name: str) -> ImageFile:
+        if len(name) > LONGEST_PATH:
+            raise CellError(f"column {self._column}: {shown(name)} is no path of an image")
         try:
             return ImageFile(inside(self._folder, name, self._within))
         except DataError as error:

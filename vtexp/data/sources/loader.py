@@ -12,10 +12,13 @@ from vtexp.config.schema import ColumnsConfig, DatasetConfig, Form
 from vtexp.data.images import AnyImage
 from vtexp.data.sample import FailedSample, LoadedSamples, Sample, drawn
 from vtexp.data.sources.columns import (
+    CellError,
     Row,
     list_in_text,
     missing_from,
     names_in,
+    options_of,
+    read,
     text_of,
     texts_of,
     value_of,
@@ -26,8 +29,11 @@ from vtexp.data.sources.questions import BATCH, Place, places_of, rows_of
 from vtexp.data.sources.tables import Rows
 from vtexp.data.sources.transforms import TRANSFORMS, QuestionDraft
 from vtexp.errors import ConfigError, DataError, error_line
+from vtexp.utils.text import cut, shown
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#: More characters than any id has: such a column holds something else.
+LONGEST_ID = 1000
 #: What values of a row can raise that are of no kind anyone thought of.
 _UNFORESEEN = (TypeError, ValueError, ArithmeticError, LookupError, RecursionError)
 
@@ -200,16 +206,19 @@ def _samples(
         sample_id, unusable = _sample_id(dataset, unit, row)
         if sample_id in seen:
             raise ConfigError(
-                f"dataset.columns.sample_id={columns.sample_id}: {sample_id} is there twice; name "
-                "a column that differs, or null for the row's number"
+                f"dataset.columns.sample_id={columns.sample_id}: {cut(sample_id)} is there twice "
+                f"(again at {rows.origin(unit.row)}); name a column that differs, or null for the "
+                "row's number"
             )
         seen.add(sample_id)
         try:
             if unusable:
-                raise DataError(unusable)
+                raise CellError(unusable)
             asked = _asked(dataset, row)
             image, image_id = pictures.of(image_id, unit, row)
             samples.append(_sample(dataset, sample_id, image_id, image, asked))
+        except CellError as error:
+            failed.append(FailedSample(sample_id, f"{rows.origin(unit.row)}: {error}"))
         except DataError as error:
             failed.append(FailedSample(sample_id, str(error)))
         except OutsideError as error:
@@ -248,11 +257,17 @@ def _sample_id(dataset: DatasetConfig, unit: Place, row: Row) -> tuple[str, str]
     try:
         value = None if name is None else value_of(row, name)
         if name is not None and value is not None:
-            text = text_of(value)
+            text = _short(text_of(value))
             nested = dataset.unnest is not None and name.startswith(dataset.unnest)
     except DataError as error:
         unusable = f"dataset.columns.sample_id={name}: {error}"
     return text if unit.item is None or nested else f"{text}-{unit.item}", unusable
+
+
+def _short(text: str) -> str:
+    if len(text) > LONGEST_ID:
+        raise DataError(f"{shown(text)} is too long for an id")
+    return text
 
 
 def _asked(dataset: DatasetConfig, row: Row) -> QuestionDraft:
@@ -260,56 +275,63 @@ def _asked(dataset: DatasetConfig, row: Row) -> QuestionDraft:
     try:
         return _question_of(dataset, row)
     except _UNFORESEEN as error:
-        raise DataError(f"the row cannot be used ({error_line(error)})") from error
+        raise DataError(f"the row cannot be used ({cut(error_line(error))})") from error
 
 
 def _question_of(dataset: DatasetConfig, row: Row) -> QuestionDraft:
-    columns = dataset.columns
-    row = _with_lists(dataset, row)
+    columns, row = dataset.columns, _with_lists(dataset, row)
+    name = columns.question_type
     asked = QuestionDraft(
         question=_question(columns, row),
-        question_type=_as_type(_optional(row, columns.question_type)),
-        references=texts_of(_optional(row, columns.answers)),
-        options=texts_of(_optional(row, columns.options) or []),
+        question_type="" if name is None else read(row, name, _as_type),
+        references=[] if columns.answers is None else read(row, columns.answers, texts_of),
+        options=[] if columns.options is None else read(row, columns.options, options_of),
         answer_index=_answer_index(columns, row),
         attributes=_attributes(columns, row),
     )
-    if asked.answer_index is not None and not 0 <= asked.answer_index < len(asked.options):
-        raise DataError(f"answer {asked.answer_index} of {len(asked.options)} options")
+    if (index := asked.answer_index) is not None:
+        if not 0 <= index < len(asked.options):
+            raise DataError(f"answer {index} of {len(asked.options)} options")
+        if not asked.options[index].strip():
+            raise DataError(f"the right option, {index}, is empty")
     for name in dataset.transforms:
         TRANSFORMS[name].apply(asked, row)
     return asked
 
 
 def _with_lists(dataset: DatasetConfig, row: Row) -> Row:
-    texts = {name: list_in_text(row.get(name)) for name in dataset.lists_as_text}
+    texts = {name: read(row, name, list_in_text) for name in dataset.lists_as_text}
     return {**row, **texts} if texts else row
-
-
-def _optional(row: Row, expression: str | None) -> Any:
-    return None if expression is None else value_of(row, expression)
 
 
 def _question(columns: ColumnsConfig, row: Row) -> str:
     if columns.question is None:
         return ""
-    value = value_of(row, columns.question)
-    if value is None:
+    text = read(row, columns.question, _text_or_none)
+    if text is None:
         raise DataError("the row has no question")
-    return text_of(value)
+    return text
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else text_of(value)
 
 
 def _answer_index(columns: ColumnsConfig, row: Row) -> int | None:
-    value = _optional(row, columns.answer_index)
+    return None if columns.answer_index is None else read(row, columns.answer_index, _as_index)
+
+
+def _as_index(value: Any) -> int | None:
+    """The place that a number or a letter gives."""
     if value is None:
         return None
     text = text_of(value).strip()
-    if re.fullmatch("[A-Z]", text):
-        return LETTERS.index(text)
+    if re.fullmatch("[A-Za-z]", text):
+        return LETTERS.index(text.upper())
     try:
         return int(text)
     except ValueError:
-        raise DataError(f"answer {text!r} is neither a number nor a letter") from None
+        raise DataError(f"answer {shown(text)} is neither a number nor a letter") from None
 
 
 def _as_type(value: Any) -> str:
@@ -320,11 +342,16 @@ def _as_type(value: Any) -> str:
 def _attributes(columns: ColumnsConfig, row: Row) -> dict[str, float | str]:
     found: dict[str, float | str] = {}
     for key, name in columns.attributes.items():
-        value = value_of(row, name)
+        value = read(row, name, _as_attribute)
         if value is not None:
-            number = isinstance(value, int | float) and abs(value) <= sys.float_info.max
-            found[key] = value if number else _as_type(value)
+            found[key] = value
     return found
+
+
+def _as_attribute(value: Any) -> float | str | None:
+    if value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max):
+        return value
+    return _as_type(value)
 
 
 def _sample(

@@ -41,16 +41,22 @@ def places_of(dataset: DatasetConfig, rows: Rows) -> list[Place]:
         try:
             kept.sort(key=lambda row: values[row])
         except TypeError as error:
-            raise DataError(f"dataset.holdout.sort_by: cannot be sorted ({error})") from error
+            column = dataset.holdout.sort_by
+            raise DataError(
+                f"dataset.holdout.sort_by={column}: cannot be sorted ({error})"
+            ) from error
         np.random.RandomState(dataset.holdout.seed).shuffle(kept)
         kept = kept[: dataset.holdout.first]
     if dataset.unnest is None:
         return [Place(row) for row in kept]
-    nested = rows.column(dataset.unnest)
-    try:
-        return [Place(row, item) for row in kept for item in range(len(nested_items(nested[row])))]
-    except DataError as error:
-        raise DataError(f"dataset.unnest={dataset.unnest}: {error}") from error
+    nested, places = rows.column(dataset.unnest), []
+    for row in kept:
+        try:
+            places += [Place(row, item) for item in range(len(nested_items(nested[row])))]
+        except DataError as error:
+            message = f"dataset.unnest={dataset.unnest}: {error} ({rows.origin(row)})"
+            raise DataError(message) from error
+    return places
 
 
 def rows_of(

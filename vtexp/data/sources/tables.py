@@ -18,6 +18,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,7 @@ from vtexp.data.sources.columns import Unreadable
 from vtexp.data.sources.paths import cache_folder
 from vtexp.errors import DataError
 from vtexp.utils.console import progress
+from vtexp.utils.text import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,6 +68,28 @@ class Rows(ABC):
     def images(self, name: str, rows: Sequence[int]) -> list[ImageCell]:
         """The images of some rows of a stored column."""
 
+    @abstractmethod
+    def origin(self, row: int) -> str:
+        """File and row, counted from 0 within the file, for messages."""
+
+
+class _Parts:
+    """Files whose rows follow each other."""
+
+    def __init__(self, files: Sequence[tuple[Path | str, int]]) -> None:
+        self._names = [str(name) for name, _ in files]
+        self.offsets = [0, *accumulate(count for _, count in files)]
+
+    def place(self, row: int) -> tuple[int, int]:
+        """Which file a row is in, and its place there."""
+        file = bisect.bisect_right(self.offsets, row) - 1
+        return file, row - self.offsets[file]
+
+    def origin(self, row: int) -> str:
+        """See Rows."""
+        file, inner = self.place(row)
+        return f"{self._names[file]}, row {inner}"
+
 
 # --- JSON and folders of images -------------------------------------------------------------------
 
@@ -73,8 +97,10 @@ class Rows(ABC):
 class ListedRows(Rows):
     """Rows that are in memory, as from JSON: they name images, but hold none."""
 
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
+    def __init__(self, files: Sequence[tuple[Path, list[dict[str, Any]]]]) -> None:
+        rows = [row for _, found in files for row in found]
         self._rows = rows
+        self._parts = _Parts([(file, len(found)) for file, found in files])
         self.names = tuple(dict.fromkeys(name for row in rows for name in row))
 
     def __len__(self) -> int:
@@ -96,13 +122,17 @@ class ListedRows(Rows):
         """See Rows; never called, as there are none."""
         raise NotImplementedError
 
+    def origin(self, row: int) -> str:
+        """See Rows."""
+        return self._parts.origin(row)
+
 
 def read_json(files: Sequence[Path], records: str | None) -> ListedRows:
     """Rows of JSON files (a list of records, or such a list under the key `records`), or of .jsonl.
 
     Raises DataError where a file is something else.
     """
-    return ListedRows([row for file in files for row in _records(file, records)])
+    return ListedRows([(file, _records(file, records)) for file in files])
 
 
 def _records(file: Path, key: str | None) -> list[dict[str, Any]]:
@@ -141,20 +171,25 @@ def read_imagefolder(folder: Path, within: Path) -> ListedRows:
     file = next((p for p in map(folder.joinpath, _METADATA) if p.is_file()), None)
     if file is not None:
         require_own(file, within)
-        if file.suffix == ".csv":
-            with _reading(file), file.open(newline="", encoding="utf-8") as lines:
-                rows: list[dict[str, Any]] = list(csv.DictReader(lines))
-        else:
-            rows = _records(file, None)
+        rows = _csv_records(file) if file.suffix == ".csv" else _records(file, None)
         if any("file_name" not in row for row in rows):
             raise DataError(f"{file}: each row needs the image's file_name")
-        return ListedRows([{"image": row.pop("file_name"), **row} for row in rows])
+        return ListedRows([(file, [{"image": row.pop("file_name"), **row} for row in rows])])
     images = sorted(p for p in folder.glob("*/*") if p.suffix.lower() in _IMAGE_ENDINGS)
     if not images:
         raise DataError(f"{folder}: neither metadata.jsonl or metadata.csv nor folders of images")
-    return ListedRows(
-        [{"image": f"{p.parent.name}/{p.name}", "label": p.parent.name} for p in images]
-    )
+    found = [{"image": f"{p.parent.name}/{p.name}", "label": p.parent.name} for p in images]
+    return ListedRows([(folder, found)])
+
+
+def _csv_records(file: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV file; an empty cell is null, as there is no other way to write it."""
+    with _reading(file), file.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    for number, row in enumerate(rows):
+        if None in row:  # where DictReader puts what is too much
+            raise DataError(f"{file}, row {number}: has more cells than the header has columns")
+    return [{name: cell or None for name, cell in row.items()} for row in rows]
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -162,6 +197,8 @@ def read_imagefolder(folder: Path, within: Path) -> ListedRows:
 
 class TableRows(Rows):
     """Rows whose text columns are a table of Arrow."""
+
+    _parts: _Parts
 
     def __init__(self, text: pa.Table, names: tuple[str, ...], stored: frozenset[str]) -> None:
         self._text, self.names, self.stored = text, names, stored
@@ -182,6 +219,10 @@ class TableRows(Rows):
     def present(self, name: str) -> list[bool]:
         """See Rows."""
         return self._text.column(name).is_valid().to_pylist()
+
+    def origin(self, row: int) -> str:
+        """See Rows."""
+        return self._parts.origin(row)
 
 
 class ParquetRows(TableRows):
@@ -204,9 +245,7 @@ class ParquetRows(TableRows):
         with _reading(self._files[0]):
             text = pa.concat_tables(tables, promote_options="permissive")
         super().__init__(text, tuple(schemas[0].names), _stored_columns(schemas[0]))
-        self._offsets = [0]
-        for table in tables:
-            self._offsets.append(self._offsets[-1] + table.num_rows)
+        self._parts = _Parts([(f, t.num_rows) for f, t in zip(files, tables, strict=True)])
 
     def present(self, name: str) -> list[bool]:
         """See Rows; of images, only where they are is read."""
@@ -233,10 +272,8 @@ class ParquetRows(TableRows):
         cells = {}
         known: dict[str, StoredImage] = {}
         for at, row in enumerate(wanted):
-            file = bisect.bisect_right(self._offsets, row) - 1
-            stored = StoredImage(
-                str(path), "bytes", at, str(self._files[file]), row - self._offsets[file]
-            )
+            file, inner = self._parts.place(row)
+            stored = StoredImage(str(path), "bytes", at, str(self._files[file]), inner)
             # Rows of the same content have one image, which is then decoded once.
             image = known.setdefault(digests[at], stored) if filled[at] else paths[at]
             cells[row] = ImageCell(image, digests[at])
@@ -276,7 +313,7 @@ class ParquetRows(TableRows):
         """(file, number of the first row, batch) over the row groups that hold any of the rows."""
         import pyarrow.parquet as pq
 
-        for file, start in zip(self._files, self._offsets, strict=False):
+        for file, start in zip(self._files, self._parts.offsets, strict=False):
             with _reading(file), pq.ParquetFile(file) as parquet:
                 leaves = {parquet.schema.column(i).path for i in range(len(parquet.schema))}
                 column = f"{name}.{leaf}" if f"{name}.{leaf}" in leaves else name
@@ -305,9 +342,8 @@ class SavedRows(TableRows):
             text = text or schema.names[:1]
             table = pa.concat_tables([table.select(text) for table in self._tables])
         super().__init__(table, tuple(schema.names), stored)
-        self._offsets = [0]
-        for table in self._tables:
-            self._offsets.append(self._offsets[-1] + table.num_rows)
+        counts = [table.num_rows for table in self._tables]
+        self._parts = _Parts(list(zip(self._files, counts, strict=True)))
 
     def present(self, name: str) -> list[bool]:
         """See Rows."""
@@ -325,8 +361,7 @@ class SavedRows(TableRows):
             paths.append(path)
         cells = []
         for row in rows:
-            at = bisect.bisect_right(self._offsets, row) - 1
-            inner = row - self._offsets[at]
+            at, inner = self._parts.place(row)
             file = self._files[at]
             cells.append(
                 ImageCell(
@@ -388,12 +423,16 @@ class JoinedRows(Rows):
             raise DataError(f"dataset.join: {column} or {key} holds lists or records") from error
         if values and keys and not any(place is not None for place in self._places):
             raise DataError(
-                f"dataset.join: no {column} is a {key} of the other table, as {values[0]!r} and "
-                f"{keys[0]!r} show"
+                f"dataset.join: no {column} is a {key} of the other table, as "
+                f"{shown(values[0])} and {shown(keys[0])} show"
             )
         self.names = tuple(dict.fromkeys((*rows.names, *others.names)))
         self._own = frozenset(rows.names)
         self.stored = rows.stored | (others.stored - self._own)
+
+    def origin(self, row: int) -> str:
+        """See Rows: that of the first table."""
+        return self._rows.origin(row)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -509,6 +548,8 @@ def _digests(data: pa.Array) -> pa.Array:
     )
 
 
+#: So many characters of another program's message are shown: some hold the file.
+MOST_REASON = 400
 #: What files raise that are not what they should be; pyarrow's own are among these kinds.
 _UNREADABLE = (
     *(OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
@@ -522,7 +563,7 @@ def _reading(file: Path) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error)[:MOST_REASON].split()) or type(error).__name__
         raise DataError(f"{file}: cannot be read ({reason})") from error
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vtexp.data.sample import MULTIPLE_CHOICE, NO_LETTERS
-from vtexp.data.sources.columns import Row, text_of, value_of
+from vtexp.data.sources.columns import Row, read, text_of, value_of
 from vtexp.errors import DataError
+from vtexp.utils.text import shown
 
 
 @dataclass
@@ -56,8 +57,7 @@ def _hint_twice(asked: QuestionDraft, row: Row) -> None:
 
 def _hint(row: Row) -> str:
     """The row's hint; empty where it has none."""
-    hint = value_of(row, "hint")
-    return "" if hint is None else text_of(hint)
+    return read(row, "hint", lambda hint: "" if hint is None else text_of(hint))
 
 
 def _math_vista(asked: QuestionDraft, row: Row) -> None:
@@ -91,6 +91,11 @@ def _mmmu(asked: QuestionDraft, row: Row) -> None:
         asked.unusable = "its options are images, so that none is shown with the question"
 
 
+def _without_repeated(options: list[str]) -> list[str]:
+    """Each option once; empty places stay, so that letters do not move."""
+    return [o for place, o in enumerate(options) if not o or o not in options[:place]]
+
+
 def _ai2d(asked: QuestionDraft, row: Row) -> None:
     """AI2D: empty and repeated options go; options that are letters in the diagram get no others.
 
@@ -99,17 +104,17 @@ def _ai2d(asked: QuestionDraft, row: Row) -> None:
     single letters.
     """
     right = None if asked.answer_index is None else asked.options[asked.answer_index]
-    kept = [o for o in dict.fromkeys(asked.options) if o != "{}"]
+    kept = _without_repeated([o for o in asked.options if o != "{}"])
     if right is not None and right not in kept:
         raise DataError(f"the right option is {right}, an empty one")
     is_letter = value_of(row, "option_is_abc")
     if not isinstance(is_letter, list | None) or not {*map(type, is_letter or [])} <= {bool, int}:
-        raise DataError(f"option_is_abc={is_letter!r} is no list of true and false")
+        raise DataError(f"option_is_abc={shown(is_letter)} is no list of true and false")
     if is_letter is None or len(is_letter) != len(kept):
         is_letter = [re.fullmatch("[A-Za-z]", option.strip()) is not None for option in kept]
     asked.options = kept
     asked.answer_index = None if right is None else kept.index(right)
-    if row.get("abc_label", True) and sum(is_letter) >= len(kept) - 1:
+    if row.get("abc_label", True) and sum(is_letter) >= sum(map(bool, kept)) - 1:
         pairs = zip(kept, is_letter, strict=True)
         asked.options = [option.upper() if letter else option for option, letter in pairs]
         asked.lettered, asked.style = False, NO_LETTERS

@@ -151,8 +151,8 @@ class AnswerSteps:
 class Answering:
     """Greedy answers of one model, with buffers and graphs kept for the latest shapes."""
 
-    def __init__(self, model: MolmoForCausalLM, eos_id: int, graphs: bool) -> None:
-        self._model, self._eos_id = model, eos_id
+    def __init__(self, model: MolmoForCausalLM, end_ids: tuple[int, ...], graphs: bool) -> None:
+        self._model, self._end_ids = model, end_ids
         self._stream = torch.cuda.Stream() if graphs else None
         self._steps: OrderedDict[tuple[int, int], AnswerSteps] = OrderedDict()
 
@@ -196,7 +196,8 @@ class Answering:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         token = steps.start(inputs, lengths.to(inputs["input_ids"].device))
         found = [token]
-        finished = token == self._eos_id
+        ends = torch.tensor(self._end_ids, device=token.device)
+        finished = torch.isin(token, ends)
         while True:
             if on_token is not None:
                 on_token()
@@ -204,8 +205,8 @@ class Answering:
                 return torch.stack(found, dim=1), steps.finite
             token = steps.next()
             if on_token is None:
-                token = torch.where(finished, self._eos_id, token)
-                finished |= token == self._eos_id
+                token = torch.where(finished, ends[0], token)
+                finished |= torch.isin(token, ends)
             found.append(token)
 
     def _steps_for(self, batch: int, tokens: int) -> AnswerSteps:

@@ -147,7 +147,7 @@ class MolmoRunner(Runner):
     @cached_property
     def _answering(self) -> Answering:
         graphs = self.graphs is not None and self.device.type == "cuda"
-        return Answering(self.model, self.tokenizer.eos_id, graphs)
+        return Answering(self.model, self.tokenizer.end_ids, graphs)
 
     def forget_answers(self) -> None:
         """Buffers of keys and values, and the graphs that use them."""

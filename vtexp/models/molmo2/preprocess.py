@@ -22,9 +22,10 @@ from torch.nn import functional as F
 
 from vtexp.budget.geometry import MOLMO2, Geometry, Size, Tiling, tiling_to_resolution
 from vtexp.budget.knobs import CropSetting
-from vtexp.models.device_resize import bilinear, constants
+from vtexp.models.device_resize import bilinear
 from vtexp.models.host_resize import one_thread
-from vtexp.models.molmo.preprocess import ONE_CROP, Pixels, shaped, to_patches
+from vtexp.models.molmo.preprocess import ONE_CROP, Pixels, normalised, shaped, to_patches
+from vtexp.models.processors import HALF, Normalisation
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,11 @@ def _layout(
 
 
 def preprocess_molmo2(
-    image: Pixels, setting: CropSetting, ids: Molmo2TokenIds, geometry: Geometry = MOLMO2
+    image: Pixels,
+    setting: CropSetting,
+    ids: Molmo2TokenIds,
+    geometry: Geometry = MOLMO2,
+    normalisation: Normalisation = HALF,
 ) -> Molmo2Image:
     """Crop, resize, normalise and lay out one uint8 (H, W, 3) image under a crop setting.
 
@@ -172,7 +177,8 @@ def preprocess_molmo2(
     canvas = _resize(shaped(image, size, setting.fit), size)
     whole = _resize(image, Size(geometry.crop_px, geometry.crop_px))
     views = ((whole, ONE_CROP), (canvas, tiling))
-    half = constants((127.5,), whole.device)
-    patches = torch.cat([to_patches(view / half - 1, t, geometry) for view, t in views])
+    # Of bytes, as in transformers, not of shares: `normalised` takes any numbers.
+    mean, std = (tuple(255 * value for value in of_shares) for of_shares in normalisation)
+    patches = torch.cat([to_patches(normalised(v, mean, std), t, geometry) for v, t in views])
     pooled, tokens, grid = _layout(tiling, ids, geometry, setting.force_full_tokens)
     return Molmo2Image(patches, pooled.clone(), tokens.clone(), grid, tiling)

@@ -15,6 +15,7 @@ from vtexp.models.molmo.preprocess import Pixels
 from vtexp.models.molmo2.preprocess import Molmo2TokenIds, preprocess_molmo2
 from vtexp.models.native import NativeImage, NativeRunner
 from vtexp.models.probe import tiling_of_views
+from vtexp.models.processors import HALF
 from vtexp.models.runner import PreparedSample
 
 
@@ -35,7 +36,7 @@ class Molmo2Runner(NativeRunner):
         """pixel_values (C, P, 588), image_token_pooling (T, 4) and image_grids (1, 4)."""
         start, end, patch, column, global_start = self.tokenizer.image_ids
         ids = Molmo2TokenIds(start, global_start, end, patch, column)
-        image = preprocess_molmo2(pixels, setting, ids, self.geometry)
+        image = preprocess_molmo2(pixels, setting, ids, self.geometry, self.normalisation or HALF)
         tensors = {
             "pixel_values": image.patches,
             "image_token_pooling": image.pooled_patches,

@@ -1,0 +1,1 @@
+"""What `import vtexp` offers to Python; `docs/api.md` documents it."""

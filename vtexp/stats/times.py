@@ -1,0 +1,153 @@
+"""Cost and speed-up from times: means over the images as they come, and how well they are known.
+
+Times are (questions, rounds) in any unit, NaN where a question was timed less often. A median over
+images of few and of many crops hides what the many cost; what a service pays is the mean. All
+intervals are taken on the logarithm, so that none reaches below zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A positive number with its 95 % interval; NaN ends where nothing was repeated."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean_time(times: np.ndarray) -> Estimate:
+    """Mean time of an image as they come, over questions (Q, R) of R rounds; in the times' unit.
+
+    The interval is of other questions of the same kind and other rounds of the same process.
+    """
+    mean = float(np.nanmean(times, axis=1).mean())
+    return _estimate(mean, _two_way(times / mean))
+
+
+def speed_up(baseline: np.ndarray, other: np.ndarray) -> Estimate:
+    """How many times as fast `other` is: ratio of the mean times over the same Q questions.
+
+    baseline (Q, R), other (Q, S). What a question costs, and what disturbs a round of both, stays
+    out of the interval: questions and rounds are paired. Where one has more rounds, the first ones
+    are pairs. Raises ValueError where the questions are not as many.
+    """
+    if len(baseline) != len(other):
+        raise ValueError(f"{len(baseline)} and {len(other)} questions: the same ones are needed")
+    rounds = min(baseline.shape[1], other.shape[1])
+    both = [np.nanmean(times, axis=1).mean() for times in (baseline, other)]
+    relative = [
+        times[:, :rounds] / mean for times, mean in zip((baseline, other), both, strict=True)
+    ]
+    return _estimate(float(both[0] / both[1]), _two_way(relative[0] - relative[1]))
+
+
+class _Spread(NamedTuple):
+    """Variance of a mean over cells, and its degrees of freedom."""
+
+    variance: float
+    freedom: float
+
+
+def _two_way(cells: np.ndarray) -> _Spread:
+    """Of the mean of cells (Q, R), which share what is of their question, and of their round.
+
+    The variance of the questions' means and that of the rounds' means both hold the cells' own
+    noise, which is taken off once (Cameron, Gelbach and Miller 2011).
+    """
+    complete = cells[:, ~np.isnan(cells).any(axis=0)]
+    by_question = _of_mean(np.nanmean(cells, axis=1))
+    by_round = _of_mean(complete.mean(axis=0)) if complete.shape[1] > 1 else _Spread(0.0, np.inf)
+    parts = [part for part in (by_question, by_round) if np.isfinite(part.variance)]
+    if not parts:
+        return _Spread(np.nan, np.inf)
+    both = _added(parts)
+    largest = max(part.variance for part in parts)
+    return _Spread(max(both.variance - _own_noise(complete), largest), both.freedom)
+
+
+def _added(parts: Sequence[_Spread]) -> _Spread:
+    """Of a sum of independent parts (Satterthwaite 1946)."""
+    variance = sum(part.variance for part in parts)
+    weights = sum(part.variance**2 / part.freedom for part in parts)
+    return _Spread(variance, variance**2 / weights if weights > 0 else np.inf)
+
+
+def _of_mean(values: np.ndarray) -> _Spread:
+    """Of the mean of independent values; a variance of NaN for a single one."""
+    if len(values) < 2:
+        return _Spread(np.nan, np.inf)
+    return _Spread(float(values.var(ddof=1)) / len(values), len(values) - 1)
+
+
+def _own_noise(cells: np.ndarray) -> float:
+    """Variance of the mean of cells (Q, R) by what neither question nor round explains."""
+    questions, rounds = cells.shape
+    if questions < 2 or rounds < 2:
+        return 0.0
+    rest = cells - cells.mean(axis=1, keepdims=True) - cells.mean(axis=0) + cells.mean()
+    return float((rest**2).sum() / ((questions - 1) * (rounds - 1))) / cells.size
+
+
+def _estimate(value: float, spread: _Spread) -> Estimate:
+    from scipy.stats import t
+
+    reach = np.exp(t.isf(0.025, spread.freedom) * np.sqrt(spread.variance))
+    return Estimate(value, float(value / reach), float(value * reach))
+
+
+@dataclass(frozen=True)
+class BetweenProcesses:
+    """Times of repeated processes: their geometric mean and two 95 % intervals.
+
+    low, high: of the mean of ever more processes. next_low, next_high: of one new process. All four
+    are NaN for a single process.
+    """
+
+    processes: int
+    mean: float
+    low: float
+    high: float
+    next_low: float
+    next_high: float
+
+
+def between_processes(values: np.ndarray) -> BetweenProcesses:
+    """From one number above 0 per process (a mean time, a speed-up), by Student's t of logarithms.
+
+    A speed-up whose two budgets were timed in the same processes is paired so: hand in each
+    process's own ratio.
+    """
+    logs = np.log(np.asarray(values, dtype=np.float64))
+    n, centre = len(logs), logs.mean()
+    if n < 2:
+        return BetweenProcesses(n, float(np.exp(centre)), *[float("nan")] * 4)
+    spread = logs.std(ddof=1)
+    reach = _student(n - 1) * spread * np.array([1 / np.sqrt(n), np.sqrt(1 + 1 / n)])
+    low, next_low = np.exp(centre - reach)
+    high, next_high = np.exp(centre + reach)
+    found = (np.exp(centre), low, high, next_low, next_high)
+    return BetweenProcesses(n, *(float(value) for value in found))
+
+
+def speed_up_between_processes(baseline: np.ndarray, other: np.ndarray) -> Estimate:
+    """Speed-up between budgets that were timed in different processes, one number per process.
+
+    Welch's interval (1947) of the difference of logarithms; NaN ends where either has one process.
+    """
+    logs = [np.log(np.asarray(values, dtype=np.float64)) for values in (baseline, other)]
+    ratio = float(np.exp(logs[0].mean() - logs[1].mean()))
+    return _estimate(ratio, _added([_of_mean(own) for own in logs]))
+
+
+def _student(freedom: int) -> float:
+    from scipy.stats import t
+
+    return float(t.isf(0.025, freedom))

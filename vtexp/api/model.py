@@ -194,10 +194,5 @@ def _check(counts: TokenCounts, setting: CropSetting, read: Counts, length: int)
         )
 
 
-def _number(value: float | int | None) -> float:
-    assert value is not None
-    return float(value)
-
-
 def _nothing() -> None:
     pass

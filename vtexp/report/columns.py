@@ -152,7 +152,7 @@ OF_RUNS: tuple[Column, ...] = (
     _varying("hardware", "ftmp"),
     _varying("settings", "ftmp"),
     _text("device"),
-    _text("execution", name="run by", group=_PREFILL, shown="fmp"),
+    _text("execution", name="prefill run by", group=_PREFILL, shown="fmp"),
     Column(
         key="accuracy",
         name="accuracy",
@@ -384,11 +384,15 @@ def _found_values(run: AnalysedRun | None) -> dict[str, Any]:
 
 
 def shown(rows: Sequence[ReportRow], place: str) -> list[Column]:
-    """Columns that people see in a place and some run fills; those where runs differ come last."""
+    """Columns that people see in a place and some run fills, group by group.
+
+    What the analysis says comes behind the groups, and columns in which runs differ last.
+    """
     wanted = [column for column in COLUMNS if place in column.shown]
     filled = [column for column in wanted if any(row.text(column) for row in rows)]
-    differ = [column for column in filled if column.varying and _differs(rows, column)]
-    return [*(column for column in filled if not column.varying), *differ]
+    kept = [column for column in filled if not column.varying or _differs(rows, column)]
+    order = (*GROUPS, "")
+    return sorted(kept, key=lambda column: (column.varying, order.index(column.group)))
 
 
 def _differs(rows: Sequence[ReportRow], column: Column) -> bool:

@@ -75,75 +75,65 @@ GROUPS = _BUDGET, _TOKENS, _ACCURACY, _TIMES, _MEMORY, _PREFILL = (
 )
 
 
-def _text(key: str, **more: Any) -> Column:
-    return Column(key=key, kind=str, **more)
+def _plain(key: str, kind: type = float) -> Column:
+    """A column of files alone."""
+    return Column(key=key, kind=kind)
+
+
+def _text(key: str, name: str = "", group: str = "", shown: str = FILES, **more: Any) -> Column:
+    return Column(key=key, kind=str, name=name, group=group, shown=shown, **more)
 
 
 def _varying(key: str, shown: str) -> Column:
-    return _text(key, name=key, group=_BUDGET, varying=True, shown=shown)
+    return _text(key, key, _BUDGET, shown, varying=True)
 
 
-def _tokens(kind: str, shown: str, **more: Any) -> Column:
-    name = f"{kind} tokens"
-    key = f"{kind}_vision_tokens"
-    return Column(key=key, name=name, group=_TOKENS, format=".5g", shown=shown, **more)
+def _number(
+    key: str, name: str, unit: str, group: str, format: str, shown: str, **more: Any
+) -> Column:
+    return Column(key=key, name=name, unit=unit, group=group, format=format, shown=shown, **more)
 
 
-def _interval(key: str, low: str, high: str, **more: Any) -> Column:
-    return Column(key=f"{key}_interval", ends=(low, high), **more)
-
-
-def _stage(stage: str, name: str, shown: str = "", digits: int = 1, **more: Any) -> list[Column]:
+def _stage(
+    stage: str, name: str, shown: str = "", format: str = ".1f", **more: Any
+) -> list[Column]:
     """Median of a stage, and both ends of its 95 % interval."""
-    median = Column(
-        key=f"{stage}_median",
-        name=name,
-        unit="ms",
-        group=_TIMES,
-        format=f".{digits}f",
-        timed=True,
-        shown=FILES + shown,
-        **more,
-    )
-    return [median, Column(key=f"{stage}_low"), Column(key=f"{stage}_high")]
+    key = f"{stage}_median"
+    median = _number(key, name, "ms", _TIMES, format, FILES + shown, timed=True, **more)
+    return [median, _plain(f"{stage}_low"), _plain(f"{stage}_high")]
 
 
-def _memory(kind: str, shown: str = "fp") -> Column:
-    return Column(
-        key=f"memory_peak_mib_{kind}",
-        name=f"memory {kind}",
-        unit="MiB",
-        group=_MEMORY,
-        format=".0f",
-        shown=shown,
-    )
+def _interval(
+    key: str, name: str, group: str, format: str, shown: str, ends: str, **more: Any
+) -> Column:
+    """From the column `ends` with `_low` behind it to the one with `_high`."""
+    columns = (f"{ends}_low", f"{ends}_high")
+    return _number(key, name, "", group, format, shown, ends=columns, **more)
 
 
 #: Of a run itself, in the order of comparison.csv: what was asked, what was counted, what came out.
 OF_RUNS: tuple[Column, ...] = (
     _text("knob"),
     _text("knob_value"),
-    _text("tiling", name="tiling", group=_BUDGET, drop=9, shown="ftmp"),
-    Column(key="num_crops", kind=int),
-    Column(key="target_vision_tokens", kind=int),
-    Column(key="theoretical_num_crops"),
-    _tokens("theoretical", "ftmp", short="theory tokens", drop=8),
-    _text("measured_tiling"),
-    Column(
-        key="measured_num_crops",
-        name="crops",
-        group=_BUDGET,
-        format=".4g",
-        otherwise="num_crops",
-        drop=7,
-        shown="ftmp",
+    _text("tiling", "tiling", _BUDGET, "ftmp", drop=9),
+    _plain("num_crops", int),
+    _plain("target_vision_tokens", int),
+    _plain("theoretical_num_crops"),
+    _number(
+        *("theoretical_vision_tokens", "theoretical tokens", "", _TOKENS, ".5g", "ftmp"),
+        short="theory tokens",
+        drop=8,
     ),
-    _tokens("measured", "ftmp"),
+    _text("measured_tiling"),
+    _number(
+        *("measured_num_crops", "crops", "", _BUDGET, ".4g", "ftmp"), otherwise="num_crops", drop=7
+    ),
+    _number("measured_vision_tokens", "measured tokens", "", _TOKENS, ".5g", "ftmp"),
     _text("actual_tiling"),
-    Column(key="actual_num_crops"),
-    _tokens("actual", "fmp"),
-    Column(key="actual_overridden", kind=bool),
-    Column(key="force_full_tokens", kind=bool),
+    _plain("actual_num_crops"),
+    _number("actual_vision_tokens", "actual tokens", "", _TOKENS, ".5g", "fmp"),
+    _plain("actual_overridden", bool),
+    _plain("force_full_tokens", bool),
     _text("fit"),
     _varying("model", "ftmp"),
     _text("weights"),
@@ -152,35 +142,20 @@ OF_RUNS: tuple[Column, ...] = (
     _varying("hardware", "ftmp"),
     _varying("settings", "ftmp"),
     _text("device"),
-    _text("execution", name="prefill run by", group=_PREFILL, shown="fmp"),
-    Column(
-        key="accuracy",
-        name="accuracy",
-        unit="%",
-        group=_ACCURACY,
-        format=".1f",
-        factor=100,
-        shown="ftmp",
-    ),
-    Column(key="accuracy_standard_error"),
+    _text("execution", "prefill run by", _PREFILL, "fmp"),
+    _number("accuracy", "accuracy", "%", _ACCURACY, ".1f", "ftmp", factor=100),
+    _plain("accuracy_standard_error"),
     _interval(
-        "accuracy",
-        *("accuracy_low", "accuracy_high"),
-        name="accuracy 95 %",
+        *("accuracy_interval", "accuracy 95 %", _ACCURACY, ".1f", "tmp", "accuracy"),
         short="95 % interval",
-        group=_ACCURACY,
-        format=".1f",
         factor=100,
-        shown="tmp",
     ),
-    Column(key="accuracy_low"),
-    Column(key="accuracy_high"),
+    _plain("accuracy_low"),
+    _plain("accuracy_high"),
     _text("metric"),
-    Column(
-        key="num_samples", kind=int, name="questions", group=_ACCURACY, format=".0f", shown="fp"
-    ),
-    Column(key="num_failed", kind=int),
-    Column(key="num_images", kind=int),
+    _number("num_samples", "questions", "", _ACCURACY, ".0f", "fp", kind=int),
+    _plain("num_failed", int),
+    _plain("num_images", int),
     *_stage("image_decode_ms", STAGE_NAMES["image_decode_ms"], "p"),
     *_stage("preprocess_ms", STAGE_NAMES["preprocess_ms"], "p"),
     *_stage("transfer_ms", STAGE_NAMES["transfer_ms"], "p"),
@@ -190,131 +165,60 @@ OF_RUNS: tuple[Column, ...] = (
     *_stage("llm_prefill_ms", STAGE_NAMES["llm_prefill_ms"], "tp", short="LLM", drop=5),
     *_stage("prefill_ms", "prefill", "tmp"),
     _interval(
-        "prefill_ms",
-        *("prefill_ms_low", "prefill_ms_high"),
-        name="prefill 95 %",
+        *("prefill_ms_interval", "prefill 95 %", _TIMES, ".1f", "tmp", "prefill_ms"),
         short="prefill 95%",
-        group=_TIMES,
-        format=".1f",
         drop=1,
-        shown="tmp",
     ),
     *_stage("first_token_ms", STAGE_NAMES["first_token_ms"], "p"),
     *_stage("ttft_ms", "TTFT", "tmp", drop=2),
     *_stage("ttft_without_preprocess_ms", "TTFT without preprocess"),
-    *_stage("decode_ms_per_token", "decode, per token", "p", digits=2),
-    *(Column(key=f"prefill_ms_{name}") for name in ("p25", "p75", "p90", "p99")),
-    Column(key="prefill_ms_n", kind=int),
-    *(Column(key=f"prefill_ms_between_processes_{name}") for name in ("mean", "low", "high")),
-    Column(key="prefill_ms_between_processes_n", kind=int),
-    Column(key="prefill_vision_tokens"),
-    Column(
-        key="cold_ttft_ms",
-        name="cold TTFT",
-        unit="ms",
-        group=_TIMES,
-        format=".1f",
-        timed=True,
-        shown="fmp",
-    ),
-    Column(key="timing_warnings", kind=tuple),
-    _memory("allocated", "fmp"),
-    _memory("reserved"),
-    _memory("resident", "fmp"),
-    Column(
-        key="graph_memory_mib",
-        name="CUDA graphs",
-        unit="MiB",
-        group=_MEMORY,
-        format=".0f",
-        shown="fp",
-    ),
-    Column(
-        key="gpu_busy_ratio",
-        name="GPU busy",
-        unit="%",
-        group=_PREFILL,
-        format=".0f",
-        factor=100,
-        shown="fmp",
-    ),
-    Column(
-        key="energy_j_per_prefill",
-        name="energy",
-        unit="J",
-        group=_PREFILL,
-        format=".3g",
-        shown="fmp",
-    ),
-    Column(
-        key="idle_power_w", name="idle power", unit="W", group=_PREFILL, format=".1f", shown="fp"
-    ),
-    Column(
-        key="flops_per_prefill",
-        name="arithmetic",
-        unit="GFLOP",
-        group=_PREFILL,
-        format=".1f",
-        factor=1e-9,
-        shown="fp",
-    ),
-    Column(key="mfu", name="MFU", unit="%", group=_PREFILL, format=".1f", factor=100, shown="fmp"),
-    Column(
-        key="roofline_ms", name="roofline", unit="ms", group=_PREFILL, format=".3g", shown="fmp"
-    ),
-    Column(key="sequence_length"),
-    Column(key="batch_size", kind=int),
+    *_stage("decode_ms_per_token", "decode, per token", "p", ".2f"),
+    *(_plain(f"prefill_ms_{name}") for name in ("p25", "p75", "p90", "p99")),
+    _plain("prefill_ms_n", int),
+    *(_plain(f"prefill_ms_between_processes_{name}") for name in ("mean", "low", "high")),
+    _plain("prefill_ms_between_processes_n", int),
+    _plain("prefill_vision_tokens"),
+    _number("cold_ttft_ms", "cold TTFT", "ms", _TIMES, ".1f", "fmp", timed=True),
+    _plain("timing_warnings", tuple),
+    _number("memory_peak_mib_allocated", "memory allocated", "MiB", _MEMORY, ".0f", "fmp"),
+    _number("memory_peak_mib_reserved", "memory reserved", "MiB", _MEMORY, ".0f", "fp"),
+    _number("memory_peak_mib_resident", "memory resident", "MiB", _MEMORY, ".0f", "fmp"),
+    _number("graph_memory_mib", "CUDA graphs", "MiB", _MEMORY, ".0f", "fp"),
+    _number("gpu_busy_ratio", "GPU busy", "%", _PREFILL, ".0f", "fmp", factor=100),
+    _number("energy_j_per_prefill", "energy", "J", _PREFILL, ".3g", "fmp"),
+    _number("idle_power_w", "idle power", "W", _PREFILL, ".1f", "fp"),
+    _number("flops_per_prefill", "arithmetic", "GFLOP", _PREFILL, ".1f", "fp", factor=1e-9),
+    _number("mfu", "MFU", "%", _PREFILL, ".1f", "fmp", factor=100),
+    _number("roofline_ms", "roofline", "ms", _PREFILL, ".3g", "fmp"),
+    _plain("sequence_length"),
+    _plain("batch_size", int),
     _text("samples_fingerprint"),
     _text("inputs_fingerprint"),
     _text("same_inputs_as"),
     _text("status"),
     _text("error"),
-    Column(key="warnings", kind=tuple),
+    _plain("warnings", tuple),
     _varying("sweep", "fp"),
     _text("run"),
     _text("run_id"),
 )
 #: What the analysis says of a run. Empty where it says nothing.
 OF_ANALYSIS: tuple[Column, ...] = (
-    Column(key="at_least_worse"),
-    Column(
-        key="at_most_worse",
-        name="loss at most",
+    _plain("at_least_worse"),
+    _number(
+        *("at_most_worse", "loss at most", "points", "", ".1f", "ftm"),
         short="max loss",
-        unit="points",
-        format=".1f",
         factor=100,
         drop=3,
-        shown="ftm",
     ),
-    Column(key="sufficient", kind=bool),
-    Column(
-        key="speed_up",
-        name="speed-up",
-        format=".2f",
-        timed=True,
-        drop=4,
-        shown="ftm",
-    ),
-    _interval(
-        "speed_up",
-        *("speed_up_low", "speed_up_high"),
-        name="speed-up 95 %",
-        format=".2f",
-        shown="m",
-    ),
-    Column(key="speed_up_low"),
-    Column(key="speed_up_high"),
+    _plain("sufficient", bool),
+    _number("speed_up", "speed-up", "", "", ".2f", "ftm", timed=True, drop=4),
+    _interval("speed_up_interval", "speed-up 95 %", "", ".2f", "m", "speed_up"),
+    _plain("speed_up_low"),
+    _plain("speed_up_high"),
     _text("speed_up_baseline"),
-    Column(key="on_front", kind=bool),
-    Column(
-        key="front_share",
-        name="on the Pareto front",
-        unit="%",
-        format=".0f",
-        factor=100,
-        shown="fm",
-    ),
+    _plain("on_front", bool),
+    _number("front_share", "on the Pareto front", "%", "", ".0f", "fm", factor=100),
 )
 COLUMNS = (*OF_RUNS, *OF_ANALYSIS)
 

@@ -143,8 +143,8 @@ def test_the_report_says_so_where_images_are_gone(sweep: Path) -> None:
     changed = {key: replace(one, question="other") for key, one in asked.questions.items()}
     pictures = take_thumbnails(replace(asked, questions=changed), found)
     assert pictures.by_image == {}
-    assert "is not the same sample in the data set any more" in pictures.notes[0]
-    assert len(asked.questions) > len(pictures.notes) <= 4  # the first, and how many more
+    assert "is not the same sample in the data set any more" in pictures.warnings[0]
+    assert len(asked.questions) > len(pictures.warnings) <= 4  # the first, and how many more
 
 
 def test_a_report_draws_no_pages(
@@ -153,7 +153,7 @@ def test_a_report_draws_no_pages(
     (asked,) = read_answers(collect(sweep))
     monkeypatch.setenv("VTEXP_CACHE_DIR", str(tmp_path / "empty"))
     pictures = take_thumbnails(asked, asked.disagreements())
-    assert pictures.by_image == {} and "no images are shown: its pages" in pictures.notes[0]
+    assert pictures.by_image == {} and "no images are shown: its pages" in pictures.warnings[0]
     assert not (tmp_path / "empty").exists()
 
 

@@ -209,7 +209,7 @@ def test_refused_value_stops_before_anything_loads(
 ) -> None:
     monkeypatch.setitem(sys.modules, "vtexp.models.runner", None)
     with pytest.raises(ConfigError, match="at most 28 crops fit"):
-        run_job(make_config("knob=max_crops", "knob.max_crops=[1,30]"))
+        run_job(make_config("knob=max_crops", "knob.max_crops=[1,30]", "force_full_tokens=true"))
     assert not (tmp_path / "sweep").exists()
 
 

@@ -42,30 +42,30 @@ def write_page(folder: Path, rows: Sequence[ReportRow], found: Analysis) -> list
     asked = read_answers(runs)
     counted = {run: answers for one in asked for run, answers in one.by_run.items()}
     plots = all_plots(found, runs, counted)
-    browsers, notes = _browsers(runs, found, asked)
+    browsers, warnings = _browsers(runs, found, asked)
     data = {
         "plots": [asdict(plot) | {"percent": plot.percent} for plot in plots],
         "browsers": browsers,
     }
-    write_text(folder / REPORT_NAME, _page(rows, found, plots, data, notes))
+    write_text(folder / REPORT_NAME, _page(rows, found, plots, data, warnings))
     return plots
 
 
 def _browsers(
     runs: Sequence[ComparedRun], found: Analysis, asked: Sequence[SharedQuestions]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Data of the browsers of samples, those with several runs, and notes on their pictures."""
+    """Data of the browsers of samples, those with several runs, and warnings on their pictures."""
     by_folder = {str(run.folder): run for run in runs}
     several = len(found.series) > 1
     names = {run.folder: one.name for one in found.series for run in one.runs if several}
-    room, browsers, notes = MOST_BYTES, [], []
+    room, browsers, warnings = MOST_BYTES, [], []
     for one in asked:
         if len(one.runs) > 1:
             data, pictures = browser_data(one, by_folder, names, room)
             room -= sum(len(picture.uri) for picture in pictures.by_image.values())
             browsers.append(data)
-            notes += pictures.notes
-    return browsers, notes
+            warnings += pictures.warnings
+    return browsers, warnings
 
 
 def _page(
@@ -73,7 +73,7 @@ def _page(
     found: Analysis,
     plots: Sequence[Plot],
     data: dict[str, Any],
-    notes: Sequence[str],
+    warnings: Sequence[str],
 ) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from jinja2.utils import htmlsafe_json_dumps
@@ -95,7 +95,7 @@ def _page(
         table=report_table(rows),
         plots=plots,
         browsers=data["browsers"],
-        picture_notes=notes,
+        picture_warnings=warnings,
         protocol=reproduce.protocols(folders),
         environment=reproduce.environments(folders),
         again=reproduce.configs(folders),

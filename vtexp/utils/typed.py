@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -121,7 +121,7 @@ def _mapping(of: Reader) -> Reader:
     def read(value: Any) -> Any:
         if type(value) is not dict:
             raise Misfit
-        return {key: _at(key, of, inner) for key, inner in value.items()}
+        return _each((key, of, inner) for key, inner in value.items())
 
     return read
 
@@ -138,20 +138,21 @@ def _record(kind: Any) -> Reader:
     def read(value: Any) -> Any:
         if type(value) is not dict:
             raise Misfit
-        found = {}
-        for name, reader in readers:
-            if name in value:
-                found[name] = _at(name, reader, value[name])
-            elif name in required:
-                raise Misfit(name)
-        return kind(**found)
+        if missing := required - value.keys():
+            raise Misfit(min(missing))
+        given = ((name, reader, value[name]) for name, reader in readers if name in value)
+        return kind(**_each(given))
 
     return read
 
 
-def _at(key: str, reader: Reader, value: Any) -> Any:
+def _each(parts: Iterable[tuple[str, Reader, Any]]) -> dict[str, Any]:
+    """What readers make of values, by their keys; a Misfit names the key."""
+    found, key = {}, ""
     try:
-        return reader(value)
+        for key, reader, value in parts:
+            found[key] = reader(value)
     except Misfit as error:
         inner = str(error)
         raise Misfit(f"{key}.{inner}" if inner else key) from None
+    return found

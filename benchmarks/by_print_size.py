@@ -14,12 +14,14 @@ import io
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from vtexp.analysis import rows
+from vtexp.analysis.fairness import require_same_samples
+from vtexp.analysis.rows import ComparedRun, collect
 from vtexp.errors import DataError
+from vtexp.runs.records import SampleRow, read_samples
 from vtexp.stats.paired import Z_95, clustered_mean
 from vtexp.utils import files
 
@@ -28,20 +30,19 @@ BORDERS_PX = (10, 12, 15, 18, 22, 27, 33)
 
 
 class Run(NamedTuple):
-    """A finished run: its row of the comparison and its questions by id."""
+    """A finished run, and its questions by id."""
 
-    row: dict[str, Any]
-    samples: dict[str, dict[str, Any]]
+    run: ComparedRun
+    samples: dict[str, SampleRow]
 
 
 def read_runs(sweep: Path) -> list[Run]:
     """Finished runs of a sweep, in the order of its comparison."""
-    runs = []
-    for row in rows.collect(sweep):
-        if row["status"] == "done":
-            samples = files.read_jsonl(sweep / row["run"] / files.SAMPLES)
-            runs.append(Run(row, {sample["sample_id"]: sample for sample in samples}))
-    return runs
+    return [
+        Run(run, {row.sample_id: row for row in read_samples(run.folder / files.SAMPLES)})
+        for run in collect(sweep)
+        if run.result is not None
+    ]
 
 
 def in_percent(scores: list[float], images: list[str], *, signed: bool = False) -> str:
@@ -60,18 +61,18 @@ def step(before: Run | None, run: Run) -> str:
     """Difference of a run from the one before, question by question."""
     if before is None:
         return ""
-    pairs = [(before.samples[i]["score"], row) for i, row in run.samples.items()]
-    differences = [row["score"] - score for score, row in pairs]
-    return in_percent(differences, [row["image_id"] for _, row in pairs], signed=True)
+    pairs = [(before.samples[i].score, row) for i, row in run.samples.items()]
+    differences = [row.score - score for score, row in pairs]
+    return in_percent(differences, [row.image_id for _, row in pairs], signed=True)
 
 
 def by_size(run: Run) -> list[tuple[list[float], list[str]]]:
     """Scores and pages of the questions of each group of print."""
     groups: list[tuple[list[float], list[str]]] = [([], []) for _ in BORDERS_PX[1:]]
     for row in run.samples.values():
-        scores, images = groups[int(np.digitize(row["print_px"], BORDERS_PX)) - 1]
-        scores.append(row["score"])
-        images.append(row["image_id"])
+        scores, images = groups[int(np.digitize(row.attributes["print_px"], BORDERS_PX)) - 1]
+        scores.append(row.score)
+        images.append(row.image_id)
     return groups
 
 
@@ -79,14 +80,14 @@ def by_kind(run: Run) -> dict[str, list[float]]:
     """Scores of the questions of each kind of page."""
     kinds: dict[str, list[float]] = defaultdict(list)
     for row in run.samples.values():
-        kinds[row["question_type"]].append(row["score"])
+        kinds[row.question_type].append(row.score)
     return kinds
 
 
 def near_misses(run: Run) -> tuple[int, int]:
     """How many wrong answers differ from the right one in a single character, and all wrong."""
-    wrong = [row for row in run.samples.values() if row["score"] == 0]
-    pairs = [(row["prediction"], row["references"][0]) for row in wrong]
+    wrong = [row for row in run.samples.values() if row.score == 0]
+    pairs = [(row.prediction, row.references[0]) for row in wrong]
     near = [
         len(told) == len(right) and sum(a != b for a, b in zip(told, right, strict=True)) == 1
         for told, right in pairs
@@ -101,21 +102,23 @@ def names_of_sizes() -> list[str]:
 
 def table(runs: list[Run]) -> str:
     """All tables as Markdown."""
-    first = runs[0]
-    pages = len({row["image_id"] for row in first.samples.values()})
+    first, result = runs[0], runs[0].run.found
+    pages = len({row.image_id for row in first.samples.values()})
     lines = [
-        f"{first.row['model']} on {first.row['dataset']}, {len(first.samples)} questions on "
+        f"{result.model} on {result.dataset}, {len(first.samples)} questions on "
         f"{pages} pages, exact match in % with 95 % intervals by page.",
         "",
-        f"| {first.row['knob']} | measured tokens | accuracy | change from the row above, paired |",
+        f"| {result.knob} | measured tokens | accuracy | change from the row above, paired |",
         "|---|---|---|---|",
     ]
     for before, run in zip([None, *runs], runs, strict=False):
-        scores = [row["score"] for row in run.samples.values()]
-        accuracy = in_percent(scores, [row["image_id"] for row in run.samples.values()])
-        tokens = f"{run.row['measured_vision_tokens']:.5g}"
-        lines.append(f"| {run.row['knob_value']} | {tokens} | {accuracy} | {step(before, run)} |")
-    values = " | ".join(str(run.row["knob_value"]) for run in runs)
+        scores = [row.score for row in run.samples.values()]
+        accuracy = in_percent(scores, [row.image_id for row in run.samples.values()])
+        tokens = f"{run.run.found.measured_vision_tokens:.5g}"
+        lines.append(
+            f"| {run.run.found.knob_value} | {tokens} | {accuracy} | {step(before, run)} |"
+        )
+    values = " | ".join(run.run.found.knob_value for run in runs)
     lines += [
         "",
         f"| print, px of the page | questions | {values} |",
@@ -154,8 +157,8 @@ def picture(runs: list[Run]) -> bytes:
             yerr=100 * np.clip([middle - low, high - middle], 0, None),
             marker="o",
             capsize=3,
-            label=f"{run.row['knob']}={run.row['knob_value']} "
-            f"({run.row['measured_vision_tokens']:.0f} tokens)",
+            label=f"{run.run.found.knob}={run.run.found.knob_value} "
+            f"({run.run.found.measured_vision_tokens:.0f} tokens)",
         )
     axis.set_xscale("log")
     axis.set_xticks(centres, names_of_sizes(), minor=False)
@@ -181,7 +184,7 @@ def main() -> None:
     if not runs:
         raise SystemExit(f"{args.sweep}: no finished run")
     try:
-        rows.require_same_samples([run.row for run in runs])
+        require_same_samples([run.run for run in runs])
     except DataError as error:
         raise SystemExit(str(error)) from None
     text = table(runs)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from vtexp.runs import surroundings
+from vtexp.utils.typed import to_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "faults.json"
@@ -93,7 +94,7 @@ def record(found: dict[str, dict[str, Any]], command: str) -> None:
     rows = json.loads(RESULTS.read_text())["tests"] if RESULTS.is_file() else {}
     for test, row in found.items():
         rows[test] = row | {"command": command}
-    about = {"environment": surroundings.describe(torch.device("cpu")), "tests": rows}
+    about = {"environment": to_json(surroundings.describe(torch.device("cpu"))), "tests": rows}
     RESULTS.write_text(json.dumps(about, indent=2) + "\n")
     before, _, rest = DOCS.read_text().partition(BEGIN)
     DOCS.write_text(f"{before}{BEGIN}{tables(rows)}{END}{rest.partition(END)[2]}")

@@ -38,7 +38,9 @@ from results_file import write_results
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import PromptCounts, mfu
 from vtexp.runs import surroundings
+from vtexp.runs.records import read_latency, read_result
 from vtexp.utils import files
+from vtexp.utils.typed import to_json
 
 ROOT = Path(__file__).parents[1]
 #: Sizes of 1, 2, 3, 4, 6, 9 and 12 crops, and three of them.
@@ -95,27 +97,27 @@ def rows_of(folder: Path, **more: Any) -> list[dict[str, Any]]:
     """What a sweep measured, a row per run, in the order of vision tokens."""
     found = []
     for path in folder.glob("*/result.json"):
-        result = files.read_json(path)
-        timed = files.read_jsonl(path.with_name("latency.jsonl"))
-        prefills = [row["prefill_ms"] for row in timed]
-        medians = {name: values["median"] for name, values in result["latency"].items()}
+        result = read_result(path.parent)
+        timed = list(read_latency(path.with_name("latency.jsonl")))
+        prefills = [row.prefill_ms for row in timed]
+        medians = {name: found.median for name, found in result.latency.items()}
         found.append(
             {
-                "model": result["model"],
-                "crops": result["measured_num_crops"],
-                "vision_tokens": result["measured_vision_tokens"],
-                "prompt_tokens": result["sequence_length"],
+                "model": result.model,
+                "crops": result.measured_num_crops,
+                "vision_tokens": result.measured_vision_tokens,
+                "prompt_tokens": result.sequence_length,
                 "prefill_ms_p95": float(np.percentile(prefills, 95)),
                 **{name: medians[name] for name in TIMES},
-                "mfu": result["mfu"],
-                "gpu_busy_ratio": result["gpu_busy_ratio"],
-                "energy_j": result["energy_j_per_prefill"],
-                "memory_mib": result["memory_peak_mib"].get("allocated"),
-                "graph_memory_mib": result["graph_memory_mib"],
+                "mfu": result.mfu,
+                "gpu_busy_ratio": result.gpu_busy_ratio,
+                "energy_j": result.energy_j_per_prefill,
+                "memory_mib": result.memory_peak_mib.get("allocated"),
+                "graph_memory_mib": result.graph_memory_mib,
                 "reference_ms": None,
-                "execution": result["execution"],
+                "execution": result.execution,
                 "prefills": len(timed),
-                "warnings": [*result["disturbed"], *filter(told, result["warnings"])],
+                "warnings": [*result.timing_warnings, *filter(told, result.warnings)],
                 **more,
             }
         )
@@ -503,7 +505,7 @@ def main() -> None:
             if left > 15
             else {"failed": "no time left"}
         )
-        parts[name]["git"] = surroundings.git_state()
+        parts[name]["git"] = to_json(surroundings.git_state())
         about = parts[name].get("failed") or "done"
         print(f"{name}: {about} ({parts[name].get('seconds', 0):.0f} s)", flush=True)
         write_results(args.out, collected(parts), "cuda")

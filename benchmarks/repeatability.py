@@ -21,6 +21,7 @@ from typing import Any
 
 from results_file import write_results
 
+from vtexp.runs.records import read_result
 from vtexp.utils import files
 
 ROOT = Path(__file__).parents[1]
@@ -38,14 +39,14 @@ def measure(folder: Path, number: int, overrides: list[str]) -> dict[int, dict[s
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     found = {}
     for path in (folder / str(number)).glob(f"*/{files.RESULT}"):
-        result = files.read_json(path)
-        prefill, several = result["latency"]["prefill_ms"], result["prefill_ms_between_processes"]
+        result = read_result(path.parent)
+        prefill, several = result.latency["prefill_ms"], result.prefill_ms_between_processes
         interval = prefill if several is None else several
-        found[int(result["knob_value"])] = {
-            "median_ms": prefill["median"] if several is None else several["mean"],
-            "interval_ms": [interval["low"], interval["high"]],
-            "n": interval["n"],
-            "disturbed": result["disturbed"],
+        found[int(result.knob_value)] = {
+            "median_ms": prefill.median if several is None else several.mean,
+            "interval_ms": [interval.low, interval.high],
+            "n": interval.n,
+            "timing_warnings": list(result.timing_warnings),
         }
     return {crops: found[crops] for crops in CROPS}
 
@@ -90,8 +91,8 @@ def main() -> None:
                 f"({row['interval_ms'][0]:.1f}-{row['interval_ms'][1]:.1f}, n={row['n']})"
                 for crops, row in found.items()
             ]
-            why = sorted({reason for row in found.values() for reason in row["disturbed"]})
-            print(f"{number}: {', '.join(parts)}{'; disturbed: ' + '; '.join(why) if why else ''}")
+            why = sorted({reason for row in found.values() for reason in row["timing_warnings"]})
+            print(f"{number}: {', '.join(parts)}{'; doubtful: ' + '; '.join(why) if why else ''}")
     judged = judge(repeats)
     for crops in CROPS:
         print(

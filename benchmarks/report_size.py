@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.helpers.answered_sweeps import answered_sweep
 from vtexp.analysis.analyse import analyse
 from vtexp.analysis.rows import collect
+from vtexp.report.columns import report_rows
 from vtexp.report.figures import write_figures
 from vtexp.report.html import REPORT_NAME, write_page
 
@@ -41,8 +42,9 @@ def main() -> None:
         values = ",".join(map(str, CROPS[: own.values]))
         overrides = ("knob=max_crops", f"knob.max_crops={values}", "dataset.split=train")
         answered_sweep(sweep, *overrides, f"dataset.limit={own.questions}", share=0.1)
-        rows = collect(sweep)
-        analysis = analyse(rows)
+        runs = collect(sweep)
+        analysis = analyse(runs)
+        rows = report_rows(runs, analysis)
         began = time.perf_counter()
         plots = write_page(sweep, rows, analysis)
         written = time.perf_counter()

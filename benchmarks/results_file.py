@@ -11,6 +11,7 @@ import torch
 
 from vtexp.runs import surroundings
 from vtexp.utils import files
+from vtexp.utils.typed import to_json
 
 
 def write_results(path: Path | None, found: dict[str, Any], device: str = "cpu") -> None:
@@ -23,7 +24,7 @@ def write_results(path: Path | None, found: dict[str, Any], device: str = "cpu")
     script = Path(sys.argv[0])
     about = {
         "command": shlex.join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]),
-        "environment": surroundings.describe(torch.device(device)),
+        "environment": to_json(surroundings.describe(torch.device(device))),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, about | found)

@@ -332,9 +332,9 @@ def test_damaged_json_of_a_run_is_one_line(tmp_path: Path, name: str, text: str)
     "changes",
     [{"theoretical_vision_tokens": None}, {"accuracy": "high"}, {"tiling": 5}, {"latency": [1]},
      {"latency": {"prefill_ms": 3}}, {"latency": {"prefill_ms": {"median": "x"}}},
-     {"memory_peak_mib": 5}, {"warnings": "none"}, {"warnings": [1]}, {"disturbed": {"a": 1}},
+     {"memory_peak_mib": 5}, {"warnings": "none"}, {"warnings": [1]}, {"timing_warnings": {"a": 1}},
      {"num_samples": True}, {"num_samples": 1e308}, {"measured_vision_tokens": 10**400},
-     {"status": "failed"}, {"status": []}, {"accuracy_by_question_type": {"a": 1}},
+     {"format": 2}, {"format": []}, {"accuracy_by_question_type": {"a": 1}},
      {"accuracy_by_question_type": ["a"]}, {"force_full_tokens": "no"}, {"knob_value": {}},
      {"samples_fingerprint": [1]}, {"mfu": "fast"}, {"model": None}],
     ids=str,
@@ -461,7 +461,7 @@ def test_no_file_elsewhere_is_taken_for_a_log(tmp_path: Path, where: str) -> Non
     sweep_commands.status(str(sweep))
     if where == "plain":
         sweep_commands.report([str(sweep)])
-    assert failure(first)["log_tail"] == []
+    assert failure(first).log_tail == ()
     for path in sweep.rglob("*"):
         if path.is_file() and path != log:
             assert b"password 1234" not in path.read_bytes(), path

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.made_records import sample_row, write_samples
 from tests.helpers.made_sweeps import make_run, steady_scores, unfinish
 from vtexp.analysis.analyse import analyse, configured_margin
 from vtexp.analysis.findings import Analysis, Series
-from vtexp.analysis.rows import collect, doubtful_times
-from vtexp.analysis.samples import MOST_GROUPS, RANGES, read_samples
+from vtexp.analysis.rows import collect, timing_warnings
+from vtexp.analysis.samples import MOST_GROUPS, RANGES, read_columns
 from vtexp.errors import ConfigError, DataError
+from vtexp.runs.records import Device, GitState
 from vtexp.utils import files
 
 VALUES = ("336x336", "560x336", "560x560", "784x784")
@@ -148,7 +150,7 @@ def test_reasons_why_there_is_no_answer(tmp_path: Path) -> None:
     make_run(tmp_path / "unlike", *(VALUES[1], TOKENS[1]), [1.0, 0.0, 1.0], questions=other)
     found = analyse(collect(tmp_path / "unlike"))
     assert only(found).answer.verdict == "different_samples"
-    assert "d: rows answered different questions (3 or 3, 2 shared)" in found.unfair[0]
+    assert "d: runs answered different questions (3 or 3, 2 shared)" in found.caveats[0]
     shared = only(analyse(collect(tmp_path / "unlike"), shared=True))
     assert shared.num_samples == 2 and shared.runs[1].versus_smaller is not None
 
@@ -185,13 +187,13 @@ def test_failed_missing_and_doubtful_runs_are_told(tmp_path: Path) -> None:
     scores, names = steady_scores([0.2, 0.4, 0.6, 0.8], 100, 1)
     folders = [
         make_run(tmp_path, value, tokens, own.tolist(), images=names,
-                 result={"disturbed": ["the clock fell"]} if tokens == 928 else {})
+                 result={"timing_warnings": ("the clock fell",)} if tokens == 928 else {})
         for value, tokens, own in zip(VALUES, TOKENS, scores.T, strict=True)
     ]  # fmt: skip
     unfinish(folders[1], "out of memory")
     unfinish(folders[2], None)
     found = analyse(collect(tmp_path))
-    assert found.unfinished == (
+    assert found.errors == (
         "image_size=560x336: failed: out of memory",
         "image_size=560x560: no result yet",
     )
@@ -206,11 +208,11 @@ def test_of_many_doubtful_runs_the_first_are_named(tmp_path: Path) -> None:
     scores, names = steady_scores([0.5] * len(values), 30, 1)
     for tokens, (value, own) in enumerate(zip(values, scores.T, strict=True), start=300):
         make_run(tmp_path, value, tokens, own.tolist(), images=names,
-                 result={"disturbed": ["the clock fell"]})  # fmt: skip
-    rows = collect(tmp_path)
+                 result={"timing_warnings": ("the clock fell",)})  # fmt: skip
+    runs = collect(tmp_path)
     told = f"347x336, and {len(values) - 12} more"
-    assert told in "; ".join(only(analyse(rows)).answer.caveats)
-    (doubt,) = doubtful_times(rows)
+    assert told in "; ".join(only(analyse(runs)).answer.caveats)
+    (doubt,) = timing_warnings(runs)
     assert doubt.endswith(f"image_size={told}): the clock fell")
 
 
@@ -244,12 +246,10 @@ def test_groups_of_questions(tmp_path: Path) -> None:
 def test_any_attribute_can_be_read(values: list[int | str], tmp_path_factory) -> None:
     path = tmp_path_factory.mktemp("rows") / "samples.jsonl"
     rows = [
-        {"sample_id": str(i), "image_id": "a", "question_type": "one", "what": value,
-         "question": "?", "references": [], "score": 1.0}
-        for i, value in enumerate(values)
-    ]  # fmt: skip
-    files.write_jsonl(path, rows)
-    found = read_samples(path).groups.get("what")
+        sample_row(sample_id=str(i), attributes={"what": value}) for i, value in enumerate(values)
+    ]
+    write_samples(path, rows)
+    found = read_columns(path).groups.get("what")
     numbers = all(isinstance(value, int) for value in values)
     distinct = len({value if numbers else str(value) for value in values})
     if distinct < 2 or (not numbers and distinct > MOST_GROUPS):
@@ -283,15 +283,15 @@ def test_series_on_the_same_questions_are_compared_budget_by_budget(tmp_path: Pa
 def test_what_is_not_fair_is_said(tmp_path: Path) -> None:
     scores = [1.0, 0.0] * 20
     make_run(tmp_path, VALUES[0], TOKENS[0], scores)
-    assert analyse(collect(tmp_path)).unfair == ()
+    assert analyse(collect(tmp_path)).caveats == ()
     make_run(
         tmp_path, VALUES[1], TOKENS[1], scores, result={"force_full_tokens": True},
         surroundings={
-            "torch_threads": 4, "device": {"name": "another"}, "packages": {"torch": "2.14.0"},
-            "git": {"commit": "1" * 40, "changed": True},
+            "torch_threads": 4, "device": Device(type="cpu", name="another"),
+            "packages": {"torch": "2.14.0"}, "git": GitState(commit="1" * 40, changed=True),
         },
     )  # fmt: skip
-    text = "\n".join(analyse(collect(tmp_path)).unfair)
+    text = "\n".join(analyse(collect(tmp_path)).caveats)
     for line in (
         "force_full_tokens: False (1 run), True (1 run): budgets of different kinds",
         "device: a CPU (1 run), another (1 run): prefill times may differ",
@@ -324,10 +324,6 @@ def test_what_a_run_lacks_costs_only_what_needs_it(tmp_path: Path) -> None:
         make_run(tmp_path, value, tokens, own.tolist(), images=names, prefill_ms=tokens / 30)
         for value, tokens, own in zip(VALUES, TOKENS, scores.T, strict=False)
     ]
-    result = files.read_json(folders[0] / files.RESULT)
-    for key in ("inputs_fingerprint", "samples_fingerprint"):
-        del result[key]
-    files.write_json(folders[0] / files.RESULT, result)
     (folders[0] / files.LATENCY).unlink()
     series = only(analyse(collect(tmp_path)))
     assert [run.speed_up is None for run in series.runs] == [True, True, False]

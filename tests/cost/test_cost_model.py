@@ -31,6 +31,7 @@ from vtexp.runs.forecast import forecast
 from vtexp.runs.frozen import freeze
 from vtexp.runs.plan import Plan, make_plan
 from vtexp.utils import files
+from vtexp.utils.typed import to_json
 
 MakeConfig = Callable[..., Config]
 TRUTH = Coefficients(5.0, 12.0, 0.03, 2e-5)
@@ -122,7 +123,7 @@ def finish(plan: Plan, **changed: Any) -> None:
             for slower in (0.9, 1, 1.3)  # the median counts
             for i, (tiling, length) in enumerate(zip(run.tilings, run.prompt_lengths, strict=True))
         ]
-        result = run.columns(plan.config) | {
+        result = to_json(run.asked(plan.config)) | {
             "status": "done",
             "inputs_fingerprint": run.inputs_fingerprint,
             "num_samples": len(plan.samples),
@@ -173,7 +174,7 @@ def test_unlike_runs_are_fitted_apart_and_damaged_ones_left_out(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     for dtype in ("float32", "bfloat16"):
-        finish(make_plan(make_config(SIZES, f"hardware.dtype={dtype}")), disturbed=["drift"])
+        finish(make_plan(make_config(SIZES, f"hardware.dtype={dtype}")), timing_warnings=["drift"])
     sweep = tmp_path / "sweep"
     first, second = sweep.glob("*784x784*/latency.jsonl")
     first.write_text('{"half a')

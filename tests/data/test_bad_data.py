@@ -290,10 +290,10 @@ def test_each_sample_is_scored_or_failed(make_config: MakeConfig, tmp_path: Path
     with pytest.raises(DataError, match=r"more than dataset\.max_failed=3"):
         make_plan(make_config(*settings, "dataset.max_failed=3"))
     run_job(make_config(*settings, f"dataset.max_failed={len(bad)}"))
-    (row,) = collect(tmp_path / "sweep")
-    assert {failed["sample_id"] for failed in row["failed_samples"]} == bad
-    assert all(failed["reason"] for failed in row["failed_samples"])
-    rows = read_jsonl(tmp_path / "sweep" / row["run"] / SAMPLES)
+    (run,) = collect(tmp_path / "sweep")
+    assert {failed.sample_id for failed in run.asked.failed_samples} == bad
+    assert all(failed.reason for failed in run.asked.failed_samples)
+    rows = read_jsonl(run.folder / SAMPLES)
     assert {r["sample_id"]: 0 <= r["score"] <= 1 for r in rows} == dict.fromkeys(
         ROWS.keys() - bad, True
     )

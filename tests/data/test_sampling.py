@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtexp.analysis.fairness import unfair
-from vtexp.analysis.rows import collect, require_same_samples
+from vtexp.analysis.fairness import caveats, require_same_samples
+from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config
 from vtexp.data.load import load_samples
 from vtexp.data.sample import ImageFile, Sample, choose, fingerprint
@@ -111,13 +111,13 @@ def test_runs_on_different_samples_refuse_to_be_paired(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     run_job(make_config("knob.sizes=[336x336]"))
-    rows = collect(tmp_path / "sweep")
-    require_same_samples(rows)
-    assert rows[0]["num_failed"] == 0 and rows[0]["failed_samples"] == []
+    runs = collect(tmp_path / "sweep")
+    require_same_samples(runs)
+    assert runs[0].asked.num_failed == 0 and runs[0].asked.failed_samples == ()
     run_job(make_config("knob.sizes=[560x336]", "dataset.seed=1"))
-    rows = collect(tmp_path / "sweep")
-    assert len({row["samples_fingerprint"] for row in rows}) == 2
-    with pytest.raises(DataError, match="easy_vqa: rows answered different questions"):
-        require_same_samples(rows)
-    assert any("answered different questions" in note for note in unfair(rows))
-    assert {row["settings"] for row in rows} == {"dataset.seed=0", "dataset.seed=1"}
+    runs = collect(tmp_path / "sweep")
+    assert len({run.found.samples_fingerprint for run in runs}) == 2
+    with pytest.raises(DataError, match="easy_vqa: runs answered different questions"):
+        require_same_samples(runs)
+    assert any("answered different questions" in caveat for caveat in caveats(runs))
+    assert {run.settings for run in runs} == {"dataset.seed=0", "dataset.seed=1"}

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tests.helpers.made_records import environment, latency_row, summary, write_samples
+from tests.helpers.made_sweeps import accuracy, counts
+from vtexp.budget.knobs import tiling_summary
 from vtexp.config.compose import compose_config
+from vtexp.models.probe import Counts
+from vtexp.runs import records
 from vtexp.runs.frozen import freeze
 from vtexp.runs.plan import Plan, PlannedRun, make_plan
-from vtexp.stats.paired import clustered_mean
+from vtexp.runs.records import Result, SampleRow, extended
+from vtexp.runs.run import check_counts, sample_row
 from vtexp.utils import files
 
 STAGES = {
@@ -40,24 +46,23 @@ def answered_sweep(
 
 def _answer(plan: Plan, run: PlannedRun, right: np.ndarray, hostile: Sequence[str]) -> None:
     rows = [_row(plan, run, i, bool(right[i]), hostile) for i in range(len(right))]
-    files.write_jsonl(run.folder / files.SAMPLES, rows)
+    write_samples(run.folder / files.SAMPLES, rows)
     tokens = run.predicted_vision_tokens
     times = {stage: ms * tokens / 288 for stage, ms in STAGES.items()}
     latency = [
-        {"sample_id": row["sample_id"], "repeat": repeat, "rank": 0, "vision_tokens": tokens}
-        | {stage: ms * (1 + 0.01 * repeat) for stage, ms in times.items()}
+        latency_row(
+            sample_id=row.sample_id, repeat=repeat, vision_tokens=row.measured_vision_tokens,
+            **{stage: ms * (1 + 0.01 * repeat) for stage, ms in times.items()},
+        )
         for row in rows[:8]
         for repeat in range(4)
-    ]
-    files.write_jsonl(run.folder / files.LATENCY, latency)
-    environment = {"host": "here", "device": {"type": "cpu", "name": "a CPU"}, "git": None}
-    files.write_json(run.folder / files.ENVIRONMENT, environment)
-    files.write_json(run.folder / files.RESULT, _result(plan, run, rows, times))
+    ]  # fmt: skip
+    records.write_latency(run.folder / files.LATENCY, latency)
+    records.write(run.folder / files.ENVIRONMENT, environment(git=None))
+    records.write(run.folder / files.RESULT, _result(plan, run, rows, times))
 
 
-def _row(
-    plan: Plan, run: PlannedRun, i: int, right: bool, hostile: Sequence[str]
-) -> dict[str, Any]:
+def _row(plan: Plan, run: PlannedRun, i: int, right: bool, hostile: Sequence[str]) -> SampleRow:
     sample, tiling = plan.samples[i], run.tilings[i]
     question, said = sample.question, sample.references[0] if right else "nothing"
     kind = sample.question_type
@@ -65,40 +70,26 @@ def _row(
         said = f"{said} {hostile[i % len(hostile)]}"
         if i % 3 == 0:
             kind = question = hostile[i % len(hostile)]
-    counts = {
-        "tiling": str(tiling),
-        "num_crops": tiling.num_crops,
-        "vision_tokens": run.predicted_tokens(tiling),
-    }
-    return {
-        "sample_id": sample.sample_id, "image_id": sample.image_id, "question_type": kind,
-        **sample.attributes, "question": question, "options": list(sample.options),
-        "references": list(sample.references), "prediction": said, "score": float(right),
-        "theoretical_vision_tokens": 144 * (tiling.num_crops + 1),
-        **{f"measured_{name}": value for name, value in counts.items()},
-    }  # fmt: skip
+    answer = {"prediction": said, "score": float(right), "sequence_length": 300, "answer_tokens": 1}
+    found = Counts(tiling.num_crops, run.predicted_tokens(tiling), tiling)
+    asked = replace(sample, question=question, question_type=kind)
+    return sample_row(plan, asked, check_counts(run, sample, tiling, found), **answer)
 
 
 def _result(
-    plan: Plan, run: PlannedRun, rows: Sequence[dict[str, Any]], times: dict[str, float]
-) -> dict[str, Any]:
-    mean = clustered_mean([row["score"] for row in rows], [row["image_id"] for row in rows])
-    low, high = mean.interval or (None, None)
-    tokens = run.predicted_vision_tokens
-    counts = {
-        f"{kind}_{name}": value
-        for kind in ("measured", "actual")
-        for name, value in (("num_crops", run.theoretical_num_crops), ("vision_tokens", tokens))
-    }
-    return {
-        "status": "done", **run.columns(plan.config), **counts, "actual_overridden": False,
-        "accuracy": mean.mean, "accuracy_low": low, "accuracy_high": high,
-        "accuracy_by_question_type": {}, "num_samples": mean.n, "num_images": mean.images,
-        "prefill_vision_tokens": tokens, "samples_fingerprint": "same",
-        "inputs_fingerprint": run.inputs_fingerprint, "device": "a CPU", "warnings": [],
-        "memory_peak_mib": {"resident": 812.0}, "mfu": 0.31, "energy_j_per_prefill": None,
-        "latency": {
-            stage: {"median": ms, "low": 0.95 * ms, "high": 1.05 * ms, "n": 32}
-            for stage, ms in times.items()
+    plan: Plan, run: PlannedRun, rows: Sequence[SampleRow], times: dict[str, float]
+) -> Result:
+    tokens, crops = run.predicted_vision_tokens, run.theoretical_num_crops
+    return extended(
+        Result, run.asked(plan.config),
+        **counts(tokens, crops, tiling_summary(run.tilings)),
+        **accuracy([row.score for row in rows], [row.image_id for row in rows]),
+        accuracy_by_question_type={}, num_samples=len(rows),
+        num_images=len({row.image_id for row in rows}), sequence_length=300.0,
+        prefill_vision_tokens=tokens, execution="eager", samples_fingerprint="same",
+        inputs_fingerprint=run.inputs_fingerprint, device="a CPU", limit=run.verdict.level,
+        memory_peak_mib={"resident": 812.0}, mfu=0.31,
+        latency={
+            stage: summary(ms, 32, low=0.95 * ms, high=1.05 * ms) for stage, ms in times.items()
         },
-    }  # fmt: skip
+    )  # fmt: skip

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from tests.helpers.made_records import environment, latency_row, sample_row, summary, write_samples
+from vtexp.runs import records
+from vtexp.runs.records import Planned, Result, extended
 from vtexp.stats.paired import clustered_mean
 from vtexp.utils import files
 
@@ -32,17 +35,52 @@ def make_run(
     knob: str = "image_size",
     timed: int = 16,
 ) -> Path:
-    """One finished run; `result` and `surroundings` replace parts of its files."""
+    """One finished run; `result` and `surroundings` replace fields of its records."""
     settings = dict(settings or {})
     count = len(scores)
     images = images or [f"image-{i}" for i in range(count)]
     questions = questions or [f"question-{i}" for i in range(count)]
-    identity = yaml.safe_dump([knob, value, tokens, settings, sorted((result or {}).items())])
+    identity = yaml.safe_dump([knob, value, tokens, settings, str(sorted((result or {}).items()))])
     run_id = hashlib.sha256(identity.encode()).hexdigest()[:12]
     folder = sweep / f"{knob}-{value}_{run_id[:8]}"
-    columns = planned_columns(sweep, folder, run_id, knob, value, tokens)
-    files.write_json(folder / files.PLANNED, columns)
-    config = {
+    planned = planned_run(sweep, folder, run_id, knob, value, tokens)
+    records.write(folder / files.PLANNED, planned)
+    files.write_text(folder / files.CONFIG, yaml.safe_dump(config(knob, value, timed, settings)))
+    rows = [
+        sample_row(
+            sample_id=questions[i], image_id=images[i], question=f"{questions[i]}?", score=score,
+            attributes={name: values[i] for name, values in (attributes or {}).items()},
+        )
+        for i, score in enumerate(scores)
+    ]  # fmt: skip
+    write_samples(folder / files.SAMPLES, rows)
+    rng = np.random.default_rng(tokens)
+    times = prefill_ms * rng.lognormal(0, 0.05, size=(timed, 4))
+    latency = [
+        latency_row(
+            float(times[i, repeat]), sample_id=questions[i], repeat=repeat, vision_tokens=tokens
+        )
+        for repeat in range(4)
+        for i in range(min(timed, count))
+    ]
+    records.write_latency(folder / files.LATENCY, latency)
+    records.write(folder / files.ENVIRONMENT, environment(**surroundings or {}))
+    median = float(np.median(times[:count]))
+    found = {
+        **counts(tokens), **accuracy(scores, images),
+        "num_samples": count, "num_images": len(set(images)), "accuracy_by_question_type": {},
+        "sequence_length": 100.0, "prefill_vision_tokens": tokens, "execution": "eager",
+        "latency": {stage: summary(median, 4 * timed) for stage in STAGES},
+        "samples_fingerprint": hashlib.sha256("".join(questions).encode()).hexdigest()[:16],
+        "inputs_fingerprint": f"{knob}{value}{tokens}", "device": "a CPU", "limit": "recommended",
+    }  # fmt: skip
+    records.write(folder / files.RESULT, extended(Result, planned, **found | dict(result or {})))
+    return folder
+
+
+def config(knob: str, value: str, timed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As much of a run's config as a report reads."""
+    found: dict[str, Any] = {
         "model": {"name": "m", "path": "m", "weights": "pretrained"},
         "dataset": {"name": "d", "split": "test", "limit": None},
         "hardware": {"name": "cpu", "dtype": "float32"},
@@ -52,83 +90,45 @@ def make_run(
     }
     for key, setting in settings.items():
         group, _, name = key.partition(".")
-        config[group][name] = setting
-    files.write_text(folder / files.CONFIG, yaml.safe_dump(config))
-    rows = []
-    for i, score in enumerate(scores):
-        own = {name: values[i] for name, values in (attributes or {}).items()}
-        rows.append(
-            {"sample_id": questions[i], "image_id": images[i], "question_type": "one"} | own
-            | {"question": f"{questions[i]}?", "options": [], "references": ["yes"],
-               "prediction": "yes", "score": score}
-        )  # fmt: skip
-    files.write_jsonl(folder / files.SAMPLES, rows)
-    rng = np.random.default_rng(tokens)
-    times = prefill_ms * rng.lognormal(0, 0.05, size=(timed, 4))
-    latency = [
-        {"rank": 0, "sample_id": questions[i], "repeat": repeat, "vision_tokens": tokens,
-         "prefill_ms": float(times[i, repeat])}
-        for repeat in range(4) for i in range(min(timed, count))
-    ]  # fmt: skip
-    files.write_jsonl(folder / files.LATENCY, latency)
-    files.write_json(
-        folder / files.ENVIRONMENT,
-        {
-            "host": "here", "torch_threads": 2, "device": {"type": "cpu", "name": "a CPU"},
-            "git": {"commit": "0" * 40, "changed": False}, "packages": {"torch": "2.13.0"},
-        }
-        | dict(surroundings or {}),
-    )  # fmt: skip
-    accuracy: dict[str, Any] = dict.fromkeys(
-        ("accuracy", "accuracy_standard_error", "accuracy_low", "accuracy_high")
-    )
-    if None not in scores:
-        mean = clustered_mean(scores, images)
-        low, high = mean.interval or (None, None)
-        accuracy = {
-            "accuracy": mean.mean, "accuracy_standard_error": mean.standard_error,
-            "accuracy_low": low, "accuracy_high": high,
-        }  # fmt: skip
-    median = float(np.median(times[:count]))
-    stages = {stage: {"median": median, "p25": median, "p75": median, "p90": None, "n": 4 * timed}
-              for stage in STAGES}  # fmt: skip
-    counted = {"num_crops": 1.0, "vision_tokens": tokens, "tiling": "1x1"}
-    counts = {
-        f"{kind}_{name}": counted[name] for kind in ("measured", "actual") for name in counted
-    }
-    fingerprint = hashlib.sha256("".join(questions).encode()).hexdigest()[:16]
-    whole = {
-        **{"status": "done"}, **columns, **counts, **accuracy, "actual_overridden": False,
-        "num_samples": count, "num_images": len(set(images)), "accuracy_by_question_type": {},
-        "sequence_length": 100.0, "prefill_vision_tokens": tokens, "latency": stages,
-        "samples_fingerprint": fingerprint, "inputs_fingerprint": f"{knob}{value}{tokens}",
-        "warnings": [], "device": "a CPU",
-    }  # fmt: skip
-    files.write_json(folder / files.RESULT, whole | dict(result or {}))
-    return folder
+        found[group][name] = setting
+    return found
 
 
-def planned_columns(
+def counts(tokens: float, crops: float = 1.0, tiling: str = "1x1") -> dict[str, Any]:
+    """Measured and actual counts of a result."""
+    own = {"num_crops": crops, "vision_tokens": tokens, "tiling": tiling}
+    found = {f"{kind}_{name}": own[name] for kind in ("measured", "actual") for name in own}
+    return found | {"actual_overridden": False}
+
+
+def accuracy(scores: Sequence[float | None], images: Sequence[str]) -> dict[str, Any]:
+    """Accuracy of a result; all None where some question has no score."""
+    names = ("accuracy", "accuracy_standard_error", "accuracy_low", "accuracy_high")
+    if None in scores:
+        return dict.fromkeys(names)
+    mean = clustered_mean(scores, images)  # type: ignore[arg-type]
+    values = (mean.mean, mean.standard_error, *(mean.interval or (None, None)))
+    return dict(zip(names, values, strict=True))
+
+
+def planned_run(
     sweep: Path, folder: Path, run_id: str, knob: str, value: str, tokens: int
-) -> dict[str, Any]:
+) -> Planned:
     """What is known of a run before it is made."""
-    return {
-        "run_id": run_id, "run": folder.name, "sweep": sweep.name, "knob": knob,
-        "knob_value": value, "tiling": "1x1", "num_crops": 1, "target_vision_tokens": tokens,
-        "theoretical_num_crops": 1.0, "theoretical_vision_tokens": tokens,
-        "force_full_tokens": False, "fit": "stretch", "model": "m", "weights": "pretrained",
-        "dataset": "d", "split": "test", "hardware": "cpu", "metric": "exact_match",
-        "num_failed": 0, "failed_samples": [],
-    }  # fmt: skip
+    return Planned(
+        run_id=run_id, run=folder.name, sweep=sweep.name, knob=knob, knob_value=value, tiling="1x1",
+        num_crops=1, target_vision_tokens=tokens, theoretical_num_crops=1.0,
+        theoretical_vision_tokens=tokens, force_full_tokens=False, fit="stretch", model="m",
+        weights="pretrained", dataset="d", split="test", hardware="cpu", metric="exact_match",
+    )  # fmt: skip
 
 
 def unfinish(folder: Path, error: str | None) -> None:
     """Make a run one that failed, or one without a result."""
     (folder / files.RESULT).unlink()
     if error is not None:
-        planned = files.read_json(folder / files.PLANNED)
-        row = {"status": "failed", **planned, "error": error, "traceback": []}
-        files.write_json(folder / files.FAILURE, row)
+        failed = extended(records.Failure, records.read_planned(folder), error=error)
+        records.write(folder / files.FAILURE, failed)
 
 
 def steady_scores(

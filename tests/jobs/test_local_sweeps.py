@@ -117,21 +117,27 @@ def test_runs_that_are_timed_are_not_disturbed(make_config: MakeConfig) -> None:
         launch.launch([first, second], wait=True)
 
 
+def rank_result(start: str) -> ranks.RankResult:
+    return ranks.RankResult(
+        start=start, broken={}, batch_size=1, out_of_memory_count=0, duration_s=1.0
+    )
+
+
 def test_a_rank_that_failed_or_is_of_an_earlier_start_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = [tmp_path / files.RANKS / str(rank) for rank in range(2)]
     monkeypatch.setenv("VTEXP_ATTEMPT", "earlier")
     for folder in folders:
-        files.write_json(folder / files.SHARE, {"attempt": "earlier"})
+        ranks.record_rank_result(folder, rank_result("earlier"))
     assert len(ranks.wait_for_ranks(folders)) == 2
     monkeypatch.setenv("VTEXP_ATTEMPT", "later")
-    files.write_json(folders[0] / files.SHARE, {"attempt": "later"})
+    ranks.record_rank_result(folders[0], rank_result("later"))
     ranks.record_rank_failure(tmp_path, 1, VtexpError("no GPU left"))
     with pytest.raises(VtexpError, match="rank 1: no GPU left"):
         ranks.wait_for_ranks(folders)
     monkeypatch.setenv("VTEXP_ATTEMPT", "last")
-    files.write_json(folders[0] / files.SHARE, {"attempt": "last"})
+    ranks.record_rank_result(folders[0], rank_result("last"))
     monkeypatch.setattr(ranks, "SILENT_S", -1)
     with pytest.raises(VtexpError, match="rank 1: nothing heard of it"):
         ranks.wait_for_ranks(folders)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 import torch
 from scipy import stats
 
+from tests.helpers.made_records import latency_row, stage_times
 from vtexp.budget.geometry import MOLMO, Tiling
 from vtexp.budget.knobs import CropSetting
 from vtexp.config.schema import Config, MeasureConfig
@@ -27,10 +28,12 @@ from vtexp.measure import summary as measuring
 from vtexp.measure.energy import EnergyMeter, energy_counter
 from vtexp.measure.monitor import Gpu, Monitor, OtherLoad, disturbances, throttled_by
 from vtexp.measure.protocol import MOST_WARM_UP_ROUNDS, Reference, Timing
+from vtexp.measure.summary import StageSummary
+from vtexp.measure.timings import LatencyRow
 from vtexp.models.clocks import StageClock
 from vtexp.models.probe import Counts
 from vtexp.models.runner import PreparedSample, Runner
-from vtexp.models.stages import STAGES, StageTimes
+from vtexp.stages import STAGES, StageTimes
 from vtexp.stats.trend import fewest_rounds, kendall_z, relative_change
 from vtexp.utils import files
 
@@ -234,21 +237,21 @@ def test_a_device_that_answers_early_is_waited_for_or_caught() -> None:
         w: staged(delays_s=delays, device_queue=queue.Queue(), waits=w) for w in (True, False)
     }
 
-    def rows(waits: bool) -> list[dict[str, Any]]:
+    def rows(waits: bool) -> list[LatencyRow]:
         runner = runners[waits]
         timing = Timing(runner, [runner.sample()], SETTING, "", MeasureConfig())
         timing.count(lambda *_: None)
         for _ in range(5):
             timing.round(lambda: None)
-        return [{"rank": 0, "process": 0} | row for row in timing.rows]
+        return timing.rows
 
     found = rows(waits=True)
     # All of it is in the wall clock around the pass, whatever the borders say.
     spent = runners[True].spent_s
     injected = 1000 * (np.array(spent["vision_encoder"]) + spent["llm_prefill"])[1:]
-    measured, wake_up_ms = np.median([row["ttft_ms"] for row in found]), 6
+    measured, wake_up_ms = np.median([row.ttft_ms for row in found]), 6
     assert 0.98 * np.median(injected) <= measured <= 1.02 * np.median(injected) + wake_up_ms
-    doubts = quality.doubts(rows(waits=False), [], 0.03)
+    doubts = quality.timing_warnings(rows(waits=False), [], 0.03)
     assert any("the device had probably not finished" in doubt for doubt in doubts)
 
 
@@ -265,20 +268,10 @@ class ScriptedRunner(StagedRunner):
     def timed_prefill(self, *_: Any) -> StageTimes:
         ms = self.script(len(self.times))
         self.times.append(ms)
-        return of(ms)
+        return stage_times(ms)
 
     def eager_prefill(self, *_: Any) -> None:
         self.timed_prefill()
-
-
-def of(ms: float, **other: float) -> StageTimes:
-    parts = {
-        "image_decode_ms": 0.0, "preprocess_ms": 0.0, "transfer_ms": 0.0,
-        "vision_encoder_ms": ms / 2, "connector_ms": 0.0, "llm_prefill_ms": ms / 2,
-        "first_token_ms": 0.0, "vision_ms": ms / 2, "prefill_ms": ms,
-        "ttft_without_preprocess_ms": ms, "ttft_ms": ms,
-    }  # fmt: skip
-    return StageTimes(**parts | other)
 
 
 def scripted(script: Callable[[int], float], samples: int, **measure: Any) -> Timing:
@@ -311,8 +304,8 @@ def test_rounds_go_on_until_the_median_is_well_known() -> None:
     assert noisy.about["stopped_by"] == "max_half_width" and noisy.about["half_width"] <= 0.03
     # 1.96 * 1.2533 * 0.2 / sqrt(n) = 0.03 at n = 268.
     assert 150 <= len(noisy.rows) <= 450
-    assert {row["sample_id"] for row in noisy.rows} == set(map(str, range(8)))
-    counts = [sum(row["sample_id"] == str(i) for row in noisy.rows) for i in range(8)]
+    assert {row.sample_id for row in noisy.rows} == set(map(str, range(8)))
+    counts = [sum(row.sample_id == str(i) for row in noisy.rows) for i in range(8)]
     assert len(set(counts)) == 1  # every sample equally often
 
 
@@ -373,60 +366,59 @@ def test_a_reference_that_fails_leaves_the_others_alone() -> None:
         reference.tick()
     assert len(reference.rows) >= 1
     assert reference.failure == "RuntimeError: out of memory"
-    row = {"rank": 0, "sample_id": "a", "num_crops": 1} | vars_of(of(50.0))
+    row = latency_row(50.0)
     quiet = {"other_cores_busy": 0.0, "cores": 2, "busy_share": 0.0, "cpu_throttle_events": 0}
     about = {
         "monitor": quiet | {"gpus": []}, "reference": reference.rows,
         "warm": True, "half_width": 0.01, "stopped_by": "max_half_width",
     }  # fmt: skip
-    assert quality.doubts([row], [about | {"reference_failure": None}], 0.03) == []
-    (doubt,) = quality.doubts([row], [about | {"reference_failure": reference.failure}], 0.03)
+    assert quality.timing_warnings([row], [about | {"reference_failure": None}], 0.03) == []
+    (doubt,) = quality.timing_warnings(
+        [row], [about | {"reference_failure": reference.failure}], 0.03
+    )
     assert "drift may be unseen" in doubt and "out of memory" in doubt
 
 
 def test_clocks_that_contradict_each_other_are_flagged() -> None:
-    row = {"rank": 0, "sample_id": "a", "num_crops": 1}
-    fine = row | vars_of(of(50.0))
-    wrong = row | vars_of(of(50.0, ttft_ms=45.0))
-    assert quality.doubts([fine], [], 0.03) == []
-    (doubt,) = quality.doubts([fine, wrong], [], 0.03)
+    fine, wrong = latency_row(50.0), latency_row(50.0, ttft_ms=45.0)
+    assert quality.timing_warnings([fine], [], 0.03) == []
+    (doubt,) = quality.timing_warnings([fine, wrong], [], 0.03)
     assert "in 1 of 2 timings the stages add up to more" in doubt
 
 
-def vars_of(times: StageTimes) -> dict[str, float]:
-    return {name: getattr(times, name) for name in times.__dataclass_fields__}
-
-
 def test_timed_and_all_questions_that_differ_are_told() -> None:
-    rows = [{"vision_tokens": 288}] * 4
+    rows = [latency_row(vision_tokens=288)] * 4
     assert quality.unlike_all(rows, 288.0) == []
     (told,) = quality.unlike_all(rows, 821.0)
     assert "288 vision tokens on average, all questions 821" in told
 
 
 def test_spread_is_within_a_question_not_between() -> None:
-    def rows(noise: float) -> list[dict]:
+    def rows(noise: float) -> list[LatencyRow]:
         return [
-            {"rank": 0, "sample_id": str(i), "num_crops": 1}
-            | vars_of(of(10.0 ** (i + 1) * (1 + noise * repeat)))
-            for repeat in range(4) for i in range(3)
-        ]  # fmt: skip
+            latency_row(10.0 ** (i + 1) * (1 + noise * repeat), sample_id=str(i))
+            for repeat in range(4)
+            for i in range(3)
+        ]
 
-    assert quality.doubts(rows(0.01), [], 0.03) == []
-    (doubt,) = quality.doubts(rows(0.5), [], 0.03)
+    assert quality.timing_warnings(rows(0.01), [], 0.03) == []
+    (doubt,) = quality.timing_warnings(rows(0.5), [], 0.03)
     assert "spreads over" in doubt
 
 
 # --- statistics ------------------------------------------------------------------------------
 
 
+ONE = latency_row()
 ONE_SHAPE, THREE_SHAPES = (4,) * 16, (2,) * 3 + (4,) * 8 + (6,) * 5
 
 
-def timings(values: np.ndarray, crops: Sequence[int]) -> list[dict[str, Any]]:
+def timings(values: np.ndarray, crops: Sequence[int]) -> list[LatencyRow]:
     """Rows of times (samples, rounds) of samples with these crops."""
     return [
-        {"num_crops": c, "prefill_ms": v} for row, c in zip(values, crops, strict=True) for v in row
+        replace(ONE, num_crops=c, prefill_ms=v)
+        for row, c in zip(values, crops, strict=True)
+        for v in row
     ]
 
 
@@ -467,25 +459,25 @@ def test_intervals_between_processes_are_students() -> None:
     rng = np.random.default_rng(0)
     medians = rng.normal(50, 2, 5)
     rows = [
-        {"rank": rank, "process": k, "prefill_ms": m + shift}
+        latency_row(m + shift, rank=rank, process=k)
         for rank in (0, 1) for k, m in enumerate(medians) for shift in (-1.0, 0.0, 1.0)
     ]  # fmt: skip
     found = measuring.between_processes(rows)
-    assert found is not None and found["n"] == 5
+    assert found is not None and found.n == 5
     expected = stats.t.interval(0.95, 4, loc=medians.mean(), scale=stats.sem(medians))
-    assert (found["low"], found["high"]) == pytest.approx(expected)
-    assert measuring.between_processes([row for row in rows if row["process"] == 0]) is None
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert measuring.between_processes([row for row in rows if row.process == 0]) is None
 
 
 def test_percentiles_only_where_the_sample_supports_them() -> None:
-    def summary(n: int) -> dict[str, Any]:
-        rows = [{"num_crops": 1} | vars_of(of(float(i + 1))) for i in range(n)]
+    def summary(n: int) -> StageSummary:
+        rows = [latency_row(float(i + 1)) for i in range(n)]
         return measuring.summarise_times(rows)["prefill_ms"]
 
-    assert summary(5)["low"] is None and summary(6)["low"] is not None
-    assert summary(63)["p90"] is None and summary(64)["p90"] is not None
-    assert summary(661)["p99"] is None
-    assert summary(662)["p99"] == pytest.approx(np.percentile(np.arange(1, 663), 99))
+    assert summary(5).low is None and summary(6).low is not None
+    assert summary(63).p90 is None and summary(64).p90 is not None
+    assert summary(661).p99 is None
+    assert summary(662).p99 == pytest.approx(np.percentile(np.arange(1, 663), 99))
 
 
 def test_trends_against_scipy() -> None:

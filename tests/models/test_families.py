@@ -42,9 +42,9 @@ from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import ASSETS, find_checkpoint, read_model_config
 from vtexp.models.families import FAMILIES, runner_class
 from vtexp.models.runner import Runner
-from vtexp.models.stages import STAGES
 from vtexp.prompts.tokenizer import PromptTokenizer
 from vtexp.runs.plan import make_plan
+from vtexp.stages import STAGES
 from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]

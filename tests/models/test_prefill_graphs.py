@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import GenerationMixin
 
+from tests.helpers.made_records import latency_row
 from vtexp.analysis.answer import _doubtful
 from vtexp.analysis.findings import AnalysedRun
 from vtexp.budget.knobs import CropSetting
@@ -166,13 +167,13 @@ def test_replayed_runs_say_so_in_result_and_table(
         classmethod(lambda *a: replace(real(*a), graphs=PrefillGraphs(torch.device("cpu")))),
     )
     run_job(make_config("knob.sizes=[336x336]", "hardware.batch_size=2"))
-    rows = collect(tmp_path / "sweep")
-    assert rows[0]["execution"] == "CUDA graphs" and "CUDA graphs" in title(rows)
-    assert rows[0]["graph_memory_mib"] == len(fake_graphs.captured)
+    runs = collect(tmp_path / "sweep")
+    assert runs[0].found.execution == "CUDA graphs" and "CUDA graphs" in title(runs)
+    assert runs[0].found.graph_memory_mib == len(fake_graphs.captured)
 
 
 def test_how_a_run_was_executed_is_told() -> None:
-    replayed, eager = {"cuda_graph": True}, {"cuda_graph": False}
+    replayed, eager = latency_row(cuda_graph=True), latency_row()
     assert summary.execution([replayed], [{"compiled": True}]) == "CUDA graphs, compiled"
     assert summary.execution([eager], [{}]) == "eager"
     assert summary.execution([eager, replayed], [{}]) == "partly CUDA graphs"
@@ -201,7 +202,7 @@ def test_busy_time_is_that_of_a_made_up_trace() -> None:
     ("busy", "flagged"), [(0.5, True), (0.89, True), (0.9, False), (None, False)]
 )
 def test_an_idle_gpu_is_host_bound(busy: float | None, flagged: bool) -> None:
-    found = quality.of_the_host([{"cuda_graph": True}], [{"gpu_busy_ratio": busy}])
+    found = quality.of_the_host([latency_row(cuda_graph=True)], [{"gpu_busy_ratio": busy}])
     assert [text.startswith("host_bound: ") for text in found] == [True] * flagged
 
 
@@ -221,7 +222,7 @@ def test_the_share_is_of_times_without_the_profiler(
     timing = Timing(runner, samples[:1], SETTING, "easy_vqa", measure)
     timing.count(lambda *_: None)
     timing.round(lambda: None)
-    monkeypatch.setattr(MolmoRunner, "kernels_ms", lambda *_: timing.rows[0]["prefill_ms"] / 4)
+    monkeypatch.setattr(MolmoRunner, "kernels_ms", lambda *_: timing.rows[0].prefill_ms / 4)
     timing.note_busy()
     assert timing.about["gpu_busy_ratio"] == pytest.approx(0.25)
 

@@ -9,33 +9,36 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from tests.helpers.made_records import change_result, summary
 from tests.helpers.made_sweeps import make_run, steady_scores, unfinish
-from vtexp.analysis.analyse import analyse, analysis_to_plain
-from vtexp.analysis.rows import COLUMNS, collect
+from vtexp.analysis.analyse import analyse
+from vtexp.analysis.findings import read_analysis
+from vtexp.analysis.rows import collect
+from vtexp.measure.summary import BetweenProcesses
 from vtexp.report import write
-from vtexp.report.files import FINDINGS, csv_text, markdown, parquet_bytes
+from vtexp.report.columns import in_files, report_rows
+from vtexp.report.files import markdown
 from vtexp.report.terminal import table
+from vtexp.runs.records import GroupAccuracy, read_result
 from vtexp.utils import files
 from vtexp.utils.console import console
 
 ROOT = Path(__file__).parents[2]
 VALUES = (("336x336", 288), ("560x336", 384), ("560x560", 544), ("784x784", 928))
-#: What the lead's protocol adds to a result.
-NEW = {
+#: What is not measured everywhere.
+SELDOM = {
     "cold_ttft_ms": 321.5,
-    "disturbed": ["the GPU's clock fell by 20 %"],
+    "timing_warnings": ("the GPU's clock fell by 20 %",),
     "memory_peak_mib": {"allocated": 100.5, "reserved": 120.0, "resident": 900.25},
     "energy_j_per_prefill": 1.5,
-    "idle_power_w": None,
     "flops_per_prefill": 2.5e12,
     "mfu": 0.4,
     "roofline_ms": 3.25,
-    "prefill_ms_between_processes": {"n": 3, "mean": 10.0, "low": 9.0, "high": 11.0},
+    "prefill_ms_between_processes": BetweenProcesses(n=3, mean=10.0, low=9.0, high=11.0),
 }
 
 
@@ -55,53 +58,62 @@ def report(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_every_file_has_the_same_numbers(tmp_path: Path) -> None:
     (folder, *_) = make_sweep(tmp_path)
-    result = files.read_json(folder / files.RESULT)
-    result["latency"]["prefill_ms"] |= {"low": 9.25, "high": 9.75}
-    files.write_json(folder / files.RESULT, result | NEW)
-    rows = collect(tmp_path)
-    analysis = analyse(rows)
-    write.write(rows, analysis, tmp_path)
+    latency = read_result(folder).latency
+    prefill = summary(latency["prefill_ms"].median, low=9.25, high=9.75)
+    change_result(folder, latency=latency | {"prefill_ms": prefill}, **SELDOM)
+    runs = collect(tmp_path)
+    analysis = analyse(runs)
+    write.write(runs, analysis, tmp_path)
     in_csv = list(csv.DictReader((tmp_path / "comparison.csv").open()))
     in_parquet = pq.read_table(tmp_path / "comparison.parquet").to_pylist()
-    assert tuple(in_csv[0]) == tuple(in_parquet[0]) == (*COLUMNS, *FINDINGS)
-    found = {run["run"]: run for run in analysis_to_plain(analysis)["series"][0]["runs"]}
-    for row, text, typed in zip(rows, in_csv, in_parquet, strict=True):
-        own = found[row["run"]]
-        ratio = own["speed_up"] or dict.fromkeys(("ratio", "low", "high", "baseline"))
-        faster = {f"speed_up_{name}": ratio[name] for name in ("low", "high", "baseline")}
-        expected = own | faster | {"speed_up": ratio["ratio"]} | row
-        for name in (*COLUMNS, *FINDINGS):
-            value = expected.get(name)
-            if name in ("disturbed", "warnings"):
-                assert typed[name] == (value or []) and text[name] == "; ".join(value or [])
+    names = tuple(column.key for column in in_files())
+    assert tuple(in_csv[0]) == tuple(in_parquet[0]) == names
+    for row, text, typed in zip(report_rows(runs, analysis), in_csv, in_parquet, strict=True):
+        for name in names:
+            value = row.values.get(name)
+            if name in ("timing_warnings", "warnings"):
+                assert typed[name] == list(value) and text[name] == "; ".join(value)
             else:
                 assert typed[name] == value
                 assert text[name] == ("" if value is None else str(value))
     assert in_csv[0]["sufficient"] == "False" and in_csv[3]["sufficient"] == "True"
-    first = in_parquet[0]
-    assert first["speed_up"] > 1 and first["speed_up_baseline"] == rows[3]["run"]
+    first, found = in_parquet[0], analysis.series[0].runs[0]
+    assert found.speed_up is not None and found.speed_up.ratio > 1
+    ends = [first[f"speed_up_{name}"] for name in ("low", "high", "baseline")]
+    assert ends == [found.speed_up.low, found.speed_up.high, runs[3].name]
+    assert first["speed_up"] == found.speed_up.ratio
     assert (first["prefill_ms_low"], first["prefill_ms_high"]) == (9.25, 9.75)
     assert (first["memory_peak_mib_resident"], first["mfu"]) == (900.25, 0.4)
     assert first["prefill_ms_between_processes_high"] == 11.0
-    assert in_csv[1]["mfu"] == in_csv[1]["cold_ttft_ms"] == ""  # as in runs of before
-    plain = json.loads((tmp_path / "analysis.json").read_text())
-    assert plain["series"][0]["answer"]["sentence"] == analysis.series[0].answer.sentence
+    assert in_csv[1]["mfu"] == in_csv[1]["cold_ttft_ms"] == ""
+    assert read_analysis(tmp_path) == analysis
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
+
+
+def test_every_column_is_a_field_of_a_record(tmp_path: Path) -> None:
+    """A column whose key is misspelt would be empty for good."""
+    (folder, *_) = make_sweep(tmp_path, 2)
+    change_result(folder, **SELDOM)
+    runs = collect(tmp_path)
+    known = set().union(*(row.values for row in report_rows(runs, analyse(runs))))
+    unknown = {column.key for column in in_files() if column.key not in known}
+    stages = {key for key in unknown if key.endswith(("_median", "_low", "_high"))}
+    assert unknown == stages  # of stages that were not timed
 
 
 def test_markdown_says_what_a_reader_must_know(tmp_path: Path) -> None:
     folders = make_sweep(tmp_path)
-    result = files.read_json(folders[3] / files.RESULT)
-    files.write_json(folders[3] / files.RESULT, result | NEW | {"actual_overridden": True})
+    change_result(folders[3], **SELDOM, actual_overridden=True)
     unfinish(folders[0], "out | of\n<script>alert(1)</script> memory")
     unfinish(folders[1], None)
-    rows = collect(tmp_path)
-    text = markdown(rows, analyse(rows))
-    assert text.splitlines()[2].startswith("**784x784 (928 vision tokens) is needed")
+    runs = collect(tmp_path)
+    analysis = analyse(runs)
+    text = markdown(report_rows(runs, analysis), analysis)
+    assert text.splitlines()[2] == f"**{analysis.series[0].answer.sentence}**"
     assert "- 2 of 4 runs have no result" in text
     (flagged,) = [line for line in text.splitlines() if "timings doubtful" in line]
     assert flagged.startswith("| image_size=784x784 |") and "counts overridden" in flagged
-    assert f"{rows[3]['prefill_ms_median']:.1f}!" in flagged
+    assert f"{runs[3].found.median('prefill_ms'):.1f}!" in flagged
     assert "timings are doubtful (image_size=784x784): the GPU's clock fell by 20 %" in text
     assert "FAILED: out \\| of &lt;script>alert(1)&lt;/script> memory" in text
     assert "no result yet" in text
@@ -114,21 +126,20 @@ def test_markdown_says_what_a_reader_must_know(tmp_path: Path) -> None:
 
 def test_table_fits_and_marks_what_is_doubtful(tmp_path: Path) -> None:
     folders = make_sweep(tmp_path)
-    result = files.read_json(folders[1] / files.RESULT)
-    files.write_json(folders[1] / files.RESULT, result | NEW)
+    change_result(folders[1], **SELDOM)
     unfinish(folders[2], "out of memory")
-    rows = collect(tmp_path)
-    analysis = analyse(rows)
+    runs = collect(tmp_path)
+    rows = report_rows(runs, analyse(runs))
     for width in (60, 80, 120):
         console = Console(width=width, no_color=True)
         with console.capture() as capture:
-            console.print(table(rows, analysis, width, plain=True))
+            console.print(table(rows, width, plain=True))
         lines = capture.get().splitlines()
         assert max(map(len, lines)) <= width
         text = "\n".join(lines)
         assert text.isascii() and "…" not in text
         assert [line.split()[0] for line in lines[-5:-1]] == [value for value, _ in VALUES]
-        assert f"{rows[1]['prefill_ms_median']:.1f}!" in text
+        assert f"{runs[1].found.median('prefill_ms'):.1f}!" in text
         assert "failed" in text
         assert ("TTFT" in text) == (width == 120)
 
@@ -171,11 +182,10 @@ def test_several_sweeps_are_one_comparison(tmp_path: Path, capsys: pytest.Captur
 def test_sweeps_with_a_run_measured_again_are_compared_as_wholes(tmp_path: Path) -> None:
     make_sweep(tmp_path / "a")
     again = make_sweep(tmp_path / "b", 2)
-    result = files.read_json(again[0] / files.RESULT)
-    files.write_json(again[0] / files.RESULT, result | {"duration_s": 3.0})
-    rows = collect(tmp_path / "a", tmp_path / "b")
-    assert [row["settings"] for row in rows] == ["sweep=a"] * 4 + ["sweep=b"] * 2
-    found = analyse(rows)
+    change_result(again[0], duration_s=3.0)
+    runs = collect(tmp_path / "a", tmp_path / "b")
+    assert [run.settings for run in runs] == ["sweep=a"] * 4 + ["sweep=b"] * 2
+    found = analyse(runs)
     assert [series.name for series in found.series] == ["sweep=a", "sweep=b"]
     assert [(pair.difference, pair.p_holm) for pair in found.between] == [(0.0, 1.0)] * 2
 
@@ -184,17 +194,17 @@ def test_a_result_is_taken_before_a_failure(tmp_path: Path) -> None:
     first = make_sweep(tmp_path / "a", 2)
     make_sweep(tmp_path / "b", 2)
     unfinish(first[1], "out of memory")
-    rows = collect(tmp_path / "a", tmp_path / "b")
-    assert [(row["sweep"], row["status"]) for row in rows] == [("a", "done"), ("b", "done")]
-    assert [row["also_in"] for row in rows] == [["b"], []]
+    runs = collect(tmp_path / "a", tmp_path / "b")
+    assert [(run.sweep, run.status) for run in runs] == [("a", "done"), ("b", "done")]
+    assert [run.also_in for run in runs] == [("b",), ()]
 
 
 def test_sweeps_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for parent in ("here", "there"):
         make_sweep(tmp_path / parent / "same", 1, result={"device": parent})
-    rows = collect(tmp_path / "here" / "same", tmp_path / "there" / "same")
-    assert len({row["run"] for row in rows}) == 2
-    assert {row["sweep"] for row in rows} == {str(tmp_path / p / "same") for p in ("here", "there")}
+    runs = collect(tmp_path / "here" / "same", tmp_path / "there" / "same")
+    assert len({run.name for run in runs}) == 2
+    assert {run.sweep for run in runs} == {str(tmp_path / p / "same") for p in ("here", "there")}
 
 
 def test_series_on_the_same_questions_are_compared_on_the_terminal(
@@ -203,8 +213,8 @@ def test_series_on_the_same_questions_are_compared_on_the_terminal(
     make_sweep(tmp_path, 2)
     for folder in make_sweep(tmp_path / "other", 2, result={"model": "another"}):
         folder.rename(tmp_path / f"another-{folder.name}")
-    rows = collect(tmp_path)
-    write.show(rows, analyse(rows), tmp_path)
+    runs = collect(tmp_path)
+    write.show(runs, analyse(runs), tmp_path)
     printed = capsys.readouterr().out
     words = [line.split() for line in printed.splitlines()]
     pairs = [line[2:5] for line in words if line[:2] == ["m", "another"]]
@@ -224,20 +234,7 @@ def test_a_sweep_of_only_failures_has_a_report(
     assert "All runs failed." in (tmp_path / "report.html").read_text()
 
 
-def test_old_results_are_read(tmp_path: Path) -> None:
-    """Those committed with the benchmarks: columns that are gone or new do not matter."""
-    (folder,) = make_sweep(tmp_path, 1)
-    result = files.read_json(folder / files.RESULT)
-    for key in ("weights", "device", "fit"):
-        result.pop(key)
-    files.write_json(folder / files.RESULT, result)
-    rows = collect(tmp_path)
-    assert rows[0]["weights"] == "pretrained" and rows[0]["disturbed"] == []
-    found = analyse(rows)
-    assert csv_text(rows, found) and parquet_bytes(rows, found) and np.isfinite(rows[0]["accuracy"])
-
-
-def test_a_report_of_what_is_left_of_old_runs(tmp_path: Path) -> None:
+def test_a_report_of_what_is_left_of_runs(tmp_path: Path) -> None:
     """Files that are gone stop no report; groups and steps of several knobs are in words."""
     folders = make_sweep(tmp_path)
     (folders[0] / files.SAMPLES).unlink()
@@ -255,15 +252,14 @@ FORMULAS = ("=cmd|' /C calc'!A0", "@SUM(1)", "+1", "-1", "\t=1", "\r=1")
 def test_no_control_character_of_a_data_set_reaches_a_terminal_or_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kinds = {f"{ESCAPES}{n}": {"accuracy": 0.5, "n": 4} for n in range(2)}
-    more = {"accuracy_by_question_type": kinds, "warnings": [f"what {ESCAPES} is"]}
+    kinds = {f"{ESCAPES}{n}": GroupAccuracy(accuracy=0.5, n=4) for n in range(2)}
+    more = {"accuracy_by_question_type": kinds, "warnings": (f"what {ESCAPES} is",)}
     folders = make_sweep(tmp_path, 3, result=more)
     unfinish(folders[2], f"bad {ESCAPES}")
     write.report([tmp_path], tmp_path)
     console.print(ESCAPES, style="red")
     texts = [capsys.readouterr().out]
     texts += [(tmp_path / f"comparison.{end}").read_text() for end in ("csv", "md")]
-    texts.append((tmp_path / "question_types.csv").read_text())
     for text in texts:
         assert not set(text) & set("\x1b\x07\x9b\u202e\u2066\ud800")
         assert r"x1b]0;pwned" in text.replace("\\]", "]")
@@ -280,21 +276,15 @@ def test_the_style_of_a_terminal_stays() -> None:
     assert capture.get() == "\x1b[31ma\\x1bb\x1b[0m\n"
 
 
-def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path) -> None:
-    kinds = {kind: {"accuracy": -0.5, "n": 4} for kind in FORMULAS}
-    folders = make_sweep(
-        tmp_path, 2, result={"accuracy_by_question_type": kinds, "warnings": [FORMULAS[0], "b"]}
-    )
-    unfinish(folders[1], FORMULAS[1])
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path, formula: str) -> None:
+    folders = make_sweep(tmp_path, 2, result={"warnings": (formula, "b"), "device": formula})
+    unfinish(folders[1], formula)
     write.report([tmp_path], tmp_path)
-    types = list(csv.DictReader((tmp_path / "question_types.csv").open(newline="")))
-    assert [row["question_type"] for row in types] == [
-        "'" + kind.replace("\r", r"\r") for kind in FORMULAS
-    ]
-    assert {row["accuracy"] for row in types} == {"-0.5"}
     first, second = csv.DictReader((tmp_path / "comparison.csv").open(newline=""))
-    assert first["warnings"] == f"'{FORMULAS[0]}; b"
-    assert second["error"] == f"'{FORMULAS[1]}"
+    plain = formula.replace("\r", r"\r")
+    assert first["warnings"] == f"'{plain}; b"
+    assert first["device"] == second["error"] == f"'{plain}"
 
 
 def test_a_closed_standard_output_costs_words_alone(tmp_path: Path) -> None:

@@ -7,14 +7,17 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers.answered_sweeps import answered_sweep
+from tests.helpers.made_records import change_result, write_samples
 from tests.helpers.made_sweeps import unfinish
 from vtexp.report.write import report
+from vtexp.runs.records import read_samples
 from vtexp.utils import files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -44,10 +47,10 @@ def rename_images(sweep: Path) -> None:
     """
     names = ("constructor", "__proto__", "toString", "valueOf")
     for path in sweep.glob(f"*/{files.SAMPLES}"):
-        rows = list(files.read_jsonl(path))
-        for i, row in enumerate(rows[::3]):
-            row["image_id"] = names[i % len(names)]
-        files.write_jsonl(path, rows)
+        rows = list(read_samples(path))
+        for i in range(0, len(rows), 3):
+            rows[i] = replace(rows[i], image_id=names[i // 3 % len(names)])
+        write_samples(path, rows)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +63,7 @@ def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     by_value = {run.value.value: run.folder for run in plan.runs}
     unfinish(by_value["336x560"], "out of memory: " + HOSTILE[1])
     unfinish(by_value["560x336"], None)
-    path = by_value["784x784"] / files.RESULT
-    found = files.read_json(path)
-    files.write_json(path, found | {"disturbed": ["another process " + HOSTILE[2]]})
+    change_result(by_value["784x784"], timing_warnings=("another process " + HOSTILE[2],))
     report([sweep], sweep)
     return sweep / "report.html"
 
@@ -136,16 +137,16 @@ def test_plots_are_drawn_in_the_order_of_the_figures(opened: Opened, hostile_rep
 
 
 def test_a_click_sorts_the_table(opened: Opened) -> None:
-    before = opened.column("mean")
-    button = opened.page.get_by_role("button", name="mean", exact=True)
+    before = opened.column("accuracy")
+    button = opened.page.get_by_role("button", name="accuracy", exact=True)
     header = opened.page.locator("#runs-table th", has=button)
     for direction in ("ascending", "descending"):
         button.click()
         assert header.get_attribute("aria-sort") == direction
-        numbers = [float(text) for text in opened.column("mean") if text]
+        numbers = [float(text) for text in opened.column("accuracy") if text]
         assert numbers == sorted(numbers, reverse=direction == "descending")
-        assert opened.column("mean")[3:] == ["", ""]  # runs without a number come last
-    assert sorted(opened.column("mean")) == sorted(before)
+        assert opened.column("accuracy")[3:] == ["", ""]  # runs without a number come last
+    assert sorted(opened.column("accuracy")) == sorted(before)
     assert opened.page.locator("#runs-table [aria-sort=descending]").count() == 1
 
 
@@ -153,7 +154,7 @@ def test_failed_missing_and_disturbed_runs_are_told(opened: Opened) -> None:
     states = opened.column("status")
     assert sum("failed" in state for state in states) == 1
     assert sum("missing" in state for state in states) == 1
-    assert sum("disturbed" in state for state in states) == 1
+    assert sum("doubtful" in state for state in states) == 1
     opened.page.locator("tr.failed summary").click()
     assert "out of memory: " + HOSTILE[1] in opened.page.locator("tr.failed").inner_text()
 

@@ -30,12 +30,14 @@ from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.views import views_of
 from vtexp.report import browser, reproduce
 from vtexp.report.answers import in_turn, read_answers
+from vtexp.report.columns import report_rows
 from vtexp.report.figures import drawings, write_figures
 from vtexp.report.html import write_page
 from vtexp.report.html_table import report_table
 from vtexp.report.plots import Plot, PlotSeries, crops_plot
 from vtexp.report.thumbnails import overlay_of, take_thumbnails
 from vtexp.runs.ledger import JOBS, read_submitted
+from vtexp.runs.records import read_environment, read_samples, write
 from vtexp.utils import files
 
 SIZES = "knob.sizes=336x336,560x560"
@@ -79,7 +81,7 @@ def test_sequences_are_taken_in_turn(queues: list[list[str]]) -> None:
 def test_disagreements_are_the_samples_with_unlike_scores(sweep: Path) -> None:
     (asked,) = read_answers(collect(sweep))
     by_run = [
-        {row["sample_id"]: row["score"] for row in files.read_jsonl(path)}
+        {row.sample_id: row.score for row in read_samples(path)}
         for path in sweep.glob(f"*/{files.SAMPLES}")
     ]
     unlike = {key for key, score in by_run[0].items() if by_run[1][key] != score}
@@ -88,7 +90,7 @@ def test_disagreements_are_the_samples_with_unlike_scores(sweep: Path) -> None:
 
 
 def test_command_gives_the_config_that_the_runs_had(sweep: Path) -> None:
-    folders = [Path(row["folder"]) for row in collect(sweep)]
+    folders = [run.folder for run in collect(sweep)]
     (one,) = reproduce.configs(folders)
     assert one.command is not None and one.command.startswith("python launch.py ")
     config = to_plain(compose_config(shlex.split(one.command)[2:]))
@@ -98,7 +100,7 @@ def test_command_gives_the_config_that_the_runs_had(sweep: Path) -> None:
 
 
 def test_command_is_found_within_a_run_of_hydra(sweep: Path) -> None:
-    folders = [Path(row["folder"]) for row in collect(sweep)]
+    folders = [run.folder for run in collect(sweep)]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         running = GlobalHydra.instance().hydra
         (one,) = reproduce.configs(folders)
@@ -122,13 +124,15 @@ def test_no_secret_is_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     lines = "hardware.slurm.setup=['export HF_TOKEN=in_a_shell_line']"
     plan = answered_sweep(sweep, SIZES, "dataset.limit=4", lines, "tracking.tags=[its_planted]")
     monkeypatch.setenv("MY_TOKEN", "its_planted")
-    path = plan.runs[0].folder / files.ENVIRONMENT
-    files.write_json(path, files.read_json(path) | {"command": "its_planted"})
-    rows = collect(sweep)
-    write_page(sweep, rows, analyse(rows))
+    folder = plan.runs[0].folder
+    here = replace(read_environment(folder), platform="its_planted")
+    write(folder / files.ENVIRONMENT, here)
+    runs = collect(sweep)
+    analysis = analyse(runs)
+    write_page(sweep, report_rows(runs, analysis), analysis)
     page = (sweep / "report.html").read_text()
     assert "in_a_shell_line" not in page and "its_planted" not in page
-    (one,) = reproduce.configs([Path(row["folder"]) for row in rows])
+    (one,) = reproduce.configs([run.folder for run in runs])
     assert one.command is not None and "***" in one.command and "***" in one.config
 
 
@@ -139,8 +143,8 @@ def test_the_report_says_so_where_images_are_gone(sweep: Path) -> None:
     changed = {key: replace(one, question="other") for key, one in asked.questions.items()}
     pictures = take_thumbnails(replace(asked, questions=changed), found)
     assert pictures.by_image == {}
-    assert "is not the same sample in the data set any more" in pictures.notes[0]
-    assert len(asked.questions) > len(pictures.notes) <= 4  # the first, and how many more
+    assert "is not the same sample in the data set any more" in pictures.warnings[0]
+    assert len(asked.questions) > len(pictures.warnings) <= 4  # the first, and how many more
 
 
 def test_a_report_draws_no_pages(
@@ -149,7 +153,7 @@ def test_a_report_draws_no_pages(
     (asked,) = read_answers(collect(sweep))
     monkeypatch.setenv("VTEXP_CACHE_DIR", str(tmp_path / "empty"))
     pictures = take_thumbnails(asked, asked.disagreements())
-    assert pictures.by_image == {} and "no images are shown: its pages" in pictures.notes[0]
+    assert pictures.by_image == {} and "no images are shown: its pages" in pictures.warnings[0]
     assert not (tmp_path / "empty").exists()
 
 
@@ -159,18 +163,19 @@ def test_the_report_is_made_without_the_model_that_was_run(tmp_path: Path) -> No
     for run in plan.runs:
         path = run.folder / files.CONFIG
         files.write_text(path, path.read_text().replace("embedded:molmo_tiny", "/gone/<b>"))
-    rows = collect(sweep)
-    write_page(sweep, rows, analyse(rows))
+    runs = collect(sweep)
+    analysis = analyse(runs)
+    write_page(sweep, report_rows(runs, analysis), analysis)
     page = (sweep / "report.html").read_text()
     assert "no images are shown: model.path=/gone/&lt;b&gt;: no such folder" in page
     assert "<b>" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
 
 
 def test_samples_beyond_the_room_are_left_out(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = collect(sweep)
-    (asked,) = read_answers(rows)
+    runs = collect(sweep)
+    (asked,) = read_answers(runs)
     monkeypatch.setattr(browser, "MOST_CHARACTERS", 0)
-    by_folder = {row["folder"]: row for row in rows}
+    by_folder = {str(run.folder): run for run in runs}
     data, _ = browser.browser_data(asked, by_folder, {}, room=0)
     assert len(data["samples"]) == 1 < data["disagreeing"]
     assert data["images"] == {}
@@ -178,19 +183,21 @@ def test_samples_beyond_the_room_are_left_out(sweep: Path, monkeypatch: pytest.M
 
 
 def test_columns_that_nothing_fills_are_named(sweep: Path) -> None:
-    table = report_table(collect(sweep))
+    runs = collect(sweep)
+    table = report_table(report_rows(runs, analyse(runs)))
     names = [column.name for column in table.columns]
     assert "MFU, %" in names and "energy, J" not in names
-    left_out = "one prefill: run by, GPU busy, %, energy, J, idle power, W, GFLOPs"
-    assert left_out in table.left_out
+    (left_out,) = [line for line in table.left_out if line.startswith("one prefill: ")]
+    assert "energy, J" in left_out and "MFU" not in left_out
     assert sum(span for _, span in table.headings) == len(names)
     assert all(len(row.cells) == len(names) for row in table.rows)
+    assert "median time at batch 1, ms" in dict(table.headings)  # the unit of all stands once
 
 
 def test_shares_of_crops_add_up(sweep: Path) -> None:
-    rows = collect(sweep)
-    (asked,) = read_answers(rows)
-    plot = crops_plot({"": rows}, asked.by_run)
+    runs = collect(sweep)
+    (asked,) = read_answers(runs)
+    plot = crops_plot({"": runs}, asked.by_run)
     assert plot is not None
     assert [series.label for series in plot.series] == ["1 crop", "4 crops"]
     shares = np.array([series.y for series in plot.series], dtype=float)

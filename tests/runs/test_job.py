@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtexp.analysis.rows import collect, require_same_samples
+from vtexp.analysis.fairness import require_same_samples
+from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config
 from vtexp.data import decoding
 from vtexp.data.sample import fingerprint
@@ -19,6 +20,7 @@ from vtexp.jobs.here import run_job
 from vtexp.models import runner
 from vtexp.runs import job
 from vtexp.runs.plan import make_plan
+from vtexp.runs.records import SampleRow, read_environment, read_samples
 from vtexp.runs.run import Measurement
 from vtexp.utils import files
 
@@ -56,10 +58,10 @@ def overrides(folder: Path, *more: str) -> list[str]:
             *more]  # fmt: skip
 
 
-def answers(sweep: Path) -> dict[str, list[dict]]:
+def answers(sweep: Path) -> dict[str, list[SampleRow]]:
     """Rows of each run by the start of its folder's name."""
     return {
-        path.parent.name.split("_easy")[0]: files.read_jsonl(path)
+        path.parent.name.split("_easy")[0]: list(read_samples(path))
         for path in sorted(sweep.glob(f"*/{files.SAMPLES}"))
     }
 
@@ -82,7 +84,7 @@ def test_chunks_and_workers_change_no_answer(
     plan = make_plan(make_config(*overrides(folder)))
     assert len(one) == 2
     for rows in one.values():
-        assert [row["sample_id"] for row in rows] == [s.sample_id for s in plan.samples]
+        assert [row.sample_id for row in rows] == [s.sample_id for s in plan.samples]
 
     small = partial(decoding.decoded_chunks, most_bytes=10**6)
     monkeypatch.setattr(job, "decoded_chunks", small)
@@ -102,18 +104,18 @@ def test_a_broken_image_fails_its_samples_in_all_runs(
     cut(folder / "0.png")
     config = make_config(*overrides(folder, "dataset.max_failed=2"))
     run_job(config)
-    rows = collect(tmp_path / "sweep")
-    assert len(rows) == 2
-    for row in rows:
-        assert (row["num_failed"], row["num_samples"]) == (2, 2 * IMAGES - 2)
-        for failed in row["failed_samples"]:
-            assert "0.png: the image cannot be decoded" in failed["reason"]
-    require_same_samples(rows)
+    runs = collect(tmp_path / "sweep")
+    assert len(runs) == 2
+    for run in runs:
+        assert (run.found.num_failed, run.found.num_samples) == (2, 2 * IMAGES - 2)
+        for failed in run.found.failed_samples:
+            assert "0.png: the image cannot be decoded" in failed.reason
+    require_same_samples(runs)
     kept = [s for s in make_plan(config).samples if s.image_id != "0.png"]
-    assert {row["samples_fingerprint"] for row in rows} == {fingerprint(kept)}
+    assert {run.found.samples_fingerprint for run in runs} == {fingerprint(kept)}
     whole = answers(tmp_path / "whole")
     for run, found in answers(tmp_path / "sweep").items():
-        assert found == [row for row in whole[run] if row["image_id"] != "0.png"]
+        assert found == [row for row in whole[run] if row.image_id != "0.png"]
 
 
 def test_more_broken_images_than_allowed_stop_the_job(
@@ -192,7 +194,7 @@ def test_an_interrupted_job_goes_on_with_what_is_missing(
     for path, rows in left.timed.items():
         run = path.parents[2]
         assert ((run / files.LATENCY).read_bytes() == rows) == (node is None)
-        host = files.read_json(run / files.ENVIRONMENT)["host"]
+        host = read_environment(run).host
         assert (host == node) == (node is not None)
     assert answers(tmp_path / "sweep") == answers(tmp_path / "whole")
     assert not list((tmp_path / "sweep").glob("*/ranks"))
@@ -201,14 +203,14 @@ def test_an_interrupted_job_goes_on_with_what_is_missing(
 def test_records_of_two_processes_are_no_result(
     make_config: MakeConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Measurement.finish_share
+    real = Measurement.finish_part
 
     def mixed(run, broken):
         rows = list(files.rows_of(run._folder / "answers.jsonl.partial"))
         run._answers.write(rows[:1])
         return real(run, broken)
 
-    monkeypatch.setattr(Measurement, "finish_share", mixed)
+    monkeypatch.setattr(Measurement, "finish_part", mixed)
     with pytest.raises(RunFailedError, match="does another process make the same run"):
         run_job(make_config(*overrides(folder)))
     assert not answers(tmp_path / "sweep")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,24 +16,33 @@ import yaml
 from PIL import Image
 
 from tests.helpers.sweeps import HARDLY_TIMED
-from vtexp.analysis.rows import COLUMNS, collect
+from vtexp.analysis.rows import collect
 from vtexp.budget.geometry import Tiling
 from vtexp.config.schema import Config
 from vtexp.errors import CheckpointError, ConfigError, CountMismatchError, RunFailedError
 from vtexp.jobs.here import run_job
 from vtexp.models.probe import Counts
+from vtexp.report.columns import COLUMNS
 from vtexp.runs import run as experiment
 from vtexp.runs.plan import make_plan
+from vtexp.runs.records import (
+    Result,
+    read_environment,
+    read_failure,
+    read_latency,
+    read_result,
+    read_samples,
+)
 from vtexp.utils import files
 
 ROOT = Path(__file__).parents[2]
 MakeConfig = Callable[..., Config]
 
 
-def results(folder: Path) -> dict[str, dict]:
+def results(folder: Path) -> dict[str, Result]:
     """Results of a sweep folder by knob value."""
-    found = [files.read_json(path) for path in sorted(folder.glob(f"*/{files.RESULT}"))]
-    return {result["knob_value"]: result for result in found}
+    found = [read_result(path.parent) for path in sorted(folder.glob(f"*/{files.RESULT}"))]
+    return {result.knob_value: result for result in found}
 
 
 def run_folder(folder: Path, value: str) -> Path:
@@ -47,13 +55,13 @@ def test_counts_of_the_users_command(
 ) -> None:
     run_job(make_config("knob.sizes=[560x336,784x784]", f"force_full_tokens={full}"))
     small, large = (results(tmp_path / "sweep")[size] for size in ("560x336", "784x784"))
-    assert (small["tiling"], large["tiling"]) == ("2x1", "3x3")
-    assert (small["measured_tiling"], large["measured_tiling"]) == ("2x1", "3x3")
-    assert (small["measured_num_crops"], large["measured_num_crops"]) == (2, 9)
-    assert (small["theoretical_vision_tokens"], large["theoretical_vision_tokens"]) == (432, 1440)
-    assert (small["measured_vision_tokens"], large["measured_vision_tokens"]) == measured
-    assert (small["actual_vision_tokens"], large["actual_vision_tokens"]) == measured
-    assert not small["actual_overridden"] and not large["actual_overridden"]
+    assert (small.tiling, large.tiling) == ("2x1", "3x3")
+    assert (small.measured_tiling, large.measured_tiling) == ("2x1", "3x3")
+    assert (small.measured_num_crops, large.measured_num_crops) == (2, 9)
+    assert (small.theoretical_vision_tokens, large.theoretical_vision_tokens) == (432, 1440)
+    assert (small.measured_vision_tokens, large.measured_vision_tokens) == measured
+    assert (small.actual_vision_tokens, large.actual_vision_tokens) == measured
+    assert not small.actual_overridden and not large.actual_overridden
 
 
 def test_files_of_a_run(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -66,38 +74,38 @@ def test_files_of_a_run(make_config: MakeConfig, tmp_path: Path) -> None:
     }  # fmt: skip
     result = results(tmp_path / "sweep")["560x560"]
 
-    samples = files.read_jsonl(folder / "samples.jsonl")
+    samples = list(read_samples(folder / "samples.jsonl"))
     plan = make_plan(config)
-    assert [row["sample_id"] for row in samples] == [s.sample_id for s in plan.samples]
+    assert [row.sample_id for row in samples] == [s.sample_id for s in plan.samples]
     for row, sample in zip(samples, plan.samples, strict=True):
-        assert row["question"] == sample.question
-        assert row["references"] == list(sample.references)
-        assert row["score"] == float(row["prediction"] == sample.references[0])
-        assert row["measured_vision_tokens"] == row["actual_vision_tokens"] == 544
-        assert row["theoretical_vision_tokens"] == 720
-    assert result["accuracy"] == np.mean([row["score"] for row in samples])
-    assert result["num_samples"] == 6
+        assert row.question == sample.question
+        assert row.references == sample.references
+        assert row.score == float(row.prediction == sample.references[0])
+        assert row.measured_vision_tokens == row.actual_vision_tokens == 544
+        assert row.theoretical_vision_tokens == 720
+    assert result.accuracy == np.mean([row.score for row in samples])
+    assert result.num_samples == 6
 
-    timings = files.read_jsonl(folder / "latency.jsonl")
-    assert [(row["sample_id"], row["repeat"]) for row in timings] == [
+    timings = list(read_latency(folder / "latency.jsonl"))
+    assert [(row.sample_id, row.repeat) for row in timings] == [
         (plan.samples[i].sample_id, repeat) for repeat in (0, 1) for i in (0, 1)
     ]
     for row in timings:
-        assert row["vision_ms"] > 0 and row["llm_prefill_ms"] > 0
+        assert row.vision_ms > 0 and row.llm_prefill_ms > 0
         # Both are measured around the same two stages, by the same clock.
-        assert row["prefill_ms"] == pytest.approx(row["vision_ms"] + row["llm_prefill_ms"])
-        assert row["ttft_ms"] > row["prefill_ms"] + row["preprocess_ms"]
-    prefill = result["latency"]["prefill_ms"]
-    assert prefill["median"] == pytest.approx(median(row["prefill_ms"] for row in timings))
-    assert prefill["n"] == 4
-    assert prefill["p90"] is None  # too few timings for one
+        assert row.prefill_ms == pytest.approx(row.vision_ms + row.llm_prefill_ms)
+        assert row.ttft_ms > row.prefill_ms + row.preprocess_ms
+    prefill = result.latency["prefill_ms"]
+    assert prefill.median == pytest.approx(median(row.prefill_ms for row in timings))
+    assert prefill.n == 4
+    assert prefill.p90 is None  # too few timings for one
 
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
     assert resolved["run"]["value"] == "560x560"
     assert resolved["dataset"]["limit"] == 6
-    environment = files.read_json(folder / "environment.json")
-    assert environment["packages"]["torch"] == torch.__version__
-    assert environment["device"]["type"] == "cpu"
+    environment = read_environment(folder)
+    assert environment.packages["torch"] == torch.__version__
+    assert environment.device.type == "cpu"
 
 
 def test_comparison_has_one_row_per_value(
@@ -106,7 +114,7 @@ def test_comparison_has_one_row_per_value(
     run_job(make_config("knob=max_crops", "knob.max_crops=[1,4]"))
     with (tmp_path / "sweep" / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0])[:5] == list(COLUMNS[:5])
+    assert list(rows[0])[:5] == [column.key for column in COLUMNS[:5]]
     assert [row["knob_value"] for row in rows] == ["1", "4"]
     assert [row["target_vision_tokens"] for row in rows] == ["288", "720"]
     assert [row["same_inputs_as"] for row in rows] == ["", "max_crops=1"]
@@ -135,7 +143,7 @@ def test_batch_size_does_not_change_answers(make_config: MakeConfig, tmp_path: P
         folder = run_folder(tmp_path / f"batch{size}", "560x336")
         rows = files.read_jsonl(folder / "samples.jsonl")
         predictions[size] = [row["prediction"] for row in rows]
-        assert files.read_json(folder / "result.json")["batch_size"] == min(size, 4)
+        assert read_result(folder).batch_size == min(size, 4)
     assert predictions[1] == predictions[5]
 
 
@@ -170,10 +178,10 @@ def test_a_failing_run_is_survived_and_named(
         run_job(config)
     sweep = tmp_path / "sweep"
     assert set(results(sweep)) == {"336x336", "560x336"}
-    failure = files.read_json(run_folder(sweep, "560x560") / files.FAILURE)
-    assert "predicts 4 crops (2x2) and 544 vision tokens, but the model read" in failure["error"]
+    failure = read_failure(run_folder(sweep, "560x560"))
+    assert "4 crops (2x2) and 544 vision tokens" in failure.error
     assert not list(sweep.glob("*/*.partial"))
-    assert [row["status"] for row in collect(sweep)].count("failed") == 1
+    assert [run.status for run in collect(sweep)].count("failed") == 1
 
     monkeypatch.undo()  # the cause is mended: only the failed run is made
     run_job(config)
@@ -191,9 +199,9 @@ def test_miscount_fails_unless_full_tokens_are_forced(make_config: MakeConfig) -
                 experiment.check_counts(run, sample, Tiling(2, 1), wrong)
             continue
         counts = experiment.check_counts(run, sample, Tiling(2, 1), wrong)
-        assert counts["measured_vision_tokens"] == 400
-        assert counts["actual_vision_tokens"] == counts["theoretical_vision_tokens"] == 432
-        assert counts["actual_overridden"]
+        assert counts.measured_vision_tokens == 400
+        assert counts.actual_vision_tokens == counts.theoretical_vision_tokens == 432
+        assert counts.actual_overridden
 
 
 def test_refused_value_stops_before_anything_loads(
@@ -247,7 +255,7 @@ def test_multirun_as_the_user_types_it(small_checkpoint: Path, tmp_path: Path) -
         assert done.returncode == 0, done.stderr
         assert f"{jobs} jobs, results in" in done.stdout
         found = results(tmp_path / "outputs" / sweep)
-        assert {v: r["measured_vision_tokens"] for v, r in found.items()} == {
+        assert {v: r.measured_vision_tokens for v, r in found.items()} == {
             "560x336": 384, "784x784": 928,
         }  # fmt: skip
         assert (tmp_path / "outputs" / sweep / "comparison.csv").is_file()
@@ -270,8 +278,7 @@ def test_multirun_survives_a_job_and_says_which(small_checkpoint: Path, tmp_path
     assert done.returncode == 1
     assert done.stderr.startswith("error: 1 of 2 runs failed: image_size=336x336 (")
     assert "cannot be loaded as Molmo v1" in done.stderr
-    rows = collect(tmp_path / "outputs" / "c")
-    assert sorted(row["status"] for row in rows) == ["done", "failed"]
-    failed = next(row for row in rows if row["status"] == "failed")
-    assert "cannot be loaded as Molmo v1" in failed["error"]
-    assert json.dumps(failed)
+    runs = collect(tmp_path / "outputs" / "c")
+    assert sorted(run.status for run in runs) == ["done", "failed"]
+    (error,) = (run.error for run in runs if run.error is not None)
+    assert "cannot be loaded as Molmo v1" in error

@@ -7,13 +7,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.helpers.made_records import change_result
 from tests.helpers.wandb_server import KEY, WandbServer
 from vtexp.analysis.analyse import of_sweep
+from vtexp.analysis.findings import Analysis, write_analysis
 from vtexp.analysis.rows import collect
 from vtexp.cli.main import main
 from vtexp.config.schema import Config, TrackingConfig
@@ -38,13 +41,11 @@ def find(tree: Any, key: str) -> Iterator[Any]:
         yield from find(inner, key)
 
 
-def write_analysis(sweep: Path, sentence: str) -> None:
-    """An analysis as that of the sweep's report, as far as W&B is told of it."""
-    row = collect(sweep)[0]
-    keys = ("model", "dataset", "hardware", "settings")
-    series = {key: row[key] for key in keys} | {"name": "molmo_tiny on easy_vqa"}
-    series |= {"answer": {"sentence": sentence, "caveats": [HOSTILE]}}
-    files.write_json(sweep / wandb_report.ANALYSIS, {"series": [series], "unfair": ["unlike"]})
+def answered(sweep: Path, sentence: str) -> Analysis:
+    """The analysis of a sweep, but for what it says."""
+    found = of_sweep(sweep)
+    answer = replace(found.series[0].answer, sentence=sentence, caveats=(HOSTILE,))
+    return replace(found, series=(replace(found.series[0], answer=answer),), caveats=("unlike",))
 
 
 @pytest.mark.fault(
@@ -68,12 +69,12 @@ def test_a_sweep_is_online_once_and_without_secrets(
     assert f"W&B: {wandb_server.url}/" in capsys.readouterr().out
 
     curve = next(name for name in wandb_server.runs if name.startswith("comparison"))
-    for row in collect(sweep):
-        run_id = files.read_json(sweep / row["run"] / "wandb.json")["id"]
+    for own in collect(sweep):
+        run_id = files.read_json(own.folder / "wandb.json")["id"]
         told, run = wandb_server.summary(run_id), wandb_server.runs[run_id]
-        result = files.read_json(sweep / row["run"] / "result.json")
-        assert {key: told[key] for key in told if key != "samples"} == wandb_runs.summary(result)
-        assert (run["displayName"], run["jobType"]) == (row["run"], "image_size")
+        summary = json.loads(json.dumps(wandb_runs.summary(own.found)))  # lists, not tuples
+        assert {key: told[key] for key in told if key != "samples"} == summary
+        assert (run["displayName"], run["jobType"]) == (own.name, "image_size")
     assert {run["groupName"] for run in wandb_server.runs.values()} == {"sweep"}
     ids = {wandb_server.config(name)["sweep_id"] for name in wandb_server.runs}
     assert ids == {(sweep / "wandb" / "sweep_id").read_text()}
@@ -98,9 +99,8 @@ def test_a_sweep_is_online_once_and_without_secrets(
     assert main(["publish", str(sweep)]) == 0
     assert dict(wandb_server.asked) == before  # nothing was sent again
 
-    row = files.read_json(sweep / rows[0]["run"] / "result.json")
-    files.write_json(sweep / rows[0]["run"] / "result.json", row | {"accuracy": 0.125})
-    write_analysis(sweep, "One crop will do.")  # of an earlier state
+    change_result(sweep / rows[0]["run"], accuracy=0.125)
+    write_analysis(sweep, answered(sweep, "One crop will do."))  # of an earlier state
     assert main(["publish", str(sweep)]) == 0
     (series,) = of_sweep(sweep).series
     told = files.read_json(sweep / wandb_report.REPORT)["spec"]
@@ -191,14 +191,9 @@ def test_the_specification_is_the_librarys_own(made_runs: Path) -> None:
     failed = next(made_runs.glob("*/result.json")).parent
     (failed / "result.json").unlink()
     record_failure(failed, ValueError(HOSTILE))
-    write_analysis(made_runs, "Nobody can tell.")
-    rows = collect(made_runs)
-    arguments = (
-        TrackingConfig(name="wandb"),
-        made_runs,
-        rows,
-        wandb_report.read_analysis(made_runs),
-    )
+    runs = collect(made_runs)
+    analysis = answered(made_runs, "Nobody can tell.")
+    arguments = (TrackingConfig(name="wandb"), made_runs, runs, analysis)
     path = wandb_report.write_report(*arguments)
     written = path.read_bytes()
     stored = files.read_json(path)
@@ -223,9 +218,9 @@ def test_the_specification_is_the_librarys_own(made_runs: Path) -> None:
     named = [name for config in configs for name in config.get("metrics", [])]
     axes = [*find(configs, "xAxis"), *find(configs, "yAxis"), *find(configs, "accessor")]
     named += [axis.removeprefix("summary:") for axis in axes if not axis.startswith("config:")]
-    (done,) = (row for row in rows if row["status"] == "done")
+    (done,) = (run for run in runs if run.result is not None)
     assert len(set(named)) > 6
-    assert set(named) <= done.keys()  # every panel shows something that is logged
+    assert set(named) <= done.values().keys()  # every panel shows something that is logged
 
     paragraphs = [text for text in find(stored["spec"], "text") if text]
     assert {"Nobody can tell.", "unlike"} <= set(paragraphs)

@@ -17,13 +17,15 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.helpers.made_records import change_result
 from tests.helpers.slurm_cluster import wait_until
 from tests.helpers.wandb_server import WandbServer
-from vtexp.analysis.rows import COLUMNS, collect
+from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config, WandbMode
 from vtexp.data.sample import ImageFile, Sample
 from vtexp.errors import ConfigError
 from vtexp.jobs.here import run_job
+from vtexp.report.columns import COLUMNS
 from vtexp.tracking import mirror, wandb_runs
 from vtexp.utils import files
 from vtexp.utils.text import public
@@ -124,22 +126,23 @@ def test_offline_runs_read_back_are_the_results(make_config: MakeConfig, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} <= {"sweep", "home"}
     assert not list((tmp_path / "home").rglob("*wandb*"))  # nothing staged in the home directory
     ids = set()
-    for row in collect(sweep):
-        folder = sweep / row["run"]
+    for own in collect(sweep):
+        folder, row = own.folder, own.values()
         run = read_back(folder)
         result = json.loads((folder / "result.json").read_text())
+        del result["format"]
         told = {key: value for key, value in run["summary"].items() if key[0] != "_"}
         assert told.pop("samples")["nrows"] == 6
         assert told == {key: v for key, v in leaves(result).items() if v is not None}
         # One spelling: every number of comparison.csv has the name of its column here.
-        numbers = {key for key in COLUMNS if isinstance(row.get(key), int | float)}
+        numbers = {c.key for c in COLUMNS if isinstance(row.get(c.key), int | float)}
         assert len(numbers) > 20
         assert {key: told[key] for key in numbers} == {key: row[key] for key in numbers}
         config_yaml = yaml.safe_load((folder / "config.yaml").read_text())
         del config_yaml["hardware"]["slurm"]
         told_config = {key: run["config"][key] for key in config_yaml}
         assert leaves(told_config) == leaves(without_empty(config_yaml))
-        assert run["name"] == row["run"] and run["project"] == "vtexp"
+        assert run["name"] == own.name and run["project"] == "vtexp"
         assert run["tags"] == ["molmo_tiny", "easy_vqa", "cpu", "mine"]
         ids.add(run["run_id"])
     assert len(ids) == 2
@@ -314,8 +317,7 @@ def test_a_run_is_logged_once_and_again_when_it_changed(
     folder = made_runs / folder.name
     again = wandb_runs.log_run(config.tracking, folder)
     assert Path(again.folder).is_relative_to(made_runs)
-    result = files.read_json(folder / "result.json")
-    files.write_json(folder / "result.json", result | {"accuracy": 0.125})
+    change_result(folder, accuracy=0.125)
     changed = wandb_runs.log_run(config.tracking, folder)
     assert {run.id for run in (*logged, again, changed)} == {logged[0].id}
     assert len(own_offline_runs(made_runs)) == 2  # W&B could still want the moved one

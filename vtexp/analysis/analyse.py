@@ -1,6 +1,6 @@
 """What the runs of a comparison say together: differences, the Pareto front, and the answer.
 
-`analyse(rows)` takes the rows of `rows.collect` and reads the sample and latency records of the
+`analyse(runs)` takes the runs of `rows.collect` and reads the sample and latency records of the
 finished ones, column by column; `findings.py` has what comes out. `docs/reports.md` explains the
 statistics.
 """
@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vtexp.analysis import answer
-from vtexp.analysis.fairness import unfair
+from vtexp.analysis.fairness import caveats
 from vtexp.analysis.findings import (
     AnalysedRun,
     Analysis,
+    Answer,
     Difference,
     Group,
     GroupCell,
@@ -30,12 +30,13 @@ from vtexp.analysis.findings import (
     Ratio,
     Series,
 )
-from vtexp.analysis.rows import collect, label
-from vtexp.analysis.samples import Labels, SampleColumns, read_samples
+from vtexp.analysis.rows import ComparedRun, SeriesKey, collect, run_names
+from vtexp.analysis.samples import Labels, SampleColumns, read_columns
 from vtexp.errors import ConfigError, DataError
 from vtexp.measure.limits import LEAST_BUSY
 from vtexp.metrics import metric
 from vtexp.runs.folder import run_folders
+from vtexp.runs.records import read_latency
 from vtexp.stats.paired import (
     DRAWS,
     Critical,
@@ -57,11 +58,8 @@ from vtexp.stats.paired import (
 from vtexp.utils import files
 from vtexp.utils.text import listed
 
-ANALYSIS_NAME = "analysis.json"
 #: `report.margin` where no sweep says one.
 MARGIN = 1.0
-#: What makes runs one series; within it only the budget differs.
-SERIES_KEYS = ("model", "weights", "dataset", "split", "metric", "hardware", "settings")
 
 METHODS = (
     "Accuracy: mean score; 95 % interval clustered by image (Liang and Zeger 1986).",
@@ -88,39 +86,37 @@ METHODS = (
 
 
 def analyse(
-    rows: Sequence[dict[str, Any]], margin: float = MARGIN, *, shared: bool = False
+    runs: Sequence[ComparedRun], margin: float = MARGIN, *, shared: bool = False
 ) -> Analysis:
-    """The analysis of the rows of `rows.collect`; `margin` in points of 0.01 accuracy.
+    """The analysis of the runs of `rows.collect`; `margin` in points of 0.01 accuracy.
 
-    Reads the records of finished runs in `row["folder"]`; one without samples.jsonl is compared
-    with none, one without latency.jsonl has no speed-up. Runs that answered different questions are
-    not compared, unless `shared`: then on the questions that all of a data set's runs answered.
+    Reads the records in the folders of finished runs; one without samples.jsonl is compared with
+    none, one without latency.jsonl has no speed-up. Runs that answered different questions are not
+    compared, unless `shared`: then on the questions that all of a data set's runs answered.
     Raises DataError where a record is damaged, or no question is shared.
     """
-    done = [row for row in rows if row["status"] == "done"]
+    done = [run for run in runs if run.result is not None]
     read = {
-        row["folder"]: read_samples(path, row["num_samples"])
-        for row in done
-        if (path := Path(row["folder"]) / files.SAMPLES).exists()
+        run.folder: read_columns(path, run.found.num_samples)
+        for run in done
+        if (path := run.folder / files.SAMPLES).exists()
     }
     if shared:
-        read = _shared([row for row in done if row["folder"] in read], read)
-    by_series: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
-    for row in done:
-        by_series[tuple(row[key] for key in SERIES_KEYS)].append(row)
-    several = _names([dict(zip(SERIES_KEYS, key, strict=True)) for key in by_series])
+        read = _shared([run for run in done if run.folder in read], read)
+    by_series: dict[SeriesKey, list[ComparedRun]] = defaultdict(list)
+    for run in done:
+        by_series[run.series_key].append(run)
     series = tuple(
-        _with_unfinished(_series(name, own, read, margin), rows)
-        for name, own in zip(several, by_series.values(), strict=True)
+        _with_lacking(_series(name, own, read, margin), runs)
+        for name, own in zip(_names(list(by_series)), by_series.values(), strict=True)
     )
+    questions = {folder: columns.questions for folder, columns in read.items()}
     return Analysis(
         margin=margin,
         series=series,
-        between=_between(list(zip(several, by_series.values(), strict=True)), read),
-        unfair=tuple(
-            unfair(rows, {folder: c.questions for folder, c in read.items()}, shared=shared)
-        ),
-        unfinished=tuple(_unfinished(row) for row in rows if row["status"] != "done"),
+        between=_between(list(by_series.values()), read),
+        caveats=tuple(caveats(runs, questions, shared=shared)),
+        errors=tuple(_error(run) for run in runs if run.result is None),
         methods=METHODS,
         shared=shared,
     )
@@ -159,38 +155,28 @@ def _margin(folder: Path) -> float:
     return margin
 
 
-def analysis_to_plain(analysis: Analysis) -> dict[str, Any]:
-    """JSON-ready."""
-    return asdict(analysis)
+def _error(run: ComparedRun) -> str:
+    why = "no result yet" if run.error is None else f"failed: {run.error}"
+    return f"{run.long_label}: {why}"
 
 
-def _unfinished(row: dict[str, Any]) -> str:
-    name = label(row) + (f" ({row['settings']})" if row["settings"] else "")
-    why = f"failed: {row['error']}" if row["status"] == "failed" else "no result yet"
-    return f"{name}: {why}"
-
-
-def _with_unfinished(series: Series, rows: Sequence[dict[str, Any]]) -> Series:
+def _with_lacking(series: Series, runs: Sequence[ComparedRun]) -> Series:
     """The series, its answer with a caveat where some of its runs have no result."""
-    lacking = [
-        label(row)
-        for row in rows
-        if row["status"] != "done"
-        and all(row.get(key) == getattr(series, key) for key in SERIES_KEYS)
-    ]
+    key = SeriesKey(*(getattr(series, name) for name in SeriesKey._fields))
+    lacking = [run.label for run in runs if run.result is None and run.series_key == key]
     if not lacking:
         return series
     caveat = f"{listed(lacking)}: no result, so the answer is among the others"
     return replace(series, answer=replace(series.answer, caveats=(*series.answer.caveats, caveat)))
 
 
-def _names(series: Sequence[dict[str, str]]) -> list[str]:
+def _names(series: Sequence[SeriesKey]) -> list[str]:
     """What series are called: model and data set, and in what else they differ."""
-    differing = [key for key in SERIES_KEYS if len({own[key] for own in series}) > 1]
+    differing = [key for key in SeriesKey._fields if len({getattr(o, key) for o in series}) > 1]
     names = []
     for own in series:
-        parts = [own[key] for key in differing if own[key]]
-        names.append(", ".join(parts) or f"{own['model']} on {own['dataset']}")
+        parts = [value for key in differing if (value := getattr(own, key))]
+        names.append(", ".join(parts) or f"{own.model} on {own.dataset}")
     return names
 
 
@@ -198,15 +184,15 @@ def _names(series: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _shared(
-    rows: Sequence[dict[str, Any]], read: dict[str, SampleColumns]
-) -> dict[str, SampleColumns]:
+    runs: Sequence[ComparedRun], read: dict[Path, SampleColumns]
+) -> dict[Path, SampleColumns]:
     """The records cut down to the questions that all runs on a data set answered, in one order.
 
     Raises DataError where there are none.
     """
-    by_dataset: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        by_dataset[row["dataset"]].append(row["folder"])
+    by_dataset: dict[str, list[Path]] = defaultdict(list)
+    for run in runs:
+        by_dataset[run.asked.dataset].append(run.folder)
     cut = {}
     for dataset, folders in by_dataset.items():
         common = read[folders[0]].questions
@@ -224,7 +210,7 @@ def _shared(
 class _Paired:
     """Runs that answered the same questions; i and j count them."""
 
-    rows: Sequence[dict[str, Any]]
+    runs: Sequence[ComparedRun]
     scores: np.ndarray
     images: np.ndarray
     highest: float
@@ -253,7 +239,7 @@ class _Paired:
     def p_holm(self) -> np.ndarray:
         """p-values corrected for all pairs."""
         corrected = np.ones_like(self.p_values)
-        pairs = np.triu_indices(len(self.rows), 1)
+        pairs = np.triu_indices(len(self.runs), 1)
         corrected[pairs] = holm(self.p_values[pairs])
         corrected.T[pairs] = corrected[pairs]
         return corrected
@@ -265,8 +251,8 @@ class _Paired:
         losses = int((self.scores[:, i] < self.scores[:, j]).sum())
         zero_one = bool(np.isin(self.scores[:, [i, j]], (0.0, 1.0)).all())
         return Difference(
-            run=self.rows[i]["run"],
-            baseline=self.rows[j]["run"],
+            run=self.runs[i].name,
+            baseline=self.runs[j].name,
             difference=difference,
             low=low,
             high=high,
@@ -278,56 +264,47 @@ class _Paired:
         )
 
 
-def _paired(rows: Sequence[dict[str, Any]], read: dict[str, SampleColumns]) -> _Paired | None:
+def _paired(runs: Sequence[ComparedRun], read: dict[Path, SampleColumns]) -> _Paired | None:
     """None where the runs answered different questions, or one has no scores or no records."""
-    if not rows or any(row["folder"] not in read for row in rows):
+    if not runs or any(run.folder not in read for run in runs):
         return None
-    columns = [read[row["folder"]] for row in rows]
+    columns = [read[run.folder] for run in runs]
     first = columns[0]
     if any(not np.array_equal(own.questions, first.questions) for own in columns):
         return None
     scores = np.column_stack([own.scores for own in columns])
     if np.isnan(scores).any():
         return None
-    return _Paired(rows, scores, first.images, metric(rows[0]["metric"]).highest)
+    return _Paired(runs, scores, first.images, metric(runs[0].asked.metric).highest)
 
 
 # --- one series ---------------------------------------------------------------------------------
 
 
 def _series(
-    name: str, rows: Sequence[dict[str, Any]], read: dict[str, SampleColumns], margin: float
+    name: str, own: Sequence[ComparedRun], read: dict[Path, SampleColumns], margin: float
 ) -> Series:
-    rows = sorted(rows, key=lambda row: (row["measured_vision_tokens"], row["run"]))
-    candidates = [row for row in rows if not row.get("same_inputs_as")]
-    names = _run_names(rows)
-    runs = [_run(row, read.get(row["folder"]), row["metric"]) for row in rows]
-    known = [row for row in candidates if row["folder"] in read]
+    own = sorted(own, key=lambda run: (run.vision_tokens, run.name))
+    candidates = [run for run in own if not run.same_inputs_as]
+    known = [run for run in candidates if run.folder in read]
     paired = _paired(known, read)
-    count, images = _counts(rows, known, read)
+    count, images = _counts(own, known, read)
+    runs = [_run(run, read.get(run.folder)) for run in own]
     power: Power | None = None
     groupings: tuple[Grouping, ...] = ()
     if paired is not None and images > 1 and len(known) > 1:
         runs = _with_differences(runs, paired, margin)
         power = _power(paired, margin)
-        groupings = _groupings(paired, read[known[0]["folder"]].groups)
-    scored = all(row["accuracy"] is not None for row in candidates)
+        groupings = _groupings(paired, read[known[0].folder].groups)
     runs = _with_times(runs, candidates, paired if images > 1 else None)
-    if scored and not known:
-        found = answer.different_samples("no run has its samples.jsonl")
-    elif scored and paired is None:
-        found = answer.different_samples("the runs answered different questions")
-    else:
-        highest = metric(rows[0]["metric"]).highest
-        with_records = {row["run"] for row in known}
-        comparable = [run for run in runs if run.same_inputs_as or run.run in with_records]
-        found = answer.answer(comparable or runs, names, margin, count, power, highest)
-    if lacking := [names[row["run"]] for row in candidates if row not in known]:
+    names = run_names(own)
+    found = _answer(runs, candidates, known, paired, names, margin, count, power)
+    if lacking := [names[run.name] for run in candidates if run not in known]:
         caveat = f"{listed(lacking)}: no samples.jsonl, so the answer is among the others"
         found = replace(found, caveats=(*found.caveats, caveat))
     return Series(
         name=name,
-        **{key: rows[0][key] for key in SERIES_KEYS},
+        **own[0].series_key._asdict(),
         num_samples=count,
         num_images=images,
         runs=tuple(runs),
@@ -337,45 +314,62 @@ def _series(
     )
 
 
+def _answer(
+    runs: Sequence[AnalysedRun],
+    candidates: Sequence[ComparedRun],
+    known: Sequence[ComparedRun],
+    paired: _Paired | None,
+    names: dict[str, str],
+    margin: float,
+    count: int,
+    power: Power | None,
+) -> Answer:
+    """The answer of a series: `known` are those of its candidates that have their samples."""
+    scored = all(run.found.accuracy is not None for run in candidates)
+    if scored and not known:
+        return answer.different_samples("no run has its samples.jsonl")
+    if scored and paired is None:
+        return answer.different_samples("the runs answered different questions")
+    with_records = {run.name for run in known}
+    comparable = [run for run in runs if run.same_inputs_as or run.run in with_records]
+    highest = metric(candidates[0].asked.metric).highest
+    return answer.answer(comparable or runs, names, margin, count, power, highest)
+
+
 def _counts(
-    rows: Sequence[dict[str, Any]],
-    known: Sequence[dict[str, Any]],
-    read: dict[str, SampleColumns],
+    runs: Sequence[ComparedRun],
+    known: Sequence[ComparedRun],
+    read: dict[Path, SampleColumns],
 ) -> tuple[int, int]:
     """How many questions about how many images: of the records, or without any of the results."""
     if not known:
-        return rows[0].get("num_samples") or 0, rows[0].get("num_images") or 0
-    first = read[known[0]["folder"]]
+        return runs[0].found.num_samples, runs[0].found.num_images
+    first = read[known[0].folder]
     return len(first.questions), len(np.unique(first.images))
 
 
-def _run_names(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """What runs are called in sentences: by the value alone where all have one knob."""
-    plain = len({(row["knob"], row["force_full_tokens"]) for row in rows}) == 1
-    return {row["run"]: row["knob_value"] if plain else label(row) for row in rows}
-
-
-def _run(row: dict[str, Any], columns: SampleColumns | None, metric_name: str) -> AnalysedRun:
+def _run(run: ComparedRun, columns: SampleColumns | None) -> AnalysedRun:
+    found = run.found
     accuracy: tuple[float | None, ...] = (None, None, None)
     if columns is None:
-        accuracy = (row["accuracy"], row.get("accuracy_low"), row.get("accuracy_high"))
+        accuracy = (found.accuracy, found.accuracy_low, found.accuracy_high)
     elif not np.isnan(columns.scores).any():
-        mean = clustered_mean(columns.scores, columns.images, metric(metric_name).highest)
+        mean = clustered_mean(columns.scores, columns.images, metric(found.metric).highest)
         accuracy = (mean.mean, *(mean.interval or (None, None)))
     return AnalysedRun(
-        run=row["run"],
-        folder=row["folder"],
-        label=label(row),
-        knob_value=row["knob_value"],
-        vision_tokens=row["measured_vision_tokens"],
+        run=run.name,
+        folder=str(run.folder),
+        label=run.label,
+        knob_value=found.knob_value,
+        vision_tokens=found.measured_vision_tokens,
         accuracy=accuracy[0],
         accuracy_low=accuracy[1],
         accuracy_high=accuracy[2],
-        prefill_ms=row.get("prefill_ms_median"),
-        same_inputs_as=row.get("same_inputs_as"),
-        disturbed=tuple(row.get("disturbed") or ()),
-        host_bound=row.get("gpu_busy_ratio") is not None and row["gpu_busy_ratio"] < LEAST_BUSY,
-        execution=row.get("execution"),
+        prefill_ms=found.median("prefill_ms"),
+        same_inputs_as=run.same_inputs_as,
+        timing_warnings=run.timing_warnings,
+        host_bound=found.gpu_busy_ratio is not None and found.gpu_busy_ratio < LEAST_BUSY,
+        execution=found.execution,
     )
 
 
@@ -383,7 +377,7 @@ def _with_differences(
     runs: Sequence[AnalysedRun], paired: _Paired, margin: float
 ) -> list[AnalysedRun]:
     at_least, at_most = worse_than_best(paired.sums, paired.critical)
-    place = {row["run"]: i for i, row in enumerate(paired.rows)}
+    place = {run.name: i for i, run in enumerate(paired.runs)}
     best = int(np.argmax(paired.sums.means))
     found = []
     for run in runs:
@@ -435,13 +429,13 @@ def _grouping(paired: _Paired, name: str, labels: Labels, best: int) -> Grouping
     for code in range(len(labels.names)):
         inside = labels.codes == code
         parts.append(replace(paired, scores=paired.scores[inside], images=paired.images[inside]))
-    others = [i for i in range(len(paired.rows)) if i != best]
+    others = [i for i in range(len(paired.runs)) if i != best]
     testable = [part for part in parts if part.sums.images > 1]
     p_values = np.array([part.p_values[others, best] for part in testable])
     corrected = iter(holm(p_values.ravel()).reshape(p_values.shape))
     found = []
     for value, part in zip(labels.names, parts, strict=True):
-        p_holm = np.full(len(paired.rows), np.nan)
+        p_holm = np.full(len(paired.runs), np.nan)
         if part.sums.images > 1:
             p_holm[others] = next(corrected)
         found.append(_group(value, part, best, p_holm))
@@ -450,11 +444,11 @@ def _grouping(paired: _Paired, name: str, labels: Labels, best: int) -> Grouping
 
 def _group(value: str, part: _Paired, best: int, p_holm: np.ndarray) -> Group:
     cells = []
-    for i, row in enumerate(part.rows):
+    for i, run in enumerate(part.runs):
         mean = clustered_mean(part.scores[:, i], part.images, part.highest)
         compared = i != best and mean.images > 1
         low, high = mean.interval or (None, None)
-        cell = GroupCell(row["run"], mean.mean, low, high)
+        cell = GroupCell(run.name, mean.mean, low, high)
         if compared:
             difference, below, above = (float(matrix[i, best]) for matrix in part.intervals)
             cell = replace(
@@ -472,25 +466,25 @@ def _group(value: str, part: _Paired, best: int, p_holm: np.ndarray) -> Group:
 
 
 def _with_times(
-    runs: Sequence[AnalysedRun], candidates: Sequence[dict[str, Any]], paired: _Paired | None
+    runs: Sequence[AnalysedRun], candidates: Sequence[ComparedRun], paired: _Paired | None
 ) -> list[AnalysedRun]:
     """Speed-ups against the best run (the largest where there is no accuracy), and the front."""
-    timed = [row for row in candidates if (Path(row["folder"]) / files.LATENCY).exists()]
+    timed = [run for run in candidates if (run.folder / files.LATENCY).exists()]
     base = candidates[-1]
     if paired is not None:
-        base = paired.rows[int(np.argmax(paired.sums.means))]
-    times = prefill_times([Path(row["folder"]) for row in timed]) if base in timed else None
+        base = paired.runs[int(np.argmax(paired.sums.means))]
+    times = prefill_times([run.folder for run in timed]) if base in timed else None
     if times is None:
         return list(runs)
     drawn = bootstrap_medians(times)
     medians = np.array([np.nanmedian(own) for own in times])
     baseline = timed.index(base)
     front: list[tuple[bool | None, float | None]] = [(None, None)] * len(times)
-    if paired is not None and len(paired.rows) == len(timed) == len(candidates):
+    if paired is not None and len(paired.runs) == len(timed) == len(candidates):
         share = on_front(paired.drawn[: len(drawn)], drawn).mean(axis=0)
         seen = on_front(paired.sums.means, medians)
         front = [(bool(on), float(s)) for on, s in zip(seen, share, strict=True)]
-    place = {row["run"]: i for i, row in enumerate(timed)}
+    place = {run.name: i for i, run in enumerate(timed)}
     found = []
     for run in runs:
         if (i := place.get(run.run)) is None:
@@ -500,7 +494,7 @@ def _with_times(
         low, high = np.quantile(drawn[:, baseline] / drawn[:, i], (0.025, 0.975))
         speed_up = Ratio(
             run=run.run,
-            baseline=base["run"],
+            baseline=base.name,
             ratio=float(ratio),
             low=float(low),
             high=float(high),
@@ -525,12 +519,8 @@ def prefill_times(folders: Sequence[Path]) -> list[np.ndarray] | None:
     by_run: list[dict[str, list[float]]] = []
     for folder in folders:
         times: dict[str, list[float]] = defaultdict(list)
-        path = folder / files.LATENCY
-        try:
-            for row in files.rows_of(path):
-                times[row["sample_id"]].append(float(row["prefill_ms"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise files.damaged(path, f"not the times of a run ({error!r})") from error
+        for row in read_latency(folder / files.LATENCY):
+            times[row.sample_id].append(row.prefill_ms)
         by_run.append(times)
     common = [sample for sample in by_run[0] if all(sample in times for times in by_run)]
     if len(common) < 2:
@@ -549,20 +539,21 @@ def _block(rows: Sequence[Sequence[float]]) -> np.ndarray:
 
 
 def _between(
-    series: Sequence[tuple[str, Sequence[dict[str, Any]]]], read: dict[str, SampleColumns]
+    series: Sequence[Sequence[ComparedRun]], read: dict[Path, SampleColumns]
 ) -> tuple[Difference, ...]:
     """The same budget in two series on one data set: the later minus the earlier.
 
     p-values are Holm's over all of these.
     """
     found = []
-    for (_, one), (_, other) in combinations(series, 2):
-        if any(one[0][key] != other[0][key] for key in ("dataset", "split", "metric")):
+    for one, other in combinations(series, 2):
+        first, second = one[0].asked, other[0].asked
+        if any(getattr(first, k) != getattr(second, k) for k in ("dataset", "split", "metric")):
             continue
-        of_one = {label(row): row for row in one}
-        for row in other:
-            twin = of_one.get(label(row))
-            pair = None if twin is None else _paired([row, twin], read)
+        of_one = {run.label: run for run in one}
+        for run in other:
+            twin = of_one.get(run.label)
+            pair = None if twin is None else _paired([run, twin], read)
             if pair is not None and pair.sums.images > 1:
                 found.append(pair.difference(0, 1))
     corrected = holm([difference.p_value for difference in found])

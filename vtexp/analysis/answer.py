@@ -250,8 +250,8 @@ def _caveats(
 def _doubtful(runs: Sequence[AnalysedRun], names: dict[str, str]) -> tuple[str, ...]:
     """Caveats about timings: that some are doubtful, or of the software more than of the model."""
     found = []
-    if doubtful := [names[run.run] for run in runs if run.disturbed]:
-        found.append(f"timings are doubtful ({listed(doubtful)}): see the notes")
+    if doubtful := [names[run.run] for run in runs if run.timing_warnings]:
+        found.append(f"timings are doubtful ({listed(doubtful)}): see the warnings")
     if idle := [names[run.run] for run in runs if run.host_bound]:
         found.append(
             f"the GPU waited for the host ({listed(idle)}): speed-ups are of this software stack, "

@@ -1,4 +1,4 @@
-"""What must not be compared, and why: questions, metrics, flags, machines, versions."""
+"""Caveats of a comparison: what must not be compared, and why."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from vtexp.analysis.rows import ComparedRun
+from vtexp.errors import DataError
+from vtexp.runs.records import Environment, read_environment
 from vtexp.utils import files
 
 #: What follows where runs differ in something.
@@ -21,9 +24,9 @@ BUDGETS = "budgets of different kinds are in one comparison"
 MOST_VALUES = 4
 
 
-def unfair(
-    rows: Sequence[dict[str, Any]],
-    questions: Mapping[str, np.ndarray] | None = None,
+def caveats(
+    runs: Sequence[ComparedRun],
+    questions: Mapping[Path, np.ndarray] | None = None,
     *,
     shared: bool = False,
 ) -> list[str]:
@@ -32,39 +35,38 @@ def unfair(
     `questions`: the hashes of what each finished run was asked, by its folder. `shared`: other
     questions are no reason, as only those that all answered are compared.
     """
-    done = [row for row in rows if row["status"] == "done"]
-    surroundings = [_surroundings(row) for row in done]
+    done = [run for run in runs if run.result is not None]
     found = [] if shared else different_questions(done, questions or {})
-    for dataset in sorted({row["dataset"] for row in done}):
-        own = [row for row in done if row["dataset"] == dataset]
-        for key in ("split", "metric"):
-            found += _differing(f"{dataset}: {key}", [row[key] for row in own], ACCURACY)
-    found += _differing("weights", [row["weights"] for row in done], ACCURACY)
-    found += _differing("force_full_tokens", [row["force_full_tokens"] for row in done], BUDGETS)
-    sized = [row["fit"] for row in done if row["knob"] == "image_size" and "fit" in row]
-    found += _differing("knob.fit", sized, BUDGETS)
+    for dataset in sorted({run.asked.dataset for run in done}):
+        own = [run.asked for run in done if run.asked.dataset == dataset]
+        found += _differing(f"{dataset}: split", [asked.split for asked in own], ACCURACY)
+        found += _differing(f"{dataset}: metric", [asked.metric for asked in own], ACCURACY)
+    asked = [run.asked for run in done]
+    found += _differing("weights", [own.weights for own in asked], ACCURACY)
+    found += _differing("force_full_tokens", [own.force_full_tokens for own in asked], BUDGETS)
+    found += _differing("knob.fit", [o.fit for o in asked if o.knob == "image_size"], BUDGETS)
+    environments = [
+        read_environment(run.folder) for run in done if (run.folder / files.ENVIRONMENT).is_file()
+    ]
     for name, read, why in _SURROUNDINGS:
-        found += _differing(name, [read(own) for own in surroundings], why)
+        found += _differing(name, [read(own) for own in environments], why)
     return found
 
 
 def different_questions(
-    rows: Sequence[dict[str, Any]], questions: Mapping[str, np.ndarray]
+    runs: Sequence[ComparedRun], questions: Mapping[Path, np.ndarray]
 ) -> list[str]:
-    """Data sets on which finished rows answered different questions, and how many they share."""
-    by_dataset: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for row in rows:
-        if fingerprint := row.get("samples_fingerprint"):
-            by_dataset[row["dataset"]].setdefault(fingerprint, row)
+    """Data sets on which finished runs answered different questions, and how many they share."""
+    by_dataset: dict[str, dict[str, ComparedRun]] = defaultdict(dict)
+    for run in runs:
+        by_dataset[run.asked.dataset].setdefault(run.found.samples_fingerprint, run)
     found = []
     for dataset, unlike in sorted(by_dataset.items()):
         if len(unlike) < 2:
             continue
-        counts = " or ".join(str(row.get("num_samples")) for row in unlike.values())
-        text = f"{dataset}: rows answered different questions ({counts}"
-        sets = [
-            questions[row["folder"]] for row in unlike.values() if row.get("folder") in questions
-        ]
+        counts = " or ".join(str(run.found.num_samples) for run in unlike.values())
+        text = f"{dataset}: runs answered different questions ({counts}"
+        sets = [questions[run.folder] for run in unlike.values() if run.folder in questions]
         if len(sets) == len(unlike):
             shared = sets[0]
             for other in sets[1:]:
@@ -72,6 +74,15 @@ def different_questions(
             text += f", {len(shared)} shared"
         found.append(f"{text}); they are not compared question by question")
     return found
+
+
+def require_same_samples(runs: Sequence[ComparedRun]) -> None:
+    """Raises DataError where runs did not answer the same questions, and so are no pairs.
+
+    To be called before any comparison question by question (paired tests, differences).
+    """
+    for reason in different_questions([run for run in runs if run.result is not None], {}):
+        raise DataError(f"{reason}; run them again with the same dataset.limit, seed and files")
 
 
 def _differing(what: str, values: Sequence[Any], why: str) -> list[str]:
@@ -85,43 +96,19 @@ def _differing(what: str, values: Sequence[Any], why: str) -> list[str]:
     return [f"{what}: {', '.join(named)}: {why}"]
 
 
-def _surroundings(row: dict[str, Any]) -> dict[str, Any]:
-    """environment.json of a run; empty where there is none."""
-    path = Path(row["folder"]) / files.ENVIRONMENT
-    if not path.is_file():
-        return {}
-    found = files.read_json(path)
-    parts = {key: found.get(key) or {} for key in ("device", "git", "packages")}
-    if not all(isinstance(part, dict) for part in parts.values()) or (
-        parts["git"] and not isinstance(parts["git"].get("commit"), str)
-    ):
-        raise files.damaged(path, "not what a run ran on")
-    return found
+def _commit(environment: Environment) -> str | None:
+    git = environment.git
+    return None if git is None else git.commit[:12] + (" with changes" if git.changed else "")
 
 
-def _device(surroundings: dict[str, Any]) -> str | None:
-    return (surroundings.get("device") or {}).get("name")
+def _package(name: str, environment: Environment) -> str | None:
+    return environment.packages.get(name)
 
 
-def _commit(surroundings: dict[str, Any]) -> str | None:
-    git = surroundings.get("git")
-    if not git:
-        return None
-    return git["commit"][:12] + (" with changes" if git.get("changed") else "")
-
-
-def _package(name: str, surroundings: dict[str, Any]) -> str | None:
-    return (surroundings.get("packages") or {}).get(name)
-
-
-def _plain(key: str, surroundings: dict[str, Any]) -> Any:
-    return surroundings.get(key)
-
-
-_SURROUNDINGS: tuple[tuple[str, Callable[[dict[str, Any]], Any], str], ...] = (
-    ("device", _device, TIMES),
-    ("host", partial(_plain, "host"), TIMES),
-    ("torch_threads", partial(_plain, "torch_threads"), TIMES),
+_SURROUNDINGS: tuple[tuple[str, Callable[[Environment], Any], str], ...] = (
+    ("device", lambda own: own.device.name, TIMES),
+    ("host", lambda own: own.host, TIMES),
+    ("torch_threads", lambda own: own.torch_threads, TIMES),
     ("vtexp commit", _commit, BOTH),
     *(
         (name, partial(_package, name), BOTH)

@@ -7,7 +7,14 @@ only sentences speak of points (hundredths of it).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from vtexp.utils import files
+from vtexp.utils.typed import Misfit, from_json, to_json
+
+#: File of a report with all that was found; the number is raised whenever a key changes.
+ANALYSIS_NAME, FORMAT = "analysis.json", 1
 #: What became of the search for the smallest sufficient budget (`Answer.verdict`).
 VERDICTS = (
     "smaller",  # a budget smaller than the best one is not worse by more than the margin
@@ -66,6 +73,7 @@ class AnalysedRun:
     is within the margin.
     `front_share`: share of bootstrap draws in which no other budget is at least as accurate and as
     fast; `on_front` whether that is so in the data. Statistics are None where the data has none.
+    `timing_warnings`: why its times are doubtful. `host_bound`: the GPU waited for the host.
     """
 
     run: str
@@ -86,7 +94,7 @@ class AnalysedRun:
     versus_smaller: Difference | None = None
     speed_up: Ratio | None = None
     same_inputs_as: str | None = None
-    disturbed: tuple[str, ...] = ()
+    timing_warnings: tuple[str, ...] = ()
     host_bound: bool = False
     execution: str | None = None
 
@@ -188,16 +196,43 @@ class Series:
 class Analysis:
     """All series of a comparison; `margin` in points, as in `report.margin`.
 
-    `between`: the same budget in two series that answered the same questions. `unfair`: what must
-    not be compared in these rows, and why. `unfinished`: runs without a result and what became of
-    them. `methods`: the statistics in words, with their sources. `shared`: statistics are of the
-    questions that all runs on a data set answered, of which there may be fewer than a row has.
+    `between`: the same budget in two series that answered the same questions. `caveats`: what must
+    not be compared in these runs, and why. `errors`: runs without a result and what became of them.
+    `methods`: the statistics in words, with their sources. `shared`: statistics are of the
+    questions that all runs on a data set answered, of which there may be fewer than a run has.
     """
 
     margin: float
     series: tuple[Series, ...]
     between: tuple[Difference, ...]
-    unfair: tuple[str, ...]
-    unfinished: tuple[str, ...]
+    caveats: tuple[str, ...]
+    errors: tuple[str, ...]
     methods: tuple[str, ...]
     shared: bool = False
+
+    def analysed(self) -> dict[str, AnalysedRun]:
+        """What was found of each run of all series, by the run's name."""
+        return {run.run: run for series in self.series for run in series.runs}
+
+
+def write_analysis(folder: Path, analysis: Analysis) -> None:
+    """Write `analysis.json`. Raises VtexpError where the disk does not take it."""
+    files.write_json(folder / ANALYSIS_NAME, analysis_to_json(analysis))
+
+
+def analysis_to_json(analysis: Analysis) -> dict[str, Any]:
+    """What `analysis.json` holds."""
+    return {"format": FORMAT} | to_json(analysis)
+
+
+def read_analysis(folder: Path) -> Analysis:
+    """What `write_analysis` wrote. Raises DataError where it is not there, or is damaged."""
+    path = folder / ANALYSIS_NAME
+    plain = files.read_json(path)
+    try:
+        if plain.get("format") != FORMAT:
+            raise Misfit("format")
+        return from_json(Analysis, plain)
+    except Misfit as error:
+        again = "python -m vtexp report writes it again"
+        raise files.damaged(path, f"not an analysis of this vtexp ({error}); {again}") from error

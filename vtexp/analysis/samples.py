@@ -6,13 +6,13 @@ import hashlib
 import json
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vtexp.runs.records import SampleRow, read_samples
 from vtexp.utils import files
 
 #: A text with more values than this is a note on a question, not a group of questions.
@@ -53,7 +53,7 @@ class SampleColumns:
         )
 
 
-def read_samples(path: Path, count: int | None = None) -> SampleColumns:
+def read_columns(path: Path, count: int | None = None) -> SampleColumns:
     """Columns of a samples.jsonl, of `count` samples where that is known.
 
     Raises DataError if it is damaged, lacks rows or has one twice.
@@ -62,16 +62,13 @@ def read_samples(path: Path, count: int | None = None) -> SampleColumns:
     attributes: dict[str, _Attribute] = defaultdict(_Attribute)
     codes: dict[str, int] = {}
     ids: set[str] = set()
-    try:
-        for row in files.rows_of(path):
-            questions.append(_question(row))
-            ids.add(row["sample_id"])
-            scores.append(np.nan if row["score"] is None else row["score"])
-            images.append(codes.setdefault(row["image_id"], len(codes)))
-            for name, value in _attributes(row):
-                attributes[name].append(value, len(questions))
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise files.damaged(path, f"not the samples of a run ({error!r})") from error
+    for row in read_samples(path):
+        questions.append(_question(row))
+        ids.add(row.sample_id)
+        scores.append(np.nan if row.score is None else row.score)
+        images.append(codes.setdefault(row.image_id, len(codes)))
+        for name, value in {"question_type": row.question_type, **row.attributes}.items():
+            attributes[name].append(value, len(questions))
     asked = len(questions) if count is None else count
     if not len(ids) == len(questions) == asked:
         said = f"{len(questions)} rows of {len(ids)} samples"
@@ -85,24 +82,11 @@ def read_samples(path: Path, count: int | None = None) -> SampleColumns:
     )
 
 
-def _question(row: dict[str, Any]) -> int:
+def _question(row: SampleRow) -> int:
     """Hash of what was asked: 64 bits, so that 200 000 questions share one once in a billion."""
-    asked = (row["sample_id"], row["question"], row["references"], row.get("options"))
+    asked = (row.sample_id, row.question, row.references, row.options)
     digest = hashlib.blake2b(json.dumps(asked).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
-
-
-def _attributes(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Question type and what the data set knows besides: they stand before the question."""
-    names = iter(row)
-    for name in names:
-        if name == "question_type":
-            yield name, row[name]
-            break
-    for name in names:
-        if name == "question":
-            break
-        yield name, row[name]
 
 
 class _Attribute:

@@ -20,6 +20,7 @@ from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.families import runner_class
 from vtexp.models.probe import Counts
 from vtexp.runs.plan import geometry_of
+from vtexp.utils.typed import to_json
 
 if TYPE_CHECKING:
     from vtexp.models.runner import Runner
@@ -122,13 +123,13 @@ class Model:
         summary = summarise_times(timing.rows)
         prefill = summary["prefill_ms"]
         return PrefillTimes(
-            prefill_ms=_number(prefill["median"]),
-            low_ms=prefill["low"],
-            high_ms=prefill["high"],
-            n=len(timing.rows),
-            stages={stage: _number(found["median"]) for stage, found in summary.items()},
+            prefill_ms=prefill.median,
+            low_ms=prefill.low,
+            high_ms=prefill.high,
+            n=prefill.n,
+            stages={stage: found.median for stage, found in summary.items()},
             counts=counts,
-            rows=timing.rows,
+            rows=[to_json(row) for row in timing.rows],
         )
 
     def _asked(
@@ -191,11 +192,6 @@ def _check(counts: TokenCounts, setting: CropSetting, read: Counts, length: int)
             f"the layout predicts {predicted} crops, vision tokens and prompt tokens under "
             f"{setting}, but the model read {found}"
         )
-
-
-def _number(value: float | int | None) -> float:
-    assert value is not None
-    return float(value)
 
 
 def _nothing() -> None:

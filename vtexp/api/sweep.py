@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtexp.analysis.analyse import analyse, configured_margin
 from vtexp.analysis.findings import Analysis
-from vtexp.analysis.rows import COLUMNS, collect
+from vtexp.analysis.rows import ComparedRun, collect
 from vtexp.api.asked import configured
 from vtexp.config.compose import combinations
 from vtexp.errors import ConfigError
@@ -18,6 +18,7 @@ from vtexp.jobs.here import run_job
 from vtexp.jobs.launch import launch as launch_jobs
 from vtexp.jobs.prepare import prepare_jobs
 from vtexp.jobs.status import find_sweep
+from vtexp.report.columns import OF_RUNS, in_files
 from vtexp.utils import files
 from vtexp.utils.extras import require_extra
 
@@ -44,10 +45,10 @@ class Sweep:
 
         `status` is done, failed or missing; `folder` is where the run's files are.
         """
-        rows = self._rows
-        measured = [name for name in COLUMNS if any(name in row for row in rows)]
-        others = sorted({name for row in rows for name in row} - {*measured})
-        return _table(rows, [*measured, *others])
+        rows = [{"folder": str(run.folder)} | run.values() for run in self._runs]
+        known = {name for row in rows for name in row}
+        measured = [column.key for column in in_files(OF_RUNS) if column.key in known]
+        return _table(rows, [*measured, *sorted(known - {*measured})])
 
     @cached_property
     def samples(self) -> DataFrame:
@@ -62,7 +63,7 @@ class Sweep:
     @cached_property
     def analysis(self) -> Analysis:
         """Differences, intervals and the answer as typed findings: `vtexp.analysis.findings`."""
-        return analyse(self._rows, configured_margin([self.path]))
+        return analyse(self._runs, configured_margin([self.path]))
 
     @property
     def answer(self) -> str:
@@ -75,15 +76,16 @@ class Sweep:
         return "\n".join(f"{own.name}: {own.answer.sentence}" for own in series)
 
     @cached_property
-    def _rows(self) -> list[dict[str, Any]]:
+    def _runs(self) -> list[ComparedRun]:
         return collect(self.path)
 
     def _records(self, name: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        for row in self._rows:
-            path = Path(row["folder"]) / name
-            if row["status"] == "done" and path.is_file():
-                own = {key: row[key] for key in OF_RUN}
+        for run in self._runs:
+            path = run.folder / name
+            if run.result is not None and path.is_file():
+                values = run.values()
+                own = {key: values[key] for key in OF_RUN}
                 found += [own | record for record in files.rows_of(path)]
         return found
 

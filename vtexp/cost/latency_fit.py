@@ -152,7 +152,7 @@ def timed_run(folder: Path) -> TimedRun | None:
             points=tuple(_points(files.read_jsonl(folder / files.LATENCY))),
             questions=result["num_samples"],
             duration_s=None if result["accuracy"] is None else result.get("duration_s"),
-            disturbed=tuple(result.get("disturbed") or ()),
+            disturbed=tuple(result.get("timing_warnings") or ()),
         )
     except (DataError, OSError, KeyError, TypeError, AttributeError, ValueError):
         return None

@@ -84,7 +84,7 @@ def _status(
     state, cause, node = ended if job is None else states.get(job, ended)
     active = state != "ended"
     if (failed := failure(folder)) is not None:
-        return RunStatus(folder, "failed", failed["error"], job=job, active=active)
+        return RunStatus(folder, "failed", failed.error, job=job, active=active)
     if job is None or (not active and job.launcher == Launcher.here):
         return RunStatus(folder, "missing", cause, job=job)
     if not active:

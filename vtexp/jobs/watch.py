@@ -14,7 +14,8 @@ from rich.table import Table
 
 from vtexp.config.schema import Launcher
 from vtexp.jobs.status import RunStatus, grace_s, look, settle
-from vtexp.runs.folder import label, planned
+from vtexp.runs.folder import label
+from vtexp.runs.records import read_planned
 from vtexp.utils.console import console
 
 #: SLURM is asked this often.
@@ -100,8 +101,8 @@ def table(sweep: Path, statuses: Sequence[RunStatus]) -> Table:
     for name in ("run", "state", "progress", "left", "node", "job", ""):
         result.add_column(name, overflow="fold" if not name else "ellipsis")
     for status in shown:
-        row = planned(status.folder)
-        name = f"{row['knob']}={row['knob_value']} {row['model']} {row['hardware']}"
+        asked = read_planned(status.folder)
+        name = f"{asked.label} {asked.model} {asked.hardware}"
         job = "" if status.job is None else status.job.job_id
         result.add_row(name, status.state, *_how_far(status), status.node, job, status.cause)
     if len(shown) < len(statuses):

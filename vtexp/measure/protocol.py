@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from vtexp.config.schema import MeasureConfig
 from vtexp.data.sample import Sample
 from vtexp.errors import error_line
 from vtexp.measure.summary import half_width
+from vtexp.measure.timings import LatencyRow, TimedQuestion
 from vtexp.models.probe import Counts
 from vtexp.stats.trend import fewest_rounds, kendall_z
 
@@ -66,15 +67,19 @@ class Timing:
         setting: CropSetting,
         style: str,
         measure: MeasureConfig,
+        *,
+        rank: int = 0,
+        process: int = 0,
     ) -> None:
+        """`rank` and `process`: which of a run's processes this is, as its rows say."""
         self._runner, self._samples, self._measure = runner, samples, measure
-        self._asked = (setting, style)
-        self._counted: list[dict[str, Any]] = []
+        self._asked, self._rank, self._process = (setting, style), rank, process
+        self._counted: list[TimedQuestion] = []
         self._seconds, self._judged = 0.0, 0
         #: Whether no more rounds are needed.
         self.ended = False
         #: One row of counts and stage times per timed prefill.
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[LatencyRow] = []
         #: What is said of all of them, JSON-ready.
         self.about: dict[str, Any] = {}
 
@@ -92,12 +97,15 @@ class Timing:
                 length = len(self._runner.prepare(sample, *self._asked).input_ids)
                 check(index, counts, length)
                 self._counted.append(
-                    {
-                        "tiling": None if counts.tiling is None else str(counts.tiling),
-                        "num_crops": counts.num_crops,
-                        "vision_tokens": counts.vision_tokens,
-                        "sequence_length": length,
-                    }
+                    TimedQuestion(
+                        rank=self._rank,
+                        process=self._process,
+                        sample_id=sample.sample_id,
+                        tiling=None if counts.tiling is None else str(counts.tiling),
+                        num_crops=counts.num_crops,
+                        vision_tokens=counts.vision_tokens,
+                        sequence_length=length,
+                    )
                 )
 
     def capture(self) -> None:
@@ -139,13 +147,13 @@ class Timing:
         """Indices of the first sample of each number of crops and prompt length."""
         first: dict[tuple[Any, ...], int] = {}
         for index, row in enumerate(self._counted):
-            shape = (row["num_crops"], row["tiling"], row["sequence_length"])
+            shape = (row.num_crops, row.tiling, row.sequence_length)
             first.setdefault(shape, index)
         return list(first.values())
 
     def note_memory(self) -> None:
         """Peaks of one pass of the longest prompt, by stage, and over all stages."""
-        lengths = [row["sequence_length"] for row in self._counted]
+        lengths = [row.sequence_length for row in self._counted]
         longest = self._samples[lengths.index(max(lengths))]
         by_stage = self._runner.prefill_memory(longest, *self._asked)
         kinds = {kind for peaks in by_stage.values() for kind in peaks}
@@ -166,7 +174,7 @@ class Timing:
         """
         sample = self.middle_sample
         kernels_ms = self._runner.kernels_ms(sample, *self._asked)
-        times = [row["prefill_ms"] for row in self.rows if row["sample_id"] == sample.sample_id]
+        times = [row.prefill_ms for row in self.rows if row.sample_id == sample.sample_id]
         self.about["gpu_busy_ratio"] = None if kernels_ms is None else kernels_ms / median(times)
 
     def round(self, on_prefill: Callable[[], None]) -> None:
@@ -175,12 +183,13 @@ class Timing:
         for sample, counted in zip(self._samples, self._counted, strict=True):
             times = self._runner.timed_prefill(sample, *self._asked)
             self._seconds += times.ttft_ms / 1000
-            row = {"sample_id": sample.sample_id, "repeat": number, **counted, **asdict(times)}
+            decode_ms = None
             if self._measure.decode_tokens:
-                row["decode_ms_per_token"] = self._runner.timed_decode(
+                decode_ms = self._runner.timed_decode(
                     sample, *self._asked, self._measure.decode_tokens
                 )
-            self.rows.append(row)
+            asked = asdict(replace(counted, repeat=number))
+            self.rows.append(LatencyRow(**asked, **asdict(times), decode_ms_per_token=decode_ms))
             on_prefill()
         self.ended = self._well_known()
 
@@ -213,9 +222,7 @@ class Timing:
     @property
     def middle_sample(self) -> Sample:
         """The sample with the median number of tokens in its prompt."""
-        places = sorted(
-            range(len(self._samples)), key=lambda i: self._counted[i]["sequence_length"]
-        )
+        places = sorted(range(len(self._samples)), key=lambda i: self._counted[i].sequence_length)
         return self._samples[places[len(places) // 2]]
 
     def prefill_alone(self) -> Callable[[], None]:

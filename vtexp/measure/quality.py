@@ -11,8 +11,9 @@ import numpy as np
 
 from vtexp.measure.limits import LEAST_BUSY
 from vtexp.measure.monitor import disturbances
-from vtexp.measure.summary import Row, median_by_rank
-from vtexp.models.stages import STAGES
+from vtexp.measure.summary import median_by_rank
+from vtexp.measure.timings import LatencyRow
+from vtexp.stages import STAGES
 from vtexp.stats.trend import kendall_z, relative_change
 
 #: Medians of ranks may differ by so much before it is told.
@@ -25,9 +26,9 @@ SPELL, LEAST_FOR_SPELLS = 0.1, 12
 CLOCKS_DIFFER = 0.01
 
 
-def unlike_all(rows: Sequence[Row], all_vision_tokens: float) -> list[str]:
+def unlike_all(rows: Sequence[LatencyRow], all_vision_tokens: float) -> list[str]:
     """Whether the timed samples are unlike all samples, whose mean vision tokens are given."""
-    timed = fmean(row["vision_tokens"] for row in rows)
+    timed = fmean(row.vision_tokens for row in rows)
     if abs(timed - all_vision_tokens) <= 0.02 * all_vision_tokens:
         return []
     return [
@@ -36,14 +37,14 @@ def unlike_all(rows: Sequence[Row], all_vision_tokens: float) -> list[str]:
     ]
 
 
-def of_the_host(rows: Sequence[Row], abouts: Sequence[dict[str, Any]]) -> list[str]:
+def of_the_host(rows: Sequence[LatencyRow], abouts: Sequence[dict[str, Any]]) -> list[str]:
     """Where times are the host's, not the model's: eager passes that were to be graphs, idle GPU.
 
     The latter begins with `host_bound`.
     """
     found = []
     for about in abouts:
-        eager = sum(not row.get("cuda_graph") for row in rows)
+        eager = sum(not row.cuda_graph for row in rows)
         if about.get("graph_failure") and eager:
             found.append(
                 f"{eager} of {len(rows)} prefills ran without a CUDA graph: "
@@ -58,10 +59,10 @@ def of_the_host(rows: Sequence[Row], abouts: Sequence[dict[str, Any]]) -> list[s
     return list(dict.fromkeys(found))
 
 
-def doubts(
-    rows: Sequence[Row], abouts: Sequence[dict[str, Any]], max_half_width: float
+def timing_warnings(
+    rows: Sequence[LatencyRow], abouts: Sequence[dict[str, Any]], max_half_width: float
 ) -> list[str]:
-    """What makes timings doubtful, in words.
+    """What makes timings doubtful, in words; empty where nothing does.
 
     `abouts` say of each process how it timed: see `Timing.about`, with what the monitor saw under
     `monitor`, the reference's rows under `reference` and why it failed, or None, under
@@ -113,11 +114,11 @@ def _slow_spell(reference_ms: Sequence[float]) -> list[str]:
     return [f"the same prefill, repeated meanwhile, took {apart:.0%} longer for a while"]
 
 
-def _spread(rows: Sequence[Row]) -> list[str]:
+def _spread(rows: Sequence[LatencyRow]) -> list[str]:
     """Whether repeats of the same sample are far apart."""
     by_sample: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        by_sample[row["sample_id"]].append(row["prefill_ms"])
+        by_sample[row.sample_id].append(row.prefill_ms)
     quartiles = [np.percentile(times, [25, 50, 75]) for times in by_sample.values()]
     spread = float(np.median([(p75 - p25) / median for p25, median, p75 in quartiles]))
     if spread <= 0.25:
@@ -127,26 +128,27 @@ def _spread(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _ranks_differ(rows: Sequence[Row]) -> list[str]:
+def _ranks_differ(rows: Sequence[LatencyRow]) -> list[str]:
     by_rank = median_by_rank(rows)
     if max(by_rank) <= (1 + RANK_SPREAD) * min(by_rank):
         return []
     return [f"median prefill differs between ranks: {min(by_rank):.4g} to {max(by_rank):.4g} ms"]
 
 
-def _clocks(rows: Sequence[Row]) -> list[str]:
+def _clocks(rows: Sequence[LatencyRow]) -> list[str]:
     """Whether the clocks contradict each other, or the device answered before it was done."""
     found = []
     over = sum(
-        sum(row[part] for part in STAGES) > (1 + CLOCKS_DIFFER) * row["ttft_ms"] for row in rows
+        sum(getattr(row, part) for part in STAGES) > (1 + CLOCKS_DIFFER) * row.ttft_ms
+        for row in rows
     )
     if over:
         found.append(
             f"in {over} of {len(rows)} timings the stages add up to more than the time from the "
             "image to the first token: the clocks contradict each other"
         )
-    first = float(np.median([row["first_token_ms"] for row in rows]))
-    prefill = float(np.median([row["prefill_ms"] for row in rows]))
+    first = float(np.median([row.first_token_ms for row in rows]))
+    prefill = float(np.median([row.prefill_ms for row in rows]))
     if first > 0.5 * prefill:
         found.append(
             f"reading the first token took {first:.3g} ms, prefill {prefill:.3g} ms: the device "

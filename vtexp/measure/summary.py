@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
-from vtexp.models.stages import SUMMARISED
+from vtexp.measure.timings import LatencyRow
+from vtexp.stages import SUMMARISED
 
 #: Fewest timings for a percentile: below, it is one of the handful of slowest (MLPerf's early
 #: stopping, github.com/mlcommons/endpoints #417).
@@ -19,35 +21,59 @@ LEAST_FOR_INTERVAL = 6
 #: Draws of a bootstrap.
 DRAWS = 1000
 
-Row = dict[str, Any]
 
-
-def summarise_times(rows: Sequence[Row]) -> dict[str, dict[str, float | int | None]]:
-    """Per stage in ms: median with its 95 % interval, quartiles, p90, p99 and n.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSummary:
+    """Milliseconds of a stage over `n` timings: median, its 95 % interval, and percentiles.
 
     None where there are too few timings: p90 below 64, p99 below 662.
     """
-    summary: dict[str, dict[str, float | int | None]] = {}
+
+    median: float
+    low: float | None
+    high: float | None
+    p25: float
+    p75: float
+    p90: float | None
+    p99: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BetweenProcesses:
+    """Mean of `n` processes' median prefills in ms, with its 95 % interval."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+def summarise_times(rows: Sequence[LatencyRow]) -> dict[str, StageSummary]:
+    """The summary of each stage that was timed."""
+    summary: dict[str, StageSummary] = {}
     for stage in SUMMARISED:
-        if stage not in rows[0]:
+        if getattr(rows[0], stage) is None:
             continue
-        values = np.array([row[stage] for row in rows])
+        values = np.array([getattr(row, stage) for row in rows])
         p25, median, p75, p90, p99 = (float(v) for v in np.percentile(values, [25, 50, 75, 90, 99]))
         low, high = median_interval(rows, stage) or (None, None)
-        summary[stage] = {
-            "median": median,
-            "low": low,
-            "high": high,
-            "p25": p25,
-            "p75": p75,
-            "p90": p90 if len(values) >= LEAST_FOR_P90 else None,
-            "p99": p99 if len(values) >= LEAST_FOR_P99 else None,
-            "n": len(values),
-        }
+        summary[stage] = StageSummary(
+            median=median,
+            low=low,
+            high=high,
+            p25=p25,
+            p75=p75,
+            p90=p90 if len(values) >= LEAST_FOR_P90 else None,
+            p99=p99 if len(values) >= LEAST_FOR_P99 else None,
+            n=len(values),
+        )
     return summary
 
 
-def median_interval(rows: Sequence[Row], stage: str = "prefill_ms") -> tuple[float, float] | None:
+def median_interval(
+    rows: Sequence[LatencyRow], stage: str = "prefill_ms"
+) -> tuple[float, float] | None:
     """95 % bootstrap interval of the median time of a fixed list of images; None below 6 timings.
 
     Timings are taken for those of their number of crops, times a noise of 1 whose distribution is
@@ -57,8 +83,8 @@ def median_interval(rows: Sequence[Row], stage: str = "prefill_ms") -> tuple[flo
     """
     if len(rows) < LEAST_FOR_INTERVAL:
         return None
-    crops = np.array([row["num_crops"] for row in rows])
-    values = np.array([row[stage] for row in rows], dtype=float)
+    crops = np.array([row.num_crops for row in rows])
+    values = np.array([getattr(row, stage) for row in rows], dtype=float)
     centre, ratio = np.empty_like(values), np.empty_like(values)
     for number in np.unique(crops):
         own = crops == number
@@ -76,46 +102,46 @@ def median_interval(rows: Sequence[Row], stage: str = "prefill_ms") -> tuple[flo
     return float(low), float(high)
 
 
-def half_width(rows: Sequence[Row]) -> float | None:
+def half_width(rows: Sequence[LatencyRow]) -> float | None:
     """Half the width of the median prefill's interval over the median; None without an interval."""
     interval = median_interval(rows)
     if interval is None:
         return None
     low, high = interval
-    return (high - low) / 2 / float(np.median([row["prefill_ms"] for row in rows]))
+    return (high - low) / 2 / float(np.median([row.prefill_ms for row in rows]))
 
 
-def between_processes(rows: Sequence[Row]) -> dict[str, float | int] | None:
+def between_processes(rows: Sequence[LatencyRow]) -> BetweenProcesses | None:
     """Mean of the processes' median prefills in ms with its 95 % t interval; None for one process.
 
     The first rank's: each of the others has another device.
     """
     from scipy.stats import t
 
-    own = [row for row in rows if row["rank"] == 0]
+    own = [row for row in rows if row.rank == 0]
     medians = list(_medians_by(own, "process").values())
     n = len(medians)
     if n < 2:
         return None
     mean, half = fmean(medians), t.ppf(0.975, n - 1) * stdev(medians) / n**0.5
-    return {"n": n, "mean": mean, "low": mean - half, "high": mean + half}
+    return BetweenProcesses(n=n, mean=mean, low=mean - half, high=mean + half)
 
 
-def median_by_rank(rows: Sequence[Row]) -> list[float]:
+def median_by_rank(rows: Sequence[LatencyRow]) -> list[float]:
     """Median prefill in ms of each process of a run, by its rank: each has its own device."""
     medians = _medians_by(rows, "rank")
     return [medians[rank] for rank in sorted(medians)]
 
 
-def _medians_by(rows: Sequence[Row], key: str) -> dict[Any, float]:
+def _medians_by(rows: Sequence[LatencyRow], key: str) -> dict[Any, float]:
     found: dict[Any, list[float]] = defaultdict(list)
     for row in rows:
-        found[row[key]].append(row["prefill_ms"])
+        found[getattr(row, key)].append(row.prefill_ms)
     return {value: float(np.median(times)) for value, times in found.items()}
 
 
-def execution(rows: Sequence[Row], abouts: Sequence[dict[str, Any]]) -> str:
+def execution(rows: Sequence[LatencyRow], abouts: Sequence[dict[str, Any]]) -> str:
     """How the model was run: eagerly or from CUDA graphs, and whether compiled."""
-    replayed = sum(bool(row.get("cuda_graph")) for row in rows)
+    replayed = sum(row.cuda_graph for row in rows)
     how = "CUDA graphs" if replayed == len(rows) else "partly CUDA graphs" if replayed else "eager"
     return f"{how}, compiled" if abouts[0].get("compiled") else how

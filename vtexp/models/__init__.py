@@ -1,1 +1,1 @@
-"""Model families, checkpoints, runners, and the probe that counts. Torch is imported only when needed."""
+"""Model families, checkpoints, runners, and the probe that counts. Torch is imported late."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from vtexp.models.stages import STAGES, StageTimes
+from vtexp.stages import STAGES, StageTimes
 
 MIB = 2**20
 

@@ -29,8 +29,8 @@ from vtexp.models.loading import load_model
 from vtexp.models.prefill_graphs import GraphStages, PrefillGraphs, Tensors
 from vtexp.models.probe import Probe
 from vtexp.models.processors import Normalisation
-from vtexp.models.stages import StageTimes
 from vtexp.prompts.tokenizer import PromptTokenizer, until_end
+from vtexp.stages import StageTimes
 
 #: Model inputs by name, on the runner's device.
 Inputs = dict[str, Any]

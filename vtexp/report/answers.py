@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vtexp.analysis.rows import ComparedRun
+from vtexp.runs.records import read_samples
 from vtexp.utils import files
 
 #: A score from here on is shown as right: VQA accuracy and ANLS give parts of a point.
 RIGHT = 0.5
-_COUNTS = ("tiling", "num_crops", "vision_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class SampleAnswer:
     prediction: str
     score: float | None
     tiling: str | None
-    num_crops: int | None
-    vision_tokens: int | None
+    num_crops: int
+    vision_tokens: int
 
     @property
     def right(self) -> bool:
@@ -105,20 +106,21 @@ def in_turn(queues: Iterable[Sequence[str]]) -> Iterator[str]:
         left = still
 
 
-def read_answers(rows: Sequence[dict[str, Any]]) -> list[SharedQuestions]:
-    """The answers of finished rows of a comparison, together where the questions are the same.
+def read_answers(runs: Sequence[ComparedRun]) -> list[SharedQuestions]:
+    """The answers of finished runs of a comparison, together where the questions are the same.
 
     Runs without their `samples.jsonl` are left out. Raises DataError where one is damaged.
     """
     found: dict[tuple[str, str], SharedQuestions] = {}
-    for row in rows:
-        path = Path(row["folder"]) / files.SAMPLES
-        if row["status"] == "done" and path.is_file():
-            key = (row["dataset"], row["samples_fingerprint"])
-            asked = found.setdefault(key, SharedQuestions(row["dataset"]))
-            asked.runs.append(row["folder"])
-            asked.by_run[row["folder"]] = _read_run(path, asked.questions)
-            if asked.by_run[row["folder"]].answers.keys() != asked.questions.keys():
+    for run in runs:
+        path = run.folder / files.SAMPLES
+        if run.result is not None and path.is_file():
+            dataset, name = run.result.dataset, str(run.folder)
+            key = (dataset, run.result.samples_fingerprint)
+            asked = found.setdefault(key, SharedQuestions(dataset))
+            asked.runs.append(name)
+            asked.by_run[name] = _read_run(path, asked.questions)
+            if asked.by_run[name].answers.keys() != asked.questions.keys():
                 raise files.damaged(path, "not the questions that its result is of")
     return list(found.values())
 
@@ -127,34 +129,24 @@ def _read_run(path: Path, questions: dict[str, Question]) -> RunAnswers:
     """One run's answers; questions that are new are added to `questions`."""
     answers: dict[str, SampleAnswer] = {}
     counts: dict[str, tuple[int, int, int]] = {}  # of each image
-    try:
-        for row in files.rows_of(path):
-            sample_id = row["sample_id"]
-            tiling, crops, tokens = (row.get(f"measured_{name}") for name in _COUNTS)
-            prediction = row["prediction"] or ""
-            answers[sample_id] = SampleAnswer(prediction, row["score"], tiling, crops, tokens)
-            if sample_id not in questions:
-                questions[sample_id] = _question(row)
-            if crops is not None and tokens is not None:
-                counts[row["image_id"]] = (crops, row["theoretical_vision_tokens"], tokens)
-    except (KeyError, TypeError, ValueError) as error:
-        raise files.damaged(path, f"not the samples of a run ({error!r})") from error
+    for row in read_samples(path):
+        crops, tokens = row.measured_num_crops, row.measured_vision_tokens
+        answers[row.sample_id] = SampleAnswer(
+            row.prediction or "", row.score, row.measured_tiling, crops, tokens
+        )
+        if row.sample_id not in questions:
+            questions[row.sample_id] = Question(
+                row.sample_id,
+                row.image_id,
+                row.question_type,
+                row.question,
+                row.options,
+                row.references,
+                row.attributes,
+            )
+        counts[row.image_id] = (crops, row.theoretical_vision_tokens, tokens)
     return RunAnswers(
         answers,
         Counter(crops for crops, _, _ in counts.values()),
         Counter((theoretical, measured) for _, theoretical, measured in counts.values()),
-    )
-
-
-def _question(row: Mapping[str, Any]) -> Question:
-    names = list(row)  # attributes stand between the question's type and the question
-    own = names[names.index("question_type") + 1 : names.index("question")]
-    return Question(
-        row["sample_id"],
-        row["image_id"],
-        row["question_type"],
-        row["question"],
-        tuple(row.get("options") or ()),
-        tuple(row["references"]),
-        {name: row[name] for name in own},
     )

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vtexp.analysis.rows import ComparedRun, run_names
 from vtexp.report.answers import Question, SampleAnswer, SharedQuestions
-from vtexp.report.plots import value_name
 from vtexp.report.thumbnails import Thumbnail, Thumbnails, take_thumbnails
 
 #: Longer texts are cut, and so many characters of samples are in a page at most.
 LONGEST_TEXT, MOST_CHARACTERS = 1000, 10_000_000
 #: What a number or the marks around it take in JSON, about.
 _PER_VALUE = 8
-
-Row = dict[str, Any]
 
 
 class _Texts:
@@ -35,12 +33,12 @@ class _Texts:
 
 
 def browser_data(
-    asked: SharedQuestions, rows: Mapping[str, Row], names: Mapping[str, str], room: int
+    asked: SharedQuestions, runs: Mapping[str, ComparedRun], series: Mapping[str, str], room: int
 ) -> tuple[dict[str, Any], Thumbnails]:
     """What the page's browser shows of runs with the same questions, and the pictures in it.
 
-    rows: by their folders; names: of the series of each, where there are several; room: bytes left
-    for images.
+    runs: by their folders; series: the name of each run's, where there are several; room: bytes
+    left for images.
     """
     disagreeing = asked.disagreements()
     texts = _Texts()
@@ -53,7 +51,7 @@ def browser_data(
     pictures = take_thumbnails(asked, disagreeing[: len(samples)], room)
     return {
         "dataset": asked.dataset,
-        "runs": _run_names([rows[run] for run in asked.runs], names),
+        "runs": _names([runs[run] for run in asked.runs], series),
         "groups": groups,
         "questions": len(asked.questions),
         "disagreeing": len(disagreeing),
@@ -64,14 +62,11 @@ def browser_data(
     }, pictures
 
 
-def _run_names(rows: Sequence[Row], series: Mapping[str, str]) -> list[str]:
-    """What runs are called: by the value alone where all have one knob, after their series."""
-    one_knob = len({row["knob"] for row in rows}) == 1
-    named = []
-    for row in rows:
-        name = value_name(row) if one_knob else f"{row['knob']}={value_name(row)}"
-        named.append(": ".join(part for part in (series.get(row["folder"]), name) if part))
-    return named
+def _names(runs: Sequence[ComparedRun], series: Mapping[str, str]) -> list[str]:
+    """What runs are called, after their series."""
+    names = run_names(runs)
+    parts = [(series.get(str(run.folder)), names[run.name]) for run in runs]
+    return [": ".join(part for part in own if part) for own in parts]
 
 
 def _groups(asked: SharedQuestions) -> list[str]:

@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from vtexp.analysis.answer import points
-from vtexp.analysis.findings import AnalysedRun, Analysis, Series
-
-#: What stands behind times that are doubtful.
-DOUBTFUL = "!"
+from vtexp.analysis.findings import Analysis, Series
+from vtexp.analysis.rows import ComparedRun
 
 
-def title(rows: Sequence[dict[str, Any]]) -> str:
-    """What all rows have in common, and how many questions each answered."""
-    parts = [_common(rows, key) for key in ("model", "dataset", "hardware")]
-    if any(row["weights"] == "random" for row in rows):
+def title(runs: Sequence[ComparedRun]) -> str:
+    """What all runs have in common, and how many questions each answered."""
+    parts = [_common(runs, key) for key in ("model", "dataset", "hardware")]
+    if any(run.asked.weights == "random" for run in runs):
         parts.insert(1, "random weights")
-    counts = sorted({row["num_samples"] for row in rows if row["status"] == "done"})
-    if how := sorted({row["execution"] for row in rows if row.get("execution")}):
+    done = [run.result for run in runs if run.result is not None]
+    if how := sorted({result.execution for result in done}):
         parts[-1] += f" ({' or '.join(how)})"
-    questions = " or ".join(map(str, counts)) or "no"
-    return f"{', '.join(parts)}, {questions} questions"
+    counts = sorted({result.num_samples for result in done})
+    return f"{', '.join(parts)}, {' or '.join(map(str, counts)) or 'no'} questions"
 
 
-def _common(rows: Sequence[dict[str, Any]], key: str) -> str:
-    """The one value of a key in all rows, else `several KEYs`."""
-    values = {row[key] for row in rows}
+def _common(runs: Sequence[ComparedRun], key: str) -> str:
+    """The one value of a key in all runs, else `several KEYs`."""
+    values = {str(getattr(run.asked, key)) for run in runs}
     return values.pop() if len(values) == 1 else f"several {key}s"
 
 
-def speed_up(run: AnalysedRun, runs: Mapping[str, AnalysedRun]) -> str:
-    """How much faster than its baseline, marked where the times of either are doubtful."""
-    if run.speed_up is None:
-        return ""
-    doubtful = run.disturbed or runs[run.speed_up.baseline].disturbed
-    return f"{run.speed_up.ratio:.2f}{DOUBTFUL if doubtful else ''}"
-
-
-def milliseconds(row: dict[str, Any], key: str) -> str:
-    """A time of a row, marked where it is doubtful; empty where it was not measured."""
-    value = row.get(key)
-    return "" if value is None else f"{value:.1f}{DOUBTFUL if row['disturbed'] else ''}"
-
-
-def sentences(rows: Sequence[dict[str, Any]], analysis: Analysis) -> list[str]:
+def sentences(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
     """The answer of each series, what must be known with it, and what the data can see."""
     said = []
     for series in analysis.series:
@@ -54,9 +37,9 @@ def sentences(rows: Sequence[dict[str, Any]], analysis: Analysis) -> list[str]:
         said += [f"- {line}" for line in _power(series)]
     if analysis.shared:
         said.append("- all this is of the questions that all runs on a data set answered")
-    said += [f"- not fair: {line}" for line in analysis.unfair]
-    if analysis.unfinished:
-        said.append(f"- {len(analysis.unfinished)} of {len(rows)} runs have no result")
+    said += [f"- not fair: {line}" for line in analysis.caveats]
+    if analysis.errors:
+        said.append(f"- {len(analysis.errors)} of {len(runs)} runs have no result")
     return said
 
 

@@ -18,9 +18,11 @@ from typing import Any
 
 import vtexp
 from vtexp.analysis.findings import Analysis
+from vtexp.analysis.rows import ComparedRun
 from vtexp.report import reproduce
-from vtexp.report.answers import read_answers
+from vtexp.report.answers import SharedQuestions, read_answers
 from vtexp.report.browser import browser_data
+from vtexp.report.columns import ReportRow
 from vtexp.report.html_table import report_table
 from vtexp.report.plots import Plot, all_plots
 from vtexp.report.thumbnails import MOST_BYTES
@@ -29,50 +31,49 @@ from vtexp.utils.files import write_text
 REPORT_NAME = "report.html"
 ASSETS = Path(__file__).parents[1] / "assets" / "report"
 
-Row = dict[str, Any]
 
-
-def write_page(folder: Path, rows: Sequence[Row], found: Analysis) -> list[Plot]:
+def write_page(folder: Path, rows: Sequence[ReportRow], found: Analysis) -> list[Plot]:
     """Write `report.html` of a comparison into a folder; returns its plots, for `figures`.
 
-    rows: of `rows.collect`, of one sweep or several, with what analysis found of them. Raises
-    DataError where records of a run are damaged.
+    rows: of `columns.report_rows`, of one sweep or several, with what analysis found of them.
+    Raises DataError where records of a run are damaged.
     """
-    asked = read_answers(rows)
+    runs = [row.run for row in rows]
+    asked = read_answers(runs)
     counted = {run: answers for one in asked for run, answers in one.by_run.items()}
-    plots = all_plots(found, rows, counted)
-    browsers, notes = _browsers(rows, found, asked)
+    plots = all_plots(found, runs, counted)
+    browsers, warnings = _browsers(runs, found, asked)
     data = {
         "plots": [asdict(plot) | {"percent": plot.percent} for plot in plots],
         "browsers": browsers,
     }
-    write_text(folder / REPORT_NAME, _page(rows, found, plots, data, notes))
+    write_text(folder / REPORT_NAME, _page(rows, found, plots, data, warnings))
     return plots
 
 
 def _browsers(
-    rows: Sequence[Row], found: Analysis, asked: Sequence[Any]
+    runs: Sequence[ComparedRun], found: Analysis, asked: Sequence[SharedQuestions]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Data of the browsers of samples, those with several runs, and notes on their pictures."""
-    by_folder = {row["folder"]: row for row in rows}
+    """Data of the browsers of samples, those with several runs, and warnings on their pictures."""
+    by_folder = {str(run.folder): run for run in runs}
     several = len(found.series) > 1
     names = {run.folder: one.name for one in found.series for run in one.runs if several}
-    room, browsers, notes = MOST_BYTES, [], []
+    room, browsers, warnings = MOST_BYTES, [], []
     for one in asked:
         if len(one.runs) > 1:
             data, pictures = browser_data(one, by_folder, names, room)
             room -= sum(len(picture.uri) for picture in pictures.by_image.values())
             browsers.append(data)
-            notes += pictures.notes
-    return browsers, notes
+            warnings += pictures.warnings
+    return browsers, warnings
 
 
 def _page(
-    rows: Sequence[Row],
+    rows: Sequence[ReportRow],
     found: Analysis,
     plots: Sequence[Plot],
     data: dict[str, Any],
-    notes: Sequence[str],
+    warnings: Sequence[str],
 ) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from jinja2.utils import htmlsafe_json_dumps
@@ -85,19 +86,20 @@ def _page(
         lstrip_blocks=True,
     )
     plotly, script = _plotly(), (ASSETS / "report.js").read_text()
-    folders = [Path(row["folder"]) for row in rows]
+    runs = [row.run for row in rows]
+    folders = [run.folder for run in runs]
     return environment.get_template("page.html.jinja").render(
-        title=", ".join(dict.fromkeys(str(row.get("sweep") or "sweep") for row in rows)),
-        facts=_facts(rows),
+        title=", ".join(dict.fromkeys(run.sweep for run in runs)),
+        facts=_facts(runs),
         analysis=found,
         table=report_table(rows),
         plots=plots,
         browsers=data["browsers"],
-        picture_notes=notes,
+        picture_warnings=warnings,
         protocol=reproduce.protocols(folders),
         environment=reproduce.environments(folders),
         again=reproduce.configs(folders),
-        rows=rows,
+        runs=runs,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=vtexp.__version__,
         style=(ASSETS / "report.css").read_text(),
@@ -108,15 +110,18 @@ def _page(
     )
 
 
-def _facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
+def _facts(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
     """What the runs of a comparison have in common, or all values where they differ."""
+    done = [run.result for run in runs if run.result is not None]
     found = []
-    for key in ("model", "weights", "dataset", "split", "metric", "hardware", "device"):
-        values = list(dict.fromkeys(str(row[key]) for row in rows if row.get(key)))
-        if values and values != ["pretrained"]:
+    for key in ("model", "weights", "dataset", "split", "metric", "hardware"):
+        values = list(dict.fromkeys(str(getattr(run.asked, key)) for run in runs))
+        if values != ["pretrained"]:
             found.append((key, ", ".join(values)))
-    counts = sorted({row["num_samples"] for row in rows if row["status"] == "done"})
-    states = [row["status"] for row in rows]
+    if devices := list(dict.fromkeys(result.device for result in done)):
+        found.append(("device", ", ".join(devices)))
+    counts = sorted({result.num_samples for result in done})
+    states = [run.status for run in runs]
     found.append(("questions", " or ".join(map(str, counts)) or "none"))
     named = (f"{states.count(state)} {state}" for state in ("done", "failed", "missing"))
     found.append(("runs", ", ".join(said for said in named if not said.startswith("0 "))))

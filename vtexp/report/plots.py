@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from vtexp.analysis import findings
-from vtexp.analysis.rows import series_of
+from vtexp.analysis.rows import ComparedRun, curves_of
 from vtexp.report.answers import RunAnswers
+from vtexp.stages import STAGE_NAMES
 
-#: Stages of the time to first token, in the order in which they happen, and their names.
-STAGE_LABELS = {
-    "image_decode_ms": "image decoding",
-    "preprocess_ms": "preprocess",
-    "transfer_ms": "transfer",
-    "vision_encoder_ms": "vision encoder",
-    "connector_ms": "connector",
-    "llm_prefill_ms": "LLM prefill",
-    "first_token_ms": "first token",
-}
 #: A plot by group has so many lines at most: those of the largest groups.
 MOST_GROUPS = 8
 #: Bars are parted into so many numbers of crops at most; more are put together in ranges.
 MOST_PARTS = 8
 
-Row = dict[str, Any]
-Lines = Mapping[str, Sequence[Row]]
+#: Finished runs by the label of their line.
+Curves = Mapping[str, Sequence[ComparedRun]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,34 +66,29 @@ class Plot:
 
 
 def all_plots(
-    found: findings.Analysis, rows: Sequence[Row], counted: Mapping[str, RunAnswers]
+    found: findings.Analysis, runs: Sequence[ComparedRun], counted: Mapping[str, RunAnswers]
 ) -> list[Plot]:
     """The plots of a comparison in the order in which they are shown; those without data left out.
 
-    `rows` with what analysis found of them, and the answers of their runs, by the runs' folders.
+    `runs` with what analysis found of them, and the answers of their runs, by the runs' folders.
     """
-    lines = series_of(rows)
+    curves = curves_of(runs)
     fronts = [[run.folder for run in series.runs if run.on_front] for series in found.series]
     plots = (
-        accuracy_plot(lines),
-        time_plot(lines, "prefill_ms", "prefill", "Prefill over vision tokens"),
-        stages_plot(lines),
-        pareto_plot(lines, fronts),
+        accuracy_plot(curves),
+        prefill_plot(curves),
+        stages_plot(curves),
+        pareto_plot(curves, fronts),
         *group_plots(found.series),
-        crops_plot(lines, counted),
-        tokens_plot(lines, counted),
+        crops_plot(curves, counted),
+        tokens_plot(curves, counted),
     )
     return [plot for plot in plots if plot is not None]
 
 
-def value_name(row: Row) -> str:
-    """What a point is called, such as `560x336`; with `,full` where all tokens are kept."""
-    return str(row["knob_value"]) + (",full" if row["force_full_tokens"] else "")
-
-
-def accuracy_plot(lines: Lines) -> Plot | None:
+def accuracy_plot(curves: Curves) -> Plot | None:
     """Accuracy over measured vision tokens; None where nothing was answered."""
-    scored = _with(lines, "accuracy", "measured_vision_tokens")
+    scored = _scored(curves)
     if not scored:
         return None
     return Plot(
@@ -112,112 +98,109 @@ def accuracy_plot(lines: Lines) -> Plot | None:
         x_label="measured vision tokens per image (mean)",
         y_label=f"accuracy, % ({_metric(scored)})",
         kind="lines",
-        series=[_accuracy_series(label, rows) for label, rows in scored.items()],
+        series=[
+            _accuracy_series(label, runs, [run.found.measured_vision_tokens for run in runs])
+            for label, runs in scored.items()
+        ],
     )
 
 
-def _accuracy_series(label: str, rows: Sequence[Row]) -> PlotSeries:
+def _accuracy_series(label: str, runs: Sequence[ComparedRun], x: list[float]) -> PlotSeries:
     return PlotSeries(
         label=label,
-        x=[row["measured_vision_tokens"] for row in rows],
-        y=[100 * row["accuracy"] for row in rows],
-        low=[_percent(row.get("accuracy_low")) for row in rows],
-        high=[_percent(row.get("accuracy_high")) for row in rows],
-        names=[value_name(row) for row in rows],
+        x=x,
+        y=[_percent(run.found.accuracy) for run in runs],
+        low=[_percent(run.found.accuracy_low) for run in runs],
+        high=[_percent(run.found.accuracy_high) for run in runs],
+        names=[run.asked.value_label for run in runs],
     )
 
 
-def time_plot(lines: Lines, stage: str, name: str, title: str) -> Plot | None:
-    """The median of a stage in ms over the vision tokens of the timed images."""
-    timed = _with(lines, f"{stage}_median", "prefill_vision_tokens")
+def prefill_plot(curves: Curves) -> Plot | None:
+    """The median of prefill in ms over the vision tokens of the timed images."""
+    timed = _timed(curves)
     if not timed:
         return None
     return Plot(
-        name=name,
-        title=title,
-        caption="Median at batch 1; bars: its 95 % interval, or the quartiles of old runs. "
-        "Hollow: the timings were disturbed.",
+        name="prefill",
+        title="Prefill over vision tokens",
+        caption="Median at batch 1; bars: its 95 % interval. Hollow: the timings are doubtful.",
         x_label="measured vision tokens per timed image (mean)",
-        y_label=f"{name} at batch 1, ms",
+        y_label="prefill at batch 1, ms",
         kind="lines",
-        series=[_time_series(label, rows, stage) for label, rows in timed.items()],
+        series=[_prefill_series(label, runs) for label, runs in timed.items()],
         named=True,
     )
 
 
-def _time_series(label: str, rows: Sequence[Row], stage: str) -> PlotSeries:
+def _prefill_series(label: str, runs: Sequence[ComparedRun]) -> PlotSeries:
+    times = [run.found.latency["prefill_ms"] for run in runs]
     return PlotSeries(
         label=label,
-        x=[row["prefill_vision_tokens"] for row in rows],
-        y=[row[f"{stage}_median"] for row in rows],
-        low=[_low(row, stage) for row in rows],
-        high=[_high(row, stage) for row in rows],
-        names=[value_name(row) for row in rows],
-        marked=[is_disturbed(row) for row in rows],
+        x=[run.found.prefill_vision_tokens for run in runs],
+        y=[own.median for own in times],
+        low=[own.low for own in times],
+        high=[own.high for own in times],
+        names=[run.asked.value_label for run in runs],
+        marked=[bool(run.timing_warnings) for run in runs],
     )
 
 
-def stages_plot(lines: Lines) -> Plot | None:
+def stages_plot(curves: Curves) -> Plot | None:
     """Medians of the stages of the time to first token, stacked, by knob value."""
-    timed = _with(lines, "ttft_ms_median")
-    rows = [(label, row) for label, points in timed.items() for row in points]
-    if not rows:
+    runs = [(label, run) for label, own in _timed(curves).items() for run in own]
+    if not runs:
         return None
     return Plot(
         name="stages",
         title="Where the time to first token goes",
         caption="Median of each stage, at batch 1. Medians of parts need not add up to the median "
-        "of the whole. *: the timings were disturbed.",
+        "of the whole. *: the timings are doubtful.",
         x_label="knob value and measured vision tokens",
         y_label="time, ms",
         kind="bars",
         series=[
             PlotSeries(
                 label=name,
-                x=[_marked_name(row, label) for label, row in rows],
-                y=[row.get(f"{stage}_median") for _, row in rows],
+                x=[_bar_name(run, label, marked=True) for label, run in runs],
+                y=[run.found.median(stage) for _, run in runs],
             )
-            for stage, name in STAGE_LABELS.items()
+            for stage, name in STAGE_NAMES.items()
         ],
     )
 
 
-def pareto_plot(lines: Lines, fronts: Sequence[Sequence[str]]) -> Plot | None:
+def pareto_plot(curves: Curves, fronts: Sequence[Sequence[str]]) -> Plot | None:
     """Accuracy over prefill time; `fronts`: the folders of the runs on each series' front."""
-    both = _with(lines, "accuracy", "prefill_ms_median")
+    both = _timed(_scored(curves))
     if not both:
         return None
     return Plot(
         name="pareto",
         title="Accuracy over prefill time",
         caption="Dashed: the Pareto front, the runs that no other of the same series beats in "
-        "both by these estimates. Bars: 95 % intervals. Hollow: the timings were disturbed.",
+        "both by these estimates. Bars: 95 % intervals. Hollow: the timings are doubtful.",
         x_label="prefill at batch 1, ms (median)",
         y_label=f"accuracy, % ({_metric(both)})",
         kind="points",
         series=[
-            PlotSeries(
-                label=label,
-                x=[row["prefill_ms_median"] for row in rows],
-                y=[100 * row["accuracy"] for row in rows],
-                low=[_percent(row.get("accuracy_low")) for row in rows],
-                high=[_percent(row.get("accuracy_high")) for row in rows],
-                names=[value_name(row) for row in rows],
-                marked=[is_disturbed(row) for row in rows],
+            replace(
+                _accuracy_series(label, runs, [_prefill_ms(run) for run in runs]),
+                marked=[bool(run.timing_warnings) for run in runs],
             )
-            for label, rows in both.items()
+            for label, runs in both.items()
         ],
         steps=[_front_line(both, front) for front in fronts],
         named=True,
     )
 
 
-def _front_line(lines: Lines, front: Sequence[str]) -> tuple[list[float], list[float]]:
+def _front_line(curves: Curves, front: Sequence[str]) -> tuple[list[float], list[float]]:
     points = sorted(
-        (row["prefill_ms_median"], 100 * row["accuracy"])
-        for rows in lines.values()
-        for row in rows
-        if row["folder"] in front
+        (_prefill_ms(run), 100 * (run.found.accuracy or 0.0))
+        for runs in curves.values()
+        for run in runs
+        if str(run.folder) in front
     )
     return [x for x, _ in points], [y for _, y in points]
 
@@ -261,16 +244,16 @@ def _group_series(series: findings.Series, group: findings.Group) -> PlotSeries:
     )
 
 
-def crops_plot(lines: Lines, counted: Mapping[str, RunAnswers]) -> Plot | None:
+def crops_plot(curves: Curves, counted: Mapping[str, RunAnswers]) -> Plot | None:
     """How many crops the images had, in % of the images, stacked, by knob value."""
-    rows = [(label, row) for label, points in lines.items() for row in points]
-    rows = [(label, row) for label, row in rows if row["folder"] in counted]
-    parts = _ranges({crops for _, row in rows for crops in counted[row["folder"]].crops})
+    runs = [(label, run) for label, own in curves.items() for run in own]
+    runs = [(label, run) for label, run in runs if str(run.folder) in counted]
+    parts = _ranges({crops for _, run in runs for crops in counted[str(run.folder)].crops})
     if not parts:
         return None
 
-    def share(row: Row, part: range) -> float | None:
-        crops = counted[row["folder"]].crops
+    def share(run: ComparedRun, part: range) -> float | None:
+        crops = counted[str(run.folder)].crops
         found = sum(images for number, images in crops.items() if number in part)
         return 100 * found / crops.total() if found else None
 
@@ -284,8 +267,8 @@ def crops_plot(lines: Lines, counted: Mapping[str, RunAnswers]) -> Plot | None:
         series=[
             PlotSeries(
                 label=_range_name(part),
-                x=[_bar_name(row, label) for label, row in rows],
-                y=[share(row, part) for _, row in rows],
+                x=[_bar_name(run, label) for label, run in runs],
+                y=[share(run, part) for _, run in runs],
             )
             for part in parts
         ],
@@ -306,14 +289,14 @@ def _range_name(part: range) -> str:
     return f"{part[0]}-{part[-1]} crops"
 
 
-def tokens_plot(lines: Lines, counted: Mapping[str, RunAnswers]) -> Plot | None:
+def tokens_plot(curves: Curves, counted: Mapping[str, RunAnswers]) -> Plot | None:
     """Measured over theoretical vision tokens of every kind of image."""
     series = []
-    for label, rows in lines.items():
+    for label, runs in curves.items():
         pairs: Counter[tuple[int, int]] = Counter()
-        for row in rows:
-            if row["folder"] in counted:
-                pairs += counted[row["folder"]].tokens
+        for run in runs:
+            if str(run.folder) in counted:
+                pairs += counted[str(run.folder)].tokens
         if pairs:
             found = sorted(pairs.items())
             series.append(
@@ -339,41 +322,37 @@ def tokens_plot(lines: Lines, counted: Mapping[str, RunAnswers]) -> Plot | None:
     )
 
 
-def is_disturbed(row: Row) -> bool:
-    """Whether there are doubts about a run's timings."""
-    return bool(row.get("disturbed"))
+def _bar_name(run: ComparedRun, label: str, *, marked: bool = False) -> str:
+    """What a bar is called: knob value, tokens, and the line it belongs to if there are several.
+
+    `marked`: with a `*` where the run's times are doubtful.
+    """
+    mark = "*" if marked and run.timing_warnings else ""
+    tokens = f"{run.found.measured_vision_tokens:.0f} tokens"
+    return "\n".join(part for part in (run.asked.value_label + mark, tokens, label) if part)
 
 
-def _bar_name(row: Row, label: str, mark: str = "") -> str:
-    """What a bar is called: knob value, tokens, and the line it belongs to if there are several."""
-    tokens = f"{row['measured_vision_tokens']:.0f} tokens"
-    return "\n".join(part for part in (value_name(row) + mark, tokens, label) if part)
+def _scored(curves: Curves) -> Curves:
+    return _those(curves, lambda run: run.found.accuracy is not None)
 
 
-def _marked_name(row: Row, label: str) -> str:
-    return _bar_name(row, label, "*" if is_disturbed(row) else "")
+def _timed(curves: Curves) -> Curves:
+    return _those(curves, lambda run: "prefill_ms" in run.found.latency)
 
 
-def _with(lines: Lines, *keys: str) -> dict[str, list[Row]]:
-    """Lines of the rows that have all these numbers."""
-    found = {
-        label: [row for row in rows if all(row.get(key) is not None for key in keys)]
-        for label, rows in lines.items()
-    }
-    return {label: rows for label, rows in found.items() if rows}
+def _those(curves: Curves, wanted: Callable[[ComparedRun], bool]) -> Curves:
+    """Lines of the runs that are wanted; those without any are left out."""
+    found = {label: [run for run in runs if wanted(run)] for label, runs in curves.items()}
+    return {label: runs for label, runs in found.items() if runs}
 
 
-def _metric(lines: Lines) -> str:
-    return " or ".join(sorted({row["metric"] for rows in lines.values() for row in rows}))
+def _prefill_ms(run: ComparedRun) -> float:
+    return run.found.latency["prefill_ms"].median
+
+
+def _metric(curves: Curves) -> str:
+    return " or ".join(sorted({run.asked.metric for runs in curves.values() for run in runs}))
 
 
 def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
-
-
-def _low(row: Row, stage: str) -> float | None:
-    return row.get(f"{stage}_low", row.get(f"{stage}_p25"))
-
-
-def _high(row: Row, stage: str) -> float | None:
-    return row.get(f"{stage}_high", row.get(f"{stage}_p75"))

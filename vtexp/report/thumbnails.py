@@ -32,7 +32,7 @@ from vtexp.utils import files
 #: A page has so many images at most, of so many bytes together, the longer side in px.
 MOST_IMAGES, MOST_BYTES, LONGEST_PX = 150, 6_000_000, 640
 #: So many missing images are named.
-MOST_NOTES = 3
+MOST_WARNINGS = 3
 #: So many crops are drawn one by one; of more (Qwen2.5-VL's cells) only the canvas is.
 MOST_CROPS = 64
 
@@ -64,7 +64,7 @@ class Thumbnails:
     """Pictures by image id, and what a reader must know of those that are not there."""
 
     by_image: dict[str, Thumbnail] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def overlay_of(size: Size, setting: CropSetting, geometry: Geometry) -> Overlay:
@@ -103,7 +103,7 @@ def take_thumbnails(
         with chdir(working_folder(folders[asked.runs[0]].parent)):
             return _take(asked, folders, sample_ids, room)
     except (VtexpError, OSError, KeyError, TypeError) as error:
-        return Thumbnails(notes=[f"{asked.dataset}: no images are shown: {error}"])
+        return Thumbnails(warnings=[f"{asked.dataset}: no images are shown: {error}"])
 
 
 def _take(
@@ -126,17 +126,17 @@ def _take(
         missing.pop(question.image_id, None)  # another question about it has changed
         found.by_image[question.image_id] = picture
         room -= len(picture.uri)
-    found.notes += _notes(asked.dataset, list(missing.values()))
+    found.warnings += _warnings(asked.dataset, list(missing.values()))
     return found
 
 
-def _notes(dataset: str, reasons: list[str]) -> list[str]:
+def _warnings(dataset: str, reasons: list[str]) -> list[str]:
     """What is said of images that are not there: the first few, and how many more were tried."""
-    notes = [f"{dataset}: an image is missing: {reason}" for reason in reasons[:MOST_NOTES]]
-    more = len(reasons) - MOST_NOTES
+    warnings = [f"{dataset}: an image is missing: {reason}" for reason in reasons[:MOST_WARNINGS]]
+    more = len(reasons) - MOST_WARNINGS
     if more > 0:
-        notes.append(f"{dataset}: {more} more images are missing")
-    return notes
+        warnings.append(f"{dataset}: {more} more images are missing")
+    return warnings
 
 
 def _same(samples: dict[str, Sample], question: Question) -> Sample:

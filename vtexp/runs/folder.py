@@ -1,8 +1,8 @@
 """The folder of a run: what became of it, by its files alone.
 
 A run folder holds, from submission on, `config.yaml` (all of the config, with this run's one knob
-value) and `planned.json` (the first columns of its row in a comparison); then `result.json`, or
-`failure.json`. All that is told about a run, on any machine and day, is told by these files.
+value) and `planned.json` (what was asked of it); then `result.json`, or `failure.json`. These files
+are the only source of truth about a run, on any machine and day.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from vtexp.errors import RunFailedError, VtexpError, error_line
+from vtexp.runs import records
 from vtexp.runs.ledger import JOBS
+from vtexp.runs.records import Asked, Failure
 from vtexp.utils import files
 from vtexp.utils.text import listed
 
@@ -37,47 +39,35 @@ def settled(folder: Path) -> bool:
     return finished(folder) or (folder / files.FAILURE).is_file()
 
 
-def failure(folder: Path) -> dict[str, Any] | None:
-    """The row of a failed run, None of any other."""
+def failure(folder: Path) -> Failure | None:
+    """The failure of a run, None of any other. Raises DataError where it is damaged."""
     if finished(folder) or not (folder / files.FAILURE).is_file():
         return None
-    return _row(folder / files.FAILURE, ("error",))
-
-
-def planned(folder: Path) -> dict[str, Any]:
-    """The row of a run as it was planned. Raises DataError where it is damaged."""
-    return _row(folder / files.PLANNED, ("knob", "knob_value", "model", "hardware"))
-
-
-def _row(path: Path, texts: Sequence[str]) -> dict[str, Any]:
-    row = files.read_json(path)
-    if missing := [key for key in texts if not isinstance(row.get(key), str)]:
-        raise files.damaged(path, f"not of a run of vtexp ({listed(missing)})")
-    return row
+    return records.read_failure(folder)
 
 
 def record_failure(
-    folder: Path, error: BaseException, columns: dict[str, Any] | None = None
+    folder: Path, error: BaseException, asked: Asked | None = None, **more: Any
 ) -> None:
-    """Write `failure.json`: the row of a failed run, its one-line error and its traceback.
+    """Write `failure.json` with the error in one line and its traceback.
 
-    `columns`: of the run, if they are not the planned ones any more.
+    `asked`: of the run, if it is not what was planned any more; `more`: further fields.
     """
-    row = {
-        "status": "failed",
-        **(columns or planned(folder)),
-        "error": error_line(error),
-        "traceback": traceback.format_exception(error),
-    }
-    files.write_json(folder / files.FAILURE, row)
+    failed = records.extended(
+        Failure,
+        asked or records.read_planned(folder),
+        error=error_line(error),
+        traceback=tuple(traceback.format_exception(error)),
+        **more,
+    )
+    records.write(folder / files.FAILURE, failed)
 
 
 def record_end(folder: Path, end: str, log: str | None) -> None:
     """Record a run as failed whose job ended without a word, with the last lines of its log."""
     tail = _log_tail(folder.parent / JOBS, log)
     said = f"; its log ends: {tail[-1]}" if tail else ""
-    row = planned(folder) | {"log": log, "log_tail": tail}
-    record_failure(folder, VtexpError(f"{end}{said}"), row)
+    record_failure(folder, VtexpError(f"{end}{said}"), log=log, log_tail=tuple(tail))
 
 
 def _log_tail(logs: Path, log: str | None) -> list[str]:
@@ -101,7 +91,7 @@ def raise_failures(folders: Sequence[Path]) -> None:
     if failed:
         names = listed([label(folder) for folder in failed])
         found = failure(failed[0])
-        error = found["error"] if found else "no result"
+        error = found.error if found else "no result"
         raise RunFailedError(
             f"{len(failed)} of {len(folders)} runs failed: {names} ({error}); see "
             f"{failed[0] / files.FAILURE}; python -m vtexp resume {failed[0].parent} "
@@ -111,5 +101,4 @@ def raise_failures(folders: Sequence[Path]) -> None:
 
 def label(folder: Path) -> str:
     """What a run is called in messages, such as `image_size=560x336`."""
-    row = planned(folder)
-    return f"{row['knob']}={row['knob_value']}"
+    return records.read_planned(folder).label

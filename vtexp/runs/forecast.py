@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import ModelArithmetic, PromptCounts
 from vtexp.cost.latency_fit import FoundModel, find_cost_model
+from vtexp.runs.records import Asked, Planned, extended
 
 if TYPE_CHECKING:
     from vtexp.runs.plan import Plan
@@ -31,13 +32,15 @@ class Prediction:
     at_least: bool
     run_s: float | None
 
-    def columns(self) -> dict[str, Any]:
+    def planned(self, asked: Asked) -> Planned:
         """As `planned.json` has it: a lower bound is not a prediction."""
-        return {
-            "predicted_flops_per_prefill": self.flops,
-            "predicted_prefill_ms": None if self.at_least else self.prefill_ms,
-            "predicted_run_s": self.run_s,
-        }
+        return extended(
+            Planned,
+            asked,
+            predicted_flops_per_prefill=self.flops,
+            predicted_prefill_ms=None if self.at_least else self.prefill_ms,
+            predicted_run_s=self.run_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)

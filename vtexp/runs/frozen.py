@@ -9,6 +9,7 @@ from typing import Any
 from vtexp.config.checks import from_plain
 from vtexp.config.schema import KNOB_SCHEMAS, Config
 from vtexp.errors import DataError
+from vtexp.runs import records
 from vtexp.runs.folder import finished
 from vtexp.runs.forecast import forecast
 from vtexp.runs.plan import Plan
@@ -19,8 +20,8 @@ def freeze(plan: Plan) -> None:
     """Write config and planned row of all runs that have no result; forget their failures."""
     for run, predicted in zip(plan.runs, forecast(plan).runs, strict=True):
         if not finished(run.folder):
-            columns = run.columns(plan.config) | predicted.columns()
-            files.write_json(run.folder / files.PLANNED, columns)
+            planned = predicted.planned(run.asked(plan.config))
+            records.write(run.folder / files.PLANNED, planned)
             # What makes a folder a run comes last: every run has its planned row.
             files.write_text(run.folder / files.CONFIG, run.resolved_config(plan.config))
             (run.folder / files.FAILURE).unlink(missing_ok=True)

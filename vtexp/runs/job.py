@@ -27,10 +27,10 @@ from vtexp.models.families import runner_class
 from vtexp.runs.folder import finished, record_failure, settled
 from vtexp.runs.plan import Plan, PlannedRun
 from vtexp.runs.preemption import preempted
-from vtexp.runs.ranks import drop_other_repeats, rank_folder, record_rank_failure, repeat_path
+from vtexp.runs.ranks import drop_other_processes, process_path, rank_folder, record_rank_failure
+from vtexp.runs.records import read_environment
 from vtexp.runs.run import Measurement
 from vtexp.runs.surroundings import git_state
-from vtexp.utils import files
 from vtexp.utils.console import console, progress
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def make_runs(plan: Plan, rank: int = 0, on_result: OnResult = _nothing) -> None
 
 def _older_code(run: PlannedRun) -> str:
     """A remark where a kept result was made by another commit of vtexp."""
-    made, now = files.read_json(run.folder / files.ENVIRONMENT).get("git"), git_state()
+    made, now = read_environment(run.folder).git, git_state()
     if made == now:
         return ""
-    commit = made["commit"][:12] if made else "an installed package"
+    commit = made.commit[:12] if made else "an installed package"
     return f" (made by other code: {commit})"
 
 
@@ -99,8 +99,8 @@ def time_in_fresh_processes(plan: Plan, runs: Sequence[PlannedRun], rank: int) -
     for number in range(1, plan.config.measure.repeats):
         folders = {run.folder: rank_folder(run.folder, rank) for run in runs}
         _unload()
-        drop_other_repeats(list(folders.values()), plan.config.hardware.device.value)
-        wanted = [run for run, own in folders.items() if not repeat_path(own, number).is_file()]
+        drop_other_processes(list(folders.values()), plan.config.hardware.device.value)
+        wanted = [run for run, own in folders.items() if not process_path(own, number).is_file()]
         if wanted:
             console.print(
                 f"timing in a fresh process, {number} of {plan.config.measure.repeats - 1}"
@@ -136,15 +136,15 @@ class RunsUnderWay:
         runs: Sequence[PlannedRun],
         runner: Runner,
         rank: int = 0,
-        repeat: int = 0,
+        process: int = 0,
         on_result: OnResult = _nothing,
     ) -> None:
-        """`repeat` is 0 but in the further processes of `measure.repeats`."""
+        """`process` is 0 but in the further processes of `measure.repeats`."""
         dataset = plan.config.dataset
         score = metric(dataset.metric).prepare(plan.samples) if plan.answers else None
-        self.plan, self.runner, self.rank, self._repeat = plan, runner, rank, repeat
+        self.plan, self.runner, self.rank, self._process = plan, runner, rank, process
         self._on_result = on_result
-        self.under_way = [Measurement(plan, run, runner, score, rank, repeat) for run in runs]
+        self.under_way = [Measurement(plan, run, runner, score, rank, process) for run in runs]
         self.broken: dict[int, FailedSample] = {}
         self.unrecorded: VtexpError | None = None
 
@@ -157,7 +157,7 @@ class RunsUnderWay:
             self.time()
             if self.plan.answers:
                 self._answer()
-            self._each(lambda run: run.finish_share(self.broken))
+            self._each(lambda run: run.finish_part(self.broken))
             if self.rank == 0:
                 self._each(self._finish)
         except Exception as error:  # of the images that all share
@@ -186,7 +186,7 @@ class RunsUnderWay:
         total = len(timings) * len(indices) * measure.latency_repeats
         # Of a GPU that NVML does not know, the processor's energy would be another's.
         counter = None if self.runner.gpus and not gpus else energy_counter(gpus)
-        wanted = measure.energy_seconds > 0 and not self._repeat
+        wanted = measure.energy_seconds > 0 and not self._process
         meter = EnergyMeter(counter) if counter and wanted else None
         with undisturbed(), progress("prefill", total) as advance, Monitor(gpus) as monitor:
 
@@ -265,25 +265,24 @@ class RunsUnderWay:
 
     def _finish(self, measurement: Measurement) -> None:
         result, run = measurement.finish(), measurement.run
-        prefill = result["latency"]["prefill_ms"]["median"]
-        accuracy = "none" if result["accuracy"] is None else f"{result['accuracy']:.1%}"
+        accuracy = "none" if result.accuracy is None else f"{result.accuracy:.1%}"
         console.print(
-            f"{run.label}: {result['measured_vision_tokens']:.5g} vision tokens, "
-            f"accuracy {accuracy}, prefill {prefill:.1f} ms"
+            f"{run.label}: {result.measured_vision_tokens:.5g} vision tokens, "
+            f"accuracy {accuracy}, prefill {result.latency['prefill_ms'].median:.1f} ms"
         )
         self._on_result(self.plan.config, run.folder, self.plan.samples)
 
     def _fail(self, measurement: Measurement, error: Exception) -> None:
         run = measurement.run
         console.print(f"{run.label}: FAILED: {error_line(error)}")
-        if self._repeat:
+        if self._process:
             return
         try:
             if self.rank > 0:
                 record_rank_failure(run.folder, self.rank, error)
             else:
                 failed = replace(run, failed=(*run.failed, *self.broken.values()))
-                record_failure(run.folder, error, failed.columns(self.plan.config))
+                record_failure(run.folder, error, failed.asked(self.plan.config))
         except VtexpError as trouble:  # the same disk, most likely
             self.unrecorded = trouble
 

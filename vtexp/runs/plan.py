@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import yaml
 
@@ -46,6 +45,7 @@ from vtexp.metrics import Metric, metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
 from vtexp.models.families import text_config
 from vtexp.prompts.wording import OWN_STYLES, settle_style
+from vtexp.runs.records import Asked, UnaskedSample
 from vtexp.utils.console import progress
 
 
@@ -71,31 +71,31 @@ class PlannedRun:
         plain["run"] = {"run_id": self.run_id, **asdict(self.value)}
         return yaml.safe_dump(plain, sort_keys=False)
 
-    def columns(self, config: Config) -> dict[str, Any]:
-        """What was asked and what arithmetic says of it: the first columns of a comparison."""
-        return {
-            "run_id": self.run_id,
-            "run": self.folder.name,
-            "sweep": config.sweep.name,
-            "knob": self.value.name,
-            "knob_value": self.value.value,
-            "tiling": tiling_summary(self.tilings),
-            "num_crops": self.num_crops,
-            "target_vision_tokens": self.target_vision_tokens,
-            "theoretical_num_crops": self.theoretical_num_crops,
-            "theoretical_vision_tokens": self.theoretical_vision_tokens,
-            "force_full_tokens": self.setting.force_full_tokens,
-            "fit": self.setting.fit,
-            "model": config.model.name,
-            "weights": config.model.weights.value,
-            "dataset": config.dataset.name,
-            "split": config.dataset.split,
-            "hardware": config.hardware.name,
-            "metric": config.dataset.metric,
-            "predicted_memory_gb": None if self.memory is None else self.memory.total / 1e9,
-            "num_failed": len(self.failed),
-            "failed_samples": [failed._asdict() for failed in self.failed],
-        }
+    def asked(self, config: Config) -> Asked:
+        """What was asked and what arithmetic says of it, as every record of the run has it."""
+        return Asked(
+            run_id=self.run_id,
+            run=self.folder.name,
+            sweep=config.sweep.name,
+            knob=self.value.name,
+            knob_value=self.value.value,
+            tiling=tiling_summary(self.tilings),
+            num_crops=self.num_crops,
+            target_vision_tokens=self.target_vision_tokens,
+            theoretical_num_crops=self.theoretical_num_crops,
+            theoretical_vision_tokens=self.theoretical_vision_tokens,
+            force_full_tokens=self.setting.force_full_tokens,
+            fit=self.setting.fit,
+            model=config.model.name,
+            weights=config.model.weights.value,
+            dataset=config.dataset.name,
+            split=config.dataset.split,
+            hardware=config.hardware.name,
+            metric=config.dataset.metric,
+            predicted_memory_gb=None if self.memory is None else self.memory.total / 1e9,
+            num_failed=len(self.failed),
+            failed_samples=tuple(UnaskedSample(**failed._asdict()) for failed in self.failed),
+        )
 
     @property
     def label(self) -> str:

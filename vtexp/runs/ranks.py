@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from vtexp.errors import VtexpError, error_line
+from vtexp.measure.timings import LatencyRow
+from vtexp.runs.records import Environment
 from vtexp.runs.surroundings import describe
 from vtexp.utils import environment, files
+from vtexp.utils.typed import Misfit, from_json, to_json
 
 #: Which of `hardware.gpus_per_run` processes this is, where SLURM does not say.
 RANK = "VTEXP_RANK"
@@ -19,71 +22,105 @@ RANK = "VTEXP_RANK"
 #: A rank that has changed no file for so long is taken for dead; loading a large model is slow.
 SILENT_S = 3600
 
+Record = TypeVar("Record")
+OfAStart = TypeVar("OfAStart", "RankResult", "RankFailure")
+
 
 def rank_folder(run: Path, rank: int) -> Path:
     """Where a process of a run, whose folder is given, keeps what it has so far."""
     return run / files.RANKS / str(rank)
 
 
-@dataclass(frozen=True)
-class Repeat:
-    """Timings of one process, and its surroundings."""
+@dataclass(frozen=True, kw_only=True)
+class ProcessTimes:
+    """What one process timed, and on what: `environment.processes` has this process alone."""
 
-    surroundings: dict[str, Any]
-    rows: list[dict[str, Any]]
+    environment: Environment
+    rows: tuple[LatencyRow, ...]
 
     def write(self, folder: Path, number: int) -> None:
         """Keep it in the folder of its rank."""
-        files.write_json(repeat_path(folder, number), asdict(self))
+        files.write_json(process_path(folder, number), to_json(self))
 
 
-def repeat_path(folder: Path, number: int) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class RankResult:
+    """What a rank has done of a run in one start of the job.
+
+    `broken`: why samples could not be decoded, by their index as text.
+    """
+
+    start: str
+    broken: dict[str, str]
+    batch_size: int
+    out_of_memory_count: int
+    duration_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankFailure:
+    """Why a rank could not do its part in one start of the job."""
+
+    start: str
+    error: str
+
+
+def process_path(folder: Path, number: int) -> Path:
     """Where a further process's timings lie, in the folder of its rank."""
-    return folder / f"repeat-{number}.json"
+    return folder / f"process-{number}.json"
 
 
-def read_repeats(folder: Path) -> dict[int, Repeat]:
+def read_processes(folder: Path) -> dict[int, ProcessTimes]:
     """Further processes' timings in the folder of a rank, by their number; one may have failed."""
     found = {}
-    for path in folder.glob("repeat-*.json"):
-        try:
-            repeat = Repeat(**files.read_json(path))
-        except TypeError as error:
-            raise files.damaged(path, f"not the times of a process ({error})") from error
-        found[int(path.stem.removeprefix("repeat-"))] = repeat
+    for path in folder.glob("process-*.json"):
+        number = int(path.stem.removeprefix("process-"))
+        found[number] = _read(path, ProcessTimes, "the times of a process")
     return dict(sorted(found.items()))
 
 
-def drop_other_repeats(folders: Sequence[Path], device: str) -> None:
-    """Delete repeats, in these folders of a rank, that other code or another machine timed."""
+def _read(path: Path, kind: type[Record], what: str) -> Record:
+    try:
+        return from_json(kind, files.read_json(path))
+    except Misfit as error:
+        raise files.damaged(path, f"not {what} ({error})") from error
+
+
+def drop_other_processes(folders: Sequence[Path], device: str) -> None:
+    """Delete times, in these folders of a rank, that other code or another machine took."""
     import torch
 
     now = describe(torch.device(device))
     for folder in folders:
-        for number, repeat in read_repeats(folder).items():
-            before = repeat.surroundings
-            same_code = all(before.get(key) == now[key] for key in ("vtexp", "git"))
-            if not same_code or not same_machine(before, now):
-                repeat_path(folder, number).unlink()
+        for number, times in read_processes(folder).items():
+            before = times.environment
+            if not before.same_code(now) or not before.same_machine(now):
+                process_path(folder, number).unlink()
 
 
-def same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether times of two surroundings can be taken together."""
-    return all(one[key] == other[key] for key in ("host", "device"))
+def record_rank_result(folder: Path, result: RankResult) -> None:
+    """Leave word in the folder of a rank that it has done its part, for rank 0 to find."""
+    files.write_json(folder / files.RANK_RESULT, to_json(result))
 
 
-def wait_for_ranks(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """The shares of all ranks, of this start of the job, as soon as all are there.
+def record_rank_failure(folder: Path, rank: int, error: BaseException) -> None:
+    """Leave word in a run's folder that a rank failed, for rank 0 to find."""
+    failed = RankFailure(start=environment.attempt(), error=error_line(error))
+    files.write_json(rank_folder(folder, rank) / files.FAILURE, to_json(failed))
+
+
+def wait_for_ranks(folders: Sequence[Path]) -> list[RankResult]:
+    """The results of all ranks, of this start of the job, as soon as all are there.
 
     Raises VtexpError where one failed, or none of its files has changed for `SILENT_S`.
     """
-    shares: list[dict[str, Any]] = []
+    results: list[RankResult] = []
     for rank, folder in enumerate(folders):
         # No clock of the day: it may jump, and a file server has one of its own.
         last, since = _last_change(folder), time.monotonic()
-        while (share := _of_this_start(folder / files.SHARE)) is None:
-            if (failed := _of_this_start(folder / files.FAILURE)) is not None:
-                raise VtexpError(f"rank {rank}: {failed['error']}")
+        while (result := _of_this_start(folder / files.RANK_RESULT, RankResult)) is None:
+            if (failed := _of_this_start(folder / files.FAILURE, RankFailure)) is not None:
+                raise VtexpError(f"rank {rank}: {failed.error}")
             if (changed := _last_change(folder)) != last:
                 last, since = changed, time.monotonic()
             if time.monotonic() - since > SILENT_S:
@@ -91,22 +128,16 @@ def wait_for_ranks(folders: Sequence[Path]) -> list[dict[str, Any]]:
                     f"rank {rank}: nothing heard of it for {SILENT_S // 60} min; see its log"
                 )
             time.sleep(0.2)
-        shares.append(share)
-    return shares
+        results.append(result)
+    return results
 
 
-def _of_this_start(path: Path) -> dict[str, Any] | None:
+def _of_this_start(path: Path, kind: type[OfAStart]) -> OfAStart | None:
     """What a rank wrote since this job was started, None if there is nothing yet."""
     if not path.is_file():
         return None
-    row = files.read_json(path)
-    return row if row["attempt"] == environment.attempt() else None
-
-
-def record_rank_failure(folder: Path, rank: int, error: BaseException) -> None:
-    """Leave word in a run's folder that a rank failed, for rank 0 to find."""
-    row = {"attempt": environment.attempt(), "error": error_line(error)}
-    files.write_json(rank_folder(folder, rank) / files.FAILURE, row)
+    found = _read(path, kind, "what a rank has done of a run")
+    return found if found.start == environment.attempt() else None
 
 
 def _last_change(folder: Path) -> float:

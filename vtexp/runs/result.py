@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from statistics import fmean, median
 from typing import Any
 
@@ -12,8 +13,10 @@ from vtexp.budget.knobs import tiling_summary
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import COMPUTED_STAGES, PromptCounts, mfu
 from vtexp.measure import quality, summary
+from vtexp.measure.timings import LatencyRow
 from vtexp.metrics import metric
 from vtexp.runs.plan import Plan, PlannedRun
+from vtexp.runs.records import Environment, GroupAccuracy, Result, SampleRow, extended
 from vtexp.stats.paired import clustered_mean
 
 #: Columns of the sample rows that a result is made of.
@@ -25,12 +28,12 @@ SUMMARISED = (
 )
 
 
-def by_column(rows: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
+def by_column(rows: Iterable[SampleRow]) -> dict[str, list[Any]]:
     """What is summarised of rows: little beside their texts, of which there may be 200 000."""
     columns: dict[str, list[Any]] = {name: [] for name in SUMMARISED}
     for row in rows:
         for name, values in columns.items():
-            value = row[name]
+            value = getattr(row, name)
             values.append(sys.intern(value) if isinstance(value, str) else value)
     return columns
 
@@ -39,77 +42,82 @@ def summarise_run(
     plan: Plan,
     run: PlannedRun,
     columns: Mapping[str, Sequence[Any]],
-    latency_rows: Sequence[dict[str, Any]],
-    surroundings: dict[str, Any],
-) -> dict[str, Any]:
-    """The result of a run: what was asked first, then counts, accuracy and latency.
+    latency_rows: Sequence[LatencyRow],
+    environment: Environment,
+    **made: Any,
+) -> Result:
+    """The result of a run: what was asked, then counts, accuracy and latency.
 
-    `columns` are the SUMMARISED ones of the sample rows; `surroundings` say under `processes` how
-    each rank, and each repeat of it, timed.
+    `columns` are the SUMMARISED ones of the sample rows; `environment.processes` say how each rank,
+    and each further process of it, timed; `made` are further fields, of how the run was made.
     """
     means = {name: fmean(columns[name]) for name in SUMMARISED if name.endswith(COUNTS)}
     tilings = {name: _tilings(columns[name]) for name in ("measured_tiling", "actual_tiling")}
-    overridden = any(columns["actual_overridden"])
-    warnings = list(run.warnings)
+    timings = [process.timing for process in environment.processes]
+    max_half_width = plan.config.measure.max_half_width
+    return extended(
+        Result,
+        run.asked(plan.config),
+        **means,
+        **tilings,
+        actual_overridden=any(columns["actual_overridden"]),
+        **_accuracy(columns, metric(plan.config.dataset.metric).highest),
+        sequence_length=fmean(columns["sequence_length"]),
+        **_latency(latency_rows, timings),
+        **_arithmetic(plan, latency_rows),
+        device=environment.device.name,
+        inputs_fingerprint=run.inputs_fingerprint,
+        limit=run.verdict.level,
+        timing_warnings=tuple(quality.timing_warnings(latency_rows, timings, max_half_width)),
+        warnings=tuple(_warnings(plan, run, columns, latency_rows, timings)),
+        **made,
+    )
+
+
+def _warnings(
+    plan: Plan,
+    run: PlannedRun,
+    columns: Mapping[str, Sequence[Any]],
+    rows: Sequence[LatencyRow],
+    timings: Sequence[dict[str, Any]],
+) -> list[str]:
+    """What a reader must know of a run, doubtful times aside."""
+    found = list(run.warnings)
     if not plan.answers:
-        warnings.append("random weights: counts and latency only, no accuracy")
-    if overridden:
-        warnings.append(
+        found.append("random weights: counts and latency only, no accuracy")
+    if any(columns["actual_overridden"]):
+        found.append(
             "force_full_tokens: the model read other counts than the theoretical ones; actual_* "
             "are the theoretical counts, measured_* what was read"
         )
     asked = plan.config.measure.repeats
-    processes = len({row["process"] for row in latency_rows if row["rank"] == 0})
+    processes = len({row.process for row in rows if row.rank == 0})
     if processes < asked:
-        warnings.append(f"timed in {processes} of {asked} processes only: the others failed")
-    timings = [process["timing"] for process in surroundings["processes"]]
-    warnings += quality.unlike_all(latency_rows, means["measured_vision_tokens"])
-    warnings += quality.of_the_host(latency_rows, timings)
-    return {
-        "status": "done",
-        **run.columns(plan.config),
-        **means,
-        **tilings,
-        "actual_overridden": overridden,
-        **_accuracy(
-            columns["score"],
-            columns["image_id"],
-            columns["question_type"],
-            metric(plan.config.dataset.metric).highest,
-        ),
-        "sequence_length": fmean(columns["sequence_length"]),
-        **_latency(plan, latency_rows, timings),
-        **_arithmetic(plan, latency_rows),
-        "device": surroundings["device"]["name"],
-        "inputs_fingerprint": run.inputs_fingerprint,
-        "verdict": run.verdict.level,
-        "warnings": warnings,
-    }
+        found.append(f"timed in {processes} of {asked} processes only: the others failed")
+    found += quality.unlike_all(rows, fmean(columns["measured_vision_tokens"]))
+    return found + quality.of_the_host(rows, timings)
 
 
-def _latency(
-    plan: Plan, rows: Sequence[dict[str, Any]], timings: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
+def _latency(rows: Sequence[LatencyRow], timings: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What timed prefills say; memory, energy and the cold call are the first process's."""
     first = timings[0]
     return {
-        "prefill_vision_tokens": fmean(row["vision_tokens"] for row in rows),
+        "prefill_vision_tokens": fmean(row.vision_tokens for row in rows),
         "execution": summary.execution(rows, timings),
         "gpu_busy_ratio": first.get("gpu_busy_ratio"),
         "graph_memory_mib": first.get("graph_memory_mib"),
         "latency": summary.summarise_times(rows),
-        "prefill_ms_by_rank": summary.median_by_rank(rows),
+        "prefill_ms_by_rank": tuple(summary.median_by_rank(rows)),
         "prefill_ms_between_processes": summary.between_processes(rows),
         "cold_ttft_ms": first["cold_ttft_ms"],
         "memory_peak_mib": first["memory_peak_mib"],
         "memory_by_stage": first["memory_by_stage"],
         "energy_j_per_prefill": first.get("energy_j_per_prefill"),
         "idle_power_w": first.get("idle_power_w"),
-        "disturbed": quality.doubts(rows, timings, plan.config.measure.max_half_width),
     }
 
 
-def _arithmetic(plan: Plan, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _arithmetic(plan: Plan, rows: Sequence[LatencyRow]) -> dict[str, Any]:
     """FLOPs of the timed prefills and what part of the hardware's figures they reached.
 
     `flops_per_prefill` and `roofline_ms` are means over the timings, `flops` by stage; `mfu` is the
@@ -121,7 +129,7 @@ def _arithmetic(plan: Plan, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     nothing = ("flops_per_prefill", "flops", "mfu", "mfu_by_stage", "roofline_ms")
     if model is None:
         return dict.fromkeys(nothing)
-    prompts = [PromptCounts.of_row(row) for row in rows]
+    prompts = [PromptCounts.of_row(asdict(row)) for row in rows]
     flops = {prompt: model.flops(prompt) for prompt in set(prompts)}
     by_stage = {stage: fmean(flops[p][stage] for p in prompts) for stage in COMPUTED_STAGES}
     found = dict.fromkeys(nothing) | {
@@ -133,11 +141,11 @@ def _arithmetic(plan: Plan, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     peak = None if dtype.is_float8 else hardware.peak_tflops
     if peak is not None:
         timed = list(zip(prompts, rows, strict=True))
-        found["mfu"] = median(
-            mfu(sum(flops[p].values()), row["prefill_ms"], peak) for p, row in timed
-        )
+        found["mfu"] = median(mfu(sum(flops[p].values()), row.prefill_ms, peak) for p, row in timed)
         found["mfu_by_stage"] = {
-            stage: median(mfu(flops[p][stage], row[f"{stage}_ms"], peak) for p, row in timed)
+            stage: median(
+                mfu(flops[p][stage], getattr(row, f"{stage}_ms"), peak) for p, row in timed
+            )
             for stage in COMPUTED_STAGES
         }
     if peak is not None and bandwidth is not None:
@@ -154,16 +162,12 @@ def _tilings(found: Sequence[str | None]) -> str | None:
     return tiling_summary(shown) if shown else None
 
 
-def _accuracy(
-    scores: Sequence[float | None],
-    image_ids: Sequence[str],
-    question_types: Sequence[str],
-    highest: float,
-) -> dict[str, Any]:
+def _accuracy(columns: Mapping[str, Sequence[Any]], highest: float) -> dict[str, Any]:
     """Mean score with error and interval clustered by image, and the mean per question type.
 
     Scores are from 0 to `highest`. All None where nothing was answered.
     """
+    scores, image_ids = columns["score"], columns["image_id"]
     answered = [score for score in scores if score is not None]
     if not answered:
         names = ("accuracy", "accuracy_standard_error", "accuracy_low", "accuracy_high")
@@ -172,7 +176,7 @@ def _accuracy(
     overall = clustered_mean(answered, image_ids, highest)
     low, high = overall.interval or (None, None)
     by_type: dict[str, list[float]] = defaultdict(list)
-    for kind, score in zip(question_types, answered, strict=True):
+    for kind, score in zip(columns["question_type"], answered, strict=True):
         by_type[kind].append(score)
     return {
         "accuracy": overall.mean,
@@ -182,7 +186,7 @@ def _accuracy(
         "num_samples": overall.n,
         "num_images": overall.images,
         "accuracy_by_question_type": {
-            kind: {"accuracy": fmean(scores), "n": len(scores)}
+            kind: GroupAccuracy(accuracy=fmean(scores), n=len(scores))
             for kind, scores in sorted(by_type.items())
         },
     }

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,32 @@ from vtexp.data.sample import FailedSample, Sample, fingerprint, require_few_fai
 from vtexp.errors import CountMismatchError, DataError, VtexpError
 from vtexp.measure.energy import EnergyMeter
 from vtexp.measure.protocol import Reference, Timing
+from vtexp.measure.timings import LatencyRow
 from vtexp.metrics.registry import Score
 from vtexp.models.probe import Counts
 from vtexp.runs.batching import BatchSize
 from vtexp.runs.plan import Plan, PlannedRun
-from vtexp.runs.ranks import Repeat, rank_folder, read_repeats, same_machine, wait_for_ranks
+from vtexp.runs.ranks import (
+    ProcessTimes,
+    RankResult,
+    rank_folder,
+    read_processes,
+    record_rank_result,
+    wait_for_ranks,
+)
+from vtexp.runs.records import (
+    Environment,
+    ProcessTiming,
+    Result,
+    SampleCounts,
+    SampleRow,
+    read_environment,
+    read_latency,
+    read_samples,
+    sample_to_json,
+    write,
+    write_latency,
+)
 from vtexp.runs.result import by_column, summarise_run
 from vtexp.runs.surroundings import describe
 from vtexp.utils import environment, files
@@ -49,14 +70,14 @@ class Measurement:
         runner: Runner,
         score: Score | None,
         rank: int = 0,
-        repeat: int = 0,
+        process: int = 0,
     ) -> None:
         """`score` scores a prediction; None with random weights, whose answers mean nothing.
 
-        `repeat` is 0 but in further processes that only time: see `measure.repeats`.
+        `process` is 0 but in further processes that only time: see `measure.repeats`.
         """
         self.plan, self.run, self.runner, self._score, self._rank = plan, run, runner, score, rank
-        self._repeat = repeat
+        self._process = process
         hardware = plan.config.hardware
         #: Indices of the samples that this process still has to answer.
         self.waiting = set(range(rank, len(plan.samples), hardware.gpus_per_run))
@@ -66,7 +87,7 @@ class Measurement:
         self._folder = rank_folder(run.folder, rank)
         self._answers = files.RowsFile(self._folder / files.ANSWERS)
         self._progress = ProgressFile(self._folder / files.PROGRESS)
-        self._surroundings: dict[str, Any] = {}
+        self._environment: Environment = describe(runner.device)
         self._duration_s = 0.0
 
     def start(self, indices: Sequence[int]) -> None:
@@ -76,29 +97,29 @@ class Measurement:
         code on the same machine. With random weights the timed samples are all there is.
         """
         with self._at_work():
-            self._surroundings = describe(self.runner.device)
-            if self._repeat or not self._timed_before():
+            self._environment = describe(self.runner.device)
+            if self._process or not self._timed_before():
                 self._warm_up(indices)
 
     def _timed_before(self) -> bool:
         """Whether an earlier try left times that can be kept; takes over its answers."""
         folder = self._folder
-        (folder / files.SHARE).unlink(missing_ok=True)
+        (folder / files.RANK_RESULT).unlink(missing_ok=True)
         (folder / files.FAILURE).unlink(missing_ok=True)
         before = self._earlier_try()
         if before is None:
             self._discard()
             return False
         timed = (folder / files.LATENCY).is_file()
-        return timed and same_machine(before, self._surroundings)
+        return timed and before.same_machine(self._environment)
 
-    def _earlier_try(self) -> dict[str, Any] | None:
-        """Surroundings of an earlier try of this code, whose answers are taken over; else None."""
+    def _earlier_try(self) -> Environment | None:
+        """What an earlier try of this code ran on; its answers are taken over; else None."""
         folder = self._folder
         if self._score is None or not (folder / files.ENVIRONMENT).is_file():
             return None
-        before = files.read_json(folder / files.ENVIRONMENT)
-        if any(before.get(key) != self._surroundings[key] for key in ("vtexp", "git")):
+        before = read_environment(folder)
+        if not before.same_code(self._environment):
             return None
         index = {self.plan.samples[i].sample_id: i for i in self.waiting}
         answered = self._answers.go_on("sample_id")
@@ -110,22 +131,32 @@ class Measurement:
     def _warm_up(self, indices: Sequence[int]) -> None:
         plan, run = self.plan, self.run
         samples = [plan.samples[i] for i in indices]
-        counted: list[dict[str, Any]] = []
+        counted: list[SampleRow] = []
 
         def check(place: int, counts: Counts, length: int) -> None:
             found = check_counts(run, samples[place], run.tilings[indices[place]], counts)
-            row = _about(plan, samples[place]) | {"prediction": None, "score": None} | found
-            counted.append(row | {"sequence_length": length, "answer_tokens": 0})
+            unanswered = {"prediction": None, "score": None, "answer_tokens": 0}
+            counted.append(
+                sample_row(plan, samples[place], found, sequence_length=length, **unanswered)
+            )
 
         config = plan.config
-        timing = Timing(self.runner, samples, run.setting, config.dataset.style, config.measure)
+        timing = Timing(
+            self.runner,
+            samples,
+            run.setting,
+            config.dataset.style,
+            config.measure,
+            rank=self._rank,
+            process=self._process,
+        )
         timing.count(check)
         timing.capture()
         timing.warm_up()
         self.timing = timing
         self._progress.start("prefill", len(samples) * config.measure.latency_repeats)
-        if self._score is None and self._rank == 0 and not self._repeat:
-            self._answers.write(counted)
+        if self._score is None and self._rank == 0 and not self._process:
+            self._answers.write(map(sample_to_json, counted))
 
     @property
     def wants_times(self) -> bool:
@@ -166,15 +197,18 @@ class Measurement:
             }
             if meter is not None:
                 about |= meter.measure(timing.prefill_alone(), self.runner.wait, seconds)
-        rows = [{"rank": self._rank, "process": self._repeat} | row for row in timing.rows]
-        self._surroundings["timing"] = about
-        if self._repeat:
-            Repeat(self._surroundings, rows).write(self._folder, self._repeat)
+        here, rows = self._environment, timing.rows
+        own = ProcessTiming(
+            rank=self._rank, process=self._process, host=here.host, device=here.device, timing=about
+        )
+        here = replace(here, processes=(own,))
+        if self._process:
+            ProcessTimes(environment=here, rows=tuple(rows)).write(self._folder, self._process)
             return
-        # Times come last: those that are there are of these surroundings.
+        # Times come last: those that are there are of this environment.
         (self._folder / files.LATENCY).unlink(missing_ok=True)
-        files.write_json(self._folder / files.ENVIRONMENT, self._surroundings)
-        files.write_jsonl(self._folder / files.LATENCY, rows)
+        write(self._folder / files.ENVIRONMENT, here)
+        write_latency(self._folder / files.LATENCY, rows)
 
     def start_answers(self) -> None:
         """Say that prefills are timed, and answers follow."""
@@ -211,36 +245,37 @@ class Measurement:
                 for i, inputs, ids, counted in zip(batch, prepared, answers, counts, strict=True):
                     sample = plan.samples[i]
                     prediction = runner.tokenizer.decode(ids)
-                    rows.append(
-                        {
-                            **_about(plan, sample),
-                            "prediction": prediction,
-                            "score": score(prediction, sample),
-                            **check_counts(run, sample, run.tilings[i], counted),
-                            "sequence_length": len(inputs.input_ids),
-                            "answer_tokens": len(ids),
-                        }
+                    found = check_counts(run, sample, run.tilings[i], counted)
+                    row = sample_row(
+                        plan,
+                        sample,
+                        found,
+                        prediction=prediction,
+                        score=score(prediction, sample),
+                        sequence_length=len(inputs.input_ids),
+                        answer_tokens=len(ids),
                     )
+                    rows.append(sample_to_json(row))
                 # Batch by batch: what is scored stays so, whenever the process ends.
                 self._answers.write(rows)
                 self.waiting.difference_update(batch)
                 advance(len(batch))
                 self._progress.advance(len(batch))
 
-    def finish_share(self, broken: Mapping[int, FailedSample]) -> None:
+    def finish_part(self, broken: Mapping[int, FailedSample]) -> None:
         """This process has answered all that it could but `broken`, samples by index."""
         self._answers.finish()
-        share = {
-            "attempt": environment.attempt(),
-            "broken": {str(index): failed.reason for index, failed in broken.items()},
-            "batch_size": self._batches.most,
-            "out_of_memory_count": self._batches.out_of_memory_count,
-            "duration_s": round(self._duration_s, 2),
-        }
-        files.write_json(self._folder / files.SHARE, share)
+        result = RankResult(
+            start=environment.attempt(),
+            broken={str(index): failed.reason for index, failed in broken.items()},
+            batch_size=self._batches.most,
+            out_of_memory_count=self._batches.out_of_memory_count,
+            duration_s=round(self._duration_s, 2),
+        )
+        record_rank_result(self._folder, result)
 
-    def finish(self) -> dict[str, Any]:
-        """Put the shares of all ranks together; `result.json` comes last: the run is whole.
+    def finish(self) -> Result:
+        """Put what all ranks did together; `result.json` comes last: the run is whole.
 
         Raises VtexpError where a rank failed, or the records are not of all samples, each once.
         """
@@ -248,52 +283,57 @@ class Measurement:
         folders = [
             rank_folder(run.folder, rank) for rank in range(plan.config.hardware.gpus_per_run)
         ]
-        shares = wait_for_ranks(folders)
-        broken = self._broken(shares)
+        ranks = wait_for_ranks(folders)
+        broken = self._broken(ranks)
         latency_rows, surroundings = self._gather_times(folders)
         kept = [i for i in range(len(plan.samples)) if i not in broken]
         if not plan.answers:
-            timed = {row["sample_id"] for row in latency_rows}
+            timed = {row.sample_id for row in latency_rows}
             kept = [i for i in kept if plan.samples[i].sample_id in timed]
         samples = [plan.samples[i] for i in kept]
-        answers = [folder / files.ANSWERS for folder in folders]
-        try:
-            files.merge_rows(
-                answers if plan.answers else answers[:1],
-                run.folder / files.SAMPLES,
-                "sample_id",
-                [sample.sample_id for sample in samples],
-            )
-        except DataError:  # they would fail the next try as well
-            shutil.rmtree(run.folder / files.RANKS, ignore_errors=True)
-            raise
-        files.write_jsonl(run.folder / files.LATENCY, latency_rows)
-        files.write_json(run.folder / files.ENVIRONMENT, surroundings)
+        self._merge_answers(folders, samples)
+        write_latency(run.folder / files.LATENCY, latency_rows)
+        write(run.folder / files.ENVIRONMENT, surroundings)
         run = replace(
             run,
             failed=(*run.failed, *broken.values()),
             tilings=tuple(run.tilings[i] for i in kept),
             prompt_lengths=tuple(run.prompt_lengths[i] for i in kept),
         )
-        columns = by_column(files.rows_of(run.folder / files.SAMPLES))
-        result = summarise_run(plan, run, columns, latency_rows, surroundings) | {
-            "samples_fingerprint": fingerprint(samples),
-            "batch_size": max(share["batch_size"] for share in shares),
-            "out_of_memory_count": sum(share["out_of_memory_count"] for share in shares),
-            "duration_s": max(share["duration_s"] for share in shares),
-        }
+        result = summarise_run(
+            plan,
+            run,
+            by_column(read_samples(run.folder / files.SAMPLES)),
+            latency_rows,
+            surroundings,
+            samples_fingerprint=fingerprint(samples),
+            batch_size=max(rank.batch_size for rank in ranks),
+            out_of_memory_count=sum(rank.out_of_memory_count for rank in ranks),
+            duration_s=max(rank.duration_s for rank in ranks),
+        )
         (run.folder / files.FAILURE).unlink(missing_ok=True)
-        files.write_json(run.folder / files.RESULT, result)
+        write(run.folder / files.RESULT, result)
         shutil.rmtree(run.folder / files.RANKS, ignore_errors=True)
         return result
 
-    def _broken(self, shares: Sequence[dict[str, Any]]) -> dict[int, FailedSample]:
+    def _merge_answers(self, folders: Sequence[Path], samples: Sequence[Sample]) -> None:
+        """Write samples.jsonl from the answers of all ranks; of random weights rank 0 has all."""
+        folder = self.run.folder
+        answers = [own / files.ANSWERS for own in (folders if self.plan.answers else folders[:1])]
+        ids = [sample.sample_id for sample in samples]
+        try:
+            files.merge_rows(answers, folder / files.SAMPLES, "sample_id", ids)
+        except DataError:  # they would fail the next try as well
+            shutil.rmtree(folder / files.RANKS, ignore_errors=True)
+            raise
+
+    def _broken(self, ranks: Sequence[RankResult]) -> dict[int, FailedSample]:
         """Samples by index whose image turned out to be broken, in any rank.
 
         Raises DataError where they are more than allowed.
         """
         plan = self.plan
-        reasons = {int(i): why for share in shares for i, why in share["broken"].items()}
+        reasons = {int(i): why for rank in ranks for i, why in rank.broken.items()}
         broken = {i: FailedSample(plan.samples[i].sample_id, reasons[i]) for i in sorted(reasons)}
         dataset = plan.config.dataset
         require_few_failed(
@@ -304,25 +344,20 @@ class Measurement:
         )
         return broken
 
-    def _gather_times(self, folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Timings of all ranks and repeats, and rank 0's surroundings with how each timed."""
-        rows, processes = [], []
-        for rank, folder in enumerate(folders):
-            own = Repeat(
-                files.read_json(folder / files.ENVIRONMENT),
-                files.read_jsonl(folder / files.LATENCY),
-            )
-            for number, found in {0: own, **read_repeats(folder)}.items():
-                rows += found.rows
-                processes.append(
-                    {"rank": rank, "process": number}
-                    | {key: found.surroundings[key] for key in ("host", "device", "timing")}
-                )
-        if len({process["host"] for process in processes}) > 1:
+    def _gather_times(self, folders: Sequence[Path]) -> tuple[list[LatencyRow], Environment]:
+        """Timings of all processes of all ranks, and rank 0's environment with how each timed."""
+        rows: list[LatencyRow] = []
+        processes: list[ProcessTiming] = []
+        for folder in folders:
+            first = read_environment(folder)
+            rows += read_latency(folder / files.LATENCY)
+            processes += first.processes
+            for times in read_processes(folder).values():
+                rows += times.rows
+                processes += times.environment.processes
+        if len({process.host for process in processes}) > 1:
             raise VtexpError(f"{self.run.folder}: its ranks were timed on several nodes")
-        surroundings = files.read_json(self._folder / files.ENVIRONMENT)
-        del surroundings["timing"]
-        return rows, surroundings | {"processes": processes}
+        return rows, replace(read_environment(self._folder), processes=tuple(processes))
 
     def _discard(self) -> None:
         """Leave no answers and no times of an earlier try that were not made in this way."""
@@ -340,24 +375,25 @@ class Measurement:
             self._duration_s += time.monotonic() - began
 
 
-def _about(plan: Plan, sample: Sample) -> dict[str, Any]:
+def sample_row(plan: Plan, sample: Sample, counts: SampleCounts, **answer: Any) -> SampleRow:
+    """The record of a sample: as it was asked, its counts, and the fields of its answer."""
     wording = plan.checkpoint.tokenizer.form.wording
-    return {
-        "sample_id": sample.sample_id,
-        "image_id": sample.image_id,
-        "question_type": sample.question_type,
-        **sample.attributes,
-        "question": sample.question,
-        "options": list(sample.options),
-        "style": sample.style,
-        "message": wording.message(sample, plan.config.dataset.style),
-        "references": list(sample.references),
-    }
+    return SampleRow(
+        sample_id=sample.sample_id,
+        image_id=sample.image_id,
+        question_type=sample.question_type,
+        attributes=sample.attributes,
+        question=sample.question,
+        options=tuple(sample.options),
+        style=sample.style,
+        message=wording.message(sample, plan.config.dataset.style),
+        references=tuple(sample.references),
+        **asdict(counts),
+        **answer,
+    )
 
 
-def check_counts(
-    run: PlannedRun, sample: Sample, tiling: Tiling, measured: Counts
-) -> dict[str, Any]:
+def check_counts(run: PlannedRun, sample: Sample, tiling: Tiling, measured: Counts) -> SampleCounts:
     """Theoretical, measured and actual counts of one sample.
 
     Raises CountMismatchError where the hooks counted something else than the layout predicts;
@@ -377,21 +413,16 @@ def check_counts(
         )
     overridden = full and measured != theoretical
     actual = theoretical if overridden else measured
-    return {
-        **_columns("theoretical", theoretical),
-        **_columns("measured", measured),
-        **_columns("actual", actual),
-        "actual_overridden": overridden,
-    }
+    kinds = {"theoretical": theoretical, "measured": measured, "actual": actual}
+    columns = {key: value for kind, own in kinds.items() for key, value in _columns(kind, own)}
+    return SampleCounts(**columns, actual_overridden=overridden)
 
 
 def _text(counts: Counts) -> str:
     return f"{counts.num_crops} crops ({counts.tiling}) and {counts.vision_tokens} vision tokens"
 
 
-def _columns(kind: str, counts: Counts) -> dict[str, Any]:
-    return {
-        f"{kind}_tiling": None if counts.tiling is None else str(counts.tiling),
-        f"{kind}_num_crops": counts.num_crops,
-        f"{kind}_vision_tokens": counts.vision_tokens,
-    }
+def _columns(kind: str, counts: Counts) -> Iterator[tuple[str, Any]]:
+    yield f"{kind}_tiling", None if counts.tiling is None else str(counts.tiling)
+    yield f"{kind}_num_crops", counts.num_crops
+    yield f"{kind}_vision_tokens", counts.vision_tokens

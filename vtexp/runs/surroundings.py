@@ -8,9 +8,10 @@ import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import vtexp
+from vtexp.runs.records import Device, Environment, GitState
 from vtexp.utils.environment import host
 
 if TYPE_CHECKING:
@@ -32,38 +33,38 @@ PACKAGES = (
 )
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """JSON-ready description of this process's surroundings; sizes in GiB."""
+def describe(device: torch.device) -> Environment:
+    """This process's surroundings."""
     import torch
 
-    return {
-        "vtexp": vtexp.__version__,
-        "git": git_state(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "host": host(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "device": _device(device),
-        "cpu_count": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "load_average_1min": round(os.getloadavg()[0], 2),
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-    }
+    return Environment(
+        vtexp=vtexp.__version__,
+        git=git_state(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        host=host(),
+        platform=platform.platform(),
+        python=platform.python_version(),
+        packages={name: _version(name) for name in PACKAGES},
+        device=_device(device),
+        cpu_count=os.cpu_count(),
+        torch_threads=torch.get_num_threads(),
+        load_average_1min=round(os.getloadavg()[0], 2),
+        slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+    )
 
 
-def _device(device: torch.device) -> dict[str, Any]:
+def _device(device: torch.device) -> Device:
     if device.type != "cuda":
-        return {"type": device.type, "name": _cpu_name()}
+        return Device(type=device.type, name=_cpu_name())
     import torch
 
     properties = torch.cuda.get_device_properties(device)
-    return {
-        "type": "cuda",
-        "name": properties.name,
-        "memory_gib": round(properties.total_memory / 2**30, 1),
-        "cuda": torch.version.cuda,
-    }
+    return Device(
+        type="cuda",
+        name=properties.name,
+        memory_gib=round(properties.total_memory / 2**30, 1),
+        cuda=torch.version.cuda,
+    )
 
 
 def _cpu_name() -> str:
@@ -82,7 +83,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def git_state() -> dict[str, Any] | None:
+def git_state() -> GitState | None:
     """Commit of the source tree this package runs from, and whether tracked files differ."""
     root = Path(vtexp.__file__).parents[1]
     if not (root / ".git").exists():
@@ -94,6 +95,6 @@ def git_state() -> dict[str, Any] | None:
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no")
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(changed)}
+        return GitState(commit=git("rev-parse", "HEAD"), changed=bool(changed))
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -22,7 +22,7 @@ from vtexp.runs.plan import make_plan
 def time_once_more(number: int, rank: int, folders: Sequence[Path]) -> None:
     """Time the runs of these folders, into the folders of their rank; a run that fails has none."""
     plan = make_plan(thaw(folders))
-    RunsUnderWay(plan, plan.runs, load_runner(plan), rank, repeat=number).time()
+    RunsUnderWay(plan, plan.runs, load_runner(plan), rank, process=number).time()
 
 
 def end_with(parent: int) -> None:

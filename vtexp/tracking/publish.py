@@ -11,10 +11,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from vtexp.analysis.analyse import analysis_to_plain as to_json
 from vtexp.analysis.analyse import of_sweep
+from vtexp.analysis.findings import Analysis, read_analysis
 from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config, TrackingConfig, to_plain
 from vtexp.data.load import load_samples
@@ -45,7 +44,7 @@ def publish(sweep: Path) -> None:
     try:
         _log_missing(configs)
         # Of the results as they are now: the sweep's files can be older, of part of it, or nowhere.
-        curves, report = prepare(sweep, own, to_json(of_sweep(sweep)))
+        curves, report = prepare(sweep, own, of_sweep(sweep))
     except Exception as error:  # W&B's own are of many kinds
         raise VtexpError(f"{sweep.name}: cannot be logged for W&B ({error_line(error)})") from error
     if not mirror.has_key():
@@ -67,7 +66,7 @@ def after_sweep(sweep: Path) -> None:
         own = _tracking(sweep)
         if own is None:
             return
-        curves, report = prepare(sweep, own, wandb_report.read_analysis(sweep))
+        curves, report = prepare(sweep, own, read_analysis(sweep))
         if mirror.goes_online(own):
             runs = [folder / wandb_runs.MIRRORED for folder in run_folders(sweep)]
             mirror.give_up(push(sweep, [*runs, *curves], report, own.timeout_s), sweep)
@@ -88,11 +87,11 @@ def _tracking(sweep: Path) -> TrackingConfig | None:
     return None
 
 
-def prepare(sweep: Path, own: TrackingConfig, analysis: dict[str, Any]) -> tuple[list[Path], Path]:
+def prepare(sweep: Path, own: TrackingConfig, analysis: Analysis) -> tuple[list[Path], Path]:
     """Log a sweep's curves and write its report's specification; what `push` takes of them."""
-    rows = collect(sweep)
-    curves = wandb_report.log_curves(own, sweep, rows, analysis)
-    return curves, wandb_report.write_report(own, sweep, rows, analysis)
+    runs = collect(sweep)
+    curves = wandb_report.log_curves(own, sweep, runs, analysis)
+    return curves, wandb_report.write_report(own, sweep, runs, analysis)
 
 
 def push(sweep: Path, logged: Sequence[Path], report: Path, timeout_s: float) -> str | None:

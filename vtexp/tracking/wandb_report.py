@@ -16,9 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtexp.analysis.rows import COLUMNS, notes
+from vtexp.analysis.findings import Analysis, Series, analysis_to_json
+from vtexp.analysis.rows import ComparedRun, Curve, curve_labels, warnings
 from vtexp.config.schema import TrackingConfig
 from vtexp.errors import error_line
+from vtexp.report.columns import OF_RUNS, in_files
+from vtexp.runs.records import Result
+from vtexp.stages import STAGES
 from vtexp.tracking import wandb_runs
 from vtexp.utils import files
 from vtexp.utils.text import public
@@ -29,72 +33,53 @@ if TYPE_CHECKING:
 
 #: File of a sweep's folder with the report's specification and, once saved, its address.
 REPORT = "wandb_report.json"
-#: File of a sweep's folder that says what its runs say together.
-ANALYSIS = "analysis.json"
 #: `job_type` of the runs that hold curves; that of all others is their knob.
 COMPARISON = "comparison"
 #: What the curves run over.
 TOKENS = "measured_vision_tokens"
-#: Stages that add up to the time to the first token, in order; not every run timed all.
-SHOWN_STAGES = (
-    "image_decode_ms_median",
-    "preprocess_ms_median",
-    "transfer_ms_median",
-    "vision_encoder_ms_median",
-    "connector_ms_median",
-    "llm_prefill_ms_median",
-    "first_token_ms_median",
-)
-#: Notes that the report quotes.
-MOST_NOTES = 20
-#: What the rows of one curve have in common.
-_SERIES = ("model", "dataset", "hardware", "knob", "force_full_tokens", "settings")
-#: Of these, what the series of the analysis have in common.
-_ANALYSED = ("model", "dataset", "hardware", "settings")
-
-
-def read_analysis(sweep: Path) -> dict[str, Any]:
-    """A sweep's `analysis.json`: series with their answers, what is unfair; both empty without."""
-    path = sweep / ANALYSIS
-    return {"series": [], "unfair": []} | (files.read_json(path) if path.is_file() else {})
+#: Warnings that the report quotes.
+MOST_WARNINGS = 20
 
 
 def log_curves(
-    tracking: TrackingConfig,
-    sweep: Path,
-    rows: Sequence[dict[str, Any]],
-    analysis: dict[str, Any],
+    tracking: TrackingConfig, sweep: Path, runs: Sequence[ComparedRun], analysis: Analysis
 ) -> list[Path]:
     """Log a run for each curve of a sweep: its points over the measured tokens, and its table.
 
-    `rows` as of `rows.collect`, `analysis` of `read_analysis`. Returns what `wandb_runs.upload`
-    takes.
+    `runs` as of `rows.collect`. Returns what `wandb_runs.upload` takes.
     """
-    by_series: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        by_series[tuple(row[key] for key in _SERIES)].append(row)
-    paths = []
-    for number, series in enumerate(sorted(by_series)):
-        own = [{key: row.get(key) for key in COLUMNS} for row in by_series[series]]
+    by_curve: dict[Curve, list[ComparedRun]] = defaultdict(list)
+    for run in runs:
+        by_curve[run.curve].append(run)
+    labels, paths = curve_labels(list(by_curve)), []
+    for number, curve in enumerate(sorted(by_curve)):
         path = sweep / wandb_runs.WANDB / f"{COMPARISON}-{number}.json"
-        parts = dict(zip(_SERIES, series, strict=True))
-        name = ", ".join([sweep.name, *map(str, _differing(series, list(by_series)))])
-        tags = [parts["model"], parts["dataset"], parts["hardware"], *tracking.tags]
-        config = {key: {"name": parts[key]} for key in ("model", "dataset", "hardware", "knob")}
-        about = wandb_runs.About(f"{COMPARISON}-{number}", name, COMPARISON, tags, config)
-        answer = " ".join(
-            row["answer"]["sentence"]
-            for row in analysis["series"]
-            if all(row[key] == parts[key] for key in _ANALYSED)
+        config = {key: {"name": getattr(curve, key)} for key in _NAMED}
+        about = wandb_runs.About(
+            id=f"{COMPARISON}-{number}",
+            name=", ".join(filter(None, [sweep.name, labels[curve]])),
+            job_type=COMPARISON,
+            tags=[curve.model, curve.dataset, curve.hardware, *tracking.tags],
+            config=config,
         )
-        _log_curve(tracking, sweep, path, about, own, parts | {"answer": answer})
+        summary = curve._asdict() | {"answer": _answer_to(curve, analysis)}
+        _log_curve(tracking, sweep, path, about, by_curve[curve], summary)
         paths.append(path)
     return paths
 
 
-def _differing(series: tuple, all_series: Sequence[tuple]) -> list[Any]:
-    """The parts of a series in which several differ."""
-    return [part for i, part in enumerate(series) if len({other[i] for other in all_series}) > 1]
+#: Groups of the config that a curve has in common.
+_NAMED = ("model", "dataset", "hardware", "knob")
+
+
+def _answer_to(curve: Curve, analysis: Analysis) -> str:
+    """The answers of the series that a curve's runs are in."""
+    keys = ("model", "dataset", "hardware", "settings")
+    return " ".join(
+        series.answer.sentence
+        for series in analysis.series
+        if all(getattr(series, key) == getattr(curve, key) for key in keys)
+    )
 
 
 def _log_curve(
@@ -102,11 +87,12 @@ def _log_curve(
     sweep: Path,
     path: Path,
     about: wandb_runs.About,
-    rows: Sequence[dict[str, Any]],
+    runs: Sequence[ComparedRun],
     summary: dict[str, Any],
 ) -> None:
-    rows = public(rows)
-    points = [_numbers(row) for row in rows if row["status"] == "done"]
+    rows = public([_table_row(run) for run in runs])
+    done = [row for run, row in zip(runs, rows, strict=True) if run.result is not None]
+    points = [_numbers(row) for row in done]
 
     def fill(run: wandb.Run) -> None:
         for name in dict.fromkeys(name for point in points for name in point):
@@ -115,10 +101,16 @@ def _log_curve(
         for point in points:
             run.log(point)
         run.log({COMPARISON: wandb_runs.table(rows)})
-        counts = Counter(row["status"] for row in rows)
+        counts = Counter(run.status for run in runs)
         run.summary.update(summary | {f"num_{key}": n for key, n in counts.items()})
 
     wandb_runs.log(tracking, sweep, path, about, [summary, *rows], fill)
+
+
+def _table_row(run: ComparedRun) -> dict[str, Any]:
+    """A run's cells by the names of comparison.csv's columns."""
+    values = run.values()
+    return {column.key: values.get(column.key) for column in in_files(OF_RUNS)}
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
@@ -130,23 +122,19 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
 
 
 def write_report(
-    tracking: TrackingConfig,
-    sweep: Path,
-    rows: Sequence[dict[str, Any]],
-    analysis: dict[str, Any],
+    tracking: TrackingConfig, sweep: Path, runs: Sequence[ComparedRun], analysis: Analysis
 ) -> Path:
-    """Write the report's specification, unless that of the same rows and answers is there."""
-    rows, analysis = public([rows, analysis])
+    """Write the report's specification, unless that of the same runs and answers is there."""
     path = sweep / REPORT
-    content = hashlib.sha256(json.dumps([analysis, rows], sort_keys=True).encode())
-    fingerprint = content.hexdigest()[:16]
+    told = public([analysis_to_json(analysis), [run.values() for run in runs]])
+    fingerprint = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
     before = files.read_json(path) if path.is_file() else {}
     if before.get("content") == fingerprint:
         return path
     import wandb_workspaces.reports.v2 as wr
 
     title = f"How many vision tokens, sweep {sweep.name}"  # part of an address
-    blocks = _blocks(sweep, wandb_runs.sweep_id(sweep), rows, analysis)
+    blocks = _blocks(sweep, wandb_runs.sweep_id(sweep), runs, analysis)
     report = {
         "publish": f"python -m vtexp publish {shlex.quote(str(sweep))}",
         "url": before.get("url"),
@@ -158,7 +146,7 @@ def write_report(
         "title": title,
         "spec": specification(wr.Report(project="", entity="", title=title, blocks=blocks)),
     }
-    files.write_json(path, report)
+    files.write_json(path, public(report))
     return path
 
 
@@ -167,18 +155,13 @@ def specification(report: wr.Report) -> dict[str, Any]:
     return report._to_model().spec.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def _blocks(
-    sweep: Path,
-    own_id: str,
-    rows: Sequence[dict[str, Any]],
-    analysis: dict[str, Any],
-) -> list[Any]:
+def _blocks(sweep: Path, own_id: str, runs: Sequence[ComparedRun], analysis: Analysis) -> list[Any]:
     """Text is plain paragraphs throughout: what comes from data sets and errors stays inert."""
     import wandb_workspaces.reports.v2 as wr
 
-    done = [row for row in rows if row["status"] == "done"]
-    about = f"{len(done)} of {len(rows)} runs of the sweep {sweep.name} are done."
-    runs, curves = (
+    done = [run.result for run in runs if run.result is not None]
+    about = f"{len(done)} of {len(runs)} runs of the sweep {sweep.name} are done."
+    of_runs, curves = (
         wr.Runset(
             name=name,
             filters=f"Config('sweep_id') = '{own_id}' and JobType {sign} '{COMPARISON}'",
@@ -186,42 +169,41 @@ def _blocks(
         )
         for name, sign in (("runs", "!="), ("curves", "="))
     )
-    found = [*analysis["unfair"], *notes(list(rows))]
-    more = [f"and {len(found) - MOST_NOTES} more"] if len(found) > MOST_NOTES else []
+    found = public([*analysis.caveats, *warnings(runs)])
+    more = [f"and {len(found) - MOST_WARNINGS} more"] if len(found) > MOST_WARNINGS else []
     blocks = [
         wr.H1("Answer"),
-        *_answer(analysis["series"]),
+        *_answer(analysis.series),
         wr.P(about),
         wr.H1("Over the vision tokens"),
         wr.PanelGrid(runsets=[curves], panels=_curve_panels(done)),
         wr.H1("Runs"),
-        wr.PanelGrid(runsets=[runs], panels=_run_panels(done)),
+        wr.PanelGrid(runsets=[of_runs], panels=_run_panels(done)),
     ]
     if found:
-        blocks += [wr.H1("Notes"), wr.UnorderedList(items=[*found[:MOST_NOTES], *more])]
+        blocks += [wr.H1("Warnings"), wr.UnorderedList(items=[*found[:MOST_WARNINGS], *more])]
     return blocks
 
 
-def _answer(all_series: Sequence[dict[str, Any]]) -> list[Any]:
+def _answer(all_series: Sequence[Series]) -> list[Any]:
     """The sentence of each series, and what must be known with it."""
     import wandb_workspaces.reports.v2 as wr
 
     blocks: list[Any] = []
     for series in all_series:
-        name = f"{series['name']}: " if len(all_series) > 1 else ""
-        blocks.append(wr.P(name + series["answer"]["sentence"]))
-        if caveats := list(series["answer"]["caveats"]):
-            blocks.append(wr.UnorderedList(items=caveats))
+        name = f"{series.name}: " if len(all_series) > 1 else ""
+        blocks.append(wr.P(name + series.answer.sentence))
+        if series.answer.caveats:
+            blocks.append(wr.UnorderedList(items=list(series.answer.caveats)))
     return blocks
 
 
-def _stages(done: Sequence[dict[str, Any]]) -> list[Any]:
+def _stages(done: Sequence[Result]) -> list[Any]:
     """The stages that were timed."""
-    timed = {name for row in done for name in row}
-    return [name for name in SHOWN_STAGES if name in timed]
+    return [f"{stage}_median" for stage in STAGES if any(stage in own.latency for own in done)]
 
 
-def _curve_panels(done: Sequence[dict[str, Any]]) -> list[Any]:
+def _curve_panels(done: Sequence[Result]) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     tokens = "measured vision tokens"
@@ -242,7 +224,7 @@ def _half(x: int, y: int) -> wr.Layout:
     return wr.Layout(x, y, w=12, h=8)
 
 
-def _run_panels(done: Sequence[dict[str, Any]]) -> list[Any]:
+def _run_panels(done: Sequence[Result]) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     tokens, accuracy, prefill = map(wr.SummaryMetric, (TOKENS, "accuracy", "prefill_ms_median"))

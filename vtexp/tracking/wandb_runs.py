@@ -29,6 +29,7 @@ import vtexp
 from vtexp.config.schema import TrackingConfig
 from vtexp.data.sample import Sample
 from vtexp.errors import DataError
+from vtexp.runs.records import Result, flat_values, read_result
 from vtexp.utils import files
 from vtexp.utils.extras import require_extra
 from vtexp.utils.text import public
@@ -91,19 +92,19 @@ def log_run(tracking: TrackingConfig, folder: Path, samples: Iterable[Sample] = 
 
     `samples` give the table its images. A run that was logged as it is now is not logged again.
     """
-    result = public(files.read_json(folder / files.RESULT))
-    sweep = folder.parent
+    result, sweep = read_result(folder), folder.parent
+    values = public(summary(result))
     config = public(files.read_config(folder))
     config["hardware"].pop("slurm", None)  # of no number, and its shell lines are nobody's business
     config |= {"environment": public(files.read_json(folder / files.ENVIRONMENT))}
-    tags = [result["model"], result["dataset"], result["hardware"], *tracking.tags]
-    about = About(result["run_id"], result["run"], result["knob"], tags, config)
+    tags = [result.model, result.dataset, result.hardware, *tracking.tags]
+    about = About(result.run_id, result.run, result.knob, tags, config)
 
     def fill(run: wandb.Run) -> None:
-        run.summary.update(summary(result))
+        run.summary.update(values)
         run.log({"samples": _samples_table(folder, samples)})
 
-    return log(tracking, sweep, folder / MIRRORED, about, result, fill)
+    return log(tracking, sweep, folder / MIRRORED, about, values, fill)
 
 
 def log(
@@ -187,23 +188,9 @@ def sweep_id(sweep: Path) -> str:
     return path.read_text()
 
 
-def summary(result: dict[str, Any]) -> dict[str, Any]:
-    """A result under the names of comparison.csv's columns; of it only what is None is left out.
-
-    Nested values are joined by `_`, and `latency` itself goes: `prefill_ms_median`.
-    """
-    flat: dict[str, Any] = {}
-
-    def add(name: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                add(f"{name}_{key}" if name else key, inner)
-        elif value is not None:
-            flat[name] = value
-
-    add("", {key: value for key, value in result.items() if key != "latency"})
-    add("", result.get("latency", {}))
-    return flat
+def summary(result: Result) -> dict[str, Any]:
+    """A result under the names of comparison.csv's columns; of it only what is None is left out."""
+    return {key: value for key, value in flat_values(result).items() if value is not None}
 
 
 def _samples_table(folder: Path, samples: Iterable[Sample]) -> wandb.Table:

@@ -25,7 +25,7 @@ ENVIRONMENT = "environment.json"
 #: Below a run's folder, while it is made: what each of its processes has so far.
 RANKS = "ranks"
 ANSWERS = "answers.jsonl"
-SHARE = "share.json"
+RANK_RESULT = "rank_result.json"
 PROGRESS = "progress.json"
 #: No config of a run is longer, or deeper: it is written by `frozen.freeze`.
 MOST_CONFIG_BYTES, MOST_CONFIG_DEPTH = 1_000_000, 20

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Stages of one pass, then several of them together, as each row has them.
-STAGES = (
-    "image_decode_ms",
-    "preprocess_ms",
-    "transfer_ms",
-    "vision_encoder_ms",
-    "connector_ms",
-    "llm_prefill_ms",
-    "first_token_ms",
-)
+#: The stages of the time to first token in the order in which they happen, and what people read.
+STAGE_NAMES = {
+    "image_decode_ms": "image decoding",
+    "preprocess_ms": "preprocess",
+    "transfer_ms": "transfer",
+    "vision_encoder_ms": "vision encoder",
+    "connector_ms": "connector",
+    "llm_prefill_ms": "LLM prefill",
+    "first_token_ms": "first token",
+}
+STAGES = tuple(STAGE_NAMES)
+#: All that is summarised of a timed prefill: its stages, then several of them together.
 SUMMARISED = (
     *STAGES,
     *("vision_ms", "prefill_ms", "ttft_without_preprocess_ms", "ttft_ms", "decode_ms_per_token"),

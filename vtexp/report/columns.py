@@ -1,0 +1,303 @@
+"""The columns of a comparison: one list behind terminal, Markdown, page, CSV, Parquet and W&B.
+
+A new column stands here alone, and under its key in `runs/records.py` (or in what analysis finds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vtexp.analysis.findings import AnalysedRun, Analysis
+from vtexp.analysis.rows import ComparedRun
+from vtexp.stages import STAGE_NAMES
+
+#: Where a column is shown.
+FILES, TERMINAL, MARKDOWN, PAGE = "ftmp"
+#: What stands behind times that are doubtful.
+DOUBTFUL = "!"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column; `key` is its name in files and in W&B, `name` what people read.
+
+    A cell is the value times `factor` in this `format`, or from the first of `ends` to the second;
+    `otherwise` is the key that stands in where a run has no value. `group`: on the page, what the
+    neighbours have in common. `varying`: shown to people only where runs differ. `timed`: marked
+    where times are doubtful. `drop`: a terminal too narrow leaves 1 out first, 0 never.
+    """
+
+    key: str
+    kind: type = float
+    name: str = ""
+    short: str = ""
+    unit: str = ""
+    group: str = ""
+    format: str = ""
+    factor: float = 1.0
+    ends: tuple[str, str] | None = None
+    otherwise: str = ""
+    varying: bool = False
+    timed: bool = False
+    drop: int = 0
+    shown: str = FILES
+
+    @property
+    def numeric(self) -> bool:
+        """Whether cells are numbers, which stand to the right."""
+        return self.kind in (int, float)
+
+    @property
+    def head(self) -> str:
+        """Its heading with its unit, such as `vision, ms`."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    @property
+    def lines(self) -> tuple[str, str]:
+        """Its heading in two short lines, the unit or the last word below."""
+        name = self.short or self.name
+        if self.unit:
+            return name, self.unit
+        first, _, last = name.rpartition(" ")
+        return (first, last) if first else (last, "")
+
+
+#: Groups of the page, in order.
+GROUPS = _BUDGET, _TOKENS, _ACCURACY, _TIMES, _MEMORY, _PREFILL = (
+    "budget",
+    "vision tokens",
+    "accuracy",
+    "median time at batch 1",
+    "peak memory",
+    "one prefill",
+)
+
+
+def _plain(key: str, kind: type = float) -> Column:
+    """A column of files alone."""
+    return Column(key=key, kind=kind)
+
+
+def _text(key: str, name: str = "", group: str = "", shown: str = FILES, **more: Any) -> Column:
+    return Column(key=key, kind=str, name=name, group=group, shown=shown, **more)
+
+
+def _varying(key: str, shown: str) -> Column:
+    return _text(key, key, _BUDGET, shown, varying=True)
+
+
+def _number(
+    key: str, name: str, unit: str, group: str, format: str, shown: str, **more: Any
+) -> Column:
+    return Column(key=key, name=name, unit=unit, group=group, format=format, shown=shown, **more)
+
+
+def _stage(
+    stage: str, name: str, shown: str = "", format: str = ".1f", **more: Any
+) -> list[Column]:
+    """Median of a stage, and both ends of its 95 % interval."""
+    key = f"{stage}_median"
+    median = _number(key, name, "ms", _TIMES, format, FILES + shown, timed=True, **more)
+    return [median, _plain(f"{stage}_low"), _plain(f"{stage}_high")]
+
+
+def _interval(
+    key: str, name: str, group: str, format: str, shown: str, ends: str, **more: Any
+) -> Column:
+    """From the column `ends` with `_low` behind it to the one with `_high`."""
+    columns = (f"{ends}_low", f"{ends}_high")
+    return _number(key, name, "", group, format, shown, ends=columns, **more)
+
+
+#: Of a run itself, in the order of comparison.csv: what was asked, what was counted, what came out.
+OF_RUNS: tuple[Column, ...] = (
+    _text("knob"),
+    _text("knob_value"),
+    _text("tiling", "tiling", _BUDGET, "ftmp", drop=9),
+    _plain("num_crops", int),
+    _plain("target_vision_tokens", int),
+    _plain("theoretical_num_crops"),
+    _number(
+        *("theoretical_vision_tokens", "theoretical tokens", "", _TOKENS, ".5g", "ftmp"),
+        short="theory tokens",
+        drop=8,
+    ),
+    _text("measured_tiling"),
+    _number(
+        *("measured_num_crops", "crops", "", _BUDGET, ".4g", "ftmp"), otherwise="num_crops", drop=7
+    ),
+    _number("measured_vision_tokens", "measured tokens", "", _TOKENS, ".5g", "ftmp"),
+    _text("actual_tiling"),
+    _plain("actual_num_crops"),
+    _number("actual_vision_tokens", "actual tokens", "", _TOKENS, ".5g", "fmp"),
+    _plain("actual_overridden", bool),
+    _plain("force_full_tokens", bool),
+    _text("fit"),
+    _varying("model", "ftmp"),
+    _text("weights"),
+    _varying("dataset", "ftmp"),
+    _varying("split", "fp"),
+    _varying("hardware", "ftmp"),
+    _varying("settings", "ftmp"),
+    _text("device"),
+    _text("execution", "prefill run by", _PREFILL, "fmp"),
+    _number("accuracy", "accuracy", "%", _ACCURACY, ".1f", "ftmp", factor=100),
+    _plain("accuracy_standard_error"),
+    _interval(
+        *("accuracy_interval", "accuracy 95 %", _ACCURACY, ".1f", "tmp", "accuracy"),
+        short="95 % interval",
+        factor=100,
+    ),
+    _plain("accuracy_low"),
+    _plain("accuracy_high"),
+    _text("metric"),
+    _number("num_samples", "questions", "", _ACCURACY, ".0f", "fp", kind=int),
+    _plain("num_failed", int),
+    _plain("num_images", int),
+    *_stage("image_decode_ms", STAGE_NAMES["image_decode_ms"], "p"),
+    *_stage("preprocess_ms", STAGE_NAMES["preprocess_ms"], "p"),
+    *_stage("transfer_ms", STAGE_NAMES["transfer_ms"], "p"),
+    *_stage("vision_encoder_ms", STAGE_NAMES["vision_encoder_ms"], "p"),
+    *_stage("connector_ms", STAGE_NAMES["connector_ms"], "p"),
+    *_stage("vision_ms", "vision", "t", drop=6),
+    *_stage("llm_prefill_ms", STAGE_NAMES["llm_prefill_ms"], "tp", short="LLM", drop=5),
+    *_stage("prefill_ms", "prefill", "tmp"),
+    _interval(
+        *("prefill_ms_interval", "prefill 95 %", _TIMES, ".1f", "tmp", "prefill_ms"),
+        short="prefill 95%",
+        drop=1,
+    ),
+    *_stage("first_token_ms", STAGE_NAMES["first_token_ms"], "p"),
+    *_stage("ttft_ms", "TTFT", "tmp", drop=2),
+    *_stage("ttft_without_preprocess_ms", "TTFT without preprocess"),
+    *_stage("decode_ms_per_token", "decode, per token", "p", ".2f"),
+    *(_plain(f"prefill_ms_{name}") for name in ("p25", "p75", "p90", "p99")),
+    _plain("prefill_ms_n", int),
+    *(_plain(f"prefill_ms_between_processes_{name}") for name in ("mean", "low", "high")),
+    _plain("prefill_ms_between_processes_n", int),
+    _plain("prefill_vision_tokens"),
+    _number("cold_ttft_ms", "cold TTFT", "ms", _TIMES, ".1f", "fmp", timed=True),
+    _plain("timing_warnings", tuple),
+    _number("memory_peak_mib_allocated", "memory allocated", "MiB", _MEMORY, ".0f", "fmp"),
+    _number("memory_peak_mib_reserved", "memory reserved", "MiB", _MEMORY, ".0f", "fp"),
+    _number("memory_peak_mib_resident", "memory resident", "MiB", _MEMORY, ".0f", "fmp"),
+    _number("graph_memory_mib", "CUDA graphs", "MiB", _MEMORY, ".0f", "fp"),
+    _number("gpu_busy_ratio", "GPU busy", "%", _PREFILL, ".0f", "fmp", factor=100),
+    _number("energy_j_per_prefill", "energy", "J", _PREFILL, ".3g", "fmp"),
+    _number("idle_power_w", "idle power", "W", _PREFILL, ".1f", "fp"),
+    _number("flops_per_prefill", "arithmetic", "GFLOP", _PREFILL, ".1f", "fp", factor=1e-9),
+    _number("mfu", "MFU", "%", _PREFILL, ".1f", "fmp", factor=100),
+    _number("roofline_ms", "roofline", "ms", _PREFILL, ".3g", "fmp"),
+    _plain("sequence_length"),
+    _plain("batch_size", int),
+    _text("samples_fingerprint"),
+    _text("inputs_fingerprint"),
+    _text("same_inputs_as"),
+    _text("status"),
+    _text("error"),
+    _plain("warnings", tuple),
+    _varying("sweep", "fp"),
+    _text("run"),
+    _text("run_id"),
+)
+#: What the analysis says of a run. Empty where it says nothing.
+OF_ANALYSIS: tuple[Column, ...] = (
+    _plain("at_least_worse"),
+    _number(
+        *("at_most_worse", "loss at most", "points", "", ".1f", "ftm"),
+        short="max loss",
+        factor=100,
+        drop=3,
+    ),
+    _plain("sufficient", bool),
+    _number("speed_up", "speed-up", "", "", ".2f", "ftm", timed=True, drop=4),
+    _interval("speed_up_interval", "speed-up 95 %", "", ".2f", "m", "speed_up"),
+    _plain("speed_up_low"),
+    _plain("speed_up_high"),
+    _text("speed_up_baseline"),
+    _plain("on_front", bool),
+    _number("front_share", "on the Pareto front", "%", "", ".0f", "fm", factor=100),
+)
+COLUMNS = (*OF_RUNS, *OF_ANALYSIS)
+
+
+def in_files(columns: Sequence[Column] = COLUMNS) -> list[Column]:
+    """The columns of comparison.csv among these, in order."""
+    return [column for column in columns if FILES in column.shown]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRow:
+    """A run and its values by column; `baseline_doubtful`: whether its speed-up's baseline is."""
+
+    run: ComparedRun
+    values: dict[str, Any]
+    baseline_doubtful: bool = False
+
+    def value(self, column: Column) -> Any:
+        """What a column has of the run; None where it was not measured."""
+        found = self.values.get(column.key)
+        return self.values.get(column.otherwise) if found is None else found
+
+    def sort(self, column: Column) -> float | str | None:
+        """What the column is sorted by: an interval by its lower end."""
+        found = self.values.get(column.ends[0]) if column.ends else self.value(column)
+        return column.factor * found if column.numeric and found is not None else found
+
+    def text(self, column: Column) -> str:
+        """The cell of a column as people read it; empty where nothing was measured."""
+        if column.ends:
+            ends = [self.values.get(key) for key in column.ends]
+            parts = [format(column.factor * end, column.format) for end in ends if end is not None]
+            return "-".join(parts) if len(parts) == len(ends) else ""
+        found = self.value(column)
+        if found is None or not column.numeric:
+            return "" if found is None else str(found)
+        return format(column.factor * found, column.format) + self._mark(column)
+
+    def _mark(self, column: Column) -> str:
+        doubtful = bool(self.run.timing_warnings)
+        if column.key == "speed_up":
+            doubtful |= self.baseline_doubtful
+        return DOUBTFUL if column.timed and doubtful else ""
+
+
+def report_rows(runs: Sequence[ComparedRun], analysis: Analysis) -> list[ReportRow]:
+    """The runs of a comparison with what analysis found of them."""
+    found = analysis.analysed()
+    rows = []
+    for run in runs:
+        own = found.get(run.name)
+        ratio = None if own is None else own.speed_up
+        doubtful = ratio is not None and bool(found[ratio.baseline].timing_warnings)
+        rows.append(ReportRow(run, run.values() | _found_values(own), doubtful))
+    return rows
+
+
+def _found_values(run: AnalysedRun | None) -> dict[str, Any]:
+    if run is None:
+        return {}
+    plain = ("at_least_worse", "at_most_worse", "sufficient", "on_front", "front_share")
+    values = {name: getattr(run, name) for name in plain}
+    if (ratio := run.speed_up) is not None:
+        values |= {"speed_up": ratio.ratio, "speed_up_baseline": ratio.baseline}
+        values |= {"speed_up_low": ratio.low, "speed_up_high": ratio.high}
+    return values
+
+
+def shown(rows: Sequence[ReportRow], place: str) -> list[Column]:
+    """Columns that people see in a place and some run fills, group by group.
+
+    What the analysis says comes behind the groups, and columns in which runs differ last.
+    """
+    wanted = [column for column in COLUMNS if place in column.shown]
+    filled = [column for column in wanted if any(row.text(column) for row in rows)]
+    kept = [column for column in filled if not column.varying or _differs(rows, column)]
+    order = (*GROUPS, "")
+    return sorted(kept, key=lambda column: (column.varying, order.index(column.group)))
+
+
+def _differs(rows: Sequence[ReportRow], column: Column) -> bool:
+    return len({row.value(column) for row in rows}) > 1

@@ -25,6 +25,9 @@ FLAGS_WITH_VALUE = ("--config-dir", "-cd")
 #: What Hydra and OmegaConf raise for a config that cannot be.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
 
+#: The seeds' name of a key, which scripts may still use on the command line.
+SEEDS_KEYS = {"knob.vision_tokens_list": "knob.targets"}
+
 _PACKAGE = Path(__file__).parents[1]
 #: The configs: inside the package where that is installed, beside it in a checkout.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -104,9 +107,13 @@ def with_brackets(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if equals and not key:
         raise ConfigError(f"{argument}: no key before the =; write key=value")
-    if key not in VALUE_KEYS or not value or value.lstrip().startswith("[") or value == "null":
+    key = SEEDS_KEYS.get(key, key)
+    if key not in VALUE_KEYS:
         return argument
-    argument, value = argument.replace("×", "x"), value.replace("×", "x")
+    value = value.replace("×", "x")
+    argument = f"{key}={value}"
+    if not value or value.lstrip().startswith("[") or value == "null":
+        return argument
     try:
         override = OverridesParser.create().parse_override(argument)
         values = override.sweep_string_iterator() if override.is_sweep_override() else [value]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,9 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 from vtexp.config.checks import from_hydra
 from vtexp.config.schema import VALUE_KEYS, Config, DatasetConfig, register_schemas
 from vtexp.errors import ConfigError
-
-#: Flags of Hydra that a sweep may need, whose value can be the next argument.
-FLAGS_WITH_VALUE = ("--config-dir", "-cd")
 
 #: What Hydra and OmegaConf raise for a config that cannot be.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
@@ -84,18 +81,12 @@ def _files(config_dir: Path | None) -> Iterator[list[str]]:
         GlobalHydra.instance().hydra = running
 
 
-def flags_first(arguments: list[str]) -> list[str]:
+def flags_first(arguments: Sequence[str]) -> list[str]:
     """Flags moved before overrides: Hydra refuses overrides on both sides of one."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in FLAGS_WITH_VALUE:
-            flags += [argument, *islice(rest, 1)]
-        elif argument in ("-m", "--multirun") or argument.startswith(FLAGS_WITH_VALUE):
-            flags.append(argument)
-        else:
-            overrides.append(argument)
+    overrides = get_args_parser().parse_intermixed_args(arguments).overrides
+    flags = list(arguments)
+    for override in reversed(overrides):
+        del flags[len(flags) - 1 - flags[::-1].index(override)]
     return flags + overrides
 
 

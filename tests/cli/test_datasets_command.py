@@ -24,7 +24,7 @@ from rich.console import Console
 from vtexp.budget.geometry import MOLMO, MOLMO2, Geometry, Size, Tiling, tiling_to_resolution
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.cli import datasets
-from vtexp.cli.main import main, split_overrides
+from vtexp.cli.main import main
 from vtexp.config.compose import compose_config, dataset_configs
 from vtexp.config.schema import ColumnsConfig, DatasetConfig, Form, SourceConfig
 from vtexp.data.builtin import easy_vqa, small_print
@@ -468,7 +468,7 @@ def test_show_says_where_the_picture_is(tmp_path: Path, capsys: pytest.CaptureFi
         (["easy_vqa", "--out", "a.jpg"], 2, "a name that ends in .png"),
         (["easy_vqa", "--out", "/proc/none/a.png"], 1, "/proc/none/a.png: cannot be written"),
         (["easy_vqa", "--config-dir", "/none"], 2, "--config-dir /none: no such folder"),
-        ([], 2, "required: NAME"),
+        ([], 2, "the name of one data set"),
     ],
 )
 def test_mistake_is_one_line(
@@ -511,28 +511,39 @@ def test_picture_that_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> N
 def test_list_takes_no_keys(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["datasets", "--knob.sizes", "560x336"])
-    assert "takes no keys of the config (knob.sizes=560x336)" in capsys.readouterr().err
+    assert "knob.sizes=560x336" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "own", "overrides"),
+    ("arguments", "expected"),
     [
-        (["--knob.sizes", "560x336", "NAME"], ["NAME"], ["knob.sizes=560x336"]),
-        (["NAME", "--knob.sizes=560x336"], ["NAME"], ["knob.sizes=560x336"]),
-        (["NAME", "knob.sizes=560x336"], ["NAME"], ["knob.sizes=560x336"]),
-        (["--knob", "max_crops", "--index", "3"], ["--index", "3"], ["knob=max_crops"]),
-        (["--out", "a=b.png", "--index=3"], ["--out", "a=b.png", "--index=3"], []),
-        (["--out"], ["--out"], []),
-        (["--help"], ["--help"], []),
+        (["--knob.sizes", "560x336", "NAME"], ("NAME", 0, None, None, ["knob.sizes=560x336"])),
+        (["NAME", "--knob.sizes=560x336"], ("NAME", 0, None, None, ["knob.sizes=560x336"])),
+        (["NAME", "knob.sizes=560x336"], ("NAME", 0, None, None, ["knob.sizes=560x336"])),
+        (["plan=true", "--index", "3", "NAME"], ("NAME", 3, None, None, ["plan=true"])),
+        (["--knob", "max_crops", "--index=3", "NAME"], ("NAME", 3, None, None, ["knob=max_crops"])),
+        (["NAME", "--out", "a=b.png"], ("NAME", 0, Path("a=b.png"), None, [])),
     ],
 )
 def test_options_of_the_command_and_keys_of_the_config(
-    arguments: list[str], own: list[str], overrides: list[str]
+    arguments: list[str], expected: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def error(message: str) -> Any:
-        raise AssertionError(message)
+    given: list[tuple[object, ...]] = []
+    monkeypatch.setattr("vtexp.cli.datasets.show_sample", lambda *parts: given.append(parts))
+    assert main(["datasets", "show", *arguments]) == 0
+    assert given == [expected]
 
-    assert split_overrides(arguments, error) == (own, overrides)
+
+@pytest.mark.parametrize(
+    "arguments", [["a", "b"], ["a", "--index", "3"], ["a", "--knob=max_crops"]]
+)
+def test_other_commands_take_one_sweep(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["status", *arguments])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "takes no" in line
 
 
 def test_size_is_height_by_width() -> None:

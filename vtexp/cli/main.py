@@ -6,16 +6,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from itertools import islice
+from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
 import vtexp
+from vtexp.errors import ConfigError
 from vtexp.utils.by_name import imported
 from vtexp.utils.text import refuse_arguments
-
-#: Options of the commands that take a value; any other --key is one of the config's.
-OPTIONS = ("--index", "--out", "--config-dir", "--margin", "--questions")
 
 #: Commands of `sweep.py` by their names.
 SWEEP_COMMANDS = {
@@ -51,44 +49,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         imported("vtexp.cli.complete:print_candidates")(line, COMMANDS)
         return 0
     parser = _parser()
-    own, overrides = split_overrides(arguments, parser.error)
-    parsed = parser.parse_args(own)
-    if overrides and not parsed.takes_overrides:
-        parser.error(f"{parsed.prog} takes no keys of the config ({overrides[0]})")
+    parsed, rest = parser.parse_known_args(_joined(arguments, parser.error))
+    words = [*getattr(parsed, "words", []), *rest]
+    unknown = [word for word in rest if word.startswith("-") or not parsed.keys]
+    if unknown:
+        parser.error(f"{parsed.prog} takes no {unknown[0]}")
     return imported("vtexp.config.user_errors:reported")(
-        lambda: parsed.command(parsed, overrides),
+        lambda: parsed.command(parsed, words),
         show_traceback="HYDRA_FULL_ERROR" in os.environ,
         interrupted=parsed.interrupted,
     )
 
 
-def split_overrides(
-    arguments: Sequence[str], error: Callable[[str], NoReturn]
-) -> tuple[list[str], list[str]]:
-    """A command's own arguments, and overrides as `launch.py` takes them.
+def _joined(arguments: Sequence[str], error: Callable[[str], NoReturn]) -> list[str]:
+    """The arguments, each key of the config as `launch.py` takes it.
 
     `--knob.sizes 560x336`, `--knob.sizes=560x336` and `knob.sizes=560x336` are one. `error` is
     called with what is wrong.
     """
-    own: list[str] = []
-    overrides: list[str] = []
+    if not any(argument.startswith("--") for argument in arguments):
+        return list(arguments)
+    keys = [f.name for f in fields(imported("vtexp.config.schema:Config"))]
+    joined: list[str] = []
     rest = iter(arguments)
     for argument in rest:
-        flag, equals, _ = argument.partition("=")
-        if flag in OPTIONS:
-            own.append(argument)
-            if not equals:
-                own += islice(rest, 1)
-        elif argument.startswith("--") and argument not in ("--help", "--version"):
-            value = "" if equals else next(rest, "")
-            if not equals and (not value or value.startswith("--")):
-                error(f"{argument}: needs a value")
-            overrides.append(argument[2:] if equals else f"{argument[2:]}={value}")
+        key, equals, _ = argument.partition("=")
+        if not key.startswith("--") or key[2:].partition(".")[0] not in keys:
+            joined.append(argument)
         elif equals:
-            overrides.append(argument)
+            joined.append(argument[2:])
+        elif (value := next(rest, "--")).startswith("--"):
+            error(f"{argument}: needs a value")
         else:
-            own.append(argument)
-    return own, overrides
+            joined.append(f"{argument[2:]}={value}")
+    return joined
 
 
 def _program() -> str:
@@ -106,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_datasets(commands)
     for name, about in SWEEP_COMMANDS.items():
         command = commands.add_parser(name, help=about, description=about)
-        command.set_defaults(command=_sweep_command, takes_overrides=False, prog=command.prog)
+        command.set_defaults(command=_sweep_command, keys=False, prog=command.prog)
         command.set_defaults(name=name, interrupted="what has been submitted is left alone")
         command.add_argument("sweep", metavar="SWEEP", help="its name in outputs/, or its folder")
     _add_report(commands)
@@ -118,14 +112,14 @@ def _add_completion(commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "print the script that completes vtexp's arguments in a shell"
     how = 'bash, zsh: eval "$(vtexp completion bash)"; fish: vtexp completion fish | source'
     completion = commands.add_parser("completion", help=about, description=about, epilog=how)
-    completion.set_defaults(command=_completion, takes_overrides=False, prog=completion.prog)
+    completion.set_defaults(command=_completion, keys=False, prog=completion.prog)
     completion.add_argument("shell", choices=SHELLS, help="your shell")
 
 
 def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "compare the runs of one or several sweeps that are done"
     report = commands.add_parser("report", help=about, description=about)
-    report.set_defaults(command=_report, takes_overrides=False, prog=report.prog)
+    report.set_defaults(command=_report, keys=False, prog=report.prog)
     about = "their names in outputs/, or their folders"
     report.add_argument("sweeps", metavar="SWEEP", nargs="+", help=about)
     about = "folder of the report; default: the sweep's own, of several outputs/report-NAMES"
@@ -140,7 +134,7 @@ def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _add_datasets(commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "list the data sets: size, metric, licence, and whether they are on this machine"
     listing = commands.add_parser("datasets", help=about, description=about)
-    listing.set_defaults(command=_list_datasets, takes_overrides=False, prog=listing.prog)
+    listing.set_defaults(command=_list_datasets, keys=False, prog=listing.prog)
     _add_config_dir(listing, default=None)
     about = "draw one sample: image, crops, overlap, padding, tokens, question and references"
     show = listing.add_subparsers(title="commands", metavar="[show NAME]").add_parser(
@@ -150,8 +144,9 @@ def _add_datasets(commands: argparse._SubParsersAction[_Parser]) -> None:
         epilog="Any key of launch.py can be given too, such as --knob.sizes 560x336, or "
         "--knob max_crops --knob.max_crops 4, or --dataset.split train.",
     )
-    show.set_defaults(command=_show_sample, takes_overrides=True, prog=show.prog)
-    show.add_argument("name", metavar="NAME", help="of the data set, as in dataset=NAME")
+    show.set_defaults(command=_show_sample, keys=True, prog=show.prog)
+    about = "name of the data set, as in dataset=NAME, and keys of launch.py"
+    show.add_argument("words", metavar="NAME [KEY=VALUE]", nargs="*", help=about)
     about = "place of the question in the order of a run, from 0 (default)"
     show.add_argument("--index", type=int, default=0, help=about)
     about = "PNG to write; default: named after the sample, in this folder"
@@ -165,23 +160,27 @@ def _add_config_dir(parser: argparse.ArgumentParser, default: object) -> None:
     parser.add_argument("--config-dir", type=Path, metavar="FOLDER", default=default, help=about)
 
 
-def _completion(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _completion(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     imported("vtexp.cli.complete:print_script")(parsed.shell)
 
 
-def _sweep_command(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _sweep_command(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     imported(f"vtexp.cli.sweep:{parsed.name}")(parsed.sweep)
 
 
-def _report(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _report(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     imported("vtexp.cli.sweep:report")(parsed.sweeps, parsed.out, parsed.margin, parsed.questions)
 
 
-def _list_datasets(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _list_datasets(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     imported("vtexp.cli.datasets:show_list")(parsed.config_dir)
 
 
-def _show_sample(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _show_sample(parsed: argparse.Namespace, words: Sequence[str]) -> None:
+    names = [word for word in words if "=" not in word]
+    if len(names) != 1:
+        raise ConfigError(f"datasets show: give the name of one data set, not {len(names)}")
+    keys = [word for word in words if "=" in word]
     imported("vtexp.cli.datasets:show_sample")(
-        parsed.name, parsed.index, parsed.out, parsed.config_dir, overrides
+        names[0], parsed.index, parsed.out, parsed.config_dir, keys
     )

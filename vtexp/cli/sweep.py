@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from vtexp.config.schema import Launcher
+from vtexp.config.schema import Launcher, all_ranges
 from vtexp.cost import latency_fit
 from vtexp.errors import ConfigError, DataError
 from vtexp.jobs import local, slurm
@@ -62,10 +61,11 @@ def report(
     """Print and write the comparison of what there is in some sweeps, and say what is missing.
 
     That of one sweep is written into its folder unless `out` is given. Raises ConfigError for a
-    margin below 0, or the same sweep twice.
+    margin out of its range, or the same sweep twice.
     """
-    if margin is not None and not 0 <= margin < math.inf:
-        raise ConfigError(f"--margin {margin:g}: must be at least 0 points, and finite")
+    allowed = all_ranges()["report.margin"]
+    if margin is not None and not allowed.allows(margin):
+        raise ConfigError(f"--margin {margin:g}: must be {allowed}")
     sweeps = [find_sweep(name) for name in names]
     if len({sweep.resolve() for sweep in sweeps}) < len(sweeps):
         raise ConfigError(f"report {' '.join(names)}: a sweep is named twice")

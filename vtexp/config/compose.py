@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,11 +20,11 @@ from vtexp.config.checks import from_hydra
 from vtexp.config.schema import VALUE_KEYS, Config, DatasetConfig, register_schemas
 from vtexp.errors import ConfigError
 
-#: Flags of Hydra that a sweep may need, whose value can be the next argument.
-FLAGS_WITH_VALUE = ("--config-dir", "-cd")
-
 #: What Hydra and OmegaConf raise for a config that cannot be.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
+
+#: The seeds' name of a key, which scripts may still use on the command line.
+SEEDS_KEYS = {"knob.vision_tokens_list": "knob.targets"}
 
 _PACKAGE = Path(__file__).parents[1]
 #: The configs: inside the package where that is installed, beside it in a checkout.
@@ -97,18 +97,12 @@ def _files(config_dir: Path | None) -> Iterator[list[str]]:
         GlobalHydra.instance().hydra = running
 
 
-def flags_first(arguments: list[str]) -> list[str]:
+def flags_first(arguments: Sequence[str]) -> list[str]:
     """Flags moved before overrides: Hydra refuses overrides on both sides of one."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in FLAGS_WITH_VALUE:
-            flags += [argument, *islice(rest, 1)]
-        elif argument in ("-m", "--multirun") or argument.startswith(FLAGS_WITH_VALUE):
-            flags.append(argument)
-        else:
-            overrides.append(argument)
+    overrides = get_args_parser().parse_intermixed_args(arguments).overrides
+    flags = list(arguments)
+    for override in reversed(overrides):
+        del flags[len(flags) - 1 - flags[::-1].index(override)]
     return flags + overrides
 
 
@@ -120,9 +114,13 @@ def with_brackets(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if equals and not key:
         raise ConfigError(f"{argument}: no key before the =; write key=value")
-    if key not in VALUE_KEYS or not value or value.lstrip().startswith("[") or value == "null":
+    key = SEEDS_KEYS.get(key, key)
+    if key not in VALUE_KEYS:
         return argument
-    argument, value = argument.replace("×", "x"), value.replace("×", "x")
+    value = value.replace("×", "x")
+    argument = f"{key}={value}"
+    if not value or value.lstrip().startswith("[") or value == "null":
+        return argument
     try:
         override = OverridesParser.create().parse_override(argument)
         values = override.sweep_string_iterator() if override.is_sweep_override() else [value]

@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from vtexp.budget.geometry import Size
-from vtexp.budget.knobs import KnobValue
+from vtexp.budget.knobs import MOST_TOKENS, KnobValue
+from vtexp.config.fields import Pattern, Range, number, ranges, rule_of, text
 from vtexp.errors import ConfigError
+
+#: The largest seed that numpy takes, and more rows than any data set has.
+MOST_SEED, MOST_ROWS = 2**32 - 1, 10**9
+#: Longer than any time that is waited for or measured, in seconds.
+MOST_SECONDS = 10**6
+
+
+def _name() -> Any:
+    """A field that becomes part of a folder's name."""
+    allowed = "at most 64 letters, digits and . _ + - (a letter, digit or _ first)"
+    return text(MISSING, r"\w[\w.+-]{0,63}", f"{allowed}: it becomes part of a folder's name")
 
 
 class Fit(Enum):
@@ -99,11 +112,11 @@ class WandbMode(Enum):
 class ModelConfig:
     """A checkpoint; what kind of model it is says its config.json."""
 
-    name: str = MISSING
+    name: str = _name()
     path: str = MISSING
     revision: str | None = None
     weights: Weights = Weights.pretrained
-    max_sequence_length: int = 4096
+    max_sequence_length: int = number(4096, 1, 10**7, "tokens")
 
 
 @dataclass
@@ -149,9 +162,9 @@ class HoldoutConfig:
     All None for all rows.
     """
 
-    first: int | None = None
+    first: int | None = number(None, 1, MOST_ROWS, "rows")
     sort_by: str | None = None
-    seed: int | None = None
+    seed: int | None = number(None, 0, MOST_SEED)
 
 
 @dataclass
@@ -176,16 +189,16 @@ class DatasetConfig:
     `num_questions`: how many the splits are known to have, for people alone.
     """
 
-    name: str = MISSING
+    name: str = _name()
     split: str = "test"
-    num_questions: dict[str, int] = field(default_factory=dict)
-    limit: int | None = None
-    seed: int = 0
+    num_questions: dict[str, int] = number(dict, 0, MOST_ROWS, "questions")
+    limit: int | None = number(None, 1, MOST_ROWS, "questions")
+    seed: int = number(0, 0, MOST_SEED)
     stratify: bool = True
-    max_failed: int = 0
+    max_failed: int = number(0, 0, MOST_ROWS, "samples")
     style: str = MISSING
     styles: dict[str, str] = field(default_factory=dict)
-    max_new_tokens: int = 12
+    max_new_tokens: int = number(12, 1, 10**6, "tokens")
     metric: str = "exact_match"
     licence: str = "unknown"
     source: SourceConfig = field(default_factory=SourceConfig)
@@ -203,7 +216,6 @@ class KnobConfig:
     """What every knob has; each knob adds its list of values."""
 
     name: str = MISSING
-    force_full_tokens: bool = False
 
 
 @dataclass
@@ -218,15 +230,14 @@ class ImageSizeKnob(KnobConfig):
 class VisionTokensKnob(KnobConfig):
     """A target of theoretical vision tokens per image."""
 
-    targets: list[int] = MISSING
-    vision_tokens_list: list[int] | None = None
+    targets: list[int] = number(MISSING, 1, MOST_TOKENS, "vision tokens")
 
 
 @dataclass
 class MaxCropsKnob(KnobConfig):
     """A cap on the crops per image."""
 
-    max_crops: list[int] = MISSING
+    max_crops: list[int] = number(MISSING, 1, MOST_TOKENS, "crops")
 
 
 @dataclass
@@ -241,11 +252,11 @@ class SlurmConfig:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    gpus: int = 1
-    cpus: int = 8
-    memory_gb: int | None = None
-    time_min: int = 240
-    max_requeues: int = 20
+    gpus: int = number(1, 0, 1024, "GPUs")
+    cpus: int = number(8, 1, 4096, "cores")
+    memory_gb: int | None = number(None, 1, 10**6, "GB")
+    time_min: int = number(240, 1, 525_600, "min")
+    max_requeues: int = number(20, 0, 10_000, "times")
     setup: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -258,22 +269,22 @@ class HardwareConfig:
     data sheet; None where unknown.
     """
 
-    name: str = MISSING
+    name: str = _name()
     device: Device = Device.cpu
     dtype: Dtype = Dtype.float32
     cuda_graphs: bool | None = None
     compile: bool | None = None
     preprocess: Preprocess | None = None
     sharded: bool = False
-    batch_size: int = 16
+    batch_size: int = number(16, 1, 65_536, "samples")
     auto_adjust_batch_size: bool = True
-    decode_workers: int = 0
-    gpus_per_run: int = 1
-    memory_gb: float | None = None
-    peak_tflops: float | None = None
-    bandwidth_gb_per_s: float | None = None
+    decode_workers: int = number(0, 0, 1024, "processes")
+    gpus_per_run: int = number(1, 1, 1024, "processes")
+    memory_gb: float | None = number(None, 1e-3, 10**6, "GB")
+    peak_tflops: float | None = number(None, 1e-3, 10**9, "TFLOP/s")
+    bandwidth_gb_per_s: float | None = number(None, 1e-3, 10**9, "GB/s")
     launcher: Launcher = Launcher.here
-    max_parallel: int | None = None
+    max_parallel: int | None = number(None, 1, 100_000, "jobs")
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
     @property
@@ -293,15 +304,15 @@ class HardwareConfig:
 class MeasureConfig:
     """How prefill latency is measured: docs/measuring.md."""
 
-    latency_samples: int = 16
-    latency_repeats: int = 4
-    min_seconds: float = 1.0
-    max_half_width: float = 0.03
-    max_seconds: float = 30.0
-    warmup_repeats: int = 2
-    repeats: int = 1
-    decode_tokens: int = 0
-    energy_seconds: float = 1.0
+    latency_samples: int = number(16, 1, 10**6, "samples")
+    latency_repeats: int = number(4, 1, 10**6, "rounds")
+    min_seconds: float = number(1.0, 0, MOST_SECONDS, "s")
+    max_half_width: float = number(0.03, 0, 1000, "times the median")
+    max_seconds: float = number(30.0, 0, MOST_SECONDS, "s")
+    warmup_repeats: int = number(2, 0, 10**6, "rounds")
+    repeats: int = number(1, 1, 1000, "processes")
+    decode_tokens: int = number(0, 0, 10**6, "tokens")
+    energy_seconds: float = number(1.0, 0, MOST_SECONDS, "s")
 
 
 @dataclass
@@ -309,11 +320,13 @@ class TrackingConfig:
     """Where finished runs are mirrored to."""
 
     name: str = MISSING
-    project: str = "vtexp"
+    project: str = text(
+        "vtexp", r"[^/\\#?%:]{1,128}", r"1 to 128 characters without / \ # ? % :, for W&B"
+    )
     entity: str | None = None
     mode: WandbMode = WandbMode.auto
-    tags: list[str] = field(default_factory=list)
-    timeout_s: int = 20
+    tags: list[str] = text(list, r".{1,64}", "1 to 64 characters, for W&B")
+    timeout_s: int = number(20, 1, 86_400, "s")
 
 
 @dataclass
@@ -323,16 +336,16 @@ class ReportConfig:
     `margin`: points of accuracy that a budget may lose against the best one and still be enough.
     """
 
-    margin: float = 1.0
+    margin: float = number(1.0, 0, 1000, "points")
 
 
 @dataclass
 class SweepConfig:
     """Name and folder of a sweep, and how its runs are grouped into jobs."""
 
-    name: str = MISSING
+    name: str = _name()
     folder: str = "outputs"
-    values_per_job: int = 1
+    values_per_job: int = number(1, 1, 100_000, "values")
     wait: bool = True
 
 
@@ -378,9 +391,7 @@ class Config:
         if doubled:
             raise ConfigError(f"{values_key(self.knob)}: {', '.join(doubled)} is given twice")
         fit = self.knob.fit.value if isinstance(self.knob, ImageSizeKnob) else None
-        return [
-            KnobValue(self.knob.name, value, fit, self.knob.force_full_tokens) for value in values
-        ]
+        return [KnobValue(self.knob.name, value, fit, self.force_full_tokens) for value in values]
 
     def run_id(self, value: KnobValue, checkpoint: str) -> str:
         """12 hex digits of everything that can change the numbers of one run.
@@ -414,13 +425,31 @@ KNOB_SCHEMAS: dict[str, tuple[type[KnobConfig], str]] = {
     "max_crops": (MaxCropsKnob, "max_crops"),
 }
 #: Keys whose value is a list of knob values, with or without brackets on the command line.
-VALUE_KEYS = ("knob.sizes", "knob.targets", "knob.max_crops", "knob.vision_tokens_list")
+VALUE_KEYS = tuple(f"knob.{key}" for _, key in KNOB_SCHEMAS.values())
+
+
+def rule_of_key(key: str) -> Range | Pattern | None:
+    """What a key of the config takes, such as `dataset.limit` or `knob.targets[0]`, if written."""
+    group, _, rest = re.sub(r"\[\d+\]$", "", key).partition(".")
+    schemas = [schema for schema, _ in KNOB_SCHEMAS.values()] if group == "knob" else []
+    schemas += [GROUP_SCHEMAS[group]] if group in GROUP_SCHEMAS else []
+    return next((rule for schema in schemas if (rule := rule_of(schema, rest))), None)
+
+
+def all_ranges() -> dict[str, Range]:
+    """Each key that holds numbers, such as `dataset.limit`, and its range."""
+    schemas = [*GROUP_SCHEMAS.items(), *(("knob", schema) for schema, _ in KNOB_SCHEMAS.values())]
+    return {key: own for group, schema in schemas for key, own in ranges(schema, group)}
+
+
+def _ranges_table() -> str:
+    found = {key: str(own) for key, own in all_ranges().items()}
+    width = max(map(len, found))
+    return "\n".join(f"{key.ljust(width)}  {own}" for key, own in found.items())
 
 
 def values_key(knob: KnobConfig | DictConfig) -> str:
     """Config key of the values in use, such as `knob.sizes`."""
-    if knob.name == "vision_tokens" and knob.vision_tokens_list is not None:  # type: ignore[union-attr]
-        return "knob.vision_tokens_list"  # the seeds' name for it
     return f"knob.{KNOB_SCHEMAS[knob.name][1]}"
 
 
@@ -430,14 +459,21 @@ def knob_list(knob: KnobConfig | DictConfig) -> list[Any]:
 
 
 def canonical(knob: str, value: Any) -> str:
-    """A knob value in its one way of writing, such as `560x336` for `560 X 336`."""
-    if knob == "image_size":
+    """A knob value in its one way of writing, such as `560x336` for `560 X 336`.
+
+    Raises ConfigError for a size that is none.
+    """
+    if knob != "image_size":
+        return str(value).strip()
+    try:
         return str(Size.parse(value))
-    return str(value).strip()
+    except ConfigError as error:
+        raise ConfigError(f"knob.sizes: {error}") from error
 
 
 def register_schemas() -> None:
-    """Tell Hydra the schemas that the files of `conf/` name in their defaults lists."""
+    """Tell Hydra the schemas that the files of `conf/` name, and `--help` the ranges of numbers."""
+    OmegaConf.register_new_resolver("vtexp_ranges", _ranges_table, replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config)
     for group, schema in GROUP_SCHEMAS.items():

@@ -17,6 +17,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from vtexp.config.compose import COMPOSE_ERRORS, flags_first, with_brackets
+from vtexp.config.schema import rule_of_key
 from vtexp.errors import VtexpError, no_memory_left
 from vtexp.utils.text import printable, refuse_arguments
 
@@ -146,4 +147,6 @@ def _omegaconf_line(error: OmegaConfBaseException) -> str:
         return f"{error.full_key}: no such key; allowed here: {allowed}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: needs a value; give it with {error.full_key}=VALUE"
-    return f"{error.full_key}: {message[0].lower()}{message[1:]}"
+    rule = rule_of_key(str(error.full_key))
+    allowed = "" if rule is None else f"; must be {rule}"
+    return f"{error.full_key}: {message[0].lower()}{message[1:]}{allowed}"

@@ -47,8 +47,6 @@ def thaw(folders: Sequence[Path]) -> Config:
 
 def _thawed(plain: dict[str, Any], values: Sequence[Any], sweep: Path) -> Config:
     knob = plain["knob"]
-    if "vision_tokens_list" in knob:
-        knob["vision_tokens_list"] = None
     knob[KNOB_SCHEMAS[knob["name"]][1]] = values
     plain["sweep"] |= {"folder": str(sweep.parent), "name": sweep.name}
     return from_plain(plain)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-from pathlib import Path
+
+import psutil
 
 #: Environment variable that names this start of a job where SLURM does not.
 ATTEMPT = "VTEXP_ATTEMPT"
@@ -17,17 +17,17 @@ def host() -> str:
 
 
 def process_started(process_id: int) -> str | None:
-    """When a process was started; None where there is none, or a dead one not yet collected."""
+    """When a process was started; None where there is none, or a dead one not yet collected.
+
+    In seconds since the machine started, which no change of its clock moves.
+    """
     try:
-        # Behind the name in brackets, which may hold anything: state first, start as the 20th.
-        words = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        if Path("/proc/self/stat").exists():
+        process = psutil.Process(process_id)
+        if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        command = ["ps", "-o", "stat=,lstart=", "-p", str(process_id)]  # macOS
-        words = subprocess.run(command, capture_output=True, text=True).stdout.split()
-        return None if not words or words[0].startswith("Z") else " ".join(words[1:])
-    return None if words[0] == "Z" else words[19]
+        return f"{process.create_time() - psutil.boot_time():.2f}"
+    except psutil.Error:
+        return None
 
 
 def attempt() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -162,17 +161,21 @@ def merge_rows(sources: Sequence[Path], target: Path, key: str, order: Sequence[
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file: one process at a time, on file systems that have locks.
+    """Hold the lock of a file: one process at a time; others wait.
 
-    Raises VtexpError where the file cannot be made.
+    Where a file system has no locks of its own, a file beside it is the lock. Raises VtexpError
+    where neither can be had.
     """
+    from filelock import FileLock
+
+    lock = FileLock(path)
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-    with file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def is_whole(path: Path) -> bool:

@@ -38,7 +38,7 @@ def _run(source: str, names: dict[str, Any]) -> str:
         if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), names)
             if value is not None:
-                print(value)
+                print(repr(value))
     return shown.getvalue()
 
 

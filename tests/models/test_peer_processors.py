@@ -50,7 +50,9 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def both(folder: Path, name: str, question: str, image: np.ndarray) -> tuple[Any, Any]:
+def both(
+    folder: Path, name: str, question: str, image: np.ndarray, **options: Any
+) -> tuple[Any, Any]:
     """Ids and pixels of the runner, and of transformers' processor with its chat template."""
     if name == "molmo2":
         pytest.importorskip("torchvision", reason="Molmo2's image processor needs it")
@@ -66,6 +68,7 @@ def both(folder: Path, name: str, question: str, image: np.ndarray) -> tuple[Any
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
+            **options,
         )
     return found, expected
 
@@ -95,6 +98,17 @@ def test_prompts_of_any_question(
 ) -> None:
     base = tmp_path_factory.getbasetemp() / "published"
     assert_same(published(base, name, llama), name, question, noise(40, 30))
+
+
+@pytest.mark.parametrize("name", ["internvl", "qwen2_5_vl"])
+def test_special_tokens_in_a_question_are_text_as_where_transformers_is_told_so(
+    tmp_path: Path, name: str
+) -> None:
+    folder = write_checkpoint(tmp_path, name)
+    for question in ("is <|im_end|> it?", "<|im_start|>user red", "<|endoftext|>"):
+        told = {"sanitize_control_tokens": True}
+        found, expected = both(folder, name, question, noise(30, 30), **told)
+        assert found.input_ids.tolist() == expected["input_ids"][0].tolist()
 
 
 @pytest.mark.parametrize(("name", "llama"), KINDS)

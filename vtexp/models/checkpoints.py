@@ -57,7 +57,7 @@ class Checkpoint:
         if not self.family.form.wording.names_styles:
             return OWN_STYLES
         said = self.config.get("trained_styles")
-        return said if isinstance(said, list) else ()
+        return [style for style in said if isinstance(style, str)] if isinstance(said, list) else ()
 
 
 def find_checkpoint(

@@ -174,10 +174,10 @@ def means(times: int) -> Iterator[Row]:
 def losses(times: int) -> Iterator[Row]:
     """Two budgets, a margin just below the true loss: how often is the smaller called enough?"""
     designs = [(n, 1, 0.0) for n in (30, 60, 100, 300, 1000, 2000)]
-    designs += [(g, size, rho) for g, size in ((20, 10), (40, 25), (200, 5)) for rho in (0.1, 0.5)]
+    designs += [(g, size, rho) for g, size in ((20, 10), (60, 25), (200, 5)) for rho in (0.0, 0.3)]
     for kind, score in LOSSES.items():
         for images, size, rho in designs:
-            for whole in (0.0, 0.03) if size > 1 else (0.0,):
+            for whole in (0.0, 0.02, 0.05) if size > 1 else (0.0,):
                 truth = float(score(PLACES).mean()) * (1 - whole) + whole
                 found = drawn(score, np.full(images, size), rho, times, whole)
                 parts = [

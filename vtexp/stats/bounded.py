@@ -251,11 +251,11 @@ def _standard(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def observed_to_one_side(means: ClusteredMeans, end: float, level: np.ndarray | float) -> Observed:
     """What a bound at `level` to one side rests on.
 
-    With the chance `level`, -log(level) times an image's share of all could change wholly and none
-    be drawn. The design effect counts twice as many: so a bound holds in 95 % also where 3 % of 40
-    images are lost whole and many single questions change besides (benchmarks/coverage.py).
+    With the chance `level`, as many images as -log(level) could be lost wholly and none be drawn.
+    The design effect counts four times as many: so a bound holds in 95 % also where 2 to 5 % of 60
+    images are lost whole while many single questions change (benchmarks/coverage.py).
     """
-    return observed(means, end, level, -2 * np.log(level))
+    return observed(means, end, level, -4 * np.log(level))
 
 
 def upper_bound(means: ClusteredMeans, end: float, level: np.ndarray | float) -> np.ndarray:

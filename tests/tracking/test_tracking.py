@@ -268,7 +268,7 @@ def _clients_of(url: str) -> list[str]:
     return [name for name in found if "sync" in name]
 
 
-@pytest.mark.fault("outside world", "W&B's library cannot be imported", "said; results whole")
+@pytest.mark.fault("outside world", "W&B's library is not there", "said; results whole")
 def test_a_broken_mirror_does_not_fail_the_run(
     make_config: MakeConfig,
     tmp_path: Path,

@@ -86,7 +86,8 @@ def test_plan_shows_refused_values_and_loads_nothing(
     make_config: MakeConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "vtexp.models.runner", None)  # importing it now fails
-    run_job(make_config("plan=true", "knob=max_crops", "knob.max_crops=[2,12,30]"))
+    with pytest.raises(ConfigError, match=r"^knob\.max_crops=30: "):
+        run_job(make_config("plan=true", "knob=max_crops", "knob.max_crops=[2,12,30]"))
     shown = capsys.readouterr().out
     assert "refused: 30 crops need about 4320 of 4096 tokens; at most 28" in shown
     assert "max_crops=12: every image gives the same inputs as max_crops=2" in shown

@@ -15,25 +15,35 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from vtexp.config.compose import with_brackets
+from vtexp.config.hydra_parts import (
+    VTEXP_SWEEPER,
+    each_its_own,
+    name_is_given,
+    parameters,
+    require_countable,
+    require_honoured,
+)
 from vtexp.errors import ConfigError
 from vtexp.utils.by_name import imported
 
 if TYPE_CHECKING:
     from vtexp.config.schema import Config
 
-#: Hydra's own, which is there unless another is asked for; vtexp's jobs do not come by it.
-BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-
-# No settings of its own: jobs are shaped by the config's `sweep` and `knob` groups.
+# Jobs are shaped by the config's `sweep` and `knob` groups; `params` as Hydra's own sweeper has it.
 ConfigStore.instance().store(
     group="hydra/sweeper",
     name="vtexp",
-    node={"_target_": "hydra_plugins.vtexp_sweeper.sweeper.VtexpSweeper"},
+    node={"_target_": VTEXP_SWEEPER, "params": None},
 )
 
 
 class VtexpSweeper(Sweeper):
     """Expands the knob's values, checks every job before the first starts, compares at the end."""
+
+    def __init__(self, params: DictConfig | None = None) -> None:
+        """`params`: `hydra.sweeper.params`, overrides that can stand in a file."""
+        self.params = params
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -44,9 +54,8 @@ class VtexpSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all jobs. Raises VtexpError when runs failed, after the comparison is written."""
-        if self.sweep_config.hydra.launcher._target_ != BASIC_LAUNCHER:
-            raise ConfigError("hydra/launcher: take hardware.launcher=here, local or slurm instead")
-        named = any(argument.startswith("sweep.name=") for argument in arguments)
+        require_honoured(self.sweep_config.hydra, multirun=True)
+        named = name_is_given(self.sweep_config)
         prepare_jobs = imported("vtexp.jobs.prepare:prepare_jobs")
         jobs = prepare_jobs(self._combinations(arguments), self._compose, named=named)
         if jobs:  # else the plan has been shown
@@ -56,14 +65,18 @@ class VtexpSweeper(Sweeper):
 
     def _combinations(self, arguments: list[str]) -> list[list[str]]:
         """Overrides of each combination of swept groups; at least one, maybe empty."""
+        params = [with_brackets(own) for own in parameters(self.params, arguments)]
         parser = OverridesParser.create(config_loader=self.config_loader)
-        overrides = parser.parse_overrides(arguments)
+        overrides = parser.parse_overrides([*params, *arguments])
         if any(o.get_key_element() == "sweep.name" and o.is_sweep_override() for o in overrides):
             raise ConfigError("sweep.name: one sweep has one name; start two for two names")
+        require_countable(overrides)
         batches = basic_sweeper.BasicSweeper.split_arguments(overrides, max_batch_size=None)
+        default = self.sweep_config.hydra.runtime.choices.get("knob", "")
         # One time stamp for all jobs, even when a launcher composes them again elsewhere.
         name = f"sweep.name='{self.sweep_config.sweep.name}'"
-        return [[*combination, name] for batch in batches for combination in batch]
+        combinations = [own for batch in batches for own in batch]
+        return [[*own, name] for own in each_its_own(combinations, default)]
 
     def _compose(self, overrides: list[str]) -> Config:
         from_hydra = imported("vtexp.config.checks:from_hydra")

@@ -102,7 +102,8 @@ def test_plan_shows_refused_values_and_loads_nothing(
 ) -> None:
     monkeypatch.setitem(sys.modules, "vtexp.models.runner", None)  # importing it now fails
     run_job(make_config("plan=true", "knob=max_crops", "knob.max_crops=[2,12]"))
-    run_job(make_config("plan=true", "knob.sizes=[1904x1904]"))
+    with pytest.raises(ConfigError, match=r"^knob\.sizes=1904x1904: "):
+        run_job(make_config("plan=true", "knob.sizes=[1904x1904]"))
     shown = " ".join(capsys.readouterr().out.split())
     assert "image_size=1904x1904: refused: the longest prompt and its answer need" in shown
     assert "max_crops=12: every image gives the same inputs as max_crops=2" in shown

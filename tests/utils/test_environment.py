@@ -59,9 +59,9 @@ def test_a_process_is_known_by_its_start() -> None:
     mine, its = process_started(os.getpid()), process_started(other.pid)
     assert mine is not None and its is not None and mine != its
     # As the kernel counts it, asked for from another process.
-    asked = "import sys; from vtexp.utils.environment import process_started as p; print(p(int(sys.argv[1])))"
+    asked = "from vtexp.utils.environment import process_started as p; print(p({}))"
     said = subprocess.run(
-        [sys.executable, "-c", asked, str(other.pid)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", asked.format(other.pid)], capture_output=True, text=True, check=True
     )
     assert said.stdout.strip() == its
     other.kill()

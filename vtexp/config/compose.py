@@ -12,6 +12,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -123,6 +124,8 @@ def with_brackets(argument: str) -> str:
         return argument
     try:
         override = OverridesParser.create().parse_override(argument)
+        if override.value_type in (ValueType.GLOB_CHOICE_SWEEP, ValueType.INTERVAL_SWEEP):
+            raise ValueError(f"names no values; list them, as in {key}=A,B")
         values = override.sweep_string_iterator() if override.is_sweep_override() else [value]
         return f"{key}=[{','.join(values)}]"
     except ValueError as error:

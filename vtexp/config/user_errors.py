@@ -13,10 +13,11 @@ from dataclasses import fields, is_dataclass
 from types import TracebackType
 
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from vtexp.config.compose import COMPOSE_ERRORS, flags_first, with_brackets
+from vtexp.config.hydra_parts import for_several_knobs
 from vtexp.config.schema import rule_of_key
 from vtexp.errors import VtexpError, no_memory_left
 from vtexp.utils.text import printable, refuse_arguments
@@ -52,7 +53,8 @@ def call(launch: Callable[[], None]) -> int:
     setattr(argparse.ArgumentParser, "error", refuse_arguments)  # noqa: B010
 
     def with_arguments() -> None:
-        sys.argv[1:] = [with_brackets(argument) for argument in flags_first(sys.argv[1:])]
+        arguments = [with_brackets(argument) for argument in flags_first(sys.argv[1:])]
+        sys.argv[1:] = for_several_knobs(arguments)
         launch()
 
     return reported(
@@ -147,6 +149,8 @@ def _omegaconf_line(error: OmegaConfBaseException) -> str:
         return f"{error.full_key}: no such key; allowed here: {allowed}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: needs a value; give it with {error.full_key}=VALUE"
+    if unset := re.search(r"Environment variable '(.+)' not found", message):
+        return f"{error.full_key}: the environment variable {unset[1]} is not set"
     rule = rule_of_key(str(error.full_key))
-    allowed = "" if rule is None else f"; must be {rule}"
+    allowed = f"; must be {rule}" if rule and isinstance(error, ValidationError) else ""
     return f"{error.full_key}: {message[0].lower()}{message[1:]}{allowed}"

@@ -31,10 +31,11 @@ def run_job(config: Config, *, named: bool = True) -> Path | None:
     plan = make_plan(config)
     if config.plan:
         show_plan(plan)
-        return None
     plan.require_feasible()
     if config.hardware.gpus_per_run > 1:
         raise ConfigError("hardware.gpus_per_run: several processes are started by -m alone")
+    if config.plan:
+        return None
     require_extras(config, submits=False)
     if not named:
         (plan,) = in_new_folder([plan])

@@ -28,30 +28,31 @@ def prepare_jobs(
     ConfigError for anything refused.
     """
     plans = [make_plan(compose(overrides)) for overrides in combinations]
-    if any(plan.config.plan for plan in plans):
-        for plan in plans:
+    only_plan = any(plan.config.plan for plan in plans)
+    if only_plan:
+        for heading, plan in zip(_headings(combinations), plans, strict=True):
+            if heading:
+                console.print(heading)
             show_plan(plan)
-        return []
     for plan in plans:
         plan.require_feasible()
-        require_extras(plan.config, submits=True)
+        if not only_plan:
+            require_extras(plan.config, submits=True)
     if len({sweep_folder(plan.config) for plan in plans}) > 1:
         raise ConfigError("sweep.folder: one sweep has one folder; start two for two folders")
-    if not named:
+    if not named and not only_plan:
         plans = in_new_folder(plans)
-    jobs: list[Job] = []
-    for plan in plans:
-        hardware, step = plan.config.hardware, plan.config.sweep.values_per_job
-        folders = [run.folder for run in plan.runs]
-        for start in range(0, len(folders), step):
-            jobs.append(Job(tuple(folders[start : start + step]), hardware))
+    jobs = [job for plan in plans for job in _jobs(plan)]
     folders = [folder for job in jobs for folder in job.folders]
     if len(set(folders)) < len(folders):
         twice = next(folder for folder in folders if folders.count(folder) > 1)
         raise ConfigError(f"two jobs would make the same run ({twice.name}): sweep other settings")
+    if only_plan:
+        console.print(f"plan: {_counted(len(jobs), 'job')} of {_counted(len(folders), 'run')}")
+        return []
     for plan in plans:
         freeze(plan)
-    console.print(f"{len(jobs)} jobs, results in {sweep_folder(plans[0].config)}")
+    console.print(f"{_counted(len(jobs), 'job')}, results in {sweep_folder(plans[0].config)}")
     return jobs
 
 
@@ -65,6 +66,24 @@ def require_extras(config: Config, *, submits: bool) -> None:
     if submits and config.hardware.launcher == Launcher.slurm:
         remark = ", or take hardware.launcher=local or here"
         require_extra("slurm", f"hardware={config.hardware.name}", remark)
+
+
+def _headings(combinations: Sequence[list[str]]) -> list[str]:
+    """What each combination of a plan has that not all of them have; empty of a single one."""
+    common = set.intersection(*map(set, combinations))
+    own = [" ".join(o for o in combination if o not in common) for combination in combinations]
+    return [f"{n} of {len(own)}: {o}" if o else "" for n, o in enumerate(own, 1)]
+
+
+def _jobs(plan: Plan) -> list[Job]:
+    """A plan's runs, `sweep.values_per_job` to a job."""
+    step, folders = plan.config.sweep.values_per_job, [run.folder for run in plan.runs]
+    groups = [tuple(folders[start : start + step]) for start in range(0, len(folders), step)]
+    return [Job(group, plan.config.hardware) for group in groups]
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def in_new_folder(plans: Sequence[Plan]) -> list[Plan]:

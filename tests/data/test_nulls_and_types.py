@@ -149,14 +149,6 @@ def test_a_csv_cell_that_is_empty_is_no_answer(make_config: MakeConfig, tmp_path
     assert [f.reason for f in failed] == ["the row has no answer"]
 
 
-def test_a_csv_may_hold_a_megabyte_that_is_not_read(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
-    rows = [{"image": "a.png", "question": "?", "answers": "x", "base64": "A" * BIG}]
-    samples, failed = load(make_config, overrides("csv", tmp_path, rows))
-    assert len(samples) == 1 and not failed
-
-
 @pytest.mark.parametrize("text", ["['a', None, 'c']", '["a", null, "c"]', "['a', nan, 'c']"])
 def test_lists_in_text_may_hold_nulls(text: str) -> None:
     assert list_in_text(text) == ["a", None, "c"]

@@ -184,7 +184,6 @@ def read_imagefolder(folder: Path, within: Path) -> ListedRows:
 
 def _csv_records(file: Path) -> list[dict[str, Any]]:
     """Rows of a CSV file; an empty cell is null, as there is no other way to write it."""
-    csv.field_size_limit(2**31 - 1)  # cells that nobody reads can be images in base64
     with _reading(file), file.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     for number, row in enumerate(rows):

@@ -252,8 +252,8 @@ def observed_to_one_side(means: ClusteredMeans, end: float, level: np.ndarray | 
     """What a bound at `level` to one side rests on.
 
     With the chance `level`, as many images as -log(level) could be lost wholly and none be drawn.
-    The design effect counts four times as many: so a bound holds in 95 % also where 2 to 5 % of 60
-    images are lost whole while many single questions change (benchmarks/coverage.py).
+    The design effect counts four times as many: so a bound holds in 94 % or more also where 2 to
+    5 % of 60 images are lost whole while many single questions change (benchmarks/coverage.py).
     """
     return observed(means, end, level, -4 * np.log(level))
 

@@ -42,7 +42,7 @@ def questions_needed(paired: Scores, margin: float, power: float = POWER) -> int
     race = _race(paired, power)
     if race.margin(float(np.exp(high))) > margin:
         return None
-    for _ in range(30):
+    for _ in range(20):
         middle = (low + high) / 2
         short = race.margin(float(np.exp(middle))) > margin
         low, high = (middle, high) if short else (low, middle)
@@ -75,23 +75,23 @@ def planned_margin(
     level = np.full(others, level_of_all(correlation, ERROR))
     if changed == 0:  # equal answers: no error to allow for
         return float(quantile_above(with_unseen(seen, 1.0), level).max())
-    return _Race(seen, level, correlation, power).margin(1.0)
+    return _Race(seen, level, correlated_normals(correlation), power).margin(1.0)
 
 
 class _Race(NamedTuple):
-    """An equal budget against others (j,): what was seen of its losses, and their correlation."""
+    """An equal budget against others (j,): what was seen of its losses, and (draws, j) errors."""
 
     seen: Observed
     level: np.ndarray
-    correlation: np.ndarray
+    normals: np.ndarray
     power: float
 
     def margin(self, times: float) -> float:
         """The margin that its bounds keep with this power, with so many times the questions."""
         moments = with_unseen(self.seen._replace(number=times * self.seen.number), 1.0)
         reach = quantile_above(moments, self.level)
-        errors = correlated_normals(self.correlation) * np.sqrt(moments.variance)
-        return float(np.quantile((errors + reach).max(axis=1), self.power))
+        largest = (self.normals * np.sqrt(moments.variance) + reach).max(axis=1)
+        return float(np.quantile(largest, self.power))
 
 
 def _race(paired: Scores, power: float) -> _Race:
@@ -103,6 +103,6 @@ def _race(paired: Scores, power: float) -> _Race:
     return _Race(
         own._replace(mean=np.zeros(len(others))),
         loss_levels(paired, ERROR)[others],
-        loss_correlation(paired, candidate, others),
+        correlated_normals(loss_correlation(paired, candidate, others)),
         power,
     )

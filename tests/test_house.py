@@ -17,7 +17,8 @@ SOURCES = sorted((ROOT / "vtexp").rglob("*.py"))
 #: Too heavy to be imported before they are needed; all else stands at the top of a module.
 HEAVY = {
     *("torch", "transformers", "datasets", "huggingface_hub", "pyarrow", "scipy", "kornia_rs"),
-    *("matplotlib", "jinja2", "wandb", "wandb_workspaces", "submitit", "pynvml", "filelock"),
+    *("pandas", "matplotlib", "jinja2", "wandb", "wandb_workspaces", "submitit", "pynvml"),
+    "filelock",
 }
 
 

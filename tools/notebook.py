@@ -14,14 +14,19 @@ import sys
 import tempfile
 from contextlib import chdir, redirect_stdout
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
 def run_cells(notebook: dict[str, Any], folder: Path) -> list[str]:
     """Run all code cells in a folder; what each shows. Raises what a cell raises."""
-    names: dict[str, Any] = {"__name__": "__main__"}
-    with chdir(folder):
-        return [_run("".join(cell["source"]), names) for cell in code_cells(notebook)]
+    module, ours = ModuleType("__main__"), sys.modules["__main__"]
+    sys.modules["__main__"] = module  # where the cells' own functions are found, as in Jupyter
+    try:
+        with chdir(folder):
+            return [_run("".join(c["source"]), vars(module)) for c in code_cells(notebook)]
+    finally:
+        sys.modules["__main__"] = ours
 
 
 def code_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ def rename_images(sweep: Path) -> None:
 
 @pytest.fixture(scope="module")
 def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a sweep with hostile texts, a failed run, a missing one and one whose times are doubtful."""
+    """Of a sweep with hostile texts, a failed run, a missing one and one of doubtful times."""
     sweep = tmp_path_factory.mktemp("report") / "hostile"
     sizes = SIZES + ",336x560,560x336"
     plan = answered_sweep(sweep, sizes, "dataset.limit=40", hostile=HOSTILE)

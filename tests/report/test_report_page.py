@@ -55,7 +55,7 @@ def rename_images(sweep: Path) -> None:
 
 @pytest.fixture(scope="module")
 def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a sweep with hostile texts, a failed run, a missing one and a disturbed one."""
+    """Of a sweep with hostile texts, a failed run, a missing one and one of doubtful times."""
     sweep = tmp_path_factory.mktemp("report") / "hostile"
     sizes = SIZES + ",336x560,560x336"
     plan = answered_sweep(sweep, sizes, "dataset.limit=40", hostile=HOSTILE)
@@ -137,20 +137,20 @@ def test_plots_are_drawn_in_the_order_of_the_figures(opened: Opened, hostile_rep
 
 
 def test_a_click_sorts_the_table(opened: Opened) -> None:
-    before = opened.column("accuracy")
-    button = opened.page.get_by_role("button", name="accuracy", exact=True)
+    before = opened.column("accuracy, %")
+    button = opened.page.get_by_role("button", name="accuracy, %", exact=True)
     header = opened.page.locator("#runs-table th", has=button)
     for direction in ("ascending", "descending"):
         button.click()
         assert header.get_attribute("aria-sort") == direction
-        numbers = [float(text) for text in opened.column("accuracy") if text]
+        numbers = [float(text) for text in opened.column("accuracy, %") if text]
         assert numbers == sorted(numbers, reverse=direction == "descending")
-        assert opened.column("accuracy")[3:] == ["", ""]  # runs without a number come last
-    assert sorted(opened.column("accuracy")) == sorted(before)
+        assert opened.column("accuracy, %")[3:] == ["", ""]  # runs without a number come last
+    assert sorted(opened.column("accuracy, %")) == sorted(before)
     assert opened.page.locator("#runs-table [aria-sort=descending]").count() == 1
 
 
-def test_failed_missing_and_disturbed_runs_are_told(opened: Opened) -> None:
+def test_failed_missing_and_doubtful_runs_are_told(opened: Opened) -> None:
     states = opened.column("status")
     assert sum("failed" in state for state in states) == 1
     assert sum("missing" in state for state in states) == 1

@@ -253,7 +253,7 @@ def test_multirun_as_the_user_types_it(small_checkpoint: Path, tmp_path: Path) -
         command = [*common, *arguments, f"sweep.name={sweep}"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert f"{jobs} jobs, results in" in done.stdout
+        assert f"{jobs} job" in done.stdout and ", results in" in done.stdout
         found = results(tmp_path / "outputs" / sweep)
         assert {v: r.measured_vision_tokens for v, r in found.items()} == {
             "560x336": 384, "784x784": 928,

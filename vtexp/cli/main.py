@@ -103,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=_sweep_command, keys=False, prog=command.prog)
         command.set_defaults(name=name, interrupted="what has been submitted is left alone")
         command.add_argument("sweep", metavar="SWEEP", help="its name in outputs/, or its folder")
+        if name == "resume":
+            _add_resume(command)
     _add_report(commands)
     _add_completion(commands)
     return parser
@@ -114,6 +116,16 @@ def _add_completion(commands: argparse._SubParsersAction[_Parser]) -> None:
     completion = commands.add_parser("completion", help=about, description=about, epilog=how)
     completion.set_defaults(command=_completion, keys=False, prog=completion.prog)
     completion.add_argument("shell", choices=SHELLS, help="your shell")
+
+
+def _add_resume(resume: argparse.ArgumentParser) -> None:
+    resume.set_defaults(command=_resume, keys=True)
+    about = "keys of hardware that change, such as hardware.slurm.partition=gpu"
+    resume.add_argument("words", metavar="KEY=VALUE", nargs="*", help=about)
+    about = "submit and return; wait comes back"
+    resume.add_argument("--no-wait", action="store_true", help=about)
+    about = "also runs whose jobs cannot be asked for: another user's, or of a SLURM that is gone"
+    resume.add_argument("--anyway", action="store_true", help=about)
 
 
 def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -166,6 +178,14 @@ def _completion(parsed: argparse.Namespace, words: Sequence[str]) -> None:
 
 def _sweep_command(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     imported(f"vtexp.cli.sweep:{parsed.name}")(parsed.sweep)
+
+
+def _resume(parsed: argparse.Namespace, words: Sequence[str]) -> None:
+    if other := [word for word in words if "=" not in word]:
+        raise ConfigError(f"resume: one sweep at a time, and KEY=VALUE; not {other[0]}")
+    imported("vtexp.cli.sweep:resume")(
+        parsed.sweep, words, wait=not parsed.no_wait, anyway=parsed.anyway
+    )
 
 
 def _report(parsed: argparse.Namespace, words: Sequence[str]) -> None:

@@ -8,9 +8,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from vtexp.config.checks import with_keys
 from vtexp.config.schema import Launcher, all_ranges
 from vtexp.cost import latency_fit
-from vtexp.errors import ConfigError, DataError
+from vtexp.errors import ConfigError, DataError, VtexpError
 from vtexp.jobs import local, slurm
 from vtexp.jobs.finish import require_page, show_comparison
 from vtexp.jobs.launch import launch, refuse_to_disturb
@@ -103,36 +104,55 @@ def cancel(name: str) -> None:
     console.print(f"{len(jobs)} jobs cancelled; python -m vtexp resume {name} goes on")
 
 
-def resume(name: str) -> None:
+def resume(name: str, keys: Sequence[str] = (), *, wait: bool = True, anyway: bool = False) -> None:
     """Make the runs that are missing or failed, as they were asked for when the sweep began.
 
-    Raises RunFailedError when runs failed again, ConfigError while processes of the sweep run on
-    this machine: more would disturb what they time.
+    `keys` change the request, such as `hardware.slurm.partition=gpu`; `wait` false: submit and
+    return. `anyway`: also those whose jobs cannot be asked for, of another user or of a SLURM that
+    is gone. Raises RunFailedError when runs failed again, ConfigError while processes of the sweep
+    run on this machine: more would disturb what they time; VtexpError where nothing is known of the
+    runs that are left.
     """
     sweep = find_sweep(name)
     statuses = look_again(sweep)
-    wanted = [s for s in statuses if s.state in ("failed", "missing") and not s.active]
-    if busy := [s for s in statuses if s.active]:
-        console.print(f"{len(busy)} runs have a job that is still there, and are left alone")
+    gone = [s for s in statuses if s.state == "unknown" and anyway]
+    wanted = [s for s in statuses if s.state in ("failed", "missing") and not s.active] + gone
+    _tell_others([s for s in statuses if s.active and s not in gone], nothing_else=not wanted)
     if not wanted:
         console.print(f"{summary(statuses)}; nothing to resume")
         return
     os.chdir(working_folder(sweep))
-    plans = _plans([status.folder for status in wanted])
+    plans = _plans([status.folder for status in wanted], keys)
     hardware = {run.folder: plan.config.hardware for plan in plans for run in plan.runs}
     groups = _as_before(sweep, wanted)
     jobs = [Job(tuple(folders), hardware[folders[0]]) for folders in groups]
-    refuse_to_disturb(statuses, jobs)
+    refuse_to_disturb([s for s in statuses if s not in gone], jobs)
     for plan in plans:
         require_extras(plan.config, submits=True)
         freeze(plan)
-    launch(jobs, wait=True)
+    launch(jobs, wait=wait, gone=[status.folder for status in gone])
 
 
-def _plans(folders: Sequence[Path]) -> list[Plan]:
+def _tell_others(busy: Sequence[RunStatus], *, nothing_else: bool) -> None:
+    """Say which runs are left alone. Raises VtexpError if all there are cannot be asked for."""
+    unknown = [status for status in busy if status.state == "unknown"]
+    if known := len(busy) - len(unknown):
+        console.print(f"{known} runs are under way, and are left alone")
+    if not unknown:
+        return
+    line = (
+        f"{len(unknown)} runs have jobs that cannot be asked for ({unknown[0].cause}); if these "
+        "jobs are gone, resume --anyway makes their runs"
+    )
+    if nothing_else:
+        raise VtexpError(line)
+    console.print(line)
+
+
+def _plans(folders: Sequence[Path], keys: Sequence[str]) -> list[Plan]:
     """The plans of runs, one for all whose configs differ in the knob's value alone.
 
-    Raises DataError where the runs cannot be the same now.
+    `keys`: what changes of their hardware. Raises DataError where the runs cannot be the same now.
     """
     alike: dict[str, list[Path]] = defaultdict(list)
     for folder in folders:
@@ -141,7 +161,7 @@ def _plans(folders: Sequence[Path]) -> list[Plan]:
         alike[json.dumps(plain, sort_keys=True)].append(folder)
     plans = []
     for own in alike.values():
-        plan = make_plan(thaw(own))
+        plan = make_plan(with_keys(thaw(own), keys))
         if {run.folder for run in plan.runs} != set(own):
             raise DataError(
                 f"{plan.config.model.path}: the weights are not those that the sweep was made "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from vtexp.config.fields import require_allowed
 from vtexp.config.schema import (
     GROUP_SCHEMAS,
     KNOB_SCHEMAS,
+    OF_NO_NUMBER,
     Config,
     Device,
     Launcher,
@@ -54,6 +55,25 @@ def from_plain(plain: dict[str, Any]) -> Config:
     raw = OmegaConf.merge(typed, {key: plain[key] for key in (f.name for f in fields(Config))})
     assert isinstance(raw, DictConfig)
     return from_hydra(raw)
+
+
+def with_keys(config: Config, keys: Sequence[str]) -> Config:
+    """The config with keys of `hardware` changed that change no number of a run.
+
+    `keys`: such as `hardware.slurm.partition=gpu`. Raises ConfigError for others, or OmegaConf's
+    errors.
+    """
+    allowed = [f"{group}.{key}" for group, key in OF_NO_NUMBER if group == "hardware"]
+    for key in keys:
+        name = key.partition("=")[0]
+        if ".".join(name.split(".")[:2]) not in allowed:
+            raise ConfigError(
+                f"{key}: cannot change in a sweep that exists; {', '.join(allowed)} can"
+            )
+    plain = OmegaConf.create(_literal(to_plain(config)))
+    plain.merge_with_dotlist(list(keys))
+    resolved: Any = OmegaConf.to_container(plain, resolve=True)
+    return from_plain(resolved)
 
 
 def _literal(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,17 +19,23 @@ from vtexp.runs.ledger import Job, note_submitted, of_process, taking
 from vtexp.utils.console import console
 
 
-def launch(jobs: Sequence[Job], *, wait: bool, margin: float | None = None) -> None:
+def launch(
+    jobs: Sequence[Job], *, wait: bool, margin: float | None = None, gone: Collection[Path] = ()
+) -> None:
     """Run jobs of one sweep, or submit them where `wait` is false.
 
     Runs that have a result are left alone; those that some job makes already are waited for, too.
     Jobs for elsewhere go first, then those of this process run. `margin` of the comparison in
-    points, that of the latest runs if None. Raises ConfigError or VtexpError
-    where they cannot be submitted, RunFailedError when runs failed, after the comparison.
+    points, that of the latest runs if None. `gone`: runs whose jobs cannot be asked for and are
+    taken to have ended. Raises ConfigError or VtexpError where they cannot be submitted,
+    RunFailedError when runs failed, after the comparison.
     """
     sweep = jobs[0].folders[0].parent
     with taking(sweep):
-        statuses = {status.folder: status for status in look(sweep)}
+        statuses = {
+            status.folder: replace(status, active=status.active and status.folder not in gone)
+            for status in look(sweep)
+        }
         wanted = _unmade(jobs, statuses)
         refuse_to_disturb(list(statuses.values()), wanted)
         under_way = any(statuses[folder].active for job in jobs for folder in job.folders)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ RUNNING = ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING")
 SIGNAL_S = 90
 #: What a call of SLURM may take, on a busy controller.
 TIMEOUT_S = 60
+#: What a job's script and its tasks set for themselves; a launch inside of one must not hand it on.
+_OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+#: Of these, what says which SLURM there is and how to speak to it.
+_OF_THE_SITE = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+#: Where caches are and whether there is a network: sites that export nothing would lose it.
+_NEEDED = (
+    *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "VTEXP_CACHE_DIR"),
+    *("WANDB_MODE", "WANDB_BASE_URL"),
+)
+#: The folder that vtexp is imported from: jobs run the code that submitted them.
+_CODE = Path(__file__).parents[2]
 
 
 def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[SubmittedJob]:
@@ -43,7 +55,7 @@ def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[S
     executor = _executor(sweep, hardware, len(jobs))
     try:
         # sbatch's own lines are told below.
-        with redirect_stderr(io.StringIO()), executor.batch():
+        with _outside_of_any_job(), redirect_stderr(io.StringIO()), executor.batch():
             handed = [executor.submit(SweepJob(sweep, job.runs, Path.cwd())) for job in jobs]
     except FailedJobError as error:  # with sbatch's words
         lines = [line for line in str(error).splitlines() if "error" in line.lower()]
@@ -61,6 +73,34 @@ def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[S
     ]
 
 
+@contextmanager
+def _outside_of_any_job() -> Iterator[None]:
+    """An environment without what SLURM set for the job that this process runs in, if it does.
+
+    Such as SLURM_CPU_BIND, which would pin every task of the new job to the cores of the old one.
+    """
+    leaked = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name.startswith(_OF_A_JOB) and name not in _OF_THE_SITE
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(leaked)
+
+
+def _setup(cpus: int) -> list[str]:
+    """Shell lines by which a job runs as it would here, whatever of the environment it is given."""
+    lines = [
+        f"export PYTHONPATH={shlex.quote(str(_CODE))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        # Where tasks are not bound to their cores, libraries would take all that a node has.
+        f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus}}}",
+    ]
+    given = [name for name in _NEEDED if name in os.environ]
+    return [*lines, *(f"export {name}={shlex.quote(os.environ[name])}" for name in given)]
+
+
 def _executor(sweep: Path, hardware: HardwareConfig, count: int) -> Any:
     """submitit's executor with what the hardware asks for."""
     import submitit
@@ -74,10 +114,11 @@ def _executor(sweep: Path, hardware: HardwareConfig, count: int) -> Any:
         "constraint": slurm.constraint,
         "gpus_per_node": slurm.gpus * ranks or None,
         "mem": None if slurm.memory_gb is None else f"{slurm.memory_gb}GB",
-        "setup": list(slurm.setup) or None,
     }
     executor.update_parameters(
         job_name=f"vtexp-{sweep.name}",
+        setup=[*_setup(slurm.cpus), *slurm.setup],
+        wckey=None,  # submitit's own default is one that sites with wckeys do not know
         time=slurm.time_min,
         nodes=1,
         ntasks_per_node=ranks,
@@ -87,8 +128,9 @@ def _executor(sweep: Path, hardware: HardwareConfig, count: int) -> Any:
         # Some sites put no job back into the queue that does not ask for it.
         additional_parameters={"requeue": True, **slurm.extra},
         # One process of a run that dies takes the others along, so that none waits for it. Newer
-        # srun do not take the number of CPUs from sbatch.
-        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={slurm.cpus}"],
+        # srun do not take the number of CPUs from sbatch. Tasks take the script's environment,
+        # also on sites where the script takes none of the submitter's.
+        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={slurm.cpus}", "--export=ALL"],
         **{key: value for key, value in wanted.items() if value is not None},
     )
     return executor

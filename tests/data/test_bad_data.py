@@ -311,17 +311,25 @@ def test_a_context_too_short_for_all_is_no_fault_of_samples(make_config: MakeCon
 @pytest.mark.parametrize(
     ("change", "keys", "says"),
     [
-        ({"options": "[{[]}]"}, ["+dataset.lists_as_text=[options]"], "no list written as text"),
-        ({"options": "{1, 2, [3]}"}, ["+dataset.lists_as_text=[options]"], "no list written as"),
+        (
+            {"options": "[{[]}]"},
+            ["+dataset.lists_as_text=[options]"],
+            "is not a list written as text",
+        ),
+        (
+            {"options": "{1, 2, [3]}"},
+            ["+dataset.lists_as_text=[options]"],
+            "is not a list written as",
+        ),
         ({"hint": "\ud800"}, ["dataset.transforms=[hint_first]"], "half a character"),
-        ({"hint": ["a"]}, ["dataset.transforms=[hint_twice]"], "is no text"),
+        ({"hint": ["a"]}, ["dataset.transforms=[hint_twice]"], "is not text"),
         ({"options": ["a", "{}"]}, ["dataset.transforms=[ai2d]"], "the right option is {}"),
-        ({"abc": "zz"}, ["dataset.transforms=[ai2d]"], "option_is_abc='zz' is no list of"),
-        ({"abc": 7}, ["dataset.transforms=[ai2d]"], "option_is_abc=7 is no list of"),
+        ({"abc": "zz"}, ["dataset.transforms=[ai2d]"], "option_is_abc='zz' is not a list of"),
+        ({"abc": 7}, ["dataset.transforms=[ai2d]"], "option_is_abc=7 is not a list of"),
         ({"abc": [None, [1]]}, ["dataset.transforms=[ai2d]"], "option_is_abc="),
-        ({"kind": [[1]]}, [], "[1] is no text"),
+        ({"kind": [[1]]}, [], "[1] is not text"),
         ({"kind": "\ud800"}, [], "half a character"),
-        ({"id": [1]}, [], "dataset.columns.sample_id=id: [1] is no text"),
+        ({"id": [1]}, [], "dataset.columns.sample_id=id: [1] is not text"),
         ({"id": "\udfff"}, [], "half a character"),
     ],
 )

@@ -85,7 +85,7 @@ def test_pixmo_count(
     assert sample.question == "How many dog are there in the image?"
     assert sample.references == ("2",) and sample.pixels().shape == (20, 30, 3)
     reasons = {failed.sample_id: failed.reason for failed in found.failed}
-    assert "is another image by now" in reasons["validation-1"]
+    assert "has changed (its SHA-256 differs)" in reasons["validation-1"]
     assert "404" in reasons["validation-2"]
     assert "no web address" in reasons["validation-3"]
 

@@ -250,7 +250,7 @@ def test_messages_hold_no_megabytes(
 def test_duplicate_ids_are_named_in_short(make_config: MakeConfig, tmp_path: Path) -> None:
     rows = [GOOD | {"id": "x" * 900}] * 2
     settings = overrides("jsonl", tmp_path, rows, "dataset.columns.sample_id=id")
-    with pytest.raises(ConfigError, match=r"is there twice .*t\.jsonl, row 1") as caught:
+    with pytest.raises(ConfigError, match=r"appears twice .*t\.jsonl, row 1") as caught:
         load(make_config, settings)
     assert len(str(caught.value)) < 500
 

@@ -206,7 +206,7 @@ def test_form_and_function_belong_together(make_config: MakeConfig) -> None:
 def test_a_report_imports_nothing(make_config: MakeConfig) -> None:
     """Of a sweep that a stranger made, whose config names any module of this machine."""
     config = make_config(*of_python("mine:pages"))
-    with pytest.raises(DataError, match="called for runs alone"):
+    with pytest.raises(DataError, match="only runs call the function"):
         load_samples(config.dataset)
     assert metric("os:system").highest == 1.0
     assert "mine" not in sys.modules

@@ -288,8 +288,8 @@ def test_rows_that_cannot_be_asked_say_why(make_config: MakeConfig, tmp_path: Pa
         "has no image": {"image": None},
         "answer 2 of 2 options": {"right": 2},
         "neither a number nor a letter": {"right": "both"},
-        "is no text; name a field": {"answers": [{"text": "x"}]},
-        "{'q': 1} is no text": {"question": {"q": 1}},
+        "is not text; name a field": {"answers": [{"text": "x"}]},
+        "{'q': 1} is not text": {"question": {"q": 1}},
     }
     write_lines(tmp_path / "test.jsonl", [good, *({**good, **change} for change in bad.values())])
     keys = {"source.files": "test.jsonl", "columns.options": "options"}
@@ -510,13 +510,13 @@ def test_damaged_tables_say_what_is_wrong(make_config: MakeConfig, tmp_path: Pat
         ({"columns.image": "{number:03d}.png"}, "dataset.columns.image=number: no such column"),
         ({"columns.attributes": "{a: b.c}"}, r"dataset.columns.attributes.a=b\.c: no such column"),
         ({"unnest": "qas"}, "dataset.unnest=qas: no such column"),
-        ({"unnest": "question"}, r"dataset.unnest=question: '\?' is no list of records"),
+        ({"unnest": "question"}, r"dataset.unnest=question: '\?' is neither a list of records"),
         ({"where": "{easy: true}"}, "dataset.where.easy=easy: no such column"),
         ({"transforms": "[mmmmu]"}, "dataset.transforms: mmmmu: there are hint_first"),
         ({"source.images": "photos"}, "dataset.source.images=photos: no such folder"),
         ({"source.hub": "a/b"}, "give dataset.source.hub or dataset.source.folder, not both"),
         ({"split": "dev"}, "dataset.split=dev: easy_vqa has train, test"),
-        ({"columns.sample_id": "question"}, r"sample_id=question: \? is there twice"),
+        ({"columns.sample_id": "question"}, r"sample_id=question: \? appears twice"),
         ({"join.files": "x", "join.column": "a", "join.key": "b"}, "has no x"),
         ({"join.files": "x"}, "dataset.join: needs files, column, key, or none of them"),
         ({"+source.fiels": "x"}, "dataset.source.fiels: no such key; allowed here: form, hub"),
@@ -602,12 +602,12 @@ def test_lists_and_nested_items() -> None:
     assert list_in_text("['a', \"b's\"]") == list_in_text('["a", "b\'s"]') == ["a", "b's"]
     assert list_in_text(["kept"]) == ["kept"] and list_in_text(None) is None
     for bad in ("a", "__import__('os')", "1", "[" * 10_000, "{1: 2}"):
-        with pytest.raises(DataError, match="no list written as text"):
+        with pytest.raises(DataError, match="is not a list written as text"):
             list_in_text(bad)
     assert nested_items({"q": ["a", "b"], "r": [1, 2]}) == nested_items(
         [{"q": "a", "r": 1}, {"q": "b", "r": 2}]
     )
     assert nested_items(None) == []
     for bad in ("text", 3, {"q": ["a"], "r": []}):
-        with pytest.raises(DataError, match="no list of records"):
+        with pytest.raises(DataError, match="list of records"):
             nested_items(bad)

@@ -356,7 +356,7 @@ def test_unknown_metric_names_the_metrics() -> None:
         ("anls_molmo", replace(ANY, references=("a", "")), "has an empty reference"),
         ("vqa_accuracy", ANY, "has 1 references; to score 1, 4 must agree"),
         ("multiple_choice", ANY, "has no options"),
-        ("multiple_choice", replace(CHOICE, references=("red",)), "has red .* none of A, B, C"),
+        ("multiple_choice", replace(CHOICE, references=("red",)), "has red .* not one of A, B, C"),
         (
             "multiple_choice",
             replace(CHOICE, options=("a", "A "), style=NO_LETTERS),
@@ -370,11 +370,15 @@ def test_unknown_metric_names_the_metrics() -> None:
             "has B .* but that option is empty",
         ),
         ("multiple_choice", replace(CHOICE, options=("x",) * 27), "has 27 options"),
-        ("math_vista_no_network", replace(CHOICE, references=("pink",)), "has pink .* none of its"),
+        (
+            "math_vista_no_network",
+            replace(CHOICE, references=("pink",)),
+            "has pink .* not one of its",
+        ),
         (
             "real_world_qa",
             replace(ANY, question_type="multiple_choice"),
-            "is .* none of A, B, C, D",
+            "is .* not one of A, B, C, D",
         ),
         ("math_vista_no_network", ANY, "has answer_type None"),
         (
@@ -386,7 +390,7 @@ def test_unknown_metric_names_the_metrics() -> None:
             (
                 "math_vista_no_network",
                 replace(ANY, attributes={"answer_type": "float", "precision": precision}),
-                f"has precision {precision}, which is no whole number",
+                f"has precision {precision}, which is not a whole number",
             )
             for precision in ("two", "1.5", -1, "inf")
         ),

@@ -23,7 +23,7 @@ from vtexp.models.molmo.defaults import DEFAULT_CONNECTOR, DEFAULT_VISION_BACKBO
 def model_arithmetic(config: dict[str, Any], geometry: Geometry) -> ModelArithmetic | None:
     """The arithmetic of a config.json's model; None where that of its family is not known.
 
-    None, too, where a size in it is no number: what loads the model says so.
+    None, too, where a size in it is not a number: what loads the model says so.
     """
     read = _READERS.get(config["model_type"])
     try:

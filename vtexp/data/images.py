@@ -55,7 +55,7 @@ class ImageFile:
     def open_bytes(self) -> BinaryIO:
         """The encoded image. Raises OSError, also for pipes: who opens one waits for ever."""
         if not stat.S_ISREG(self.path.stat().st_mode):
-            raise OSError("no regular file")
+            raise OSError("not a regular file")
         return self.path.open("rb")
 
     def __str__(self) -> str:

@@ -138,5 +138,5 @@ def require_few_failed(
         raise DataError(f"dataset={name}: none of {len(failed)} samples can be asked; {first}")
     raise DataError(
         f"dataset={name}: {len(failed)} of {len(failed) + asked} samples cannot be asked, more "
-        f"than dataset.max_failed={max_failed}; {first}; mend the data or allow as many"
+        f"than dataset.max_failed={max_failed}; {first}; correct the data or allow more"
     )

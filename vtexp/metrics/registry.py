@@ -128,7 +128,7 @@ def _no_option(sample: Sample) -> str:
     wanted = cut(", ".join(sample.references) or "nothing")
     if references & {_name(name) for name in names}:
         return f"has {wanted or 'nothing'} as its reference, but that option is empty"
-    return f"has {wanted} as its reference, which is none of {cut(', '.join(there))}"
+    return f"has {wanted} as its reference, which is not one of {cut(', '.join(there))}"
 
 
 def _no_mmmu(sample: Sample) -> str:
@@ -147,15 +147,17 @@ def _no_math_vista(sample: Sample) -> str:
         return lack
     if sample.options:
         wanted = cut(sample.references[0])
-        lack = f"has {wanted} as its reference, which is none of its options"
+        lack = f"has {wanted} as its reference, which is not one of its options"
         return "" if _math_vista_places(sample) else lack
     kind, precision = sample.attributes.get("answer_type"), sample.attributes.get("precision")
     if kind not in MATH_VISTA_TYPES:
-        return f"has answer_type {cut(str(kind))}, which is none of {', '.join(MATH_VISTA_TYPES)}"
+        return (
+            f"has answer_type {cut(str(kind))}, which is not one of {', '.join(MATH_VISTA_TYPES)}"
+        )
     if kind == "float" and precision is None:
         return "has no precision, which its answer_type float needs"
     if kind == "float" and _decimals(precision) is None:
-        return f"has precision {cut(str(precision))}, which is no whole number of decimals"
+        return f"has precision {cut(str(precision))}, which is not a whole number of decimals"
     return ""
 
 

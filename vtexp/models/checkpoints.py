@@ -173,7 +173,7 @@ def missing_files(folder: Path, weights: bool = True) -> str:
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             return f"a readable {index.name}"
         if elsewhere:
-            return f"{index.name} that names files in it alone"
+            return f"{index.name} that names only files in it"
         there = {path.name for path in folder.iterdir() if path.is_file()}
         return next((name for name in shards if name not in there), "")
     return "" if weight_files(folder) else "*.safetensors"
@@ -269,7 +269,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: cannot be read (no JSON object)")
+        raise CheckpointError(f"{path}: cannot be read (not a JSON object)")
     return config
 
 

@@ -48,10 +48,10 @@ def wrong_number(config: dict[str, Any]) -> str:
     for name, key, value in _values(config):
         if key in REALS:
             if not (is_whole(value) or (isinstance(value, float) and math.isfinite(value))):
-                return f"{name} is no number"
+                return f"{name} is not a number"
         elif key in MOST and not (key in MAY_BE_NOTHING and value in (None, 0)):
             if not is_whole(value):
-                return f"{name} is no whole number"
+                return f"{name} is not a whole number"
             if not 1 <= value <= MOST[key]:
                 return f"{name} is not between 1 and {MOST[key]}"
     return ""

@@ -68,7 +68,7 @@ class Family:
         """Which of the fixed values a config.json changes; it may leave them out."""
         for part in ("vision_config", "text_config", "vision_backbone", "connector"):
             if not isinstance(config.get(part) or {}, dict):
-                return f"{part} is no object"
+                return f"{part} is not an object"
         for key, expected in self.fixed.items():
             part, _, name = key.rpartition(".")
             found = ((config.get(part) or {}) if part else config).get(name, expected)
@@ -133,7 +133,7 @@ class _Molmo2(Family):
         if "vit_config" in config:
             old = config["vit_config"]
             if not isinstance(old, dict):
-                return "vit_config is no object"
+                return "vit_config is not an object"
             names = {"image_size": "image_default_input_size", "patch_size": "image_patch_size"}
             vision = {new: old[name] for new, name in names.items() if name in old}
             config = config | {"vision_config": vision}
@@ -171,7 +171,7 @@ class _Qwen2_5_VL(Family):
         said = config.get(IMAGES, {})
         if pixel_limits(said) == (0, 0):
             keys = ", ".join(f"{k}: {said.get(k)}" for k in ("size", "min_pixels", "max_pixels"))
-            return f"its limits of an image's pixels are no limits ({keys})"
+            return f"its limits on an image's pixels are invalid ({keys})"
         if said.get("do_resize") is False:
             return "do_resize is false; images must be resized to whole cells"
         return ""
@@ -356,7 +356,7 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
 
 def _no_whole_number(config: dict[str, Any], keys: tuple[str, ...]) -> str:
     wrong = [key for key in keys if not is_whole(config.get(key))]
-    return f"{wrong[0]} is no whole number" if wrong else ""
+    return f"{wrong[0]} is not a whole number" if wrong else ""
 
 
 def _are_layers(read: object, layers: int) -> bool:

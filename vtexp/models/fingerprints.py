@@ -77,7 +77,7 @@ def _blocks(path: Path, header: bytes, size: int) -> list[int]:
         offsets = [t["data_offsets"] for name, t in tensors.items() if name != "__metadata__"]
         edges = [(begin, (begin + end) // 2, end - 1) for begin, end in offsets if begin != end]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _unreadable(path, f"its header says no tensors: {type(error).__name__}") from error
+        raise _unreadable(path, f"its header lists no tensors: {type(error).__name__}") from error
     first = 8 + len(header)
     places = {first + place for edge in edges for place in edge}
     if not all(isinstance(place, int) and first <= place < size for place in places):
@@ -86,4 +86,4 @@ def _blocks(path: Path, header: bytes, size: int) -> list[int]:
 
 
 def _unreadable(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(f"{path}: no safetensors file that can be read ({reason})")
+    return CheckpointError(f"{path}: not a readable safetensors file ({reason})")

@@ -96,7 +96,9 @@ def _random(
     except UNFIT as error:
         if no_memory_left(error):
             raise
-        raise CheckpointError(f"{name}: its config.json makes no model: {_line(error)}") from error
+        raise CheckpointError(
+            f"{name}: its config.json does not describe a model: {_line(error)}"
+        ) from error
 
 
 def _pretrained(

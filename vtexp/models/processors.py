@@ -50,7 +50,7 @@ class ImageRules:
     def problem(self, said: object) -> str:
         """Why images cannot be read as a file says, by its key; empty where they can."""
         if not isinstance(said, dict):
-            return f"{IMAGES} is no object"
+            return f"{IMAGES} is not an object"
         for key, expected in self.fixed.items():
             found = said.get(key)
             if found is not None and found != expected:
@@ -59,7 +59,7 @@ class ImageRules:
             return f"size is {said['size']}; only {self.side} x {self.side} is supported"
         cap = said.get(self.own_cap)
         if cap is not None and not (is_whole(cap) and cap > 0):
-            return f"{self.own_cap} is {cap}, which is no number of crops"
+            return f"{self.own_cap} is {cap}, which is not a number of crops"
         return self._wrong_normalisation(said) or self._other_normalisation(said)
 
     def normalisation(self, said: Mapping[str, Any] | None) -> Normalisation:
@@ -89,7 +89,7 @@ class ImageRules:
                 return f"{key} is {said[key]}; it must be above 0"
         factor = said.get("rescale_factor")
         if factor is not None and not (_is_number(factor) and factor > 0):
-            return f"rescale_factor is {factor}, which is no number above 0"
+            return f"rescale_factor is {factor}, which is not a number above 0"
         for key in ("do_rescale", "do_normalize"):
             if said.get(key) not in (None, True, False):
                 return f"{key} is {said[key]}, neither true nor false"

@@ -222,7 +222,7 @@ def _json_object(path: Path) -> dict[str, Any]:
     with _one_line(f"{path}: cannot be read"):
         config = json.loads(path.read_text())
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: cannot be read (no JSON object)")
+        raise CheckpointError(f"{path}: cannot be read (not a JSON object)")
     return config
 
 

@@ -126,9 +126,9 @@ def text_of(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, list | Mapping):
-        raise DataError(f"{shown(value)} is no text; name a field of it, such as answers.answer")
+        raise DataError(f"{shown(value)} is not text; name a field of it, such as answers.answer")
     if not isinstance(value, _TEXTUAL):
-        raise DataError(f"{shown(value)} is no text but {type(value).__name__}")
+        raise DataError(f"{shown(value)} is not text but {type(value).__name__}")
     return str(value)
 
 
@@ -141,20 +141,20 @@ def texts_of(value: Any) -> list[str]:
 def options_of(value: Any) -> list[str]:
     """A cell as a list of options: an empty text for each null, so that the others stay in place.
 
-    Raises DataError where it is no list.
+    Raises DataError where it is not a list.
     """
     if value is None:
         return []
     if not isinstance(value, list):
         hint = "; lists that are written as text are named in dataset.lists_as_text"
-        raise DataError(f"{shown(value)} is no list{hint if isinstance(value, str) else ''}")
+        raise DataError(f"{shown(value)} is not a list{hint if isinstance(value, str) else ''}")
     return ["" if is_null(item) else text_of(item) for item in value]
 
 
 def list_in_text(value: Any) -> Any:
     """A Python or JSON list that is written as text, such as "['a', null]"; a list stays as it is.
 
-    Raises DataError for text that is no list.
+    Raises DataError for text that is not a list.
     """
     if not isinstance(value, str):
         return value
@@ -164,7 +164,7 @@ def list_in_text(value: Any) -> Any:
             return [_item(item) for item in written.elts]
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         pass
-    raise DataError(f"{shown(value)} is no list written as text")
+    raise DataError(f"{shown(value)} is not a list written as text")
 
 
 def _item(written: ast.expr) -> Any:
@@ -187,4 +187,6 @@ def nested_items(value: Any) -> list[Any]:
             pass
     elif value is None or isinstance(value, list):
         return list(value or [])
-    raise DataError(f"{shown(value)} is no list of records, nor a record of lists of one length")
+    raise DataError(
+        f"{shown(value)} is neither a list of records nor a record of lists of equal length"
+    )

@@ -99,7 +99,7 @@ class RowImages:
 
     def _file(self, name: str) -> ImageFile:
         if len(name) > LONGEST_PATH:
-            raise CellError(f"column {self._column}: {shown(name)} is no path of an image")
+            raise CellError(f"column {self._column}: {shown(name)} is not the path of an image")
         try:
             return ImageFile(inside(self._folder, name, self._within))
         except DataError as error:
@@ -143,7 +143,7 @@ def _download(path: Path, url: str) -> str:
     name = cut(url)  # some sets have the image itself in its address
     try:
         if urlsplit(url).scheme not in ("http", "https"):
-            return f"{name}: no web address"
+            return f"{name}: not a web address"
         # Some sites turn away clients without a name.
         request = urllib.request.Request(url, headers={"User-Agent": "vtexp"})
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
@@ -156,7 +156,7 @@ def _download(path: Path, url: str) -> str:
         return f"{name}: larger than {_MOST_BYTES // 2**20} MiB"
     digest = hashlib.sha256(data).hexdigest()
     if re.fullmatch("[0-9a-f]{64}", path.stem) and digest != path.stem:
-        return f"{name}: is another image by now (its SHA-256 differs)"
+        return f"{name}: the image at this address has changed (its SHA-256 differs)"
     with writing(path) as partial:
         partial.write_bytes(data)
     return ""

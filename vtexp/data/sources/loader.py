@@ -208,7 +208,7 @@ def _samples(
         sample_id, unusable = _sample_id(dataset, unit, row)
         if sample_id in seen:
             raise ConfigError(
-                f"dataset.columns.sample_id={columns.sample_id}: {cut(sample_id)} is there twice "
+                f"dataset.columns.sample_id={columns.sample_id}: {cut(sample_id)} appears twice "
                 f"(again at {rows.origin(unit.row)}); name a column that differs, or null for the "
                 "row's number"
             )

@@ -74,7 +74,7 @@ def _rows(dataset: DatasetConfig, *, may_import: bool) -> list[Mapping[str, Any]
     name = dataset.source.function
     assert name is not None
     if not may_import and not was_imported(name):
-        raise DataError(f"{_asked(dataset)}: called for runs alone")
+        raise DataError(f"{_asked(dataset)}: only runs call the function")
     function = own_function(_KEY, name)
     try:
         rows = list(function(dataset.split))

@@ -31,7 +31,7 @@ def places_of(dataset: DatasetConfig, rows: Rows) -> list[Place]:
             fits = rows.present(name)
         elif name in rows.stored:
             raise ConfigError(
-                f"dataset.where.{name}={wanted}: of images, only present can be asked"
+                f"dataset.where.{name}={wanted}: for images, the only value is present"
             )
         else:
             fits = [value == wanted for value in rows.column(name)]

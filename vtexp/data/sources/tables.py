@@ -390,7 +390,7 @@ def read_saved(folder: Path, split: str, wanted: Callable[[str], bool], within: 
             state = folder / split / state.name
         content = _json_within(state, within)
         if content.get("_indices_data_files"):  # rows chosen by a file, as old versions wrote
-            raise ValueError("its rows are reordered; save it anew after flatten_indices()")
+            raise ValueError("its rows are reordered; save it again after flatten_indices()")
         names = [part["filename"] for part in content["_data_files"]]
         if not names:
             raise ValueError("it has no rows")
@@ -490,7 +490,7 @@ def _value(cell: pa.Scalar) -> Any:
     try:
         return cell.as_py()
     except UnicodeDecodeError as error:
-        return Unreadable(f"the cell holds text that is no UTF-8 ({error})")
+        return Unreadable(f"the cell holds text that is not UTF-8 ({error})")
     except _NO_VALUE as error:
         return Unreadable(f"the cell is a {cell.type} that cannot be read ({error})")
 

@@ -109,7 +109,7 @@ def _ai2d(asked: QuestionDraft, row: Row) -> None:
         raise DataError(f"the right option is {right}, an empty one")
     is_letter = value_of(row, "option_is_abc")
     if not isinstance(is_letter, list | None) or not {*map(type, is_letter or [])} <= {bool, int}:
-        raise DataError(f"option_is_abc={shown(is_letter)} is no list of true and false")
+        raise DataError(f"option_is_abc={shown(is_letter)} is not a list of true and false")
     if is_letter is None or len(is_letter) != len(kept):
         is_letter = [re.fullmatch("[A-Za-z]", option.strip()) is not None for option in kept]
     asked.options = kept

@@ -54,7 +54,7 @@ class AnswerCache(DynamicCache):
             count = key_states.shape[2]
             for buffer, states in ((keys, key_states), (values, value_states)):
                 buffer[:, :, :count] = states
-                buffer[:, :, count:] = 0  # masked, but what is no number would spread all the same
+                buffer[:, :, count:] = 0  # masked, but a NaN would spread all the same
             return key_states, value_states
         rows, places = (t.to(keys.device) for t in (self.rows, self.lengths))
         keys[rows, :, places] = key_states[:, :, 0]

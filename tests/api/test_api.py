@@ -156,6 +156,7 @@ def test_times_are_those_of_the_protocol(model: vtexp.Model, picture: np.ndarray
     assert 0 < times.stages["llm_prefill_ms"] < times.stages["ttft_ms"]
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_a_run(model: vtexp.Model, tmp_path: Path) -> None:
     sweep = vtexp.launch(
         ["dataset.limit=3", "knob.sizes=784x784", "tracking=none", "measure.latency_samples=1",

@@ -45,7 +45,18 @@ def unfair(
     found += _differing("knob.fit", sized, BUDGETS)
     for name, read, why in _SURROUNDINGS:
         found += _differing(name, [read(own) for own in surroundings], why)
-    return found
+    return found + _changed_while_waiting(surroundings)
+
+
+def _changed_while_waiting(surroundings: Sequence[dict[str, Any]]) -> list[str]:
+    """A line where jobs ran other code than that which submitted them."""
+    count = sum(
+        own.get("submitted_source") not in (None, own.get("source")) for own in surroundings
+    )
+    if not count:
+        return []
+    jobs = f"{count} run{'s'[: count > 1]}"
+    return [f"vtexp's code changed between submission and start of {jobs}: {BOTH}"]
 
 
 def different_questions(
@@ -107,7 +118,10 @@ def _commit(surroundings: dict[str, Any]) -> str | None:
     git = surroundings.get("git")
     if not git:
         return None
-    return git["commit"][:12] + (" with changes" if git.get("changed") else "")
+    if not git.get("changed"):
+        return str(git["commit"][:12])
+    source = surroundings.get("source")
+    return f"{git['commit'][:12]} with changes" + (f" ({source[:8]})" if source else "")
 
 
 def _package(name: str, surroundings: dict[str, Any]) -> str | None:

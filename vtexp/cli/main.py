@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -15,7 +16,9 @@ from vtexp.utils.by_name import imported
 from vtexp.utils.text import refuse_arguments
 
 #: Options of the commands that take a value; any other --key is one of the config's.
-OPTIONS = ("--index", "--out", "--config-dir", "--margin", "--questions")
+OPTIONS = ("--index", "--out", "--config-dir", "--margin", "--questions", "--timeout")
+#: Options that take none.
+FLAGS = ("--help", "--version", "--json", "--all")
 
 #: Commands of `sweep.py` by their names.
 SWEEP_COMMANDS = {
@@ -72,7 +75,7 @@ def split_overrides(
             own.append(argument)
             if not equals:
                 own += islice(rest, 1)
-        elif argument.startswith("--") and argument not in ("--help", "--version"):
+        elif argument.startswith("--") and argument not in FLAGS:
             value = "" if equals else next(rest, "")
             if not equals and (not value or value.startswith("--")):
                 error(f"{argument}: needs a value")
@@ -102,8 +105,49 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=_sweep_command, takes_overrides=False, prog=command.prog)
         command.set_defaults(name=name, interrupted="what has been submitted is left alone")
         command.add_argument("sweep", metavar="SWEEP", help="its name in outputs/, or its folder")
+        _add_options(name, command)
+    _add_sweeps(commands)
     _add_report(commands)
     return parser
+
+
+def _add_options(name: str, command: argparse.ArgumentParser) -> None:
+    """What one of the commands takes beside its sweep."""
+    if name == "status":
+        command.add_argument("--json", dest="as_json", action="store_true", help="all runs as JSON")
+        about = "show all runs; default: the 20 that need eyes first"
+        command.add_argument("--all", dest="every", action="store_true", help=about)
+    elif name == "wait":
+        about = "stop watching after so long, such as 90s, 30m or 2h (plain numbers: seconds); "
+        about += "exit code 124 if the sweep is not over then"
+        command.add_argument(
+            "--timeout", dest="timeout_s", type=_seconds, metavar="TIME", help=about
+        )
+    elif name == "cancel":
+        about = "only these runs: a knob's value, such as 560x336, or a run's folder"
+        command.add_argument("runs", metavar="RUN", nargs="*", help=about)
+
+
+def _seconds(text: str) -> float:
+    """A time such as `90`, `90s`, `1.5h`, in seconds. Raises ArgumentTypeError for others."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: not a time such as 90s, 30m or 2h")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def _add_sweeps(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "list the sweeps, newest first, with their state"
+    sweeps = commands.add_parser("sweeps", help=about, description=about)
+    sweeps.set_defaults(command=_list_sweeps, takes_overrides=False, prog=sweeps.prog)
+    about = "folder of the sweeps (default: outputs)"
+    sweeps.add_argument("folder", type=Path, metavar="FOLDER", nargs="?", help=about)
+    sweeps.add_argument("--json", dest="as_json", action="store_true", help="as JSON")
+
+
+def _list_sweeps(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
+    folder = parsed.folder or Path("outputs")
+    imported("vtexp.cli.sweeps:show_sweeps")(folder, as_json=parsed.as_json)
 
 
 def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -150,7 +194,9 @@ def _add_config_dir(parser: argparse.ArgumentParser, default: object) -> None:
 
 
 def _sweep_command(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
-    imported(f"vtexp.cli.sweep:{parsed.name}")(parsed.sweep)
+    given = ("as_json", "every", "timeout_s", "runs")
+    options = {key: getattr(parsed, key) for key in given if getattr(parsed, key, None)}
+    imported(f"vtexp.cli.sweep:{parsed.name}")(parsed.sweep, **options)
 
 
 def _report(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:

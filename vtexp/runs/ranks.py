@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vtexp.errors import VtexpError, error_line
-from vtexp.runs.surroundings import describe
+from vtexp.runs.surroundings import SAME_CODE, describe
 from vtexp.utils import environment, files
 
 #: Which of `hardware.gpus_per_run` processes this is, where SLURM does not say.
@@ -62,7 +62,7 @@ def drop_other_repeats(folders: Sequence[Path], device: str) -> None:
     for folder in folders:
         for number, repeat in read_repeats(folder).items():
             before = repeat.surroundings
-            same_code = all(before.get(key) == now[key] for key in ("vtexp", "git"))
+            same_code = all(before.get(key) == now[key] for key in SAME_CODE)
             if not same_code or not same_machine(before, now):
                 repeat_path(folder, number).unlink()
 

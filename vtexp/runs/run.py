@@ -23,7 +23,7 @@ from vtexp.runs.batching import BatchSize
 from vtexp.runs.plan import Plan, PlannedRun
 from vtexp.runs.ranks import Repeat, rank_folder, read_repeats, same_machine, wait_for_ranks
 from vtexp.runs.result import by_column, summarise_run
-from vtexp.runs.surroundings import describe
+from vtexp.runs.surroundings import SAME_CODE, describe
 from vtexp.utils import environment, files
 from vtexp.utils.console import ProgressFile
 
@@ -98,7 +98,7 @@ class Measurement:
         if self._score is None or not (folder / files.ENVIRONMENT).is_file():
             return None
         before = files.read_json(folder / files.ENVIRONMENT)
-        if any(before.get(key) != self._surroundings[key] for key in ("vtexp", "git")):
+        if any(before.get(key) != self._surroundings[key] for key in SAME_CODE):
             return None
         index = {self.plan.samples[i].sample_id: i for i in self.waiting}
         answered = self._answers.go_on("sample_id")
@@ -177,8 +177,10 @@ class Measurement:
         files.write_jsonl(self._folder / files.LATENCY, rows)
 
     def start_answers(self) -> None:
-        """Say that prefills are timed, and answers follow."""
-        self._progress.start("answers", len(self.waiting))
+        """Say that prefills are timed, and answers follow, but for those of an earlier try."""
+        plan = self.plan
+        total = len(range(self._rank, len(plan.samples), plan.config.hardware.gpus_per_run))
+        self._progress.start("answers", total, total - len(self.waiting))
 
     def answer(self, images: Mapping[int, np.ndarray], advance: Callable[[int], None]) -> None:
         """Answer those samples that wait for it, given the pixels of some by their index.

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import vtexp
+from vtexp.utils import source
 from vtexp.utils.environment import host
 
 if TYPE_CHECKING:
     import torch
+
+#: What of the surroundings is alike where two processes run the same code.
+SAME_CODE = ("vtexp", "git", "source")
 
 PACKAGES = (
     "torch",
@@ -39,6 +43,9 @@ def describe(device: torch.device) -> dict[str, Any]:
     return {
         "vtexp": vtexp.__version__,
         "git": git_state(),
+        "source": source.fingerprint(),
+        # None where the process that was started makes the runs itself.
+        "submitted_source": os.environ.get(source.SUBMITTED),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": host(),
         "platform": platform.platform(),

@@ -55,6 +55,11 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(told)
 
 
+def count_of(number: int, noun: str) -> str:
+    """Such as `1 run` or `3 runs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def shown(value: Any) -> str:
     """A value for a message: texts as they are, others as Python writes them; long ones are cut.
 

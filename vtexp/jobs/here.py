@@ -45,6 +45,9 @@ def run_job(config: Config, *, named: bool = True) -> None:
         note_submitted(sweep, [of_process(runs, Launcher.here, os.getpid())])
     try:
         make_runs(plan, on_result=mirror)
+    except KeyboardInterrupt:
+        console.print(f"to go on: python -m vtexp resume {quoted(sweep)}")
+        raise
     finally:
         show_comparison(sweep, margin=plan.config.report.margin)
     raise_failures([run.folder for run in plan.runs])

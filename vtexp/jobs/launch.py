@@ -85,7 +85,8 @@ def refuse_to_disturb(statuses: Sequence[RunStatus], jobs: Sequence[Job]) -> Non
         ):
             raise ConfigError(
                 f"{status.folder.parent.name}: processes of it still run, and more would disturb "
-                f"what they time; first python -m vtexp wait {quoted(status.folder.parent)}, or cancel"
+                "what they time; first python -m vtexp wait "
+                f"{quoted(status.folder.parent)}, or cancel"
             )
 
 
@@ -95,8 +96,8 @@ def _run_here(sweep: Path, jobs: Sequence[Job], *, others: bool) -> None:
         for job in jobs:
             make_job(job.folders)
     except KeyboardInterrupt:
-        if others:
-            console.print(come_back(sweep))
+        hint = f"to go on: python -m vtexp resume {quoted(sweep)}"
+        console.print(come_back(sweep) if others else hint)
         raise
 
 

@@ -18,8 +18,8 @@ from vtexp.runs.frozen import thaw
 from vtexp.runs.ledger import (
     Job,
     SubmittedJob,
-    note_submitted,
     not_submitted,
+    note_submitted,
     taking,
     working_folder,
 )

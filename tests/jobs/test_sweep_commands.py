@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.made_sweeps import make_run, unfinish
+from vtexp.analysis.rows import doubtful_times
 from vtexp.cli.main import main
 from vtexp.jobs.watch import come_back, in_order
 from vtexp.runs.causes import cause_of_end, last_words, state_in_log
@@ -123,3 +124,17 @@ def test_progress_goes_on_from_what_is_kept(
 
 def test_order_of_no_runs() -> None:
     assert in_order([]) == []
+
+
+def test_like_doubts_are_one_line() -> None:
+    rows = [
+        {
+            "knob": "max_crops",
+            "knob_value": str(n),
+            "settings": "",
+            "disturbed": [f"{n}.5 % slower"],
+        }
+        for n in range(1, 16)
+    ]
+    (line,) = doubtful_times(rows)
+    assert "max_crops=1," in line and "1.5 % slower" in line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -334,14 +335,21 @@ def _order(row: dict[str, Any]) -> tuple:
 
 
 def doubtful_times(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Why timings are doubtful: each reason once, with the rows that it is true of."""
-    by_reason: dict[str, list[str]] = defaultdict(list)
+    """Why timings are doubtful: each kind of reason once, with the rows that it is true of.
+
+    Reasons that differ in their numbers alone are of one kind: the first one is told.
+    """
+    by_kind: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         for reason in row["disturbed"]:
-            by_reason[reason].append(_with_settings(row))
-    return [
-        f"timings are doubtful ({listed(names)}): {reason}" for reason, names in by_reason.items()
-    ]
+            by_kind[re.sub(r"\d+(\.\d+)?", "0", reason)][reason].append(_with_settings(row))
+    found = []
+    for reasons in by_kind.values():
+        names = list(dict.fromkeys(name for own in reasons.values() for name in own))
+        first = next(iter(reasons))
+        others = " (numbers of the first one)" if len(reasons) > 1 else ""
+        found.append(f"timings are doubtful ({listed(names)}): {first}{others}")
+    return found
 
 
 def _with_settings(row: dict[str, Any]) -> str:

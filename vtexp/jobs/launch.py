@@ -16,10 +16,11 @@ from vtexp.jobs.limits import submit_or_hold_back
 from vtexp.jobs.status import RunStatus, look
 from vtexp.jobs.watch import come_back, watch
 from vtexp.jobs.worker import make_job
-from vtexp.runs.folder import quoted, raise_failures
+from vtexp.runs.folder import labels, quoted, raise_failures
 from vtexp.runs.ledger import JOBS, Job, note_submitted, of_process, read_submitted, taking
 from vtexp.utils import files
 from vtexp.utils.console import console
+from vtexp.utils.text import listed
 
 
 def launch(
@@ -99,7 +100,10 @@ def refuse_to_disturb(statuses: Sequence[RunStatus], jobs: Sequence[Job]) -> Non
 def _run_here(sweep: Path, jobs: Sequence[Job], *, others: bool) -> None:
     """Run jobs one after the other in this process; `others` have been submitted elsewhere."""
     try:
+        names = labels([folder for job in jobs for folder in job.folders])
         for job in jobs:
+            if " " in names[job.folders[0]]:  # its model, data set or hardware is not that of all
+                console.print(listed([names[folder] for folder in job.folders]))
             make_job(job.folders)
     except KeyboardInterrupt:
         hint = f"to go on: python -m vtexp resume {quoted(sweep)}"

@@ -132,6 +132,7 @@ def test_like_doubts_are_one_line() -> None:
             "knob": "max_crops",
             "knob_value": str(n),
             "settings": "",
+            "force_full_tokens": False,
             "disturbed": [f"{n}.5 % slower"],
         }
         for n in range(1, 16)

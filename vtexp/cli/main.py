@@ -68,7 +68,8 @@ def _joined(arguments: Sequence[str], error: Callable[[str], NoReturn]) -> list[
     `--knob.sizes 560x336`, `--knob.sizes=560x336` and `knob.sizes=560x336` are one. `error` is
     called with what is wrong.
     """
-    if not any(argument.startswith("--") for argument in arguments):
+    flags = [argument for argument in arguments if argument.startswith("--")]
+    if not flags or "--help" in flags or "--version" in flags:  # no need to import the schema
         return list(arguments)
     keys = [f.name for f in fields(imported("vtexp.config.schema:Config"))]
     joined: list[str] = []

@@ -206,6 +206,7 @@ def test_no_secret_is_written(
         assert not any(secret in text for text in texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mask", "file", "folder"), [(0o077, 0o600, 0o700), (0o027, 0o640, 0o750)])
 @pytest.mark.fault(
     "hostile input", "a file system that others share", "files and folders are as the umask says"

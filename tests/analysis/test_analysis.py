@@ -296,7 +296,7 @@ def test_what_is_not_fair_is_said(tmp_path: Path) -> None:
         "force_full_tokens: False (1 run), True (1 run): budgets of different kinds",
         "device: a CPU (1 run), another (1 run): prefill times may differ",
         "torch_threads: 2 (1 run), 4 (1 run)",
-        "vtexp commit: 000000000000 (1 run), 111111111111 with changes (1 run)",
+        "vtexp commit: 000000000000 (1 run), 111111111111 with changes (00000000) (1 run)",
         "torch: 2.13.0 (1 run), 2.14.0 (1 run): accuracies and times may differ",
     ):
         assert line in text

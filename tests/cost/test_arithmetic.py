@@ -428,6 +428,7 @@ def test_cache_grows_with_prompt_answer_and_batch() -> None:
     assert ITEM_BYTES["float32"] == 2 * ITEM_BYTES["float16"]
 
 
+@pytest.mark.slow
 def test_results_tell_flops_and_the_part_of_the_peak(
     make_config: Callable[..., Config], tmp_path: Path
 ) -> None:

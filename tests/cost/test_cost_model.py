@@ -311,6 +311,7 @@ def test_a_prompt_that_just_fits_is_warned_about(make_config: MakeConfig) -> Non
         assert any(w.startswith("near the limit: prompt and") for w in run.warnings) == told
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_has_a_cost_model(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -277,9 +277,9 @@ def test_unusable_samples_are_recorded_with_their_reasons(
     assert "gone.png: no such image" in reasons["test-6"]
     assert reasons["test-7"] == "the row has no answer"
     assert reasons["test-8"] == "the row has no question"
-    columns = plan.runs[0].columns(config)
-    assert columns["num_failed"] == 5
-    assert columns["failed_samples"][0].keys() == {"sample_id", "reason"}
+    asked = plan.runs[0].asked(config)
+    assert asked.num_failed == 5
+    assert {sample.sample_id for sample in asked.failed_samples} == set(reasons)
     run_job(config)
     assert "cannot be asked: 5 samples in all" in capsys.readouterr().out
 

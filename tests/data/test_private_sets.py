@@ -519,7 +519,7 @@ def test_damaged_tables_say_what_is_wrong(make_config: MakeConfig, tmp_path: Pat
         ({"columns.sample_id": "question"}, r"sample_id=question: \? appears twice"),
         ({"join.files": "x", "join.column": "a", "join.key": "b"}, "has no x"),
         ({"join.files": "x"}, "dataset.join: needs files, column, key, or none of them"),
-        ({"+source.fiels": "x"}, "dataset.source.fiels: no such key; allowed here: form, hub"),
+        ({"+source.fiels": "x"}, "dataset.source.fiels: no such key; allowed here: form, "),
     ],
 )
 def test_keys_that_do_not_fit_say_so(

@@ -21,7 +21,7 @@ from vtexp.config.schema import Config, DatasetConfig
 from vtexp.data.images import ImageFile
 from vtexp.data.load import BUILT_IN, load_samples
 from vtexp.data.sample import LoadedSamples, Sample
-from vtexp.data.sources.loader import _asked, _sample
+from vtexp.data.sources.loader import _asked, sample_of
 from vtexp.errors import DataError
 from vtexp.jobs.here import run_job
 from vtexp.prompts import wording
@@ -517,7 +517,7 @@ def test_golden_prompts_follow_from_samples(
         if not example["has_image"]:
             assert asked.unusable  # there is nothing to measure without an image
             asked.unusable = None
-        sample = _sample(dataset, "s", "i", ImageFile(Path("none")), asked)
+        sample = sample_of(dataset, "s", "i", ImageFile(Path("none")), asked)
         if "prompt" in example:
             assert prompt(sample) == example["prompt"]
         for seed, expected in example.get("prompt_by_numpy_randomstate_seed", {}).items():

@@ -55,7 +55,8 @@ def sample_row(**other: Any) -> SampleRow:
 def environment(**other: Any) -> Environment:
     """A processor that is called `a CPU`, on a machine that is called `here`."""
     found = {
-        "vtexp": "1.0", "git": GitState(commit="0" * 40, changed=False), "started": "now",
+        "vtexp": "1.0", "git": GitState(commit="0" * 40, changed=False), "source": "0" * 16,
+        "started": "now",
         "host": "here", "platform": "Linux", "python": "3.11", "packages": {"torch": "2.13.0"},
         "device": Device(type="cpu", name="a CPU"), "cpu_count": 2, "torch_threads": 2,
         "load_average_1min": 0.0,

@@ -53,6 +53,7 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=2,sched_min_interval=100000,bf_interval=2,batch_sched_delay=0
 FirstJobId={first_job_id}
 MinJobAge={min_job_age_s}
+MaxArraySize={max_array_size}
 KillWait={kill_wait_s}
 # A requeued job has to wait until the credential of its first start has expired: 2 minutes, if not
 # told otherwise; SLURM takes nothing below 5 s.
@@ -70,6 +71,7 @@ SlurmctldParameters=preempt_send_user_signal
 SlurmdParameters=config_overrides
 GresTypes=gpu
 PartitionName=gpu Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=5
+PartitionName=short Nodes=ALL MaxTime=5 PriorityTier=1 PreemptMode=REQUEUE
 PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF
 """
 
@@ -83,6 +85,10 @@ AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
 AccountingStoragePort={slurmdbd_port}
 AccountingStoragePass={folder}/munge.socket
+"""
+
+LIMITS_CONF = """\
+AccountingStorageEnforce=associations,limits,qos
 """
 
 SLURMDBD_CONF = """\
@@ -113,12 +119,23 @@ class Cluster:
 
     With `accounting` there are slurmdbd and a private MariaDB, so that sacct works. `kill_wait_s`
     passes between SIGTERM and SIGKILL; for `min_job_age_s` squeue knows a job that has ended, and
-    up to 10 s longer.
+    up to 10 s longer. Limits of a site: `max_array_size`, as in slurm.conf; `max_submit_jobs` of
+    the user and `qos_max_submit_jobs` of a user in the QOS `few`, both with accounting alone.
     """
 
     def __init__(
-        self, *, accounting: bool = False, kill_wait_s: int = 5, min_job_age_s: int = 3600
+        self,
+        *,
+        accounting: bool = False,
+        kill_wait_s: int = 5,
+        min_job_age_s: int = 3600,
+        max_array_size: int = 1001,
+        max_submit_jobs: int | None = None,
+        qos_max_submit_jobs: int | None = None,
     ) -> None:
+        self.max_array_size = max_array_size
+        self.max_submit_jobs = max_submit_jobs
+        self.qos_max_submit_jobs = qos_max_submit_jobs
         self.accounting = accounting
         self.kill_wait_s = kill_wait_s
         self.min_job_age_s = min_job_age_s
@@ -147,6 +164,8 @@ class Cluster:
             self._start_database(database_port)
             self._start_slurmdbd()
         self._start_slurmctld()
+        if self._limited:
+            self._set_limits()
         for node in NODES:
             self.node_up(node)
 
@@ -225,6 +244,29 @@ class Cluster:
         if "slurmctld" not in self._daemons:
             self._start_slurmctld()
 
+    @property
+    def _limited(self) -> bool:
+        return self.max_submit_jobs is not None or self.qos_max_submit_jobs is not None
+
+    def _set_limits(self) -> None:
+        """An account and a QOS `few` for the user, with the limits that the cluster is to have."""
+        self._account("add", "account", "site")
+        self._account("add", "user", "root", "account=site")
+        self._account("add", "qos", "few")
+        limits = {
+            ("user", "root"): [f"maxsubmitjobs={self.max_submit_jobs or -1}", "qos=normal,few"],
+            ("qos", "few"): [f"maxsubmitjobsperuser={self.qos_max_submit_jobs or -1}"],
+        }
+        for named, values in limits.items():
+            self._account("modify", *named, "set", *values)
+
+    def _account(self, *arguments: str) -> None:
+        """What is to be so already, as the user `root` of each new database, is no mistake."""
+        wait_until(
+            lambda: "error" not in self._call("sacctmgr", "-i", *arguments).stderr.lower(),
+            f"sacctmgr {' '.join(arguments)}",
+        )
+
     def _is_busy(self) -> bool:
         return bool(self.run("squeue", "--noheader"))
 
@@ -279,11 +321,13 @@ class Cluster:
             "slurmdbd_port": slurmdbd_port,
             "first_job_id": next(FIRST_JOB_IDS),
             "min_job_age_s": self.min_job_age_s,
+            "max_array_size": self.max_array_size,
             "kill_wait_s": self.kill_wait_s,
             "cpus": CPUS_PER_NODE,
             "gpus": GPUS_PER_NODE,
         }
         text = SLURM_CONF + (ACCOUNTING_CONF if self.accounting else "")
+        text += LIMITS_CONF if self._limited else ""
         nodes = "".join(
             NODE_CONF.format(**values, node=node, port=port)
             for node, port in zip(NODES, node_ports, strict=True)

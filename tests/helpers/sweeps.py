@@ -84,7 +84,8 @@ class Sweep:
 
     def job_ids(self) -> list[str]:
         """Ids of the jobs that were submitted, in order."""
-        return list(dict.fromkeys(job.job_id for job in read_submitted(self.folder)))
+        ids = (job.job_id for job in read_submitted(self.folder))
+        return list(dict.fromkeys(filter(None, ids)))
 
     def wait_for_answers(self, count: int, run: str = "*") -> None:
         """Return when so many answers of unfinished runs are written."""

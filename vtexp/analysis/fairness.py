@@ -14,6 +14,7 @@ from vtexp.analysis.rows import ComparedRun
 from vtexp.errors import DataError
 from vtexp.runs.records import Environment, read_environment
 from vtexp.utils import files
+from vtexp.utils.text import count_of
 
 #: What follows where runs differ in something.
 ACCURACY = "accuracies are not comparable"
@@ -50,7 +51,16 @@ def caveats(
     ]
     for name, read, why in _SURROUNDINGS:
         found += _differing(name, [read(own) for own in environments], why)
-    return found
+    return found + _changed_while_waiting(environments)
+
+
+def _changed_while_waiting(environments: Sequence[Environment]) -> list[str]:
+    """A line where jobs ran other code than that which submitted them."""
+    count = sum(own.submitted_source not in (None, own.source) for own in environments)
+    if not count:
+        return []
+    runs = count_of(count, "run")
+    return [f"vtexp's code changed between submission and start of {runs}: {BOTH}"]
 
 
 def different_questions(
@@ -98,7 +108,9 @@ def _differing(what: str, values: Sequence[Any], why: str) -> list[str]:
 
 def _commit(environment: Environment) -> str | None:
     git = environment.git
-    return None if git is None else git.commit[:12] + (" with changes" if git.changed else "")
+    if git is None or not git.changed:
+        return None if git is None else git.commit[:12]
+    return f"{git.commit[:12]} with changes ({environment.source[:8]})"
 
 
 def _package(name: str, environment: Environment) -> str | None:

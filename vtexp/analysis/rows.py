@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -301,14 +302,21 @@ def run_names(runs: Sequence[ComparedRun]) -> dict[str, str]:
 
 
 def timing_warnings(runs: Sequence[ComparedRun]) -> list[str]:
-    """Why times are doubtful: each reason once, with the runs that it is true of."""
-    by_reason: dict[str, list[str]] = defaultdict(list)
+    """Why times are doubtful: each kind of reason once, with the runs that it is true of.
+
+    Reasons that differ in their numbers alone are of one kind: the first one is told.
+    """
+    by_kind: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         for reason in run.timing_warnings:
-            by_reason[reason].append(run.long_label)
-    return [
-        f"timings are doubtful ({listed(names)}): {reason}" for reason, names in by_reason.items()
-    ]
+            by_kind[re.sub(r"\d+(\.\d+)?", "0", reason)][reason].append(run.long_label)
+    found = []
+    for reasons in by_kind.values():
+        names = list(dict.fromkeys(name for own in reasons.values() for name in own))
+        first = next(iter(reasons))
+        others = " (numbers of the first one)" if len(reasons) > 1 else ""
+        found.append(f"timings are doubtful ({listed(names)}): {first}{others}")
+    return found
 
 
 def warnings(runs: Sequence[ComparedRun]) -> list[str]:

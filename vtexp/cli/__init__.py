@@ -1,1 +1,1 @@
-"""The commands: launch, report, status, wait, resume, cancel, publish, datasets."""
+"""The commands: launch, report, sweeps, status, wait, resume, cancel, publish, datasets."""

@@ -60,7 +60,7 @@ def print_candidates(line: str, commands: list[str]) -> None:
         _print_starting_with(last, known)
     elif first == "completion":
         _print_starting_with(last, list(SCRIPTS))
-    else:
+    elif first != "sweeps":  # which takes a folder
         _print_starting_with(last, [path.name for path in _sweeps()])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -24,7 +25,7 @@ SWEEP_COMMANDS = {
     "resume": "make the runs of a sweep that are missing or failed",
 }
 
-COMMANDS = sorted([*SWEEP_COMMANDS, "launch", "datasets", "report", "completion"])
+COMMANDS = sorted([*SWEEP_COMMANDS, "launch", "datasets", "report", "sweeps", "completion"])
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -67,7 +68,8 @@ def _joined(arguments: Sequence[str], error: Callable[[str], NoReturn]) -> list[
     `--knob.sizes 560x336`, `--knob.sizes=560x336` and `knob.sizes=560x336` are one. `error` is
     called with what is wrong.
     """
-    if not any(argument.startswith("--") for argument in arguments):
+    flags = [argument for argument in arguments if argument.startswith("--")]
+    if not flags or "--help" in flags or "--version" in flags:  # no need to import the schema
         return list(arguments)
     keys = [f.name for f in fields(imported("vtexp.config.schema:Config"))]
     joined: list[str] = []
@@ -103,8 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=_sweep_command, keys=False, prog=command.prog)
         command.set_defaults(name=name, interrupted="what has been submitted is left alone")
         command.add_argument("sweep", metavar="SWEEP", help="its name in outputs/, or its folder")
-        if name == "resume":
-            _add_resume(command)
+        _add_options(name, command)
+    _add_sweeps(commands)
     _add_report(commands)
     _add_completion(commands)
     return parser
@@ -118,6 +120,25 @@ def _add_completion(commands: argparse._SubParsersAction[_Parser]) -> None:
     completion.add_argument("shell", choices=SHELLS, help="your shell")
 
 
+def _add_options(name: str, command: argparse.ArgumentParser) -> None:
+    """What one of the commands takes beside its sweep."""
+    if name == "status":
+        command.add_argument("--json", dest="as_json", action="store_true", help="all runs as JSON")
+        about = "show all runs; default: the 20 that need eyes first"
+        command.add_argument("--all", dest="every", action="store_true", help=about)
+    elif name == "wait":
+        about = "stop watching after so long, such as 90s, 30m or 2h (plain numbers: seconds); "
+        about += "exit code 124 if the sweep is not over then"
+        command.add_argument(
+            "--timeout", dest="timeout_s", type=_seconds, metavar="TIME", help=about
+        )
+    elif name == "cancel":
+        about = "only these runs: a knob's value, such as 560x336, or a run's folder"
+        command.add_argument("runs", metavar="RUN", nargs="*", help=about)
+    elif name == "resume":
+        _add_resume(command)
+
+
 def _add_resume(resume: argparse.ArgumentParser) -> None:
     resume.set_defaults(command=_resume, keys=True)
     about = "keys of hardware that change, such as hardware.slurm.partition=gpu"
@@ -126,6 +147,23 @@ def _add_resume(resume: argparse.ArgumentParser) -> None:
     resume.add_argument("--no-wait", action="store_true", help=about)
     about = "also runs whose jobs cannot be asked for: another user's, or of a SLURM that is gone"
     resume.add_argument("--anyway", action="store_true", help=about)
+
+
+def _seconds(text: str) -> float:
+    """A time such as `90`, `90s`, `1.5h`, in seconds. Raises ArgumentTypeError for others."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: not a time such as 90s, 30m or 2h")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def _add_sweeps(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "list the sweeps, newest first, with their state"
+    sweeps = commands.add_parser("sweeps", help=about, description=about)
+    sweeps.set_defaults(command=_list_sweeps, keys=False, prog=sweeps.prog)
+    about = "folder of the sweeps (default: outputs)"
+    sweeps.add_argument("folder", type=Path, metavar="FOLDER", nargs="?", help=about)
+    sweeps.add_argument("--json", dest="as_json", action="store_true", help="as JSON")
 
 
 def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -176,8 +214,15 @@ def _completion(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     imported("vtexp.cli.complete:print_script")(parsed.shell)
 
 
+def _list_sweeps(parsed: argparse.Namespace, words: Sequence[str]) -> None:
+    folder = parsed.folder or Path("outputs")
+    imported("vtexp.cli.sweeps:show_sweeps")(folder, as_json=parsed.as_json)
+
+
 def _sweep_command(parsed: argparse.Namespace, words: Sequence[str]) -> None:
-    imported(f"vtexp.cli.sweep:{parsed.name}")(parsed.sweep)
+    given = ("as_json", "every", "timeout_s", "runs")
+    options = {key: getattr(parsed, key) for key in given if getattr(parsed, key, None)}
+    imported(f"vtexp.cli.sweep:{parsed.name}")(parsed.sweep, **options)
 
 
 def _resume(parsed: argparse.Namespace, words: Sequence[str]) -> None:

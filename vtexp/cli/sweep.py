@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,23 +17,40 @@ from vtexp.jobs import local, slurm
 from vtexp.jobs.finish import require_page, show_comparison
 from vtexp.jobs.launch import launch, refuse_to_disturb
 from vtexp.jobs.prepare import require_extras
-from vtexp.jobs.status import RunStatus, find_sweep, look, look_again
-from vtexp.jobs.watch import summary, table, watch
+from vtexp.jobs.status import RunStatus, find_sweep, look, look_again, look_now
+from vtexp.jobs.watch import in_order, summary, table, watch
 from vtexp.report import write
-from vtexp.runs.folder import raise_failures, run_folders
+from vtexp.runs.folder import (
+    labels,
+    quoted,
+    raise_failures,
+    record_failure,
+    run_folders,
+    settled,
+)
 from vtexp.runs.frozen import freeze, thaw
-from vtexp.runs.ledger import Job, read_submitted, working_folder
+from vtexp.runs.ledger import Job, read_submitted, taking, working_folder
 from vtexp.runs.plan import Plan, make_plan
+from vtexp.runs.records import read_planned
 from vtexp.tracking import publish as upload
 from vtexp.utils import files
 from vtexp.utils.console import console
 from vtexp.utils.extras import require_extra
+from vtexp.utils.text import count_of, listed
 
 
-def status(name: str) -> None:
-    """Print a sweep's runs and how far they are."""
+def status(name: str, *, as_json: bool = False, every: bool = False) -> None:
+    """Print a sweep's runs and how far they are: the first 20, `every` one, or all as JSON."""
     sweep = find_sweep(name)
-    console.print(table(sweep, look_again(sweep)))
+    statuses = look_now(sweep)
+    if as_json:
+        # Not by the console, which could break lines.
+        print(json.dumps([status.plain() for status in in_order(statuses)], indent=2))
+        return
+    shown = table(sweep, statuses, every=every)
+    # A pipe has no width: nothing is cut there.
+    width = None if console.is_terminal else max(console.measure(shown).maximum, console.width)
+    console.print(shown, soft_wrap=False, width=width)
 
 
 def publish(name: str) -> None:
@@ -44,10 +62,13 @@ def publish(name: str) -> None:
     upload.publish(find_sweep(name))
 
 
-def wait(name: str) -> None:
-    """Watch a sweep to its end and print the comparison. Raises RunFailedError if runs failed."""
+def wait(name: str, timeout_s: float = math.inf) -> None:
+    """Watch a sweep to its end and print the comparison. Raises RunFailedError if runs failed.
+
+    Raises TimeoutExpiredError after `timeout_s`, without a comparison.
+    """
     sweep = find_sweep(name)
-    watch(sweep)
+    watch(sweep, timeout_s)
     show_comparison(sweep)
     raise_failures(run_folders(sweep))
     require_page(sweep)
@@ -89,19 +110,68 @@ def _report_folder(sweeps: Sequence[Path]) -> Path:
     return sweeps[0].parent / f"report-{names[:100]}"
 
 
-def cancel(name: str) -> None:
-    """Cancel what is queued or running of a sweep; results that are there stay.
+def cancel(name: str, runs: Sequence[str] = ()) -> None:
+    """Cancel what is queued or running of a sweep, or of some runs; results that are there stay.
 
-    Raises VtexpError where SLURM does not answer, or a process is another machine's.
+    `runs` are names of run folders, values of the knob, or what messages call a run. Raises
+    VtexpError where SLURM does not answer, a process is another machine's, a run is not found, or
+    its job makes other runs too.
     """
     sweep = find_sweep(name)
-    jobs = {status.job for status in look(sweep) if status.job and status.active}
-    if any(job.launcher == Launcher.here for job in jobs):
-        raise ConfigError(f"{name}: runs in the process that launched it; interrupt it there")
-    # SLURM last: where it does not answer, nothing else goes on.
-    local.cancel([job for job in jobs if job.launcher == Launcher.local])
-    slurm.cancel([job for job in jobs if job.launcher == Launcher.slurm])
-    console.print(f"{len(jobs)} jobs cancelled; python -m vtexp resume {name} goes on")
+    with taking(sweep):  # nobody submits what is held back meanwhile
+        statuses = look(sweep)
+        chosen = named_runs(statuses, runs) if runs else statuses
+        left = [s for s in chosen if s.job and (s.active or s.state == "waiting")]
+        jobs = {status.job for status in left if status.job is not None}
+        if any(job.launcher == Launcher.here for job in jobs):
+            raise ConfigError(f"{name}: runs in the process that launched it; interrupt it there")
+        _refuse_shared(statuses, left)
+        # SLURM last: where it does not answer, nothing else goes on.
+        local.cancel([job for job in jobs if job.launcher == Launcher.local])
+        slurm.cancel([job for job in jobs if job.launcher == Launcher.slurm and job.job_id])
+        for status in left:
+            if not settled(status.folder):
+                end = "CANCELLED: python -m vtexp cancel ended its job"
+                record_failure(status.folder, VtexpError(end))
+    console.print(
+        f"{count_of(len(jobs), 'job')} cancelled; python -m vtexp resume {quoted(name)} goes on"
+    )
+
+
+def _refuse_shared(statuses: Sequence[RunStatus], chosen: Sequence[RunStatus]) -> None:
+    """Raises ConfigError where a job of chosen runs makes others too."""
+    folders = {status.folder for status in chosen}
+    jobs = {status.job for status in chosen}
+    others = [
+        s.folder
+        for s in statuses
+        if s.job in jobs and s.folder not in folders and not settled(s.folder)
+    ]
+    if others:
+        names = labels([status.folder for status in statuses])
+        raise ConfigError(
+            f"the same job makes {listed([names[folder] for folder in others])} too: name these "
+            "as well"
+        )
+
+
+def named_runs(statuses: Sequence[RunStatus], names: Sequence[str]) -> list[RunStatus]:
+    """The runs of these names, each once. Raises DataError for a name that no run has."""
+    called = labels([status.folder for status in statuses])
+    found: dict[Path, RunStatus] = {}
+    for name in names:
+        own = []
+        for status in statuses:
+            asked = read_planned(status.folder)
+            values = (asked.knob_value, asked.value_label)
+            labelled = (called[status.folder], asked.label, f"{asked.knob}={asked.knob_value}")
+            known = (status.folder.name, *values, *labelled)
+            if name in known or Path(name).absolute() == status.folder:
+                own.append(status)
+        if not own:
+            raise DataError(f"{name}: no such run; there are {listed(list(called.values()))}")
+        found |= {status.folder: status for status in own}
+    return list(found.values())
 
 
 def resume(name: str, keys: Sequence[str] = (), *, wait: bool = True, anyway: bool = False) -> None:
@@ -116,7 +186,8 @@ def resume(name: str, keys: Sequence[str] = (), *, wait: bool = True, anyway: bo
     sweep = find_sweep(name)
     statuses = look_again(sweep)
     gone = [s for s in statuses if s.state == "unknown" and anyway]
-    wanted = [s for s in statuses if s.state in ("failed", "missing") and not s.active] + gone
+    states = ("failed", "missing", "waiting")
+    wanted = [s for s in statuses if s.state in states and not s.active] + gone
     _tell_others([s for s in statuses if s.active and s not in gone], nothing_else=not wanted)
     if not wanted:
         console.print(f"{summary(statuses)}; nothing to resume")

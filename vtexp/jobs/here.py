@@ -11,7 +11,7 @@ from vtexp.jobs.finish import require_page, show_comparison
 from vtexp.jobs.prepare import in_new_folder, require_extras
 from vtexp.jobs.status import look
 from vtexp.report.plan import show_plan
-from vtexp.runs.folder import raise_failures
+from vtexp.runs.folder import quoted, raise_failures
 from vtexp.runs.frozen import freeze
 from vtexp.runs.job import make_runs
 from vtexp.runs.ledger import note_submitted, of_process, taking
@@ -48,6 +48,9 @@ def run_job(config: Config, *, named: bool = True) -> Path | None:
         note_submitted(sweep, [of_process(runs, Launcher.here, os.getpid())])
     try:
         make_runs(plan, on_result=mirror)
+    except KeyboardInterrupt:
+        console.print(f"to go on: python -m vtexp resume {quoted(sweep)}")
+        raise
     finally:
         show_comparison(sweep, margin=plan.config.report.margin)
     raise_failures([run.folder for run in plan.runs])
@@ -63,5 +66,5 @@ def refuse_runs_under_way(plan: Plan) -> None:
         if status.active and not own and status.folder in folders:
             raise ConfigError(
                 f"{folders[status.folder].label}: is under way already; wait for it with "
-                f"python -m vtexp wait {status.folder.parent}"
+                f"python -m vtexp wait {quoted(status.folder.parent)}"
             )

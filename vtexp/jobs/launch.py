@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vtexp.config.schema import HardwareConfig, Launcher
-from vtexp.errors import ConfigError
-from vtexp.jobs import local, slurm
+from vtexp.errors import ConfigError, VtexpError
+from vtexp.jobs import local
 from vtexp.jobs.finish import require_page, show_comparison
+from vtexp.jobs.limits import submit_or_hold_back
 from vtexp.jobs.status import RunStatus, look
 from vtexp.jobs.watch import come_back, watch
 from vtexp.jobs.worker import make_job
-from vtexp.runs.folder import raise_failures
-from vtexp.runs.ledger import Job, note_submitted, of_process, taking
+from vtexp.runs.folder import labels, quoted, raise_failures
+from vtexp.runs.ledger import JOBS, Job, note_submitted, of_process, read_submitted, taking
+from vtexp.utils import files
 from vtexp.utils.console import console
+from vtexp.utils.text import listed
 
 
 def launch(
@@ -36,6 +40,8 @@ def launch(
             status.folder: replace(status, active=status.active and status.folder not in gone)
             for status in look(sweep)
         }
+        if removed := [f for job in jobs for f in job.folders if f not in statuses]:
+            raise VtexpError(f"{removed[0]}: was removed meanwhile; launch the sweep again")
         wanted = _unmade(jobs, statuses)
         refuse_to_disturb(list(statuses.values()), wanted)
         under_way = any(statuses[folder].active for job in jobs for folder in job.folders)
@@ -86,39 +92,57 @@ def refuse_to_disturb(statuses: Sequence[RunStatus], jobs: Sequence[Job]) -> Non
         ):
             raise ConfigError(
                 f"{status.folder.parent.name}: processes of it still run, and more would disturb "
-                f"what they time; first python -m vtexp wait {status.folder.parent}, or cancel"
+                "what they time; first python -m vtexp wait "
+                f"{quoted(status.folder.parent)}, or cancel"
             )
 
 
 def _run_here(sweep: Path, jobs: Sequence[Job], *, others: bool) -> None:
     """Run jobs one after the other in this process; `others` have been submitted elsewhere."""
     try:
+        names = labels([folder for job in jobs for folder in job.folders])
         for job in jobs:
+            if " " in names[job.folders[0]]:  # its model, data set or hardware is not that of all
+                console.print(listed([names[folder] for folder in job.folders]))
             make_job(job.folders)
     except KeyboardInterrupt:
-        if others:
-            console.print(come_back(sweep))
+        hint = f"to go on: python -m vtexp resume {quoted(sweep)}"
+        console.print(come_back(sweep) if others else hint)
         raise
 
 
 def _submit(sweep: Path, jobs: Sequence[Job]) -> None:
-    """Submit jobs: those of each hardware to SLURM together, all for this machine together."""
-    submitted = 0
+    """Submit jobs: those of each hardware to SLURM together, all for this machine together.
+
+    What is refused at once leaves nothing behind.
+    """
+    before = len(read_submitted(sweep))
     try:
         for hardware, own in _by_hardware(jobs):
-            given = slurm.submit(sweep, own, hardware)
-            note_submitted(sweep, given)
-            submitted += len(given)
-            console.print(f"{hardware.name}: jobs {_ids([job.job_id for job in given])}")
+            given = submit_or_hold_back(sweep, own, hardware)
+            if given:
+                console.print(f"{hardware.name}: jobs {_ids([job.job_id for job in given])}")
         own = [job for job in jobs if job.hardware.launcher == Launcher.local]
         if own:
             given = local.submit(sweep, own)
             note_submitted(sweep, given)
             console.print(f"local processes {_ids([job.job_id for job in given])}")
     except Exception:
-        if submitted:
+        if len(read_submitted(sweep)) > before:
             console.print(come_back(sweep))
+        elif not before:
+            _forget(sweep, jobs)
         raise
+
+
+def _forget(sweep: Path, jobs: Sequence[Job]) -> None:
+    """Remove a sweep that nobody makes, if it holds nothing but these jobs' frozen configs."""
+    frozen = {files.CONFIG, files.PLANNED}
+    folders = [folder for job in jobs for folder in job.folders]
+    inside = {path.name for folder in folders for path in folder.iterdir()}
+    beside = {path for path in sweep.iterdir()} - {*folders, sweep / JOBS}
+    if inside <= frozen and not beside:
+        shutil.rmtree(sweep, ignore_errors=True)
 
 
 def _by_hardware(jobs: Sequence[Job]) -> list[tuple[HardwareConfig, list[Job]]]:

@@ -23,6 +23,7 @@ from vtexp.runs.folder import record_end, settled
 from vtexp.runs.ledger import JOBS, Job, SubmittedJob, of_process
 from vtexp.runs.ranks import RANK
 from vtexp.utils import environment
+from vtexp.utils.source import same_source
 
 
 def submit(sweep: Path, jobs: Sequence[Job]) -> list[SubmittedJob]:
@@ -41,7 +42,7 @@ def submit(sweep: Path, jobs: Sequence[Job]) -> list[SubmittedJob]:
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "vtexp.jobs.local", str(sweep), str(log), *parts],
-                env=os.environ | gpus[number],
+                env=os.environ | same_source() | gpus[number],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -43,17 +43,28 @@ def prepare_jobs(
     if not named and not only_plan:
         plans = in_new_folder(plans)
     jobs = [job for plan in plans for job in _jobs(plan)]
-    folders = [folder for job in jobs for folder in job.folders]
-    if len(set(folders)) < len(folders):
-        twice = next(folder for folder in folders if folders.count(folder) > 1)
-        raise ConfigError(f"two jobs would make the same run ({twice.name}): sweep other settings")
+    _require_different(plans)
     if only_plan:
-        console.print(f"plan: {_counted(len(jobs), 'job')} of {_counted(len(folders), 'run')}")
+        runs = sum(len(plan.runs) for plan in plans)
+        console.print(f"plan: {_counted(len(jobs), 'job')} of {_counted(runs, 'run')}")
         return []
     for plan in plans:
         freeze(plan)
     console.print(f"{_counted(len(jobs), 'job')}, results in {sweep_folder(plans[0].config)}")
     return jobs
+
+
+def _require_different(plans: Sequence[Plan]) -> None:
+    """Raise ConfigError if two jobs would make the same run; also of a plan."""
+    seen: set[str] = set()
+    for plan in plans:
+        for run in plan.runs:
+            settings = plan.config.run_id(run.value, checkpoint="")
+            if settings in seen:
+                raise ConfigError(
+                    f"two jobs would make the same run ({run.label}): sweep other settings"
+                )
+            seen.add(settings)
 
 
 def require_extras(config: Config, *, submits: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from vtexp.errors import ConfigError, VtexpError
 from vtexp.jobs.state import JobState
 from vtexp.jobs.worker import SweepJob
 from vtexp.runs.ledger import JOBS, Job, SubmittedJob
+from vtexp.utils.source import same_source
 
 QUEUED = (
     *("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD"),
@@ -25,6 +27,14 @@ QUEUED = (
 RUNNING = ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING")
 #: SLURM signals a job this long before its time limit, or a third of the limit if that is less.
 SIGNAL_S = 90
+#: Cause of the end of a job that neither squeue nor sacct knows.
+FORGOTTEN = "SLURM has forgotten it"
+#: Reasons for which a job waits forever, but for what its user or the site changes.
+NEVER = re.compile(
+    r"Partition(Time|Node)Limit|DependencyNeverSatisfied|BadConstraints|ReservationDeleted"
+    r"|(Assoc|QOS)\w*PerJobLimit|QOS(TimeLimit|Min\w+)$|Invalid(Account|QOS)"
+    r"|(Account|QOS)NotAllowed|launch failed requeued held"
+)
 #: What a call of SLURM may take, on a busy controller.
 TIMEOUT_S = 60
 #: What a job's script and its tasks set for themselves; a launch inside of one must not hand it on.
@@ -36,14 +46,25 @@ _NEEDED = (
     *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "VTEXP_CACHE_DIR"),
     *("WANDB_MODE", "WANDB_BASE_URL"),
 )
-#: The folder that vtexp is imported from: jobs run the code that submitted them.
-_CODE = Path(__file__).parents[2]
+
+#: What sbatch says where fewer jobs, or the same ones later, would be taken.
+_LIMIT = re.compile(r"\b(?:Assoc|QOS)\w*Submit\w*Limit\b")
+_ARRAY_TOO_LARGE = "Invalid job array specification"
+
+
+class LimitError(VtexpError):
+    """SLURM takes fewer jobs at once, or no more now: `limit` names the site's limit."""
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[SubmittedJob]:
     """Hand jobs of one hardware to SLURM, as an array where they are several.
 
-    Raises ConfigError where there is no SLURM, VtexpError where it refuses them.
+    Raises ConfigError where there is no SLURM, LimitError where it would take fewer of them,
+    VtexpError where it refuses them.
     """
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise ConfigError(
@@ -58,9 +79,8 @@ def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[S
         with _outside_of_any_job(), redirect_stderr(io.StringIO()), executor.batch():
             handed = [executor.submit(SweepJob(sweep, job.runs, Path.cwd())) for job in jobs]
     except FailedJobError as error:  # with sbatch's words
-        lines = [line for line in str(error).splitlines() if "error" in line.lower()]
-        text = " ".join((lines[-1] if lines else str(error)).split())
-        raise VtexpError(f"hardware={hardware.name}: SLURM refused the jobs: {text}") from error
+        _remove_leftovers(sweep / JOBS)
+        raise _refusal(hardware, str(error)) from error
     return [
         SubmittedJob(
             runs=job.runs,
@@ -90,15 +110,36 @@ def _outside_of_any_job() -> Iterator[None]:
         os.environ.update(leaked)
 
 
+def _refusal(hardware: HardwareConfig, said: str) -> VtexpError:
+    """The error for what sbatch said."""
+    lines = [line for line in said.splitlines() if "error" in line.lower()]
+    text = " ".join((lines[-1] if lines else said).split())
+    message = f"hardware={hardware.name}: SLURM refused the jobs: {text}"
+    if found := _LIMIT.search(said):
+        message += (
+            f" ({found[0]}); ask for fewer jobs with sweep.values_per_job=N, or wait until others "
+            "of yours have ended"
+        )
+        return LimitError(message, found[0])
+    if _ARRAY_TOO_LARGE in said:
+        hint = "(MaxArraySize); ask for fewer jobs with sweep.values_per_job=N"
+        return LimitError(f"{message} {hint}", "MaxArraySize")
+    return VtexpError(message)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Delete what submitit wrote for jobs that SLURM refused; of others it has moved it."""
+    for path in (*folder.glob("*.pkl"), *folder.glob(".submission_file_*.sh")):
+        if not path.is_symlink():
+            path.unlink(missing_ok=True)
+
+
 def _setup(cpus: int) -> list[str]:
     """Shell lines by which a job runs as it would here, whatever of the environment it is given."""
-    lines = [
-        f"export PYTHONPATH={shlex.quote(str(_CODE))}${{PYTHONPATH:+:$PYTHONPATH}}",
-        # Where tasks are not bound to their cores, libraries would take all that a node has.
-        f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus}}}",
-    ]
-    given = [name for name in _NEEDED if name in os.environ]
-    return [*lines, *(f"export {name}={shlex.quote(os.environ[name])}" for name in given)]
+    given = {name: os.environ[name] for name in _NEEDED if name in os.environ}
+    lines = [f"export {key}={shlex.quote(value)}" for key, value in (same_source() | given).items()]
+    # Where tasks are not bound to their cores, libraries would take all that a node has.
+    return [*lines, f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus}}}"]
 
 
 def _executor(sweep: Path, hardware: HardwareConfig, count: int) -> Any:
@@ -142,16 +183,16 @@ def states(jobs: Sequence[SubmittedJob]) -> dict[SubmittedJob, JobState]:
     found = {job: JobState("unknown", f"of user {job.user_id}") for job in jobs if job not in own}
     if not own:
         return found
-    listed = _lines("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%N")
+    listed = lines("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%N")
     if listed is None:
         return found | {job: JobState("unknown", "SLURM does not answer") for job in own}
     by_id = {row[0]: _state(*row[1:]) for row in listed}
     gone = [job.job_id for job in own if job.job_id not in by_id]
     if gone:
         asked = ("-j", ",".join(gone), "-o", "JobID,State,NodeList")
-        accounted = _lines("sacct", "-n", "-P", "-X", *asked) or []
+        accounted = lines("sacct", "-n", "-P", "-X", *asked) or []
         by_id |= {row[0]: _state(row[1].split()[0], "", row[2]) for row in accounted}
-    forgotten = JobState("ended", "SLURM has forgotten it")
+    forgotten = JobState("ended", FORGOTTEN)
     return found | {job: by_id.get(job.job_id, forgotten) for job in own}
 
 
@@ -166,14 +207,20 @@ def _state(word: str, reason: str, node: str) -> JobState:
 def cancel(jobs: Sequence[SubmittedJob]) -> None:
     """Cancel jobs. Raises VtexpError where SLURM does not answer."""
     ids = sorted({job.job_id for job in jobs})
-    if ids and _lines("scancel", *ids) is None:
+    if ids and lines("scancel", *ids) is None:
         raise VtexpError(
             f"SLURM does not answer, or refuses: {len(ids)} of its jobs go on; cancel again when "
             f"squeue answers, or type: scancel {' '.join(ids)}"
         )
 
 
-def _lines(*command: str) -> list[list[str]] | None:
+def queued() -> int | None:
+    """Number of this user's jobs in the queue, tasks of arrays one by one; None if unknown."""
+    listed = lines("squeue", "--me", "-h", "-r", "-o", "%i")
+    return None if listed is None else len(listed)
+
+
+def lines(*command: str) -> list[list[str]] | None:
     """Output of a command of SLURM, each line split at its bars; None where it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)

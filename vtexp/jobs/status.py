@@ -6,6 +6,7 @@ failed, with how its job ended and the last lines of its log.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,8 +18,17 @@ from vtexp.config.schema import Launcher
 from vtexp.errors import ConfigError, DataError
 from vtexp.jobs import local, slurm
 from vtexp.jobs.state import JobState
-from vtexp.runs.folder import failure, finished, record_end, run_folders, settled
-from vtexp.runs.ledger import SubmittedJob, read_submitted
+from vtexp.runs.causes import state_in_log
+from vtexp.runs.folder import (
+    failure,
+    finished,
+    log_lines,
+    record_end,
+    run_folders,
+    settled,
+)
+from vtexp.runs.ledger import JOBS, SubmittedJob, read_submitted
+from vtexp.runs.records import read_planned
 from vtexp.utils import files
 
 #: Files of another machine may be seen so much later than the end of its job.
@@ -31,9 +41,10 @@ MOST_OF_A_NAME = 60
 class RunStatus:
     """A run as seen from outside.
 
-    state: done, failed, running, queued, lost (its job ended without a word), unknown (its
-    launcher does not answer) or missing (nothing is to make it). `active`: its job is still there,
-    whatever has become of the run.
+    state: done, failed, running, queued, waiting (a limit of the site holds its job back: nobody
+    has submitted it yet), lost (its job ended without a word), unknown (its launcher does not
+    answer) or missing (nothing is to make it). `active`: its job is still there, whatever has
+    become of the run. `stuck`: its job is queued and never starts by itself.
     """
 
     folder: Path
@@ -43,11 +54,27 @@ class RunStatus:
     job: SubmittedJob | None = None
     progress: dict[str, Any] | None = None
     active: bool = False
+    stuck: bool = False
 
     @property
     def over(self) -> bool:
         """Whether nothing more will come of it by itself."""
-        return self.state in ("done", "failed", "missing")
+        return self.stuck or self.state in ("done", "failed", "missing")
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        asked = read_planned(self.folder)
+        keys = ("knob", "knob_value", "model", "dataset", "hardware")
+        return {
+            "run": self.folder.name,
+            **{key: getattr(asked, key) for key in keys},
+            "state": self.state,
+            "reason": self.cause,
+            "node": self.node,
+            "job": self.job.job_id if self.job else "",
+            "active": self.active,
+            "progress": self.progress,
+        }
 
 
 def find_sweep(name: str) -> Path:
@@ -67,12 +94,27 @@ def find_sweep(name: str) -> Path:
 
 def look(sweep: Path) -> list[RunStatus]:
     """Status of each run of a sweep."""
-    last = {run: job for job in read_submitted(sweep) for run in job.runs}
+    return look_at([sweep])[sweep]
+
+
+def look_at(sweeps: Sequence[Path]) -> dict[Path, list[RunStatus]]:
+    """Status of each run of some sweeps; their launchers are asked once for all."""
+    makers = {
+        sweep: {run: job for job in read_submitted(sweep) for run in job.runs} for sweep in sweeps
+    }
     # Jobs are asked for before the files are: one that ends in between has written them.
-    asked = {job for run, job in last.items() if not finished(sweep / run)}
+    asked = {
+        job
+        for sweep, last in makers.items()
+        for run, job in last.items()
+        if job.job_id and not finished(sweep / run)
+    }
     of_slurm = [job for job in asked if job.launcher == Launcher.slurm]
     states = slurm.states(of_slurm) | local.states([job for job in asked if job not in of_slurm])
-    return [_status(folder, last.get(folder.name), states) for folder in run_folders(sweep)]
+    return {
+        sweep: [_status(folder, last.get(folder.name), states) for folder in run_folders(sweep)]
+        for sweep, last in makers.items()
+    }
 
 
 def _status(
@@ -85,6 +127,8 @@ def _status(
     active = state != "ended"
     if (failed := failure(folder)) is not None:
         return RunStatus(folder, "failed", failed.error, job=job, active=active)
+    if job is not None and not job.job_id:
+        return RunStatus(folder, "waiting", "not submitted yet: a limit of the site", job=job)
     if job is None or (not active and job.launcher == Launcher.here):
         return RunStatus(folder, "missing", cause, job=job)
     if not active:
@@ -93,7 +137,8 @@ def _status(
     if state == "running" and made is None:
         why = "its job makes other runs or loads the model"
         return RunStatus(folder, "queued", why, node, job, active=True)
-    return RunStatus(folder, state, cause, node, job, made, active=True)
+    stuck = state == "queued" and slurm.NEVER.match(cause) is not None
+    return RunStatus(folder, state, cause, node, job, made, active=True, stuck=stuck)
 
 
 def _progress(folder: Path) -> dict[str, Any] | None:
@@ -110,6 +155,7 @@ def _progress(folder: Path) -> dict[str, Any] | None:
         return {
             "stage": slowest["stage"],
             "done": sum(row["done"] for row in same),
+            "kept": sum(row.get("kept", 0) for row in same),
             "total": sum(row["total"] for row in same),
             "began": min(float(row["began"]) for row in same),
             "updated": max(float(row["updated"]) for row in found),
@@ -125,9 +171,30 @@ def settle(statuses: Sequence[RunStatus]) -> None:
             list(status.folder.iterdir())  # makes a network file system look again
         if status.state == "lost" and not settled(status.folder):
             where = f" on {status.node}" if status.node else ""
-            log = None if status.job is None else status.job.log
-            end = f"its job ended without a result ({status.cause}{where})"
+            log, cause = None if status.job is None else status.job.log, status.cause
+            if cause == slurm.FORGOTTEN:
+                cause = state_in_log(log_lines(status.folder.parent / JOBS, log)) or cause
+            end = f"its job ended without a result ({cause}{where})"
             record_end(status.folder, end, log)
+
+
+def look_now(sweep: Path) -> list[RunStatus]:
+    """Status of each run without waiting: lost ones are recorded as failed once they are silent.
+
+    A job that has written nothing into its log for the grace period has had time for its files.
+    """
+    statuses = look(sweep)
+    if silent := [s for s in statuses if s.state == "lost" and _silent_s(s) > grace_s(s)]:
+        settle(silent)
+        statuses = look(sweep)
+    return statuses
+
+
+def _silent_s(status: RunStatus) -> float:
+    """Seconds since a job last wrote into its log; endless where there is none."""
+    with suppress(OSError, TypeError):
+        return time.time() - Path(str(status.job and status.job.log)).stat().st_mtime
+    return math.inf
 
 
 def look_again(sweep: Path) -> list[RunStatus]:

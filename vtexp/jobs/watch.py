@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,10 +15,13 @@ from rich.live import Live
 from rich.table import Table
 
 from vtexp.config.schema import Launcher
+from vtexp.errors import VtexpError
+from vtexp.jobs.limits import HeldBack
 from vtexp.jobs.status import RunStatus, grace_s, look, settle
-from vtexp.runs.folder import label
+from vtexp.runs.folder import labels, quoted
 from vtexp.runs.records import read_planned
 from vtexp.utils.console import console
+from vtexp.utils.text import count_of
 
 #: SLURM is asked this often.
 POLL_S = 5.0
@@ -24,36 +29,71 @@ POLL_S = 5.0
 LINE_EVERY_S = 600.0
 #: Rows of the live table; of the rest only numbers are shown.
 MOST_ROWS = 20
+#: All states in the order of a summary, and in that of a table too short for all runs.
+STATES = ("done", "failed", "running", "queued", "waiting", "lost", "unknown", "missing")
+FIRST = ("failed", "lost", "unknown", "running", "queued", "waiting", "missing", "done")
 
 
-def watch(sweep: Path) -> None:
+class StuckError(VtexpError):
+    """Jobs wait in the queue for what never comes."""
+
+
+class TimeoutExpiredError(VtexpError):
+    """A sweep was watched for as long as asked, and is not over. Exit code as of timeout(1)."""
+
+    exit_code = 124
+
+
+def watch(sweep: Path, timeout_s: float = math.inf) -> None:
     """Show a sweep until nothing of it is under way: a live table, or plain lines in a log.
 
-    Ctrl-C leaves the jobs alone and says how to come back.
+    Submits what a limit of the site held back. Ctrl-C leaves the jobs alone and says how to come
+    back. Raises StuckError where jobs wait for what never comes, TimeoutExpiredError after
+    `timeout_s`.
     """
     try:
         if console.is_terminal:
             with Live(console=console, auto_refresh=False, transient=True) as live:
-                _watch(sweep, lambda statuses: live.update(table(sweep, statuses), refresh=True))
+                show = lambda found: live.update(table(sweep, found), refresh=True)  # noqa: E731
+                statuses = _watch(sweep, show, timeout_s)
         else:
-            _watch(sweep, _Lines())
+            statuses = _watch(sweep, _Lines(), timeout_s)
     except KeyboardInterrupt:
         console.print(come_back(sweep))
         raise
+    if stuck := [status for status in statuses if status.stuck]:
+        raise StuckError(_never(sweep, stuck))
+    if not all(status.over for status in statuses):
+        raise TimeoutExpiredError(f"--timeout is over: {summary(statuses)}; {come_back(sweep)}")
 
 
-def _watch(sweep: Path, show: Any) -> None:
+def _watch(sweep: Path, show: Any, timeout_s: float) -> list[RunStatus]:
+    """Show the runs until all are over, or for `timeout_s`; returns them."""
     lost_since: dict[Path, float] = {}
+    held_back, began = HeldBack(sweep), time.monotonic()
     while True:
         statuses, now = look(sweep), time.monotonic()
         show(statuses)
-        if all(status.over for status in statuses):
-            return
+        left_s = began + timeout_s - now
+        if all(status.over for status in statuses) or left_s <= 0:
+            return statuses
         lost = [status for status in statuses if status.state == "lost"]
         lost_since = {s.folder: lost_since.get(s.folder, now) for s in lost}
         settle([s for s in lost if now - lost_since[s.folder] >= grace_s(s)])
+        if any(status.state == "waiting" for status in statuses):
+            held_back.submit()
         far = any(s.job is not None and s.job.launcher == Launcher.slurm for s in statuses)
-        time.sleep(POLL_S if far else 1.0)
+        time.sleep(min(POLL_S if far else 1.0, left_s))
+
+
+def _never(sweep: Path, stuck: Sequence[RunStatus]) -> str:
+    """What is said of runs that wait for what never comes."""
+    reasons = ", ".join(sorted({status.cause for status in stuck}))
+    return (
+        f"{count_of(len(stuck), 'run')} will never start: SLURM gives the reason {reasons}. Cancel "
+        f"the sweep with python -m vtexp cancel {quoted(sweep)}, mend the request "
+        "(hardware.slurm), then resume it"
+    )
 
 
 class _Lines:
@@ -61,37 +101,42 @@ class _Lines:
 
     def __init__(self) -> None:
         self._states: dict[Path, str] = {}
+        self._said = ""
         self._last = time.monotonic()
 
     def __call__(self, statuses: Sequence[RunStatus]) -> None:
-        changed = False
+        names = labels([status.folder for status in statuses])
         for status in statuses:
             if self._states.get(status.folder) != status.state:
                 self._states[status.folder] = status.state
-                if status.state != "queued":
-                    changed = True
+                if status.state not in ("queued", "waiting"):
                     note = f": {status.cause}" if status.cause else ""
                     where = f" on {status.node}" if status.node else ""
-                    console.print(f"{label(status.folder)}: {status.state}{where}{note}")
-        if changed or time.monotonic() - self._last > LINE_EVERY_S:
-            self._last = time.monotonic()
-            console.print(summary(statuses))
+                    console.print(f"{names[status.folder]}: {status.state}{where}{note}")
+        said = summary(statuses)
+        if said != self._said or time.monotonic() - self._last > LINE_EVERY_S:
+            self._said, self._last = said, time.monotonic()
+            console.print(said)
 
 
 def summary(statuses: Sequence[RunStatus]) -> str:
-    """Such as `8 runs: 3 done, 1 failed, 2 running, 2 queued`."""
+    """Such as `8 runs: 3 done, 1 failed, 2 running, 2 queued (Priority)`."""
     counts = Counter(status.state for status in statuses)
-    names = ("done", "failed", "running", "queued", "lost", "unknown", "missing")
-    parts = [f"{counts[name]} {name}" for name in names if counts[name]]
-    return f"{len(statuses)} runs: {', '.join(parts)}"
+    parts = [f"{counts[name]} {name}" for name in STATES if counts[name]]
+    reasons = Counter(s.cause for s in statuses if s.state == "queued" and s.cause and not s.node)
+    said = f" ({', '.join(reason for reason, _ in reasons.most_common())})" if reasons else ""
+    parts = [part + said if part.endswith(" queued") else part for part in parts]
+    return f"{count_of(len(statuses), 'run')}: {', '.join(parts)}"
 
 
-def table(sweep: Path, statuses: Sequence[RunStatus]) -> Table:
-    """The runs of a sweep and how far they are; those that need eyes first where they are many."""
-    shown = list(statuses)
-    if len(shown) > MOST_ROWS:
-        first = ("failed", "lost", "unknown", "running", "queued", "missing", "done")
-        shown = sorted(shown, key=lambda status: first.index(status.state))[:MOST_ROWS]
+def table(sweep: Path, statuses: Sequence[RunStatus], *, every: bool = False) -> Table:
+    """The runs of a sweep and how far they are, in the order of their knob's values.
+
+    Where they are many and not `every` one is asked for, those that need eyes are shown.
+    """
+    shown = in_order(statuses)
+    if len(shown) > MOST_ROWS and not every:
+        shown = sorted(shown, key=lambda status: FIRST.index(status.state))[:MOST_ROWS]
     result = Table(
         title=f"{sweep.name}: {summary(statuses)}",
         title_justify="left",
@@ -102,12 +147,27 @@ def table(sweep: Path, statuses: Sequence[RunStatus]) -> Table:
         result.add_column(name, overflow="fold" if not name else "ellipsis")
     for status in shown:
         asked = read_planned(status.folder)
-        name = f"{asked.label} {asked.model} {asked.hardware}"
+        name = f"{asked.label} {asked.model} {asked.dataset} {asked.hardware}"
         job = "" if status.job is None else status.job.job_id
         result.add_row(name, status.state, *_how_far(status), status.node, job, status.cause)
     if len(shown) < len(statuses):
-        result.add_row(f"and {len(statuses) - len(shown)} more", *[""] * 6)
+        rest = f"and {len(statuses) - len(shown)} more: vtexp status --all"
+        result.add_row(rest, *[""] * 6)
     return result
+
+
+def in_order(statuses: Sequence[RunStatus]) -> list[RunStatus]:
+    """By model, data set, hardware and knob, then by the knob's value, its numbers as numbers."""
+
+    def key(status: RunStatus) -> tuple[Any, ...]:
+        asked = read_planned(status.folder)
+        groups = (asked.model, asked.dataset, asked.hardware, asked.knob)
+        # Digits and other text alternate, so that like is compared with like.
+        parts = re.split(r"(\d+)", asked.knob_value)
+        numbers = [int(part) if part.isdigit() else part for part in parts]
+        return (*groups, numbers, asked.force_full_tokens)
+
+    return sorted(statuses, key=key)
 
 
 def _how_far(status: RunStatus) -> tuple[str, str]:
@@ -117,8 +177,8 @@ def _how_far(status: RunStatus) -> tuple[str, str]:
         return "", ""
     done, total = made["done"], made["total"]
     left = ""
-    if done and done < total:
-        left_s = (made["updated"] - made["began"]) / done * (total - done)
+    if (new := done - made["kept"]) > 0 and done < total:
+        left_s = (made["updated"] - made["began"]) / new * (total - done)
         left = f"{left_s / 60:.0f} min" if left_s >= 90 else f"{left_s:.0f} s"
     return f"{made['stage']} {done}/{total}", left
 
@@ -126,6 +186,6 @@ def _how_far(status: RunStatus) -> tuple[str, str]:
 def come_back(sweep: Path) -> str:
     """How to go on after leaving a sweep alone."""
     return (
-        f"the jobs go on by themselves; come back with: python -m vtexp wait {sweep} "
+        f"the jobs go on by themselves; come back with: python -m vtexp wait {quoted(sweep)} "
         "(or status, cancel, resume, report)"
     )

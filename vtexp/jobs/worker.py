@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from vtexp.config.schema import Launcher
 from vtexp.errors import VtexpError, error_line
 from vtexp.runs.folder import record_failure, settled
 from vtexp.runs.frozen import thaw
 from vtexp.runs.job import make_runs
+from vtexp.runs.ledger import JOBS, SubmittedJob, note_submitted, read_submitted, taking
 from vtexp.runs.plan import make_plan
 from vtexp.runs.preemption import preempted
 from vtexp.runs.ranks import rank_of_process, record_rank_failure
 from vtexp.tracking.mirror import mirror
+from vtexp.utils import source
 from vtexp.utils.console import console
+
+#: A launcher notes a job so soon after it is submitted; what it notes is seen elsewhere by then.
+NOTED_S, SEEN_S = 5.0, 90.0
 
 
 class SweepJob:
@@ -30,11 +37,23 @@ class SweepJob:
 
     def __init__(self, sweep: Path, runs: Sequence[str], working_folder: Path) -> None:
         self.sweep, self.runs, self.working_folder = sweep, tuple(runs), working_folder
+        self.source = (str(source.root()), source.fingerprint())
 
     def __call__(self) -> None:
         """Make the runs; whatever happens is in their folders."""
         os.chdir(self.working_folder)
-        make_job([self.sweep / run for run in self.runs], rank_of_process())
+        os.environ[source.SUBMITTED] = self.source[1]
+        if not is_theirs(self.sweep, self.runs):
+            console.print("another job makes these runs: nothing is left to do")
+            return
+        folders = [self.sweep / run for run in self.runs]
+        now = (str(source.root()), source.fingerprint())
+        # Code that was changed in place is told in the comparison; that of another place is not
+        # what the user launched.
+        if now[0] != self.source[0] and now[1] != self.source[1]:
+            refuse(folders, f"runs the vtexp of {now[0]}, but was launched from {self.source[0]}")
+            return
+        make_job(folders, rank_of_process())
 
     def checkpoint(self) -> object:
         """What SLURM is to run when it starts the job again: the same, all state is in files."""
@@ -42,6 +61,52 @@ class SweepJob:
 
         preempted.set()
         return DelayedSubmission(self)
+
+
+def refuse(folders: Sequence[Path], why: str) -> None:
+    """Record runs as failed that this job must not make."""
+    for folder in folders:
+        if not settled(folder):
+            record_failure(folder, VtexpError(f"the job {why}; check hardware.slurm.setup"))
+
+
+def is_theirs(sweep: Path, runs: Sequence[str]) -> bool:
+    """Whether this job of SLURM makes its runs: by the sweep's notes, or as nobody else does.
+
+    A launcher that is killed between submitting a job and noting it leaves runs that someone may
+    submit again: the job that is noted, or notes itself, makes them. Notes of another machine may
+    be seen late.
+    """
+    own, began = _job_id(), time.monotonic()
+    while True:
+        makers = {run: job.job_id for job in read_submitted(sweep) for run in job.runs}
+        found = {makers.get(run, "") for run in runs}
+        if own in found:
+            return True
+        waited = time.monotonic() - began
+        if found == {""} and waited > NOTED_S:
+            return _claim(sweep, runs, own)
+        if waited > SEEN_S:
+            return False
+        time.sleep(0.5)
+
+
+def _claim(sweep: Path, runs: Sequence[str], own: str) -> bool:
+    """Note this job as the one that makes its runs; False where another one was quicker."""
+    with taking(sweep):
+        makers = {run: job.job_id for job in read_submitted(sweep) for run in job.runs}
+        if {makers.get(run, "") for run in runs} - {"", own}:
+            return False
+        log = str(sweep / JOBS / own / f"{own}_0_log.err")
+        job = SubmittedJob(tuple(runs), Launcher.slurm, own, log=log, user_id=os.getuid())
+        note_submitted(sweep, [job])
+        return True
+
+
+def _job_id() -> str:
+    """This job's id as submitit gives it: of an array's task with its number."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 
 
 def make_job(folders: Sequence[Path], rank: int = 0) -> None:

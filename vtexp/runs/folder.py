@@ -7,14 +7,16 @@ are the only source of truth about a run, on any machine and day.
 
 from __future__ import annotations
 
+import shlex
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vtexp.errors import RunFailedError, VtexpError, error_line
+from vtexp.errors import DataError, RunFailedError, VtexpError, error_line
 from vtexp.runs import records
+from vtexp.runs.causes import cause_of_end, last_words
 from vtexp.runs.ledger import JOBS
 from vtexp.runs.records import Asked, Failure
 from vtexp.utils import files
@@ -22,6 +24,8 @@ from vtexp.utils.text import listed
 
 #: Last lines of a log that a failure keeps.
 LOG_LINES = 5
+#: So much of the end of a log is searched for the cause of a job's end.
+LOG_BYTES = 100_000
 
 
 def run_folders(sweep: Path) -> list[Path]:
@@ -64,24 +68,42 @@ def record_failure(
 
 
 def record_end(folder: Path, end: str, log: str | None) -> None:
-    """Record a run as failed whose job ended without a word, with the last lines of its log."""
-    tail = _log_tail(folder.parent / JOBS, log)
-    said = f"; its log ends: {tail[-1]}" if tail else ""
-    record_failure(folder, VtexpError(f"{end}{said}"), log=log, log_tail=tuple(tail))
+    """Record a run as failed whose job ended without a result, with the end of its log.
+
+    The error has the line of the log that says why, which is seldom the last one.
+    """
+    lines = log_lines(folder.parent / JOBS, log)
+    said = ""
+    if cause := cause_of_end(lines, _max_requeues(folder)):
+        said = f": {cause}"
+    elif words := last_words(lines):
+        said = f"; its log ends: {words}"
+    tail = tuple(lines[-LOG_LINES:])
+    record_failure(folder, VtexpError(f"{end}{said}"), log=log, log_tail=tail)
 
 
-def _log_tail(logs: Path, log: str | None) -> list[str]:
-    """Last lines of a job's log that say something; of a file elsewhere nothing is told.
+def _max_requeues(folder: Path) -> int | None:
+    """`hardware.slurm.max_requeues` of a run, None where its config does not say."""
+    with suppress(DataError, KeyError, TypeError):
+        return int(files.read_config(folder)["hardware"]["slurm"]["max_requeues"])
+    return None
 
-    The sweep may be a stranger's: it names no file of this machine that then stands in a report.
+
+def log_lines(logs: Path, log: str | None) -> list[str]:
+    """Lines of a job's log that are not empty, from its last `LOG_BYTES`.
+
+    A file outside the sweep's `jobs/` is not read: a stranger's sweep must not put files of this
+    machine into a report.
     """
     if log is None:
         return []
     with suppress(OSError, ValueError, RuntimeError):  # such as a link to itself
         path = Path(log).resolve()
         if path.is_relative_to(logs.resolve()) and path.is_file():
-            lines = path.read_text(errors="replace").splitlines()
-            return [line.strip() for line in lines if line.strip()][-LOG_LINES:]
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - LOG_BYTES))
+                lines = file.read().decode(errors="replace").splitlines()
+            return [line.strip() for line in lines if line.strip()]
     return []
 
 
@@ -89,16 +111,34 @@ def raise_failures(folders: Sequence[Path]) -> None:
     """Raises RunFailedError naming the runs that have no result and where their story is."""
     failed = [folder for folder in folders if not finished(folder)]
     if failed:
-        names = listed([label(folder) for folder in failed])
+        of_all = labels(folders)
+        names = listed([of_all[folder] for folder in failed])
         found = failure(failed[0])
         error = found.error if found else "no result"
         raise RunFailedError(
             f"{len(failed)} of {len(folders)} runs failed: {names} ({error}); see "
-            f"{failed[0] / files.FAILURE}; python -m vtexp resume {failed[0].parent} "
+            f"{failed[0] / files.FAILURE}; python -m vtexp resume {quoted(failed[0].parent)} "
             "makes only these again"
         )
 
 
-def label(folder: Path) -> str:
-    """What a run is called in messages, such as `image_size=560x336`."""
-    return records.read_planned(folder).label
+def labels(folders: Sequence[Path]) -> dict[Path, str]:
+    """What runs are called in messages, such as `image_size=560x336`.
+
+    Model, data set and hardware follow where the runs differ in them.
+    """
+    asked = {folder: records.read_planned(folder) for folder in folders}
+    varied = [
+        key
+        for key in ("model", "dataset", "hardware")
+        if len({getattr(own, key) for own in asked.values()}) > 1
+    ]
+    return {
+        folder: " ".join([own.label, *(getattr(own, key) for key in varied)])
+        for folder, own in asked.items()
+    }
+
+
+def quoted(path: Path | str) -> str:
+    """A path or name as a shell takes it in a command to be typed."""
+    return shlex.quote(str(path))

@@ -32,6 +32,7 @@ from vtexp.runs.records import read_environment
 from vtexp.runs.run import Measurement
 from vtexp.runs.surroundings import git_state
 from vtexp.utils.console import console, progress
+from vtexp.utils.source import same_source
 
 if TYPE_CHECKING:
     from vtexp.models.runner import Runner
@@ -107,7 +108,8 @@ def time_in_fresh_processes(plan: Plan, runs: Sequence[PlannedRun], rank: int) -
             )
             arguments = map(str, (number, rank, os.getpid(), *wanted))
             command = [sys.executable, "-m", "vtexp.runs.timing_process", *arguments]
-            made = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+            own = os.environ | same_source()
+            made = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=own)
             if made.returncode:
                 last = (made.stderr.strip().splitlines() or ["no word"])[-1]
                 console.print(f"FAILED to time in a fresh process: {last}")
@@ -247,8 +249,8 @@ class RunsUnderWay:
         for run in self.under_way:
             run.start_answers()
         label = "answers" if count == 1 else f"answers of {count} runs"
-        with progress(label, total * count) as advance:
-            advance(sum(total - len(run.waiting) for run in self.under_way))
+        kept = sum(total - len(run.waiting) for run in self.under_way)
+        with progress(label, total * count, kept) as advance:
             while self.under_way and (chunk := next(chunks, None)) is not None:
                 images = self._readable(chunk)
                 self._each(partial(_answer, images=images, advance=advance))

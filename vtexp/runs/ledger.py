@@ -35,6 +35,7 @@ class Job:
 class SubmittedJob:
     """A job that was handed to SLURM (`job_id` is its), or to a process of a machine (`host`).
 
+    Without `job_id`: held back by a limit of the site, still to be submitted.
     process_started: of a process, so that another one of the same number is not taken for it.
     """
 
@@ -60,6 +61,11 @@ def of_process(
         process_started=environment.process_started(process_id),
         user_id=os.getuid(),
     )
+
+
+def not_submitted(runs: Sequence[str]) -> SubmittedJob:
+    """A job for SLURM that a limit of the site holds back."""
+    return SubmittedJob(tuple(runs), Launcher.slurm, job_id="", user_id=os.getuid())
 
 
 def taking(sweep: Path) -> AbstractContextManager[None]:

@@ -227,10 +227,16 @@ class ProcessTiming:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """`environment.json`: what a run ran on; `git` is None of an installed package."""
+    """`environment.json`: what a run ran on; `git` is None of an installed package.
+
+    `source`: fingerprint of the code; `submitted_source`: of that which submitted the job, None
+    where the process that was started makes the runs itself.
+    """
 
     vtexp: str
     git: GitState | None
+    source: str
+    submitted_source: str | None = None
     started: str
     host: str
     platform: str
@@ -245,7 +251,11 @@ class Environment:
 
     def same_code(self, other: Environment) -> bool:
         """Whether answers and times of both were made by the same code."""
-        return (self.vtexp, self.git) == (other.vtexp, other.git)
+        return self._code == other._code
+
+    @property
+    def _code(self) -> tuple[str, GitState | None, str]:
+        return self.vtexp, self.git, self.source
 
     def same_machine(self, other: Environment) -> bool:
         """Whether times of both can be taken together."""

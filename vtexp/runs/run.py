@@ -211,8 +211,10 @@ class Measurement:
         write_latency(self._folder / files.LATENCY, rows)
 
     def start_answers(self) -> None:
-        """Say that prefills are timed, and answers follow."""
-        self._progress.start("answers", len(self.waiting))
+        """Say that prefills are timed, and answers follow, but for those of an earlier try."""
+        plan = self.plan
+        total = len(range(self._rank, len(plan.samples), plan.config.hardware.gpus_per_run))
+        self._progress.start("answers", total, total - len(self.waiting))
 
     def answer(self, images: Mapping[int, np.ndarray], advance: Callable[[int], None]) -> None:
         """Answer those samples that wait for it, given the pixels of some by their index.

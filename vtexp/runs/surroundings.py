@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import vtexp
 from vtexp.runs.records import Device, Environment, GitState
+from vtexp.utils import source
 from vtexp.utils.environment import host
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def describe(device: torch.device) -> Environment:
     return Environment(
         vtexp=vtexp.__version__,
         git=git_state(),
+        source=source.fingerprint(),
+        submitted_source=os.environ.get(source.SUBMITTED),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         host=host(),
         platform=platform.platform(),

@@ -82,8 +82,11 @@ _FILE_EVERY_S = 5.0
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show work of `total` steps or more; gives a function that adds finished steps."""
+def progress(label: str, total: int, kept: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show work of `total` steps or more; gives a function that adds finished steps.
+
+    `kept` of them an earlier try has done: they tell nothing of the time that is left.
+    """
     if console.is_terminal:
         with Progress(
             TextColumn("{task.description}", markup=False),
@@ -95,7 +98,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
             console=console,
             transient=True,
         ) as bar:
-            task = bar.add_task(visible(label), total=total)
+            task = bar.add_task(visible(label), total=total, completed=kept)
 
             def advance(steps: int) -> None:
                 done = bar.tasks[0].completed + steps
@@ -103,13 +106,13 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
             yield advance
     else:
-        yield _lines(label, total)
+        yield _lines(label, total, kept)
 
 
-def _lines(label: str, total: int) -> Callable[[int], None]:
+def _lines(label: str, total: int, kept: int) -> Callable[[int], None]:
     """A line at most every 30 s."""
     began = last = time.monotonic()
-    done = 0
+    done = kept
 
     def advance(steps: int) -> None:
         nonlocal done, last
@@ -117,11 +120,13 @@ def _lines(label: str, total: int) -> Callable[[int], None]:
         now = time.monotonic()
         if now - last >= _LINE_EVERY_S:
             last = now
-            if done < total:
-                left_s = (now - began) / done * (total - done)
+            if done < total and done > kept:
+                left_s = (now - began) / (done - kept) * (total - done)
                 console.print(f"{label}: {done}/{total}, about {left_s:.0f} s left")
-            else:
+            elif done > total:
                 console.print(f"{label}: {done}, more than the {total} needed at least")
+            else:
+                console.print(f"{label}: {done}/{total}")
 
     return advance
 
@@ -131,12 +136,12 @@ class ProgressFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stage, self._done, self._total = "", 0, 0
+        self._stage, self._done, self._total, self._kept = "", 0, 0, 0
         self._began = self._last = 0.0
 
-    def start(self, stage: str, total: int) -> None:
-        """A new stage of `total` steps."""
-        self._stage, self._done, self._total = stage, 0, total
+    def start(self, stage: str, total: int, kept: int = 0) -> None:
+        """A new stage of `total` steps, of which an earlier try has done `kept`."""
+        self._stage, self._done, self._total, self._kept = stage, kept, total, kept
         self._began = time.time()
         self._write()
 
@@ -152,6 +157,7 @@ class ProgressFile:
             "stage": self._stage,
             "done": self._done,
             "total": self._total,
+            "kept": self._kept,
             "host": environment.host(),
             "began": self._began,
             "updated": self._last,

@@ -55,6 +55,11 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(told)
 
 
+def count_of(number: int, noun: str) -> str:
+    """Such as `1 run` or `3 runs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def shown(value: Any) -> str:
     """A value for a message as Python writes it, in one short line: a cell can hold a megabyte."""
     return _CUT.repr(value)

@@ -428,7 +428,7 @@ def test_tables_of_broken_text_are_one_line(make_config: MakeConfig, tmp_path: P
     table = {"question": broken, "answers": answers, "image": answers, "id": answers,
              "size": answers}  # fmt: skip
     pq.write_table(pa.table(table), tmp_path / "test.parquet")
-    with pytest.raises(DataError, match="no UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8"):
         make_plan(make_config(*private(tmp_path, "test.parquet", "parquet")))
     folder = tmp_path / "folder"
     folder.mkdir()

@@ -429,7 +429,7 @@ def test_pipes_are_not_waited_for(make_config: MakeConfig, tmp_path: Path) -> No
     ((sample_id, reason),) = make_plan(make_config(*private("json", tmp_path, **keys))).failed
     assert (sample_id, reason) == (
         "test-1",
-        f"{tmp_path}/pipe: not a readable image (no regular file)",
+        f"{tmp_path}/pipe: not a readable image (not a regular file)",
     )
     with pytest.raises(DataError, match="pipe: neither a file nor a folder"):
         load(make_config, "json", tmp_path, **{"source.files": "pipe"})

@@ -378,7 +378,7 @@ def test_unknown_metric_names_the_metrics() -> None:
         (
             "real_world_qa",
             replace(ANY, question_type="multiple_choice"),
-            "is .* not one of A, B, C, D",
+            "is .* none of A, B, C, D",
         ),
         ("math_vista_no_network", ANY, "has answer_type None"),
         (

@@ -464,8 +464,10 @@ def test_intervals_between_processes_are_students() -> None:
     ]  # fmt: skip
     found = measuring.between_processes(rows)
     assert found is not None and found.n == 5
-    expected = stats.t.interval(0.95, 4, loc=medians.mean(), scale=stats.sem(medians))
-    assert (found.low, found.high) == pytest.approx(expected)
+    logs = np.log(medians)
+    expected = stats.t.interval(0.95, 4, loc=logs.mean(), scale=stats.sem(logs))
+    assert (found.low, found.high) == pytest.approx(np.exp(expected))
+    assert 0 < found.next_low < found.low < found.mean < found.high < found.next_high
     assert measuring.between_processes([row for row in rows if row.process == 0]) is None
 
 

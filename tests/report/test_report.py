@@ -38,7 +38,9 @@ SELDOM = {
     "flops_per_prefill": 2.5e12,
     "mfu": 0.4,
     "roofline_ms": 3.25,
-    "prefill_ms_between_processes": BetweenProcesses(n=3, mean=10.0, low=9.0, high=11.0),
+    "prefill_ms_between_processes": BetweenProcesses(
+        n=3, mean=10.0, low=9.0, high=11.0, next_low=8.0, next_high=12.0
+    ),
 }
 
 

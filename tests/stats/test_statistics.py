@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap
 from statsmodels.stats.contingency_tables import mcnemar
 
-from vtexp.stats.paired import bootstrap_means, bootstrap_medians, mcnemar_p_value, on_front
+from vtexp.stats.paired import bootstrap_means, mcnemar_p_value, on_front
 
 
 def correlated(
@@ -49,40 +49,3 @@ def test_the_front_is_what_nothing_dominates(budgets: list[tuple[int, int]]) -> 
         for own, own_c in budgets
     ]
     assert on_front(accuracy, cost).tolist() == expected
-
-
-def test_medians_are_drawn_together() -> None:
-    """Twice the times of the same questions have twice the median in each draw."""
-    times = np.random.default_rng(0).lognormal(size=(20, 4))
-    drawn = bootstrap_medians([times, 2 * times], draws=500)
-    assert drawn[:, 1] == pytest.approx(2 * drawn[:, 0])
-    assert np.median(drawn[:, 0]) == pytest.approx(np.median(times), rel=0.1)
-
-
-def test_draws_of_rounds_that_a_budget_lacks_are_left_out() -> None:
-    """Two questions of uneven rounds: some draws would have nothing but gaps."""
-    times = [np.array([[1.0, np.nan, np.nan], [2.0, 3.0, np.nan]]), np.ones((2, 3))]
-    drawn = bootstrap_medians(times)
-    assert 300 < len(drawn) < 1000 and not np.isnan(drawn).any()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("rounds_disturbed", [0.0, 0.2])
-def test_ratio_of_medians_is_covered(rounds_disturbed: float) -> None:
-    """Times of a question share what the question costs, those of a round what disturbs it.
-
-    Undisturbed, the interval is wider than need be: medians of draws with replacement jump.
-    """
-    rng = np.random.default_rng(0)
-    covered = 0
-    for seed in range(300):
-        question = rng.lognormal(0, 0.3, size=(16, 1))
-        times = [
-            level * question * rng.lognormal(0, 0.1, size=(16, 16))
-            * rng.lognormal(0, rounds_disturbed, size=(1, 16))
-            for level in (1.0, 1.5)
-        ]  # fmt: skip
-        drawn = bootstrap_medians(times, draws=300, seed=seed)
-        low, high = np.quantile(drawn[:, 1] / drawn[:, 0], (0.025, 0.975))
-        covered += low <= 1.5 <= high
-    assert covered / 300 >= 0.92

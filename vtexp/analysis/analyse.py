@@ -49,9 +49,10 @@ from vtexp.stats.comparison import (
     paired_scores,
 )
 from vtexp.stats.decision import decide
-from vtexp.stats.paired import bootstrap_means, bootstrap_medians, mcnemar_p_value, on_front
+from vtexp.stats.paired import bootstrap_means, mcnemar_p_value, on_front
 from vtexp.stats.permutation import PValues, holm, sign_flip_tests
 from vtexp.stats.power import margin_of, questions_needed
+from vtexp.stats.times import drawn_mean_times, mean_time, speed_up
 from vtexp.utils import files
 from vtexp.utils.text import listed
 
@@ -75,9 +76,9 @@ METHODS = (
     "(simultaneous comparisons with the best, Hsu 1984). A budget is called needed only if every "
     "smaller one was measured and loses more than the margin. Several series are not corrected "
     "for each other.",
-    "Speed-up: ratio of the medians of prefill on the same timed questions, 95 % interval by "
-    "bootstrap over these questions and over the rounds of timing. It says nothing of other "
-    "processes, days or machines.",
+    "Speed-up: ratio of the mean prefills on the same timed questions, with an interval over these "
+    "questions and the rounds of timing, both paired (Cameron, Gelbach and Miller 2011). It is of "
+    "one process and says nothing of other processes, days or machines.",
     "Pareto front: share of the bootstrap draws in which no other budget is at least as accurate "
     "and as fast.",
     "Power: number of questions that show with 80 % power that a budget as good as the best is "
@@ -522,13 +523,13 @@ def _with_times(
     times = prefill_times([run.folder for run in timed]) if base in timed else None
     if times is None:
         return list(runs)
-    drawn = bootstrap_medians(times)
-    medians = np.array([np.nanmedian(own) for own in times])
+    drawn = drawn_mean_times(times)
+    means = np.array([mean_time(own).value for own in times])
     baseline = timed.index(base)
     front: list[tuple[bool | None, float | None]] = [(None, None)] * len(times)
     if paired is not None and len(paired.runs) == len(timed) == len(candidates):
         share = on_front(paired.drawn[: len(drawn)], drawn).mean(axis=0)
-        seen = on_front(paired.means, medians)
+        seen = on_front(paired.means, means)
         front = [(bool(on), float(s)) for on, s in zip(seen, share, strict=True)]
     place = {run.name: i for i, run in enumerate(timed)}
     found = []
@@ -536,14 +537,13 @@ def _with_times(
         if (i := place.get(run.run)) is None:
             found.append(run)
             continue
-        ratio = medians[baseline] / medians[i]
-        low, high = np.quantile(drawn[:, baseline] / drawn[:, i], (0.025, 0.975))
-        speed_up = Ratio(
+        fast = speed_up(times[baseline], times[i])
+        ratio = Ratio(
             run=run.run,
             baseline=base.name,
-            ratio=float(ratio),
-            low=float(low),
-            high=float(high),
+            ratio=fast.value,
+            low=_known(fast.low),
+            high=_known(fast.high),
             n=len(times[i]),
         )
         found.append(
@@ -551,7 +551,8 @@ def _with_times(
                 run,
                 on_front=front[i][0],
                 front_share=front[i][1],
-                speed_up=None if i == baseline else speed_up,
+                speed_up=None if i == baseline else ratio,
+                prefill_ms=float(means[i]),
             )
         )
     return found

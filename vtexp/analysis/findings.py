@@ -53,16 +53,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Median prefill of `baseline` divided by that of `run` on the same questions: the speed-up.
+    """Mean prefill of `baseline` divided by that of `run` on the same questions: the speed-up.
 
-    `low` and `high`: 95 % interval by bootstrap over the timed questions, `n` of them, and rounds.
+    `low` and `high`: 95 % interval over the timed questions, `n` of them, and rounds, within one
+    process; None where nothing was repeated.
     """
 
     run: str
     baseline: str
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
 
@@ -75,7 +76,9 @@ class AnalysedRun:
     each with 95 % confidence for all budgets of the series at once; `sufficient` where the latter
     is within the margin.
     `front_share`: share of bootstrap draws in which no other budget is at least as accurate and as
-    fast; `on_front` whether that is so in the data. Statistics are None where the data has none.
+    fast; `on_front` whether that is so in the data. `prefill_ms`: mean over the questions that all
+    runs timed, or the run's median where there are none. Statistics are None where the data has
+    none.
     `timing_warnings`: why its times are doubtful. `host_bound`: the GPU waited for the host.
     """
 

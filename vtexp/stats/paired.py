@@ -5,14 +5,12 @@ Everything random is drawn from one seed: the same records give the same numbers
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 #: Bootstrap draws; a share of them is known to 0.8 points at 50 %.
 DRAWS = 4000
-#: Draws of times, of which there may be tens of thousands.
-TIME_DRAWS = 1000
 SEED = 0
 
 
@@ -59,39 +57,3 @@ def on_front(accuracy: np.ndarray, cost: np.ndarray) -> np.ndarray:
     less = cost[..., None, :] - cost[..., :, None]
     dominates = (more >= 0) & (less >= 0) & ((more > 0) | (less > 0))
     return ~dominates.any(axis=-2)
-
-
-def bootstrap_medians(
-    times: Sequence[np.ndarray], draws: int = TIME_DRAWS, seed: int = SEED
-) -> np.ndarray:
-    """(draws, k) medians of the times of k budgets, each (questions, rounds), NaN where missing.
-
-    Questions and rounds are both drawn, since what disturbs a round disturbs all its questions; the
-    same questions for all budgets, and the same rounds for those that have as many (a two-way
-    bootstrap: Owen 2007). A draw in which a budget was never timed is left out, so that there may
-    be fewer than `draws`.
-    """
-    rng = np.random.default_rng(seed)
-    questions = len(times[0])
-    found = np.empty((draws, len(times)))
-    done = 0
-    for size in _chunks(draws, max(block.size for block in times)):
-        chosen = rng.integers(questions, size=(size, questions, 1))
-        share = rng.random((size, 1, max(block.shape[1] for block in times)))
-        for column, block in enumerate(times):
-            rounds = block.shape[1]
-            drawn = block[chosen, (share[..., :rounds] * rounds).astype(int)].reshape(size, -1)
-            found[done : done + size, column] = _medians(drawn)
-        done += size
-    return found[~np.isnan(found).any(axis=1)]
-
-
-def _medians(drawn: np.ndarray) -> np.ndarray:
-    """(size,) medians of (size, n) but for the NaN; NaN where there is nothing else."""
-    missing = np.isnan(drawn)
-    if not missing.any():
-        return np.median(drawn, axis=1)
-    found = np.full(len(drawn), np.nan)
-    some = ~missing.all(axis=1)
-    found[some] = np.nanmedian(drawn[some], axis=1)
-    return found

@@ -22,7 +22,7 @@ from vtexp.analysis.fairness import require_same_samples
 from vtexp.analysis.rows import ComparedRun, collect
 from vtexp.errors import DataError
 from vtexp.runs.records import SampleRow, read_samples
-from vtexp.stats.paired import Z_95, clustered_mean
+from vtexp.stats.comparison import accuracy
 from vtexp.utils import files
 
 #: Borders of the groups of print, in px of the page.
@@ -46,15 +46,13 @@ def read_runs(sweep: Path) -> list[Run]:
 
 
 def in_percent(scores: list[float], images: list[str], *, signed: bool = False) -> str:
-    """Mean with its 95 % interval clustered by page; of differences the interval is not cut."""
-    mean = clustered_mean(scores, images)
+    """Mean with its 95 % interval clustered by page; `signed`: of differences, from -1 to 1."""
+    found = accuracy(scores, images, (-1.0 if signed else 0.0, 1.0))
     sign = "+" if signed else ""
-    if signed and mean.standard_error is not None:
-        half = Z_95 * mean.standard_error
-        low, high = mean.mean - half, mean.mean + half
-    else:
-        low, high = mean.interval or (float("nan"), float("nan"))
-    return f"{100 * mean.mean:{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
+    if found.low is None or found.high is None:
+        return f"{100 * found.mean:{sign}.1f} (too few pages for an interval)"
+    ends = f"{100 * found.low:{sign}.1f} to {100 * found.high:{sign}.1f}"
+    return f"{100 * found.mean:{sign}.1f} ({ends})"
 
 
 def step(before: Run | None, run: Run) -> str:
@@ -113,11 +111,9 @@ def table(runs: list[Run]) -> str:
     ]
     for before, run in zip([None, *runs], runs, strict=False):
         scores = [row.score for row in run.samples.values()]
-        accuracy = in_percent(scores, [row.image_id for row in run.samples.values()])
+        scored = in_percent(scores, [row.image_id for row in run.samples.values()])
         tokens = f"{run.run.found.measured_vision_tokens:.5g}"
-        lines.append(
-            f"| {run.run.found.knob_value} | {tokens} | {accuracy} | {step(before, run)} |"
-        )
+        lines.append(f"| {run.run.found.knob_value} | {tokens} | {scored} | {step(before, run)} |")
     values = " | ".join(run.run.found.knob_value for run in runs)
     lines += [
         "",
@@ -148,8 +144,9 @@ def picture(runs: list[Run]) -> bytes:
     axis = figure.subplots()
     centres = np.sqrt(np.array(BORDERS_PX[:-1]) * (np.array(BORDERS_PX[1:]) - 1))
     for number, run in enumerate(runs):
-        means = [clustered_mean(*group) for group in by_size(run)]
-        low, high = np.array([m.interval or (m.mean, m.mean) for m in means]).T
+        means = [accuracy(*group) for group in by_size(run)]
+        ends = [(m.mean, m.mean) if m.low is None else (m.low, m.high) for m in means]
+        low, high = np.array(ends).T
         middle = np.array([m.mean for m in means])
         axis.errorbar(
             centres * (1 + 0.012 * (number - (len(runs) - 1) / 2)),  # or the bars would coincide

@@ -31,7 +31,7 @@ def made(
     scores, names = steady_scores(accuracies, images, per_image)
     for value, tokens, own in zip(VALUES, TOKENS, scores.T, strict=False):
         make_run(sweep, value, tokens, own.tolist(), images=names, prefill_ms=tokens / 30, **more)
-    return analyse(collect(sweep))
+    return analyse(collect(sweep), 1.0)
 
 
 def only(analysis: Analysis) -> Series:
@@ -50,8 +50,10 @@ def test_a_smaller_budget_is_enough(tmp_path: Path) -> None:
     assert answer.speed_up is not None and answer.speed_up.n == 16
     assert answer.speed_up.low < answer.speed_up.ratio < answer.speed_up.high
     assert answer.speed_up.ratio == pytest.approx(544 / 384, rel=0.03)
-    assert answer.sentence.startswith("560x336 (384 vision tokens) is enough: with 95 % confidence")
-    assert "saves 160 of 544 tokens an image (29%)" in answer.sentence
+    start = "image_size=560x336 (384 vision tokens) is needed: it is the smallest measured budget"
+    assert answer.needed and answer.sentence.startswith(start)
+    assert "saves 160 of 544 tokens per image (29%)" in answer.sentence
+    assert "image_size=336x336 loses 30.0 points" in answer.sentence
     assert not answer.caveats
     assert [run.sufficient for run in series.runs] == [False, True, True, True]
 
@@ -59,14 +61,14 @@ def test_a_smaller_budget_is_enough(tmp_path: Path) -> None:
 def test_the_largest_budget_is_needed(tmp_path: Path) -> None:
     series = only(made(tmp_path, [0.2, 0.3, 0.6, 0.8]))
     assert (series.answer.verdict, series.answer.run) == ("best", series.runs[3].run)
-    assert "is needed: 560x560, the next smaller budget, is 20.0 points worse" in (
-        series.answer.sentence
-    )
+    assert series.answer.needed and "is needed" in series.answer.sentence
+    assert "image_size=560x560 loses 20.0 points" in series.answer.sentence
     assert "larger ones may score higher" in series.answer.caveats[0]
     assert series.answer.tokens_saved == 0
     step = series.runs[3].versus_smaller
     assert step is not None
-    assert step.low < step.difference < step.high and step.p_holm <= 0.05
+    assert step.low is not None and step.high is not None
+    assert step.low < step.difference < step.high and step.p_holm <= 0.05 and step.p_at_floor
     assert (step.wins, step.losses) == (160, 0)
     assert step.p_mcnemar == pytest.approx(2 * 0.5**160)
     assert series.runs[2].at_least_worse is not None and series.runs[2].at_least_worse > 0.1
@@ -76,10 +78,10 @@ def test_few_questions_cannot_tell(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for value, tokens in zip(VALUES, TOKENS, strict=True):
         make_run(tmp_path, value, tokens, (rng.random(60) < 0.7).astype(float).tolist())
-    answer = only(analyse(collect(tmp_path))).answer
+    answer = only(analyse(collect(tmp_path), 1.0)).answer
     assert (answer.verdict, answer.run) == ("cannot_tell", None)
     assert answer.sentence.startswith("60 questions cannot tell which budget is within 1 point ")
-    assert "to show it of an equal budget at 1 point takes about" in answer.sentence
+    assert "questions to show that an equally good budget is within 1 point" in answer.sentence
     assert "takes about 0 " not in answer.sentence
     assert "would be enough" in answer.sentence
 
@@ -87,28 +89,48 @@ def test_few_questions_cannot_tell(tmp_path: Path) -> None:
 def test_a_smaller_budget_that_may_do_is_not_called_too_small(tmp_path: Path) -> None:
     """The next smaller one is far worse, the smallest is not: nothing is needed yet."""
     answer = only(made(tmp_path, [0.79, 0.4, 0.81])).answer
-    assert "is needed" not in answer.sentence
+    assert not answer.needed and "is needed" not in answer.sentence
     assert answer.verdict == "best"
-    assert "is the smallest budget known to be enough: 336x336 scored 2.0 points lower" in (
-        answer.sentence
-    )
-    assert "not enough, by points worse: 560x336 (at least" in answer.sentence
+    assert "Whether image_size=336x336 would do is not known" in answer.sentence
+    assert "image_size=336x336 scored 2.0 points lower" in answer.sentence
+    assert "image_size=560x336 loses 41.0 points" in answer.sentence
+
+
+def test_a_budget_without_a_result_below_the_answer_forbids_needed(tmp_path: Path) -> None:
+    scores, names = steady_scores([0.2, 0.5, 0.8], 400, 1)
+    folders = [
+        make_run(tmp_path, value, tokens, own.tolist(), images=names)
+        for value, tokens, own in zip(VALUES, TOKENS, scores.T, strict=False)
+    ]
+    assert only(analyse(collect(tmp_path))).answer.needed
+    unfinish(folders[1], "out of memory")
+    answer = only(analyse(collect(tmp_path))).answer
+    assert answer.run == folders[2].name and not answer.needed
+    assert "smallest measured budget" in answer.sentence
+    assert "image_size=560x336, smaller, has no result and may be enough" in answer.sentence
+
+
+def test_larger_budgets_that_score_less_are_named(tmp_path: Path) -> None:
+    series = only(made(tmp_path, [0.4, 0.8, 0.6]))
+    assert series.answer.run == series.runs[1].run
+    assert series.answer.worse_larger == (series.runs[2].run,)
+    assert "significantly less accurate" in "; ".join(series.answer.caveats)
 
 
 def test_alike_and_hopeless_budgets_are_said_to_be_so(tmp_path: Path) -> None:
-    """Two questions, no image changes: the error seen is 0, what is known is not much."""
-    alike = only(made(tmp_path / "alike", [0.5, 0.5, 0.5], images=2, per_image=1))
+    """Ten questions, no image changes: the error seen is 0, what is known is not much."""
+    alike = only(made(tmp_path / "alike", [0.5, 0.5, 0.5], images=10, per_image=1))
     assert alike.answer.verdict == "cannot_tell"
-    assert "336x336 and 2 others scored highest alike" in alike.answer.sentence
+    assert "336x336 and 2 others scored highest" in alike.answer.sentence
     assert "takes about 0 " not in alike.answer.sentence
-    assert alike.power is not None and alike.power.detectable > 0.5
+    assert alike.power is not None and alike.power.margin > 0.2
     assert alike.power.questions_for_margin is not None and alike.power.questions_for_margin > 200
     zero = only(made(tmp_path / "zero", [0.0, 0.0])).answer
     assert (zero.verdict, zero.run) == ("cannot_tell", None)
     assert zero.sentence == "All 2 budgets scored 0, so none can be called enough."
     right = only(made(tmp_path / "right", [1.0, 1.0])).answer
     assert "every answer is right" in right.caveats[0]
-    assert "336x336 is the smallest budget measured" in right.caveats[1]
+    assert "336x336 is the smallest budget measured" in right.caveats[1] and not right.needed
 
 
 def test_what_is_known_is_said_where_a_margin_is_too_small(tmp_path: Path) -> None:
@@ -116,11 +138,11 @@ def test_what_is_known_is_said_where_a_margin_is_too_small(tmp_path: Path) -> No
     scores, names = steady_scores([0.285, 0.42, 0.815, 0.80], 200, 1)
     for value, tokens, own in zip(VALUES, TOKENS, scores.T, strict=True):
         make_run(tmp_path, value, tokens, rng.permutation(own).tolist(), images=names)
-    series = only(analyse(collect(tmp_path)))
+    series = only(analyse(collect(tmp_path), 1.0))
     sentence = series.answer.sentence
     assert series.answer.verdict == "cannot_tell"
-    assert "not enough, by points worse: 336x336 (at least" in sentence
-    wider = float(sentence.partition("with a margin of ")[2].split()[0])
+    assert "Not enough, in points: image_size=336x336 loses at least" in sentence
+    wider = float(sentence.partition("With a margin of ")[2].split()[0])
     again = only(analyse(collect(tmp_path), wider))
     enough = [run.knob_value for run in again.runs if run.sufficient]
     assert f"{enough[0]} would be enough" in sentence
@@ -143,7 +165,7 @@ def test_reasons_why_there_is_no_answer(tmp_path: Path) -> None:
         make_run(tmp_path / "random", value, tokens, [None] * 20, result=random, prefill_ms=tokens)
     answer = only(analyse(collect(tmp_path / "random"))).answer
     assert answer.verdict == "no_accuracy"
-    assert "336x336 prefills 1.3" in answer.sentence and "as 560x336" in answer.sentence
+    assert "image_size=336x336, compared with image_size=560x336, is 1.3" in answer.sentence
 
     make_run(tmp_path / "unlike", *(VALUES[0], TOKENS[0]), [1.0, 0.0, 1.0])
     other = ["question-0", "question-1", "question-9"]
@@ -154,11 +176,19 @@ def test_reasons_why_there_is_no_answer(tmp_path: Path) -> None:
     shared = only(analyse(collect(tmp_path / "unlike"), shared=True))
     assert shared.num_samples == 2 and shared.runs[1].versus_smaller is not None
 
-    make_run(tmp_path / "image", *(VALUES[0], TOKENS[0]), [1.0, 0.0], images=["a", "a"])
-    make_run(tmp_path / "image", *(VALUES[1], TOKENS[1]), [1.0, 1.0], images=["a", "a"])
-    answer = only(analyse(collect(tmp_path / "image"))).answer
-    assert (answer.verdict, answer.run) == ("cannot_tell", None)
-    assert "one image" in answer.sentence
+
+@pytest.mark.parametrize("sizes", [[2], [1, 1, 1], [500] + 30 * [1]])
+def test_too_few_or_too_uneven_images_carry_no_answer(tmp_path: Path, sizes: list[int]) -> None:
+    images = [f"image-{i}" for i, size in enumerate(sizes) for _ in range(size)]
+    for value, tokens, score in zip(VALUES, TOKENS, (0.0, 1.0), strict=False):
+        make_run(tmp_path, value, tokens, [score] * len(images), images=images)
+    series = only(analyse(collect(tmp_path)))
+    assert (series.answer.verdict, series.answer.run) == ("cannot_tell", None)
+    assert "cannot carry an answer" in series.answer.sentence and series.power is None
+    for run in series.runs:
+        assert run.accuracy is not None and run.accuracy_low is None and run.at_most_worse is None
+    step = series.runs[1].versus_smaller
+    assert len(sizes) == 1 or (step is not None and step.difference == 1 and step.low is None)
 
 
 def test_no_shared_question_is_one_line(tmp_path: Path) -> None:
@@ -199,7 +229,7 @@ def test_failed_missing_and_doubtful_runs_are_told(tmp_path: Path) -> None:
     )
     assert [run.knob_value for run in only(found).runs] == ["336x336", "784x784"]
     caveats = "; ".join(only(found).answer.caveats)
-    assert "timings are doubtful (784x784)" in caveats
+    assert "timings are doubtful (image_size=784x784)" in caveats
     assert "image_size=560x336, image_size=560x560: no result, so the answer is" in caveats
 
 
@@ -333,7 +363,9 @@ def test_what_a_run_lacks_costs_only_what_needs_it(tmp_path: Path) -> None:
     series = only(analyse(collect(tmp_path)))
     assert series.runs[0].versus_best is None and series.runs[0].accuracy == 0.5
     assert series.runs[2].versus_best is not None
-    assert series.answer.caveats[-1].startswith("336x336: no samples.jsonl, so the answer is among")
+    assert series.answer.caveats[-1].startswith(
+        "image_size=336x336: no samples.jsonl, so the answer is among"
+    )
     for folder in folders[1:]:
         (folder / files.SAMPLES).unlink()
     answer = only(analyse(collect(tmp_path))).answer

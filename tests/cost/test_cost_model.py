@@ -153,6 +153,10 @@ def test_a_sweep_is_fitted_with_its_conditions_and_errors(earlier: Path) -> None
     assert fitted["conditions"]["hardware.dtype"] == "float32"
     assert fitted["conditions"]["device"] == "a processor"
     assert fitted["held_out_error"]["worst"] < 0.01
+    for name, (low, high) in fitted["coefficient_intervals"].items():
+        assert 0 <= low <= fitted["coefficients"][name] + 1e-12
+        assert high is None or high >= fitted["coefficients"][name] - 1e-12
+    assert set(fitted["not_told_apart"]) <= fitted["coefficients"].keys()
     assert [setting["num_crops"] for setting in fitted["settings"]] == [1, 2, 4, 9]
     assert fitted["run_time"]["held_out_error"]["worst"] < 0.1
 

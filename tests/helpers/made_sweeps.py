@@ -13,7 +13,7 @@ import yaml
 from tests.helpers.made_records import environment, latency_row, sample_row, summary, write_samples
 from vtexp.runs import records
 from vtexp.runs.records import Planned, Result, extended
-from vtexp.stats.paired import clustered_mean
+from vtexp.stats import comparison
 from vtexp.utils import files
 
 STAGES = ("preprocess_ms", "transfer_ms", "vision_ms", "llm_prefill_ms", "prefill_ms", "ttft_ms")
@@ -106,8 +106,8 @@ def accuracy(scores: Sequence[float | None], images: Sequence[str]) -> dict[str,
     names = ("accuracy", "accuracy_standard_error", "accuracy_low", "accuracy_high")
     if None in scores:
         return dict.fromkeys(names)
-    mean = clustered_mean(scores, images)  # type: ignore[arg-type]
-    values = (mean.mean, mean.standard_error, *(mean.interval or (None, None)))
+    found = comparison.accuracy(scores, images)  # type: ignore[arg-type]
+    values = (found.mean, found.standard_error, found.low, found.high)
     return dict(zip(names, values, strict=True))
 
 

@@ -8,7 +8,7 @@ from scipy.stats import ttest_1samp, ttest_ind
 from statsmodels.stats.multitest import multipletests
 
 from vtexp.stats.decision import decide
-from vtexp.stats.paired import PairedScores, mcnemar_p_value, sign_flip_p_values
+from vtexp.stats.paired import mcnemar_p_value
 from vtexp.stats.permutation import PValues, holm, sign_flip_tests
 from vtexp.stats.terms import coefficients
 from vtexp.stats.times import (
@@ -173,14 +173,12 @@ def test_three_settings_know_no_interval_of_three_terms() -> None:
 # --- p-values ------------------------------------------------------------------------------------
 
 
-def test_sign_flips_are_mcnemars_and_those_of_before() -> None:
+def test_sign_flips_are_mcnemars_exact_test() -> None:
     scores = (np.random.default_rng(0).random((120, 3)) < [0.6, 0.7, 0.72]).astype(float)
     found = sign_flip_tests(scores, comparisons=100)
     wins, losses = ((s * (scores[:, 0] - scores[:, 1]) > 0).sum() for s in (1, -1))
     exact = mcnemar_p_value(int(wins), int(losses))
     assert found.value[0, 1] == pytest.approx(exact, abs=0.015)
-    before = sign_flip_p_values(PairedScores(scores, np.ones(120)))
-    assert found.value == pytest.approx(before, abs=0.03)
 
 
 def test_a_large_difference_among_many_pairs_is_found_and_marked_as_at_the_floor() -> None:

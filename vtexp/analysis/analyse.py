@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vtexp.analysis import answer
+from vtexp.analysis.answer import Evidence
 from vtexp.analysis.fairness import caveats
 from vtexp.analysis.findings import (
     AnalysedRun,
@@ -30,58 +32,57 @@ from vtexp.analysis.findings import (
     Ratio,
     Series,
 )
-from vtexp.analysis.rows import ComparedRun, SeriesKey, collect, run_names
+from vtexp.analysis.rows import ComparedRun, SeriesKey, collect
 from vtexp.analysis.samples import Labels, SampleColumns, read_columns
 from vtexp.errors import ConfigError, DataError
 from vtexp.measure.limits import LEAST_BUSY
 from vtexp.metrics import metric
 from vtexp.runs.folder import run_folders
 from vtexp.runs.records import read_latency
-from vtexp.stats.paired import (
-    DRAWS,
-    Critical,
-    PairedScores,
-    bootstrap_means,
-    bootstrap_medians,
-    clustered_mean,
-    critical_values,
-    detectable_difference,
-    difference_intervals,
-    holm,
-    images_for_margin,
-    mcnemar_p_value,
-    on_front,
+from vtexp.stats.comparison import (
+    Comparison,
+    Differences,
+    Scores,
+    accuracy,
+    compare,
+    differences,
     paired_scores,
-    sign_flip_p_values,
-    worse_than_best,
 )
+from vtexp.stats.decision import decide
+from vtexp.stats.paired import bootstrap_means, mcnemar_p_value, on_front
+from vtexp.stats.permutation import PValues, holm, sign_flip_tests
+from vtexp.stats.power import margin_of, questions_needed
+from vtexp.stats.times import drawn_mean_times, mean_time, speed_up
 from vtexp.utils import files
 from vtexp.utils.text import listed
 
 #: `report.margin` where no sweep says one.
-MARGIN = 1.0
+MARGIN = 5.0
 
 METHODS = (
-    "Accuracy: mean score; 95 % interval clustered by image (Liang and Zeger 1986).",
-    "Differences: between budgets on the same questions, clustered by image; critical values from "
-    f"{DRAWS} bootstrap draws of whole images, with Student's distribution for few "
-    "images, and not below what Wilson's variance (1927) says where few images change.",
+    "Accuracy: mean score with its 95 % interval. Questions about one image count together (CR2, "
+    "Bell and McCaffrey 2002), and every bound counts one unseen full-size change (Gaffke 2005): "
+    "answers that never changed are no proof that none does.",
+    "No interval stands on fewer than 8 effective images (Kish 1965), or where one image has more "
+    "than 20 % of the questions.",
+    "Differences: between budgets on the same questions, by the same method. An interval against "
+    "the next smaller budget holds by itself; those against the best budget all hold together "
+    "(Bonferroni), since the same data chose the best.",
     "p-values: signs of the images' differences flipped at random, two-sided; corrected for all "
-    "pairs of budgets of a series by Holm's method (1979). McNemar's exact test (1947) is given "
-    "besides; it takes questions about one image as independent.",
-    "Answer: a budget is enough where it is not worse than the best one by more than the margin, "
-    "with 95 % confidence. The bounds hold for all budgets of a series at once and whichever is "
-    "the best (simultaneous comparisons with the best, Hsu 1984), so that choosing the best and "
-    "the answer from the same data is paid for. A budget is called needed where all smaller ones "
-    "are worse by more than the margin, with Bonferroni's bounds for all pairs. Several series "
-    "are not corrected for each other.",
-    "Speed-up: ratio of the medians of prefill on the same timed questions, 95 % interval by "
-    "bootstrap over these questions and over the rounds of timing. It says nothing of other "
-    "processes, days or machines.",
+    "pairs of budgets of a series by Holm's method (1979). `<` marks the smallest value that the "
+    "draws can show. McNemar's exact test (1947) takes questions about one image as independent.",
+    "Answer: a budget is enough if it loses at most the margin against the best one, with 95 % "
+    "confidence. The bounds hold for all budgets of a series at once and whichever is the best "
+    "(simultaneous comparisons with the best, Hsu 1984). A budget is called needed only if every "
+    "smaller one was measured and loses more than the margin. Several series are not corrected "
+    "for each other.",
+    "Speed-up: ratio of the mean prefills on the same timed questions, with an interval over these "
+    "questions and the rounds of timing, both paired (Cameron, Gelbach and Miller 2011). It is of "
+    "one process and says nothing of other processes, days or machines.",
     "Pareto front: share of the bootstrap draws in which no other budget is at least as accurate "
     "and as fast.",
-    "Power: one two-sided test at 5 %, not corrected for others, 80 % power, normal approximation, "
-    "with the errors seen here, and Wilson's variance where few images change.",
+    "Power: number of questions that show with 80 % power that a budget as good as the best is "
+    "within the margin, with all budgets in the race and the errors seen here.",
 )
 
 
@@ -106,9 +107,13 @@ def analyse(
     by_series: dict[SeriesKey, list[ComparedRun]] = defaultdict(list)
     for run in done:
         by_series[run.series_key].append(run)
+    lacking: dict[SeriesKey, list[ComparedRun]] = defaultdict(list)
+    for run in runs:
+        if run.result is None:
+            lacking[run.series_key].append(run)
     series = tuple(
-        _with_lacking(_series(name, own, read, margin), runs)
-        for name, own in zip(_names(list(by_series)), by_series.values(), strict=True)
+        _series(name, own, lacking[key], read, margin)
+        for name, (key, own) in zip(_names(list(by_series)), by_series.items(), strict=True)
     )
     questions = {folder: columns.questions for folder, columns in read.items()}
     return Analysis(
@@ -160,16 +165,6 @@ def _error(run: ComparedRun) -> str:
     return f"{run.long_label}: {why}"
 
 
-def _with_lacking(series: Series, runs: Sequence[ComparedRun]) -> Series:
-    """The series, its answer with a caveat where some of its runs have no result."""
-    key = SeriesKey(*(getattr(series, name) for name in SeriesKey._fields))
-    lacking = [run.label for run in runs if run.result is None and run.series_key == key]
-    if not lacking:
-        return series
-    caveat = f"{listed(lacking)}: no result, so the answer is among the others"
-    return replace(series, answer=replace(series.answer, caveats=(*series.answer.caveats, caveat)))
-
-
 def _names(series: Sequence[SeriesKey]) -> list[str]:
     """What series are called: model and data set, and in what else they differ."""
     differing = [key for key in SeriesKey._fields if len({getattr(o, key) for o in series}) > 1]
@@ -216,52 +211,71 @@ class _Paired:
     highest: float
 
     @cached_property
-    def sums(self) -> PairedScores:
-        return paired_scores(self.scores, self.images, self.highest)
+    def sums(self) -> Scores:
+        """Scores of 0 to 1; `.scale` is the metric's highest."""
+        return paired_scores(self.scores, self.images, (0.0, self.highest))
+
+    @property
+    def several_images(self) -> bool:
+        """Without two images there is nothing to test."""
+        return len(self.sums.images.sizes) > 1
+
+    @cached_property
+    def means(self) -> np.ndarray:
+        """(k,) accuracies."""
+        return self.scores.mean(axis=0)
 
     @cached_property
     def drawn(self) -> np.ndarray:
-        return bootstrap_means(self.sums)
+        """(draws, k) accuracies of bootstrap draws, as parts of the highest."""
+        return bootstrap_means(self.sums.sums, self.sums.images.sizes)
 
     @cached_property
-    def critical(self) -> Critical:
-        return critical_values(self.sums, self.drawn)
+    def alone(self) -> Differences:
+        """Intervals of differences, each by itself."""
+        return differences(self.sums)
 
     @cached_property
-    def intervals(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return difference_intervals(self.sums, self.critical)
+    def together(self) -> Differences:
+        """Intervals of differences that all hold at once."""
+        return differences(self.sums, simultaneous=True)
 
     @cached_property
-    def p_values(self) -> np.ndarray:
-        return sign_flip_p_values(self.sums)
+    def p_values(self) -> PValues:
+        return sign_flip_tests(self.sums.sums)
 
     @cached_property
     def p_holm(self) -> np.ndarray:
         """p-values corrected for all pairs."""
-        corrected = np.ones_like(self.p_values)
+        corrected = np.ones_like(self.p_values.value)
         pairs = np.triu_indices(len(self.runs), 1)
-        corrected[pairs] = holm(self.p_values[pairs])
+        own = PValues(self.p_values.value[pairs], self.p_values.at_floor[pairs])
+        corrected[pairs] = holm(own).value
         corrected.T[pairs] = corrected[pairs]
         return corrected
 
-    def difference(self, i: int, j: int) -> Difference:
+    def difference(self, i: int, j: int, found: Differences) -> Difference:
         """Run i against baseline j."""
-        difference, low, high = (float(matrix[i, j]) for matrix in self.intervals)
         wins = int((self.scores[:, i] > self.scores[:, j]).sum())
         losses = int((self.scores[:, i] < self.scores[:, j]).sum())
         zero_one = bool(np.isin(self.scores[:, [i, j]], (0.0, 1.0)).all())
         return Difference(
             run=self.runs[i].name,
             baseline=self.runs[j].name,
-            difference=difference,
-            low=low,
-            high=high,
-            p_value=float(self.p_values[i, j]),
+            difference=float(found.difference[i, j]),
+            low=_known(found.low[i, j]),
+            high=_known(found.high[i, j]),
+            p_value=float(self.p_values.value[i, j]),
             p_holm=float(self.p_holm[i, j]),
+            p_at_floor=bool(self.p_values.at_floor[i, j]),
             p_mcnemar=mcnemar_p_value(wins, losses) if zero_one else None,
             wins=wins,
             losses=losses,
         )
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _paired(runs: Sequence[ComparedRun], read: dict[Path, SampleColumns]) -> _Paired | None:
@@ -282,26 +296,29 @@ def _paired(runs: Sequence[ComparedRun], read: dict[Path, SampleColumns]) -> _Pa
 
 
 def _series(
-    name: str, own: Sequence[ComparedRun], read: dict[Path, SampleColumns], margin: float
+    name: str,
+    own: Sequence[ComparedRun],
+    lacking: Sequence[ComparedRun],
+    read: dict[Path, SampleColumns],
+    margin: float,
 ) -> Series:
+    """Of finished runs; `lacking` are those of the series without a result."""
     own = sorted(own, key=lambda run: (run.vision_tokens, run.name))
     candidates = [run for run in own if not run.same_inputs_as]
     known = [run for run in candidates if run.folder in read]
     paired = _paired(known, read)
     count, images = _counts(own, known, read)
     runs = [_run(run, read.get(run.folder)) for run in own]
-    power: Power | None = None
+    evidence = Evidence(margin=margin, questions=count)
     groupings: tuple[Grouping, ...] = ()
-    if paired is not None and images > 1 and len(known) > 1:
-        runs = _with_differences(runs, paired, margin)
-        power = _power(paired, margin)
-        groupings = _groupings(paired, read[known[0].folder].groups)
+    if paired is not None and len(known) > 1:
+        found = compare(paired.scores, paired.images, margin / 100, (0.0, paired.highest))
+        evidence = replace(evidence, **_evidence(paired, found, candidates, lacking, margin))
+        if paired.several_images:
+            runs = _with_differences(runs, paired, found)
+            groupings = _groupings(paired, read[known[0].folder].groups)
     runs = _with_times(runs, candidates, paired if images > 1 else None)
-    names = run_names(own)
-    found = _answer(runs, candidates, known, paired, names, margin, count, power)
-    if lacking := [names[run.name] for run in candidates if run not in known]:
-        caveat = f"{listed(lacking)}: no samples.jsonl, so the answer is among the others"
-        found = replace(found, caveats=(*found.caveats, caveat))
+    said = _answer(runs, candidates, known, paired, evidence)
     return Series(
         name=name,
         **own[0].series_key._asdict(),
@@ -309,9 +326,45 @@ def _series(
         num_images=images,
         runs=tuple(runs),
         groupings=groupings,
-        power=power,
-        answer=found,
+        power=evidence.power,
+        answer=_with_lacking(said, [run for run in candidates if run not in known], lacking),
     )
+
+
+def _evidence(
+    paired: _Paired,
+    found: Comparison,
+    candidates: Sequence[ComparedRun],
+    lacking: Sequence[ComparedRun],
+    margin: float,
+) -> dict[str, Any]:
+    """Fields of the answer's evidence: bounds of budgets in order, NaN for those not compared."""
+    order = _in_order(candidates, lacking)
+    place = {run.name: i for i, run in enumerate(order)}
+    places = [place[run.name] for run in paired.runs]
+    at_least, at_most = np.full((2, len(order)), np.nan)
+    at_least[places], at_most[places] = found.at_least_worse, found.at_most_worse
+    high = np.full((len(order), len(order)), np.nan)
+    high[np.ix_(places, places)] = paired.together.high
+    highest = paired.highest
+    return {
+        "budgets": tuple(run.name for run in order),
+        "labels": tuple(run.label for run in order),
+        "decision": decide(at_most, at_least, margin / 100, highest_difference=high),
+        "reason": found.reason,
+        "highest": highest,
+        "power": None if found.reason else _power(paired, margin),
+    }
+
+
+def _in_order(measured: Sequence[ComparedRun], lacking: Sequence[ComparedRun]) -> list[ComparedRun]:
+    """All budgets in order; those without a result by their theoretical tokens."""
+    order = list(measured)
+    for run in sorted(lacking, key=lambda run: run.vision_tokens):
+        own = run.asked.theoretical_vision_tokens
+        larger = (i for i, o in enumerate(order) if o.asked.theoretical_vision_tokens > own)
+        order.insert(next(larger, len(order)), run)
+    return order
 
 
 def _answer(
@@ -319,10 +372,7 @@ def _answer(
     candidates: Sequence[ComparedRun],
     known: Sequence[ComparedRun],
     paired: _Paired | None,
-    names: dict[str, str],
-    margin: float,
-    count: int,
-    power: Power | None,
+    evidence: Evidence,
 ) -> Answer:
     """The answer of a series: `known` are those of its candidates that have their samples."""
     scored = all(run.found.accuracy is not None for run in candidates)
@@ -332,8 +382,19 @@ def _answer(
         return answer.different_samples("the runs answered different questions")
     with_records = {run.name for run in known}
     comparable = [run for run in runs if run.same_inputs_as or run.run in with_records]
-    highest = metric(candidates[0].asked.metric).highest
-    return answer.answer(comparable or runs, names, margin, count, power, highest)
+    return answer.answer(comparable or runs, evidence)
+
+
+def _with_lacking(
+    found: Answer, unread: Sequence[ComparedRun], lacking: Sequence[ComparedRun]
+) -> Answer:
+    """The answer, with caveats where some runs have no samples or no result."""
+    caveats = list(found.caveats)
+    for runs, what in ((unread, "samples.jsonl"), (lacking, "result")):
+        if runs:
+            names = listed([run.label for run in runs])
+            caveats.append(f"{names}: no {what}, so the answer is among the others")
+    return replace(found, caveats=tuple(caveats))
 
 
 def _counts(
@@ -350,21 +411,21 @@ def _counts(
 
 def _run(run: ComparedRun, columns: SampleColumns | None) -> AnalysedRun:
     found = run.found
-    accuracy: tuple[float | None, ...] = (None, None, None)
+    scored: tuple[float | None, ...] = (None, None, None)
     if columns is None:
-        accuracy = (found.accuracy, found.accuracy_low, found.accuracy_high)
+        scored = (found.accuracy, found.accuracy_low, found.accuracy_high)
     elif not np.isnan(columns.scores).any():
-        mean = clustered_mean(columns.scores, columns.images, metric(found.metric).highest)
-        accuracy = (mean.mean, *(mean.interval or (None, None)))
+        own = accuracy(columns.scores, columns.images, (0.0, metric(found.metric).highest))
+        scored = (own.mean, own.low, own.high)
     return AnalysedRun(
         run=run.name,
         folder=str(run.folder),
         label=run.label,
         knob_value=found.knob_value,
         vision_tokens=found.measured_vision_tokens,
-        accuracy=accuracy[0],
-        accuracy_low=accuracy[1],
-        accuracy_high=accuracy[2],
+        accuracy=scored[0],
+        accuracy_low=scored[1],
+        accuracy_high=scored[2],
         prefill_ms=found.median("prefill_ms"),
         same_inputs_as=run.same_inputs_as,
         timing_warnings=run.timing_warnings,
@@ -374,11 +435,10 @@ def _run(run: ComparedRun, columns: SampleColumns | None) -> AnalysedRun:
 
 
 def _with_differences(
-    runs: Sequence[AnalysedRun], paired: _Paired, margin: float
+    runs: Sequence[AnalysedRun], paired: _Paired, compared: Comparison
 ) -> list[AnalysedRun]:
-    at_least, at_most = worse_than_best(paired.sums, paired.critical)
     place = {run.name: i for i, run in enumerate(paired.runs)}
-    best = int(np.argmax(paired.sums.means))
+    best = int(np.argmax(paired.means))
     found = []
     for run in runs:
         if (i := place.get(run.run)) is None:
@@ -387,39 +447,25 @@ def _with_differences(
         found.append(
             replace(
                 run,
-                at_least_worse=float(at_least[i]),
-                at_most_worse=float(at_most[i]),
-                sufficient=bool(100 * at_most[i] <= margin),
-                versus_best=None if i == best else paired.difference(i, best),
-                versus_smaller=paired.difference(i, i - 1) if i else None,
+                at_least_worse=_known(compared.at_least_worse[i]),
+                at_most_worse=_known(compared.at_most_worse[i]),
+                sufficient=None if compared.reason else bool(compared.enough[i]),
+                versus_best=None if i == best else paired.difference(i, best, paired.together),
+                versus_smaller=paired.difference(i, i - 1, paired.alone) if i else None,
             )
         )
     return found
 
 
 def _power(paired: _Paired, margin: float) -> Power:
-    """What the pair of neighbours that varies most can see; questions by the two best budgets."""
-    sums = paired.sums
-    errors, lumps = sums.errors(), sums.lumps()
-    detectable = [
-        detectable_difference(errors[i, i + 1], lumps[i, i + 1], sums.images)
-        for i in range(len(errors) - 1)
-    ]
-    best = int(np.argmax(sums.means))
-    others = np.delete(np.arange(len(errors)), best)
-    near = others[np.argmax(sums.means[others])]
-    images = images_for_margin(
-        errors[best, near], lumps[best, near], paired.critical.from_best, sums.images, margin / 100
-    )
-    questions = images * len(paired.scores) / sums.images
     return Power(
-        detectable=max(detectable),
-        questions_for_margin=None if np.isinf(questions) else int(np.ceil(questions)),
+        margin=paired.highest * margin_of(paired.sums),
+        questions_for_margin=questions_needed(paired.sums, margin / 100 / paired.highest),
     )
 
 
 def _groupings(paired: _Paired, groups: dict[str, Labels]) -> tuple[Grouping, ...]:
-    best = int(np.argmax(paired.sums.means))
+    best = int(np.argmax(paired.means))
     return tuple(_grouping(paired, name, labels, best) for name, labels in groups.items())
 
 
@@ -430,36 +476,37 @@ def _grouping(paired: _Paired, name: str, labels: Labels, best: int) -> Grouping
         inside = labels.codes == code
         parts.append(replace(paired, scores=paired.scores[inside], images=paired.images[inside]))
     others = [i for i in range(len(paired.runs)) if i != best]
-    testable = [part for part in parts if part.sums.images > 1]
-    p_values = np.array([part.p_values[others, best] for part in testable])
-    corrected = iter(holm(p_values.ravel()).reshape(p_values.shape))
+    testable = [part for part in parts if part.several_images]
+    comparisons = len(testable) * len(others)
+    tests = [sign_flip_tests(part.sums.sums, comparisons) for part in testable]
+    value = np.array([test.value[others, best] for test in tests])
+    at_floor = np.array([test.at_floor[others, best] for test in tests])
+    corrected = iter(zip(holm(PValues(value, at_floor)).value, at_floor, strict=True))
     found = []
-    for value, part in zip(labels.names, parts, strict=True):
-        p_holm = np.full(len(paired.runs), np.nan)
-        if part.sums.images > 1:
-            p_holm[others] = next(corrected)
-        found.append(_group(value, part, best, p_holm))
+    for group, part in zip(labels.names, parts, strict=True):
+        p_holm, floor = np.full((2, len(paired.runs)), np.nan)
+        if part.several_images:
+            p_holm[others], floor[others] = next(corrected)
+        found.append(_group(group, part, best, p_holm, floor))
     return Grouping(name, tuple(found))
 
 
-def _group(value: str, part: _Paired, best: int, p_holm: np.ndarray) -> Group:
+def _group(value: str, part: _Paired, best: int, p_holm: np.ndarray, at_floor: np.ndarray) -> Group:
     cells = []
     for i, run in enumerate(part.runs):
-        mean = clustered_mean(part.scores[:, i], part.images, part.highest)
-        compared = i != best and mean.images > 1
-        low, high = mean.interval or (None, None)
-        cell = GroupCell(run.name, mean.mean, low, high)
-        if compared:
-            difference, below, above = (float(matrix[i, best]) for matrix in part.intervals)
+        mean = accuracy(part.scores[:, i], part.images, (0.0, part.highest))
+        cell = GroupCell(run.name, mean.mean, mean.low, mean.high)
+        if i != best and mean.images > 1:
             cell = replace(
                 cell,
-                difference=difference,
-                difference_low=below,
-                difference_high=above,
+                difference=float(part.together.difference[i, best]),
+                difference_low=_known(part.together.low[i, best]),
+                difference_high=_known(part.together.high[i, best]),
                 p_holm=float(p_holm[i]),
+                p_at_floor=bool(at_floor[i]),
             )
         cells.append(cell)
-    return Group(value, len(part.scores), part.sums.images, tuple(cells))
+    return Group(value, len(part.scores), len(part.sums.images.sizes), tuple(cells))
 
 
 # --- times --------------------------------------------------------------------------------------
@@ -472,17 +519,17 @@ def _with_times(
     timed = [run for run in candidates if (run.folder / files.LATENCY).exists()]
     base = candidates[-1]
     if paired is not None:
-        base = paired.runs[int(np.argmax(paired.sums.means))]
+        base = paired.runs[int(np.argmax(paired.means))]
     times = prefill_times([run.folder for run in timed]) if base in timed else None
     if times is None:
         return list(runs)
-    drawn = bootstrap_medians(times)
-    medians = np.array([np.nanmedian(own) for own in times])
+    drawn = drawn_mean_times(times)
+    means = np.array([mean_time(own).value for own in times])
     baseline = timed.index(base)
     front: list[tuple[bool | None, float | None]] = [(None, None)] * len(times)
     if paired is not None and len(paired.runs) == len(timed) == len(candidates):
         share = on_front(paired.drawn[: len(drawn)], drawn).mean(axis=0)
-        seen = on_front(paired.sums.means, medians)
+        seen = on_front(paired.means, means)
         front = [(bool(on), float(s)) for on, s in zip(seen, share, strict=True)]
     place = {run.name: i for i, run in enumerate(timed)}
     found = []
@@ -490,14 +537,13 @@ def _with_times(
         if (i := place.get(run.run)) is None:
             found.append(run)
             continue
-        ratio = medians[baseline] / medians[i]
-        low, high = np.quantile(drawn[:, baseline] / drawn[:, i], (0.025, 0.975))
-        speed_up = Ratio(
+        fast = speed_up(times[baseline], times[i])
+        ratio = Ratio(
             run=run.run,
             baseline=base.name,
-            ratio=float(ratio),
-            low=float(low),
-            high=float(high),
+            ratio=fast.value,
+            low=_known(fast.low),
+            high=_known(fast.high),
             n=len(times[i]),
         )
         found.append(
@@ -505,7 +551,8 @@ def _with_times(
                 run,
                 on_front=front[i][0],
                 front_share=front[i][1],
-                speed_up=None if i == baseline else speed_up,
+                speed_up=None if i == baseline else ratio,
+                prefill_ms=float(means[i]),
             )
         )
     return found
@@ -545,7 +592,7 @@ def _between(
 
     p-values are Holm's over all of these.
     """
-    found = []
+    pairs = []
     for one, other in combinations(series, 2):
         first, second = one[0].asked, other[0].asked
         if any(getattr(first, k) != getattr(second, k) for k in ("dataset", "split", "metric")):
@@ -554,9 +601,18 @@ def _between(
         for run in other:
             twin = of_one.get(run.label)
             pair = None if twin is None else _paired([run, twin], read)
-            if pair is not None and pair.sums.images > 1:
-                found.append(pair.difference(0, 1))
-    corrected = holm([difference.p_value for difference in found])
+            if pair is not None and pair.several_images:
+                pairs.append(pair)
+    tests = [sign_flip_tests(pair.sums.sums, len(pairs)) for pair in pairs]
+    value = np.array([test.value[0, 1] for test in tests])
+    at_floor = np.array([test.at_floor[0, 1] for test in tests])
+    corrected = holm(PValues(value, at_floor)).value
     return tuple(
-        replace(difference, p_holm=float(p)) for difference, p in zip(found, corrected, strict=True)
+        replace(
+            pair.difference(0, 1, pair.alone),
+            p_value=float(value[i]),
+            p_at_floor=bool(at_floor[i]),
+            p_holm=float(corrected[i]),
+        )
+        for i, pair in enumerate(pairs)
     )

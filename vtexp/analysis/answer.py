@@ -4,64 +4,73 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vtexp.analysis.findings import AnalysedRun, Answer, Difference, Power, Ratio
+from vtexp.stats.decision import Decision
 from vtexp.utils.text import listed
 
+#: More questions than this are no advice (`stats.power`).
+_MOST = "a million"
 
-def answer(
-    runs: Sequence[AnalysedRun],
-    names: dict[str, str],
-    margin: float,
-    num_samples: int,
-    power: Power | None,
-    highest: float = 1.0,
-) -> Answer:
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an answer rests on.
+
+    `margin` in points; scores are from 0 to `highest`. `budgets` and `labels` name all budgets of
+    the series from the smallest to the largest, those without a result too; `decision` counts
+    them, and is None where nothing was compared. `reason`: why the data carries no interval.
+    """
+
+    margin: float
+    questions: int
+    highest: float = 1.0
+    budgets: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    decision: Decision | None = None
+    reason: str | None = None
+    power: Power | None = None
+
+    def named(self, places: Sequence[int]) -> list[str]:
+        """Labels of budgets by their places."""
+        return [self.labels[i] for i in places]
+
+
+def answer(runs: Sequence[AnalysedRun], evidence: Evidence) -> Answer:
     """The answer of a series whose runs are in the order of their tokens.
 
-    `names`: what each run is called. `margin` in points, scores from 0 to `highest`. Budgets that
-    give the same inputs as a smaller one are no candidates. A budget above the best one is none
-    either: it costs more and scored less.
+    Budgets that give the same inputs as a smaller one are no candidates. A budget above the best
+    one is none either: it costs more and scored less.
     """
     candidates = [run for run in runs if run.same_inputs_as is None]
     scored = [run for run in candidates if run.accuracy is not None]
     if not scored:
-        return Answer(
-            "no_accuracy", _without_accuracy(candidates, names), _doubtful(candidates, names)
-        )
-    scored = [run for run in scored if run.at_most_worse is not None] or scored  # with records
+        return Answer("no_accuracy", _without_accuracy(candidates), _doubtful(candidates))
     best = _best(scored)
-    if len(scored) == 1:
-        words = _one_value(best, names, runs)
-        return Answer("one_value", words, _doubtful(scored, names), best=best.run)
-    caveats = _caveats(scored, best, names)
+    decision = evidence.decision
+    if len(scored) == 1 or decision is None:
+        return Answer("one_value", _one_value(best, runs), _doubtful(scored), best=best.run)
+    caveats = _caveats(scored, best)
     if best.accuracy == 0:
         sentence = f"All {len(scored)} budgets scored 0, so none can be called enough."
         return Answer("cannot_tell", sentence, caveats, best=best.run)
-    enough = [run for run in scored[: scored.index(best) + 1] if run.sufficient]
-    if not enough:
-        sentence = "All questions are about one image: nothing can be said beyond it."
-        if best.at_most_worse is not None:
-            sentence = _cannot_tell(scored, best, names, margin, num_samples, power)
+    by_name = {run.run: run for run in scored}
+    found = None if decision.smallest is None else by_name[evidence.budgets[decision.smallest]]
+    if found is None or found.vision_tokens > best.vision_tokens:
+        sentence = _cannot_tell(scored, best, evidence)
         return Answer("cannot_tell", sentence, caveats, best=best.run)
-    found = enough[0]
-    if found is scored[0]:
-        smallest = f"{names[found.run]} is the smallest budget measured: smaller ones may do too"
-        caveats = (smallest, *caveats)
-    if all(run.accuracy == highest for run in scored):
-        caveats = ("every answer is right: these questions cannot tell budgets apart", *caveats)
-    words = _best_needed(scored, best, names, margin)
-    if found is not best:
-        words = _smaller(found, best, names, margin)
     return Answer(
         verdict="best" if found is best else "smaller",
-        sentence=words,
-        caveats=caveats,
+        sentence=_enough(found, best, by_name, evidence, decision),
+        caveats=(*_of_enough(found, scored, evidence, decision), *caveats),
         run=found.run,
         best=best.run,
         vision_tokens=found.vision_tokens,
         tokens_saved=best.vision_tokens - found.vision_tokens,
         speed_up=found.speed_up,
+        needed=decision.needed,
+        worse_larger=tuple(evidence.budgets[i] for i in decision.worse_larger),
     )
 
 
@@ -86,7 +95,9 @@ def _of(margin: float) -> str:
 
 
 def interval(found: Difference | Ratio) -> str:
-    """The 95 % interval of a difference in points, or of a ratio."""
+    """The 95 % interval of a difference in points, or of a ratio; empty without one."""
+    if found.low is None or found.high is None:
+        return ""
     if isinstance(found, Ratio):
         return f"{found.low:.2f} to {found.high:.2f}"
     return f"{points(found.low, signed=True)} to {points(found.high, signed=True)}"
@@ -96,61 +107,53 @@ def _tokens(run: AnalysedRun) -> str:
     return f"{run.vision_tokens:.5g} vision tokens"
 
 
-def _faster(ratio: Ratio | None) -> str:
-    """How much faster, in words; nothing where the times were not taken on the same questions."""
-    if ratio is None:
-        return ""
-    return f"prefills {ratio.ratio:.2f} times as fast ({interval(ratio)})"
+def _speed(ratio: Ratio) -> str:
+    """How much faster or slower than its baseline, in words."""
+    if ratio.low is not None and ratio.low > 1:
+        return f"is {ratio.ratio:.2f} times as fast ({interval(ratio)})"
+    if ratio.high is not None and ratio.high < 1:
+        return f"is slower ({ratio.ratio:.2f} times as fast, {interval(ratio)})"
+    return "is no faster"
 
 
-def _smaller(found: AnalysedRun, best: AnalysedRun, names: dict[str, str], margin: float) -> str:
-    saved = best.vision_tokens - found.vision_tokens
-    gains = [
-        f"saves {saved:.5g} of {best.vision_tokens:.5g} tokens an image "
-        f"({saved / best.vision_tokens:.0%})"
-    ]
-    if fast := _faster(found.speed_up):
-        gains.append(fast)
-    return (
-        f"{names[found.run]} ({_tokens(found)}) is enough: with 95 % confidence it is at most "
-        f"{points(found.at_most_worse or 0.0)} points worse than the best budget, within the "
-        f"margin of {margin:g}. Against {names[best.run]}, which scored highest, it "
-        f"{' and '.join(gains)}."
-    )
-
-
-def _best_needed(
-    scored: Sequence[AnalysedRun], best: AnalysedRun, names: dict[str, str], margin: float
+def _enough(
+    found: AnalysedRun,
+    best: AnalysedRun,
+    by_name: dict[str, AnalysedRun],
+    evidence: Evidence,
+    decision: Decision,
 ) -> str:
-    smaller = scored[: scored.index(best)]
-    start = f"{names[best.run]} ({_tokens(best)})"
-    if not smaller:
-        return (
-            f"{start}, the smallest budget, is enough: with 95 % confidence no larger one "
-            f"is better by more than {_of(margin)}."
+    """Which budget is enough, what it saves, and what is known of smaller ones."""
+    needed = "needed: it is " if decision.needed else ""
+    said = [
+        f"{found.label} ({_tokens(found)}) is {needed}the smallest measured budget that is good "
+        f"enough: it loses at most {points(found.at_most_worse or 0.0)} points against the best "
+        f"budget, within the margin of {_of(evidence.margin)} (95 % confidence)."
+    ]
+    if found is not best:
+        said.append(_saved(found, best))
+    smaller = [by_name[evidence.budgets[i]] for i in decision.not_enough]
+    if smaller:
+        said.append(_lost(_best(smaller), found is best))
+    if decision.unknown:
+        said.append(_unknown([by_name[evidence.budgets[i]] for i in decision.unknown]))
+    if decision.missing:
+        names = listed(evidence.named(decision.missing))
+        said.append(
+            f"{names}, smaller, has no result and may be enough too."
+            if len(decision.missing) == 1
+            else f"{names}, all smaller, have no result and may be enough too."
         )
-    unknown = [run for run in smaller if not _is_worse(run, margin)]
-    if not unknown:
-        near = _best(smaller)
-        which = "the next smaller budget" if near is smaller[-1] else "the best of the smaller ones"
-        text = f"{start} is needed: {names[near.run]}, {which}, is {_lost(near)}"
-    else:
-        near = _best(unknown)
-        text = (
-            f"{start} is the smallest budget known to be enough: {names[near.run]} scored "
-            f"{points(_loss(near))} points lower and may be {points(near.at_most_worse or 0.0)} "
-            f"points worse, more than the margin of {margin:g}"
-        )
-        if others := [names[run.run] for run in unknown if run is not near]:
-            text += f"; not known either: {listed(others)}"
-        text += _not_enough(smaller, names, margin)
-    fast = _faster(near.speed_up)
-    return f"{text}; {names[near.run]} {fast}." if fast else f"{text}."
+    return " ".join(said)
 
 
-def _is_worse(run: AnalysedRun, margin: float) -> bool:
-    """Whether a budget is known to be worse than the best one by more than the margin."""
-    return 100 * (run.at_least_worse or 0.0) > margin
+def _saved(found: AnalysedRun, best: AnalysedRun) -> str:
+    saved = best.vision_tokens - found.vision_tokens
+    text = (
+        f"Compared with {best.label}, which scored highest, it saves {saved:.5g} of "
+        f"{best.vision_tokens:.5g} tokens per image ({saved / best.vision_tokens:.0%})"
+    )
+    return f"{text}." if found.speed_up is None else f"{text} and {_speed(found.speed_up)}."
 
 
 def _loss(run: AnalysedRun) -> float:
@@ -158,48 +161,80 @@ def _loss(run: AnalysedRun) -> float:
     return 0.0 if run.versus_best is None else -run.versus_best.difference
 
 
-def _lost(run: AnalysedRun) -> str:
-    text = f"{points(_loss(run))} points worse"
-    if run.versus_best is None:
-        return text
-    return f"{text} ({points(-run.versus_best.high)} to {points(-run.versus_best.low)})"
+def _lost(near: AnalysedRun, with_speed: bool) -> str:
+    """What the best of the smaller budgets loses; its speed against the one that scored highest."""
+    text = f"{near.label} loses {points(_loss(near))} points"
+    against = near.versus_best
+    if against is not None and against.low is not None and against.high is not None:
+        text += f" ({points(-against.high)} to {points(-against.low)})"
+    if with_speed and near.speed_up is not None:
+        text += f" and {_speed(near.speed_up)}"
+    return f"{text}."
 
 
-def _not_enough(runs: Sequence[AnalysedRun], names: dict[str, str], margin: float) -> str:
-    """The budgets that are known to be worse by more than the margin; empty without any."""
-    worse = [run for run in runs if _is_worse(run, margin)]
-    if not worse:
-        return ""
-    told = [f"{names[run.run]} (at least {points(run.at_least_worse or 0.0)})" for run in worse]
-    return f"; not enough, by points worse: {listed(told)}"
+def _unknown(runs: Sequence[AnalysedRun]) -> str:
+    """Smaller budgets of which the data cannot tell whether they are enough."""
+    near = _best(runs)
+    names = listed([run.label for run in runs])
+    worst = points(near.at_most_worse or 0.0)
+    scored = f"{near.label} scored {points(_loss(near))} points lower"
+    if _loss(near) == 0:
+        scored = f"{near.label} scored as high"
+    return f"Whether {names} would do is not known: {scored} and may lose up to {worst} points."
 
 
-def _cannot_tell(
-    scored: Sequence[AnalysedRun],
-    best: AnalysedRun,
-    names: dict[str, str],
-    margin: float,
-    num_samples: int,
-    power: Power | None,
-) -> str:
+def _of_enough(
+    found: AnalysedRun, scored: Sequence[AnalysedRun], evidence: Evidence, decision: Decision
+) -> list[str]:
+    """Caveats of a budget that is enough."""
+    caveats = []
+    if all(run.accuracy == evidence.highest for run in scored):
+        caveats.append("every answer is right: these questions cannot tell budgets apart")
+    if decision.smallest == 0:
+        caveats.append(f"{found.label} is the smallest budget measured: smaller ones may do too")
+    if decision.worse_larger:
+        names = listed(evidence.named(decision.worse_larger))
+        caveats.append(f"larger, but significantly less accurate than {found.label}: {names}")
+    return caveats
+
+
+def _cannot_tell(scored: Sequence[AnalysedRun], best: AnalysedRun, evidence: Evidence) -> str:
+    """Why no budget is known to be enough, and what it would take."""
+    if evidence.reason is not None:
+        return f"These questions cannot carry an answer: {evidence.reason}."
+    assert evidence.decision is not None
+    margin = _of(evidence.margin)
     alike = sum(run.accuracy == best.accuracy for run in scored) - 1
-    highest = f"{names[best.run]} scored highest, but even it"
+    highest = f"{best.label} scored highest"
     if alike:
         others = "1 other" if alike == 1 else f"{alike} others"
-        highest = f"{names[best.run]} and {others} scored highest alike, but even {names[best.run]}"
-    text = (
-        f"{num_samples} questions cannot tell which budget is within {_of(margin)} of the best: "
-        f"{highest} may be {points(best.at_most_worse or 0.0)} points worse than the best one"
-    )
-    text += _not_enough(scored, names, margin)
+        highest = f"{best.label} and {others} scored highest"
+    said = [
+        f"{evidence.questions} questions cannot tell which budget is within {margin} of the best.",
+        f"{highest}, but the truly best budget could be up to "
+        f"{points(best.at_most_worse or 0.0)} points better.",
+    ]
+    by_name = {run.run: run for run in scored}
+    worse = [by_name[evidence.budgets[i]] for i in evidence.decision.not_enough]
+    if worse:
+        told = [f"{run.label} loses at least {points(run.at_least_worse or 0.0)}" for run in worse]
+        said.append(f"Not enough, in points: {listed(told)}.")
     wider, enough = _wider_margin(scored[: scored.index(best) + 1])
-    text += f"; with a margin of {wider:g} points, {names[enough.run]} would be enough"
-    if power is None or power.questions_for_margin is None:
-        return f"{text}."
-    return (
-        f"{text}; to show it of an equal budget at {_of(margin)} takes about "
-        f"{_rounded(power.questions_for_margin)} questions."
-    )
+    said.append(f"With a margin of {wider:g} points, {enough.label} would be enough.")
+    said += _questions(evidence)
+    return " ".join(said)
+
+
+def _questions(evidence: Evidence) -> list[str]:
+    """How many questions it takes; empty for a margin of 0, which nothing shows."""
+    if evidence.power is None or evidence.margin <= 0:
+        return []
+    needed = evidence.power.questions_for_margin
+    many = f"more than {_MOST}" if needed is None else f"about {_rounded(needed)}"
+    return [
+        f"It takes {many} questions to show that an equally good budget is within "
+        f"{_of(evidence.margin)}."
+    ]
 
 
 def _wider_margin(runs: Sequence[AnalysedRun]) -> tuple[float, AnalysedRun]:
@@ -217,42 +252,39 @@ def _rounded(count: int) -> str:
     return f"{int(float(f'{count:.2g}')):,}".replace(",", " ")
 
 
-def _one_value(best: AnalysedRun, names: dict[str, str], runs: Sequence[AnalysedRun]) -> str:
-    others = [names[run.run] for run in runs if run.same_inputs_as is not None]
+def _one_value(best: AnalysedRun, runs: Sequence[AnalysedRun]) -> str:
+    others = [run.label for run in runs if run.same_inputs_as is not None]
     if others:
         return (
-            f"{listed(others)} gave the same inputs as {names[best.run]} for every image: there "
-            "is nothing to compare."
+            f"{listed(others)} gave the same inputs as {best.label} for every image: there is "
+            "nothing to compare."
         )
-    return f"Only {names[best.run]} was measured: there is nothing to compare it with."
+    return f"Only {best.label} was measured: there is nothing to compare it with."
 
 
-def _without_accuracy(runs: Sequence[AnalysedRun], names: dict[str, str]) -> str:
+def _without_accuracy(runs: Sequence[AnalysedRun]) -> str:
     text = "Random weights have no accuracy, so no budget can be called enough"
     ratio = runs[0].speed_up if runs else None
     if ratio is None or ratio.run == ratio.baseline:
         return f"{text}."
-    return f"{text}; {names[ratio.run]} {_faster(ratio)} as {names[ratio.baseline]}."
+    base = next(run.label for run in runs if run.run == ratio.baseline)
+    return f"{text}. {runs[0].label}, compared with {base}, {_speed(ratio)}."
 
 
-def _caveats(
-    scored: Sequence[AnalysedRun], best: AnalysedRun, names: dict[str, str]
-) -> tuple[str, ...]:
+def _caveats(scored: Sequence[AnalysedRun], best: AnalysedRun) -> tuple[str, ...]:
     """What a reader must know with the answer."""
     found = []
     if best is scored[-1] and len(scored) > 1:
-        found.append(
-            f"{names[best.run]} is the largest budget measured: larger ones may score higher"
-        )
-    return (*found, *_doubtful(scored, names))
+        found.append(f"{best.label} is the largest budget measured: larger ones may score higher")
+    return (*found, *_doubtful(scored))
 
 
-def _doubtful(runs: Sequence[AnalysedRun], names: dict[str, str]) -> tuple[str, ...]:
+def _doubtful(runs: Sequence[AnalysedRun]) -> tuple[str, ...]:
     """Caveats about timings: that some are doubtful, or of the software more than of the model."""
     found = []
-    if doubtful := [names[run.run] for run in runs if run.timing_warnings]:
+    if doubtful := [run.label for run in runs if run.timing_warnings]:
         found.append(f"timings are doubtful ({listed(doubtful)}): see the warnings")
-    if idle := [names[run.run] for run in runs if run.host_bound]:
+    if idle := [run.label for run in runs if run.host_bound]:
         found.append(
             f"the GPU waited for the host ({listed(idle)}): speed-ups are of this software stack, "
             "not of the model"

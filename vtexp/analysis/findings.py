@@ -14,11 +14,11 @@ from vtexp.utils import files
 from vtexp.utils.typed import Misfit, from_json, to_json
 
 #: File of a report with all that was found; the number is raised whenever a key changes.
-ANALYSIS_NAME, FORMAT = "analysis.json", 1
+ANALYSIS_NAME, FORMAT = "analysis.json", 2
 #: What became of the search for the smallest sufficient budget (`Answer.verdict`).
 VERDICTS = (
     "smaller",  # a budget smaller than the best one is not worse by more than the margin
-    "best",  # the best budget itself is the smallest that is known to suffice
+    "best",  # the best budget itself is the smallest measured that is known to suffice
     "cannot_tell",  # too few questions to show for any budget that it suffices
     "one_value",  # a single budget was measured: nothing to compare with
     "no_accuracy",  # random weights: latency and counts alone
@@ -30,19 +30,22 @@ VERDICTS = (
 class Difference:
     """Accuracy of a run minus that of a baseline, question by question on the same questions.
 
-    `low` and `high`: 95 % interval of this one difference, clustered by image. `p_value`: of no
-    difference, by flipping signs image by image; `p_holm` the same corrected for all pairs of the
-    series. `p_mcnemar`: McNemar's exact test, None unless all scores are 0 or 1; it takes questions
+    `low` and `high`: 95 % interval, clustered by image; None where the images carry none. Of
+    `versus_best` the intervals of all pairs of the series hold together, else each by itself.
+    `p_value`: of no difference, by flipping signs image by image; `p_holm` the same corrected for
+    all pairs of the series; `p_at_floor`: both are upper bounds, to be written with `<`.
+    `p_mcnemar`: McNemar's exact test, None unless all scores are 0 or 1; it takes questions
     about one image as independent. `wins` and `losses`: questions scored higher and lower.
     """
 
     run: str
     baseline: str
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p_value: float
     p_holm: float
+    p_at_floor: bool
     p_mcnemar: float | None
     wins: int
     losses: int
@@ -50,16 +53,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Median prefill of `baseline` divided by that of `run` on the same questions: the speed-up.
+    """Mean prefill of `baseline` divided by that of `run` on the same questions: the speed-up.
 
-    `low` and `high`: 95 % interval by bootstrap over the timed questions, `n` of them, and rounds.
+    `low` and `high`: 95 % interval over the timed questions, `n` of them, and rounds, within one
+    process; None where nothing was repeated.
     """
 
     run: str
     baseline: str
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
 
@@ -72,7 +76,9 @@ class AnalysedRun:
     each with 95 % confidence for all budgets of the series at once; `sufficient` where the latter
     is within the margin.
     `front_share`: share of bootstrap draws in which no other budget is at least as accurate and as
-    fast; `on_front` whether that is so in the data. Statistics are None where the data has none.
+    fast; `on_front` whether that is so in the data. `prefill_ms`: mean over the questions that all
+    runs timed, or the run's median where there are none. Statistics are None where the data has
+    none.
     `timing_warnings`: why its times are doubtful. `host_bound`: the GPU waited for the host.
     """
 
@@ -103,7 +109,8 @@ class AnalysedRun:
 class GroupCell:
     """Accuracy of one run on one group of questions, and its difference from the series' best run.
 
-    The p-value is Holm's over all cells of the table.
+    The intervals of a group's differences hold together. The p-value is Holm's over all cells of
+    the table, an upper bound if `p_at_floor`.
     """
 
     run: str
@@ -114,6 +121,7 @@ class GroupCell:
     difference_low: float | None = None
     difference_high: float | None = None
     p_holm: float | None = None
+    p_at_floor: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,17 +144,14 @@ class Grouping:
 
 @dataclass(frozen=True)
 class Power:
-    """What this many questions can see.
+    """What this many questions can show, with 80 % power.
 
-    `detectable`: the smallest difference between two budgets that a single two-sided test at 5 %,
-    not corrected for others, finds with 80 % power, for the pair of neighbours that varies most.
-    `questions_for_margin`: about how many questions would show, with 80 % power, that a budget
-    equal to the best is within the margin, where both vary as the best one and the one nearest to
-    it in accuracy; None for a margin of 0, which nothing shows. Neither is 0 where no image
-    changes: what was not seen may still be (see `stats.paired.upper_bound`).
+    `margin`: the smallest one within which they show a budget to be that is as good as the best, in
+    the scores' unit. `questions_for_margin`: about how many questions show it at the margin asked
+    for; None above a million, and for a margin of 0.
     """
 
-    detectable: float
+    margin: float
     questions_for_margin: int | None
 
 
@@ -156,7 +161,9 @@ class Answer:
 
     `verdict` is one of VERDICTS, `sentence` says it to people, `caveats` what they must know with
     it. `run`: the budget, None where the data cannot tell; `best` the one with the highest
-    accuracy; tokens saved are against `best`, 0 where they are the same.
+    accuracy; tokens saved are against `best`, 0 where they are the same. `needed`: every smaller
+    budget was measured and loses more than the margin. `worse_larger`: larger budgets with
+    significantly lower accuracy than `run`.
     """
 
     verdict: str
@@ -167,6 +174,8 @@ class Answer:
     vision_tokens: float | None = None
     tokens_saved: float | None = None
     speed_up: Ratio | None = None
+    needed: bool = False
+    worse_larger: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

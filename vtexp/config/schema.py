@@ -336,7 +336,7 @@ class ReportConfig:
     `margin`: points of accuracy that a budget may lose against the best one and still be enough.
     """
 
-    margin: float = number(1.0, 0, 1000, "points")
+    margin: float = number(5.0, 0, 1000, "points")
 
 
 @dataclass

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, median
@@ -24,6 +24,7 @@ import vtexp
 from vtexp.config.schema import Config, to_plain
 from vtexp.cost.flops import PromptCounts
 from vtexp.errors import DataError
+from vtexp.stats import terms as term_statistics
 from vtexp.utils import files
 
 COST_MODEL = "cost_model.json"
@@ -80,9 +81,13 @@ def fit(points: Sequence[Point]) -> Coefficients:
 
     Lawson and Hanson 1974, Solving Least Squares Problems, algorithm NNLS.
     """
+    return Coefficients(*_least_relative_errors(*_terms(points)))
+
+
+def _terms(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 4) what the coefficients are multiplied by, and (n,) prefills in ms."""
     crops, lengths, times = (np.array(column, dtype=float) for column in zip(*points, strict=True))
-    terms = np.stack([np.ones_like(crops), crops, lengths, lengths**2], axis=1)
-    return Coefficients(*_least_relative_errors(terms, times))
+    return np.stack([np.ones_like(crops), crops, lengths, lengths**2], axis=1), times
 
 
 def _least_relative_errors(terms: np.ndarray, values: np.ndarray) -> list[float]:
@@ -236,6 +241,7 @@ def _described(runs: Sequence[TimedRun]) -> dict[str, Any]:
         "conditions": runs[0].conditions,
         "commits": sorted({run.commit for run in runs if run.commit}),
         "coefficients": asdict(coefficients),
+        **_how_well_known(runs),
         "num_crops": [min(crops), max(crops)],
         "sequence_length": [min(lengths), max(lengths)],
         "held_out_error": _summary(errors),
@@ -253,6 +259,21 @@ def _described(runs: Sequence[TimedRun]) -> dict[str, Any]:
             for run, error in zip(runs, errors, strict=True)
         ],
         "run_time": _run_time(runs),
+    }
+
+
+def _how_well_known(runs: Sequence[TimedRun]) -> dict[str, Any]:
+    """95 % interval of each coefficient, null where open, and terms that cannot be told apart."""
+    terms, times = _terms([point for run in runs for point in run.points])
+    settings = np.array([run.setting for run in runs for _ in run.points])
+    found = term_statistics.coefficients(terms, times, settings)
+    names = [field.name for field in fields(Coefficients)]
+    return {
+        "coefficient_intervals": {
+            name: [float(low), float(high) if np.isfinite(high) else None]
+            for name, low, high in zip(names, found.low, found.high, strict=True)
+        },
+        "not_told_apart": [names[i] for i in found.together],
     }
 
 

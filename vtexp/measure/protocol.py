@@ -21,14 +21,12 @@ from vtexp.errors import error_line
 from vtexp.measure.summary import half_width
 from vtexp.measure.timings import LatencyRow, TimedQuestion
 from vtexp.models.probe import Counts
-from vtexp.stats.trend import fewest_rounds, kendall_z
+from vtexp.stats.trend import LEAST_ROUNDS, settled
 
 if TYPE_CHECKING:
     from vtexp.models.runner import Runner
 
-#: Warm-up goes on while times fall by Kendall's test at 5 % (one-sided) ...
-Z_FALLING = 1.645
-#: ... but not longer than so many rounds.
+#: Warm-up ends after so many rounds also where times still fall.
 MOST_WARM_UP_ROUNDS = 20
 #: Timed prefills between two of the reference point.
 REFERENCE_EVERY = 4
@@ -128,17 +126,15 @@ class Timing:
         if least == 0:
             return
         shapes, began = self._one_of_each_shape(), time.monotonic()
-        window = fewest_rounds(len(shapes), Z_FALLING)
         times: dict[int, list[float]] = defaultdict(list)
         for number in range(1, MOST_WARM_UP_ROUNDS + 1):
             for index in shapes:
                 spent = self._runner.timed_prefill(self._samples[index], *self._asked)
                 times[index].append(spent.prefill_ms)
             self.about["warm_up_rounds"] = number
-            latest = [series[-window:] for series in times.values()]
-            self.about["warm"] = kendall_z(latest) > -Z_FALLING
+            self.about["warm"] = settled(list(times.values()))
             long = time.monotonic() - began > self._measure.max_seconds
-            if number >= max(least, window) and (self.about["warm"] or long):
+            if number >= max(least, LEAST_ROUNDS) and (self.about["warm"] or long):
                 break
         if self._measure.decode_tokens:
             self._runner.timed_decode(self._samples[0], *self._asked, self._measure.decode_tokens)

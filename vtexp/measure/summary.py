@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
 from vtexp.measure.timings import LatencyRow
 from vtexp.stages import SUMMARISED
+from vtexp.stats import times
 
 #: Fewest timings for a percentile: below, it is one of the handful of slowest (MLPerf's early
 #: stopping, github.com/mlcommons/endpoints #417).
@@ -41,12 +41,17 @@ class StageSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BetweenProcesses:
-    """Mean of `n` processes' median prefills in ms, with its 95 % interval."""
+    """Geometric mean of `n` processes' median prefills in ms, with two 95 % intervals.
+
+    `low`, `high`: of the mean of ever more processes; `next_low`, `next_high`: of a new process.
+    """
 
     n: int
     mean: float
     low: float
     high: float
+    next_low: float
+    next_high: float
 
 
 def summarise_times(rows: Sequence[LatencyRow]) -> dict[str, StageSummary]:
@@ -112,19 +117,23 @@ def half_width(rows: Sequence[LatencyRow]) -> float | None:
 
 
 def between_processes(rows: Sequence[LatencyRow]) -> BetweenProcesses | None:
-    """Mean of the processes' median prefills in ms with its 95 % t interval; None for one process.
+    """How median prefills in ms differ between a run's processes; None for one process.
 
-    The first rank's: each of the others has another device.
+    The first rank's: each of the others has another device. On the logarithm: never below 0.
     """
-    from scipy.stats import t
-
     own = [row for row in rows if row.rank == 0]
     medians = list(_medians_by(own, "process").values())
-    n = len(medians)
-    if n < 2:
+    if len(medians) < 2:
         return None
-    mean, half = fmean(medians), t.ppf(0.975, n - 1) * stdev(medians) / n**0.5
-    return BetweenProcesses(n=n, mean=mean, low=mean - half, high=mean + half)
+    found = times.between_processes(np.array(medians))
+    return BetweenProcesses(
+        n=found.processes,
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        next_low=found.next_low,
+        next_high=found.next_high,
+    )
 
 
 def median_by_rank(rows: Sequence[LatencyRow]) -> list[float]:
@@ -137,7 +146,7 @@ def _medians_by(rows: Sequence[LatencyRow], key: str) -> dict[Any, float]:
     found: dict[Any, list[float]] = defaultdict(list)
     for row in rows:
         found[getattr(row, key)].append(row.prefill_ms)
-    return {value: float(np.median(times)) for value, times in found.items()}
+    return {value: float(np.median(own)) for value, own in found.items()}
 
 
 def execution(rows: Sequence[LatencyRow], abouts: Sequence[dict[str, Any]]) -> str:

@@ -176,6 +176,7 @@ OF_RUNS: tuple[Column, ...] = (
     *(_plain(f"prefill_ms_{name}") for name in ("p25", "p75", "p90", "p99")),
     _plain("prefill_ms_n", int),
     *(_plain(f"prefill_ms_between_processes_{name}") for name in ("mean", "low", "high")),
+    *(_plain(f"prefill_ms_between_processes_{name}") for name in ("next_low", "next_high")),
     _plain("prefill_ms_between_processes_n", int),
     _plain("prefill_vision_tokens"),
     _number("cold_ttft_ms", "cold TTFT", "ms", _TIMES, ".1f", "fmp", timed=True),

@@ -121,8 +121,9 @@ def _differences(runs: Sequence[AnalysedRun], name: str) -> list[str]:
     cells = [
         [
             *(labels[pair.run], labels[pair.baseline], points(pair.difference, signed=True)),
-            *(interval(pair), str(pair.wins), str(pair.losses), p_value(pair.p_value)),
-            *(p_value(pair.p_holm), "" if pair.p_mcnemar is None else p_value(pair.p_mcnemar)),
+            *(interval(pair), str(pair.wins), str(pair.losses)),
+            *(p_value(p, pair.p_at_floor) for p in (pair.p_value, pair.p_holm)),
+            "" if pair.p_mcnemar is None else p_value(pair.p_mcnemar),
         ]
         for pair in dict.fromkeys(pairs)
     ]
@@ -147,7 +148,8 @@ def _cell(cell: GroupCell) -> str:
     text = f"{100 * cell.accuracy:.1f}"
     if cell.difference is None or cell.p_holm is None:
         return text
-    return f"{text} ({points(cell.difference, signed=True)}, p {p_value(cell.p_holm)})"
+    p = p_value(cell.p_holm, cell.p_at_floor)
+    return f"{text} ({points(cell.difference, signed=True)}, p {p})"
 
 
 def _between(analysis: Analysis) -> list[str]:
@@ -160,7 +162,7 @@ def _between(analysis: Analysis) -> list[str]:
     for pair in analysis.between:
         series, budget = names[pair.run]
         cells = [series, names[pair.baseline][0], budget, points(pair.difference, signed=True)]
-        rows.append([*cells, interval(pair), p_value(pair.p_holm)])
+        rows.append([*cells, interval(pair), p_value(pair.p_holm, pair.p_at_floor)])
     return ["", "## Between series", "", *_table(heads, rows)]
 
 

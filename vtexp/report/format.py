@@ -47,12 +47,14 @@ def _power(series: Series) -> list[str]:
     if series.power is None:
         return []
     return [
-        f"{series.num_samples} questions on {series.num_images} images see a difference between "
-        f"neighbouring budgets from about {points(series.power.detectable)} points on (80 % power, "
-        "one test, uncorrected)"
+        f"{series.num_samples} questions about {series.num_images} images can show that a budget "
+        f"as good as the best loses at most {points(series.power.margin)} points (80 % power)"
     ]
 
 
-def p_value(p: float) -> str:
-    """A p-value with two digits."""
-    return "<0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+def p_value(p: float, at_floor: bool = False) -> str:
+    """A p-value with two digits; one at the floor of its draws with `<`."""
+    if p < 0.001:
+        return "<0.001"
+    text = f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+    return f"<{text}" if at_floor and p < 1 else text

@@ -6,8 +6,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vtexp.budget.knobs import same_inputs, tiling_summary
+from vtexp.metrics import metric
 from vtexp.runs.forecast import Forecast, Prediction, forecast
 from vtexp.runs.plan import Plan
+from vtexp.stats.power import planned_margin
 from vtexp.utils.console import console
 
 
@@ -38,8 +40,31 @@ def show_plan(plan: Plan) -> None:
             console.print(f"{run.label}: {run.verdict.level}: {run.verdict.reason}")
         for warning in run.warnings:
             console.print(f"{run.label}: {warning}")
-    for label, first in same_inputs([(r.label, r.inputs_fingerprint) for r in plan.runs]).items():
+    same = same_inputs([(run.label, run.inputs_fingerprint) for run in plan.runs])
+    for label, first in same.items():
         console.print(f"{label}: every image gives the same inputs as {first}")
+    for line in _margin(plan, len(plan.runs) - len(same)):
+        console.print(line)
+
+
+def _margin(plan: Plan, budgets: int) -> list[str]:
+    """What loss the plan's questions can tell from none; empty where nothing is compared."""
+    questions, asked = len(plan.samples), plan.config.report.margin
+    if not plan.answers or budgets < 2 or not questions:
+        return []
+    unit = 100 * metric(plan.config.dataset.metric).highest
+    least, usual = (unit * planned_margin(questions, budgets, share) for share in (0.0, 0.05))
+    found = [
+        f"{questions} questions and {budgets} budgets can show that a budget loses at most "
+        f"{least:.1f} points if equal budgets answer alike, {usual:.1f} if 5 % of their answers "
+        f"differ; report.margin is {asked:g}"
+    ]
+    if asked < least:
+        found.append(
+            "no budget can be called enough at this report.margin: ask more questions "
+            "(dataset.limit) or raise it"
+        )
+    return found
 
 
 def _plan_table(plan: Plan, expected: Forecast) -> Table:

@@ -95,7 +95,7 @@ def steps_table(series: Series, *, plain: bool = False) -> Table | None:
             f"{labels[step.baseline]} to {labels[step.run]}",
             points(step.difference, signed=True),
             interval(step),
-            p_value(step.p_holm),
+            p_value(step.p_holm, step.p_at_floor),
             "" if step.p_mcnemar is None else p_value(step.p_mcnemar),
         )
     return result
@@ -119,7 +119,7 @@ def between_table(analysis: Analysis, *, plain: bool = False) -> Table:
             budget,
             points(pair.difference, signed=True),
             interval(pair),
-            p_value(pair.p_holm),
+            p_value(pair.p_holm, pair.p_at_floor),
         )
     return result
 

@@ -17,7 +17,7 @@ from vtexp.measure.timings import LatencyRow
 from vtexp.metrics import metric
 from vtexp.runs.plan import Plan, PlannedRun
 from vtexp.runs.records import Environment, GroupAccuracy, Result, SampleRow, extended
-from vtexp.stats.paired import clustered_mean
+from vtexp.stats.comparison import accuracy
 
 #: Columns of the sample rows that a result is made of.
 COUNTS = ("num_crops", "vision_tokens")
@@ -165,7 +165,8 @@ def _tilings(found: Sequence[str | None]) -> str | None:
 def _accuracy(columns: Mapping[str, Sequence[Any]], highest: float) -> dict[str, Any]:
     """Mean score with error and interval clustered by image, and the mean per question type.
 
-    Scores are from 0 to `highest`. All None where nothing was answered.
+    Scores are from 0 to `highest`. All None where nothing was answered; error
+    and interval are None where the images carry no interval.
     """
     scores, image_ids = columns["score"], columns["image_id"]
     answered = [score for score in scores if score is not None]
@@ -173,17 +174,16 @@ def _accuracy(columns: Mapping[str, Sequence[Any]], highest: float) -> dict[str,
         names = ("accuracy", "accuracy_standard_error", "accuracy_low", "accuracy_high")
         nothing = dict.fromkeys(names) | {"accuracy_by_question_type": {}}
         return nothing | {"num_samples": len(scores), "num_images": len(set(image_ids))}
-    overall = clustered_mean(answered, image_ids, highest)
-    low, high = overall.interval or (None, None)
+    overall = accuracy(answered, image_ids, (0.0, highest))
     by_type: dict[str, list[float]] = defaultdict(list)
     for kind, score in zip(columns["question_type"], answered, strict=True):
         by_type[kind].append(score)
     return {
         "accuracy": overall.mean,
         "accuracy_standard_error": overall.standard_error,
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "num_samples": overall.n,
+        "accuracy_low": overall.low,
+        "accuracy_high": overall.high,
+        "num_samples": overall.questions,
         "num_images": overall.images,
         "accuracy_by_question_type": {
             kind: GroupAccuracy(accuracy=fmean(scores), n=len(scores))

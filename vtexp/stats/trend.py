@@ -27,14 +27,6 @@ def kendall_z(series: Sequence[Sequence[float]]) -> float:
     return (score - math.copysign(1, score)) / math.sqrt(variance)
 
 
-def fewest_rounds(num_series: int, z: float) -> int:
-    """Length of `num_series` series from which on a trend through all of them exceeds `z`."""
-    rounds = 2
-    while kendall_z([range(rounds)] * num_series) < z:
-        rounds += 1
-    return rounds
-
-
 def relative_change(values: Sequence[float]) -> float:
     """Change from the first to the last value along a straight line, by their median.
 

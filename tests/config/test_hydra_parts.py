@@ -91,7 +91,7 @@ def test_values_that_are_no_list_name_their_key(value: str) -> None:
         (["hydra.run.dir=x"], "hydra.run.dir=x: "),
         (["-m", "hydra.verbose=true"], "hydra.verbose="),
         (["-m", "+hydra.job.env_set.A=1"], "hydra.job.env_set="),
-        (["-m", "knob=image_size,max_crops", "knob.max_crops=1,99"], "knob.max_crops=99: "),
+        (["-m", "knob=image_size,max_crops", "knob.max_crops=1,999999"], "knob.max_crops=999999: "),
         (["-m", "knob=vision_tokens,image_size", "knob.max_crops=1"], "knob.max_crops: "),
     ],
 )

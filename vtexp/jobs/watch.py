@@ -63,7 +63,7 @@ def watch(sweep: Path, timeout_s: float = math.inf) -> None:
         raise
     if stuck := [status for status in statuses if status.stuck]:
         raise StuckError(_never(sweep, stuck))
-    if not all(status.over for status in statuses):
+    if not all(map(_ended, statuses)):
         raise TimeoutExpiredError(f"--timeout is over: {summary(statuses)}; {come_back(sweep)}")
 
 
@@ -75,7 +75,7 @@ def _watch(sweep: Path, show: Any, timeout_s: float) -> list[RunStatus]:
         statuses, now = look(sweep), time.monotonic()
         show(statuses)
         left_s = began + timeout_s - now
-        if all(status.over for status in statuses) or left_s <= 0:
+        if all(map(_ended, statuses)) or left_s <= 0:
             return statuses
         lost = [status for status in statuses if status.state == "lost"]
         lost_since = {s.folder: lost_since.get(s.folder, now) for s in lost}
@@ -84,6 +84,12 @@ def _watch(sweep: Path, show: Any, timeout_s: float) -> list[RunStatus]:
             held_back.submit()
         far = any(s.job is not None and s.job.launcher == Launcher.slurm for s in statuses)
         time.sleep(min(POLL_S if far else 1.0, left_s))
+
+
+def _ended(status: RunStatus) -> bool:
+    """Whether a run is over and its job gone, as of a cancelled one some seconds later."""
+    gone = not status.active or (status.job is not None and status.job.launcher == Launcher.here)
+    return status.stuck or (status.over and gone)
 
 
 def _never(sweep: Path, stuck: Sequence[RunStatus]) -> str:

@@ -23,7 +23,7 @@ from vtexp.cli import sweep as sweep_commands
 from vtexp.config.schema import Config, Launcher
 from vtexp.errors import CheckpointError, ConfigError, DataError
 from vtexp.jobs.here import run_job
-from vtexp.jobs.status import _progress, look
+from vtexp.jobs.status import _progress, look, look_again
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.runs.folder import failure, finished, run_folders
 from vtexp.runs.frozen import freeze, thaw
@@ -460,6 +460,7 @@ def test_no_file_elsewhere_is_taken_for_a_log(tmp_path: Path, where: str) -> Non
     job = SubmittedJob((first.name,), Launcher.local, "1", str(log), environment.host(), "long ago")
     note_submitted(sweep, [job])
     sweep_commands.status(str(sweep))
+    look_again(sweep)
     if where == "plain":
         sweep_commands.report([str(sweep)])
     assert failure(first).log_tail == ()

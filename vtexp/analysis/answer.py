@@ -127,10 +127,10 @@ def _enough(
     needed = "needed: it is " if decision.needed else ""
     said = [
         f"{found.label} ({_tokens(found)}) is {needed}the smallest measured budget that is good "
-        f"enough: it loses at most {points(found.at_most_worse or 0.0)} points against the best "
-        f"budget, within the margin of {_of(evidence.margin)} (95 % confidence)."
+        f"enough (within {_of(evidence.margin)} of the best, with 95 % confidence)."
     ]
     if found is not best:
+        said.append(f"It loses at most {points(found.at_most_worse or 0.0)} points.")
         said.append(_saved(found, best))
     smaller = [by_name[evidence.budgets[i]] for i in decision.not_enough]
     if smaller:

@@ -13,8 +13,10 @@ from vtexp.config.compose import CONF
 from vtexp.config.hydra_parts import name_is_given, require_honoured
 from vtexp.config.schema import register_schemas
 from vtexp.utils.by_name import imported
+from vtexp.utils.output import output_may_close
 
 
+@output_may_close(fails=False)
 def main() -> int:
     """Run what `sys.argv` asks for; returns the exit code after printing any error of a user."""
     register_schemas()

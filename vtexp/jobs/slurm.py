@@ -8,9 +8,10 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 from vtexp.config.schema import HardwareConfig, Launcher
@@ -37,6 +38,10 @@ NEVER = re.compile(
 )
 #: What a call of SLURM may take, on a busy controller.
 TIMEOUT_S = 60
+#: A controller that has not answered by then is asked for a sign of life, which takes no longer.
+PROMPT_S = 1.0
+#: Accounting may add the word for a job's end, if it does so at once.
+ACCOUNTING_S = 5.0
 #: What a job's script and its tasks set for themselves; a launch inside of one must not hand it on.
 _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
 #: Of these, what says which SLURM there is and how to speak to it.
@@ -177,8 +182,13 @@ def _executor(sweep: Path, hardware: HardwareConfig, count: int) -> Any:
     return executor
 
 
-def states(jobs: Sequence[SubmittedJob]) -> dict[SubmittedJob, JobState]:
-    """State of each job; `unknown` while SLURM does not answer, and of another user's."""
+def states(
+    jobs: Sequence[SubmittedJob], settled: Collection[SubmittedJob] = ()
+) -> dict[SubmittedJob, JobState]:
+    """State of each job; `unknown` while SLURM does not answer, and of another user's.
+
+    `settled`: jobs of which nobody needs to know how they ended.
+    """
     own = [job for job in jobs if job.user_id == os.getuid()]
     found = {job: JobState("unknown", f"of user {job.user_id}") for job in jobs if job not in own}
     if not own:
@@ -187,13 +197,30 @@ def states(jobs: Sequence[SubmittedJob]) -> dict[SubmittedJob, JobState]:
     if listed is None:
         return found | {job: JobState("unknown", "SLURM does not answer") for job in own}
     by_id = {row[0]: _state(*row[1:]) for row in listed}
-    gone = [job.job_id for job in own if job.job_id not in by_id]
-    if gone:
-        asked = ("-j", ",".join(gone), "-o", "JobID,State,NodeList")
-        accounted = lines("sacct", "-n", "-P", "-X", *asked) or []
-        by_id |= {row[0]: _state(row[1].split()[0], "", row[2]) for row in accounted}
+    if gone := {_array(job) for job in own if job.job_id not in by_id and job not in settled}:
+        asked = ("-j", ",".join(sorted(gone)), "-o", "JobID,State,NodeList")
+        accounted = lines("sacct", "-n", "-P", "-X", *asked, timeout_s=ACCOUNTING_S) or []
+        ended = {i: _state(r[1].split()[0], "", r[2]) for r in accounted for i in task_ids(r[0])}
+        by_id = ended | by_id
     forgotten = JobState("ended", FORGOTTEN)
-    return found | {job: by_id.get(job.job_id, forgotten) for job in own}
+    # An array that was cancelled before any of its tasks began stays one record of its own number.
+    return found | {
+        job: by_id.get(job.job_id) or by_id.get(_array(job)) or forgotten for job in own
+    }
+
+
+def _array(job: SubmittedJob) -> str:
+    """Number of a job, or of the array whose task it is."""
+    return job.job_id.partition("_")[0]
+
+
+def task_ids(text: str) -> list[str]:
+    """Ids of the jobs that SLURM writes as one, such as `7_[0-2,5%2]` for tasks 0, 1, 2 and 5."""
+    found = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", text)
+    if found is None:
+        return [text]
+    spans = (span.split("-") for span in found[2].split(","))
+    return [f"{found[1]}_{n}" for span in spans for n in range(int(span[0]), int(span[-1]) + 1)]
 
 
 def _state(word: str, reason: str, node: str) -> JobState:
@@ -220,10 +247,34 @@ def queued() -> int | None:
     return None if listed is None else len(listed)
 
 
-def lines(*command: str) -> list[list[str]] | None:
-    """Output of a command of SLURM, each line split at its bars; None where it fails."""
+def lines(*command: str, timeout_s: float = TIMEOUT_S) -> list[list[str]] | None:
+    """Output of a command of SLURM, each line split at its bars; None where it fails.
+
+    Where the controller is gone, that takes 2 s at most, though SLURM itself would try for longer.
+    """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+        with subprocess.Popen(command, stdout=PIPE, stderr=DEVNULL, text=True) as process:
+            try:
+                output = _output(process, timeout_s)
+            finally:
+                process.kill()
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return [line.split("|") for line in done.stdout.splitlines()] if done.returncode == 0 else None
+    return [line.split("|") for line in output.splitlines()] if process.returncode == 0 else None
+
+
+def _output(process: subprocess.Popen[str], timeout_s: float) -> str:
+    """Raises TimeoutExpired after a time, or as soon as no controller is there to answer."""
+    try:
+        return process.communicate(timeout=PROMPT_S)[0]
+    except subprocess.TimeoutExpired:
+        if not _is_there():
+            raise
+    return process.communicate(timeout=timeout_s)[0]
+
+
+def _is_there() -> bool:
+    """Whether a controller, the first or one that stands in for it, gives a sign of life."""
+    ping = ("scontrol", "ping")
+    done = subprocess.run(ping, capture_output=True, text=True, timeout=PROMPT_S)
+    return "is UP" in done.stdout

@@ -60,14 +60,14 @@ def call(launch: Callable[[], None]) -> int:
     return reported(
         with_arguments,
         show_traceback=show_traceback,
-        interrupted="what was answered is kept; python -m vtexp resume goes on",
+        interrupted="no run was started",
     )
 
 
 def reported(command: Callable[[], None], *, show_traceback: bool, interrupted: str) -> int:
     """Run a command; returns its exit code after printing any error of a user as one line.
 
-    `interrupted`: what is said after Ctrl-C.
+    `interrupted`: what is said after Ctrl-C, where whoever was interrupted says nothing itself.
     """
     try:
         with warnings.catch_warnings():
@@ -86,8 +86,8 @@ def reported(command: Callable[[], None], *, show_traceback: bool, interrupted: 
         if isinstance(error, VtexpError):
             return error.exit_code
         return 1 if _of_the_machine(error) else 2
-    except KeyboardInterrupt:
-        print(f"interrupted: {interrupted}", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"interrupted: {printable(str(stopped)) or interrupted}", file=sys.stderr)
         return 130
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
@@ -17,6 +18,8 @@ BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 VTEXP_SWEEPER = "hydra_plugins.vtexp_sweeper.sweeper.VtexpSweeper"
 
+#: What is another text at each launch, by Python's codes of times.
+_TO_THE_SECOND = re.compile(r"\$\{now:[^}]*%[SfscTXr]")
 _FOLDERS = "results go to sweep.folder/sweep.name; give these"
 _NO_LOG = "vtexp writes no log of Hydra's; a traceback comes with HYDRA_FULL_ERROR=1"
 _SHELL = "set it in the shell, or for SLURM in hardware.slurm.setup"
@@ -62,9 +65,12 @@ def _require_own(hydra: DictConfig) -> None:
 
 
 def name_is_given(config: DictConfig) -> bool:
-    """Whether a sweep has a name of its own, wherever it was given, and not a time stamp."""
+    """Whether a sweep has a name of its own, wherever it was given, and not a time stamp.
+
+    A day, such as `${now:%Y-%m-%d}`, is a name: what is typed again on that day is the same sweep.
+    """
     plain = OmegaConf.to_container(config.sweep, resolve=False)
-    return isinstance(plain, dict) and "${now:" not in str(plain.get("name"))
+    return isinstance(plain, dict) and not _TO_THE_SECOND.search(str(plain.get("name")))
 
 
 def require_countable(overrides: Iterable[Override]) -> None:

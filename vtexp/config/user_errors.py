@@ -101,9 +101,10 @@ def one_line(error: BaseException) -> str:
         return text
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
-        cause = cause.__cause__
+        cause = cause.__cause__ or cause.__context__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return _omegaconf_line(cause)
+        file = re.match(r"In '(.+?)': ", str(error))
+        return _omegaconf_line(cause) + (f" (in {file[1]}.yaml)" if file else "")
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not to be read as key=value; quote what is no plain word"
     text = " ".join(str(error).split())

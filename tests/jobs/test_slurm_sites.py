@@ -250,6 +250,19 @@ def test_a_launch_inside_of_an_allocation(tmp_path: Path, small_checkpoint: Path
     assert len(sweep.answers()) == 1 and threads(sweep) == {2}
 
 
+@pytest.mark.parametrize("setup", ["", "export SLURM_CPU_BIND=quiet,mask_cpu:0x1"])
+def test_a_job_on_fewer_cores_than_asked_for_says_so(
+    use_slurm: Use, tmp_path: Path, small_checkpoint: Path, setup: str
+) -> None:
+    """A site that binds tasks to cores; a line of the job's script pins it to one."""
+    use_slurm(task_plugin="affinity")
+    sweep = Sweep(tmp_path / "sweep", small_checkpoint, *ON_SLURM, *SMALL, "hardware.slurm.cpus=2")
+    del sweep.environment["OMP_NUM_THREADS"]
+    done = sweep.launch(f"hardware.slurm.setup=['{setup}']")
+    assert done.returncode == 0, done.stderr
+    assert ("1 core of the 2 that hardware.slurm.cpus asks for" in done.stdout) == bool(setup)
+
+
 def test_a_wckey_is_sent_where_it_is_asked_for(
     slurm: Cluster, tmp_path: Path, small_checkpoint: Path
 ) -> None:

@@ -119,7 +119,8 @@ class Cluster:
 
     With `accounting` there are slurmdbd and a private MariaDB, so that sacct works. `kill_wait_s`
     passes between SIGTERM and SIGKILL; for `min_job_age_s` squeue knows a job that has ended, and
-    up to 10 s longer. `task_plugin` "affinity" binds tasks to their cores. Limits of a site: `max_array_size`, as in slurm.conf; `max_submit_jobs` of
+    up to 10 s longer. `task_plugin` "affinity" binds tasks to their cores. Limits of a
+    site: `max_array_size`, as in slurm.conf; `max_submit_jobs` of
     the user and `qos_max_submit_jobs` of a user in the QOS `few`, both with accounting alone.
     """
 

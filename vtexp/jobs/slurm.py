@@ -14,7 +14,7 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Any
 
-from vtexp.config.schema import HardwareConfig, Launcher
+from vtexp.config.schema import HardwareConfig, Launcher, SlurmConfig
 from vtexp.errors import ConfigError, VtexpError
 from vtexp.jobs.state import JobState
 from vtexp.jobs.worker import SweepJob
@@ -46,6 +46,15 @@ ACCOUNTING_S = 5.0
 _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
 #: Of these, what says which SLURM there is and how to speak to it.
 _OF_THE_SITE = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+#: sbatch lets its variables override the job's script: those of what vtexp asks for itself.
+_ASKED = (
+    *("ARRAY_INX", "ERROR", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL"),
+    *("TIMELIMIT", "WAIT", "CPUS_PER_GPU"),
+    *("GPUS", "GPUS_PER_NODE", "GPUS_PER_SOCKET", "GPUS_PER_TASK"),
+)
+_MEMORY = ("MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE")
+#: By which a user chooses what SLURM's programs show, or to be asked before a job is cancelled.
+_OF_A_VIEW = ("SQUEUE_", "SACCT_", "SCANCEL_")
 #: Where caches are and whether there is a network: sites that export nothing would lose it.
 _NEEDED = (
     *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "VTEXP_CACHE_DIR"),
@@ -81,7 +90,7 @@ def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[S
     executor = _executor(sweep, hardware, len(jobs))
     try:
         # sbatch's own lines are told below.
-        with _outside_of_any_job(), redirect_stderr(io.StringIO()), executor.batch():
+        with _clean_environment(hardware.slurm), redirect_stderr(io.StringIO()), executor.batch():
             handed = [executor.submit(SweepJob(sweep, job.runs, Path.cwd())) for job in jobs]
     except FailedJobError as error:  # with sbatch's words
         _remove_leftovers(sweep / JOBS)
@@ -99,20 +108,32 @@ def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[S
 
 
 @contextmanager
-def _outside_of_any_job() -> Iterator[None]:
+def _clean_environment(asked: SlurmConfig) -> Iterator[None]:
     """An environment without what SLURM set for the job that this process runs in, if it does.
 
     Such as SLURM_CPU_BIND, which would pin every task of the new job to the cores of the old one.
+    Nor does it have a user's SBATCH_PARTITION and the like, where the config asks for another one.
     """
+    contrary = {f"SBATCH_{name}" for name in _contrary(asked)}
     leaked = {
         name: os.environ.pop(name)
         for name in list(os.environ)
-        if name.startswith(_OF_A_JOB) and name not in _OF_THE_SITE
+        if name in contrary or (name.startswith(_OF_A_JOB) and name not in _OF_THE_SITE)
     }
     try:
         yield
     finally:
         os.environ.update(leaked)
+
+
+def _contrary(asked: SlurmConfig) -> set[str]:
+    """Variables of sbatch, without their prefix, that would override what is asked for."""
+    options = ("partition", "account", "qos", "constraint")
+    found = {name.upper() for name in options if getattr(asked, name) is not None}
+    found |= {name.upper().replace("-", "_") for name in asked.extra}
+    if "gpu" in os.environ.get("SBATCH_GRES", ""):
+        found.add("GRES")
+    return found.union(_ASKED, _MEMORY if asked.memory_gb is not None else ())
 
 
 def _refusal(hardware: HardwareConfig, said: str) -> VtexpError:
@@ -252,8 +273,10 @@ def lines(*command: str, timeout_s: float = TIMEOUT_S) -> list[list[str]] | None
 
     Where the controller is gone, that takes 2 s at most, though SLURM itself would try for longer.
     """
+    own = {name: value for name, value in os.environ.items() if not name.startswith(_OF_A_VIEW)}
+    pipes: dict[str, Any] = {"stdin": DEVNULL, "stdout": PIPE, "stderr": DEVNULL}
     try:
-        with subprocess.Popen(command, stdout=PIPE, stderr=DEVNULL, text=True) as process:
+        with subprocess.Popen(command, **pipes, text=True, env=own) as process:
             try:
                 output = _output(process, timeout_s)
             finally:

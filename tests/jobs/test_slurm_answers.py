@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from vtexp.config.schema import Launcher
+from tests.helpers.made_sweeps import make_run, unfinish
+from vtexp.config.schema import HardwareConfig, Launcher
+from vtexp.errors import VtexpError
 from vtexp.jobs import slurm
-from vtexp.runs.ledger import SubmittedJob
+from vtexp.jobs.status import look
+from vtexp.runs.ledger import Job, SubmittedJob, note_submitted
 
 Fake = Callable[[str, str], None]
 
@@ -80,3 +83,53 @@ def test_accounting_is_not_asked_of_runs_whose_end_is_known(fake: Fake, tmp_path
     assert not (tmp_path / "asked").exists()
     slurm.states([job("7")])
     assert (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [
+        ("AssocMaxSubmitJobLimit", "AssocMaxSubmitJobLimit"),
+        ("AssocGrpSubmitJobsLimit", "AssocGrpSubmitJobsLimit"),
+        ("QOSMaxSubmitJobPerUserLimit", "QOSMaxSubmitJobPerUserLimit"),
+        ("Batch job submission failed: Invalid job array specification", "MaxArraySize"),
+        ("Slurm temporarily unable to accept job, sleeping and retrying", "MaxJobCount"),
+        ("Batch job submission failed: Job violates accounting/QOS policy", "accounting policy"),
+        ("Batch job submission failed: Invalid partition name specified", None),
+    ],
+)
+def test_limits_that_sbatch_names_or_means(
+    fake: Fake, tmp_path: Path, said: str, limit: str | None
+) -> None:
+    fake("sbatch", f"echo 'sbatch: error: {said}' >&2; exit 1")
+    fake("srun", ":")
+    hardware = HardwareConfig(name="h", launcher=Launcher.slurm)
+    with pytest.raises(VtexpError) as error:
+        slurm.submit(tmp_path / "sweep", [Job((tmp_path / "sweep" / "run",), hardware)], hardware)
+    assert getattr(error.value, "limit", None) == limit
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("reason", "never"),
+    [
+        *((name, True) for name in (
+            "PartitionTimeLimit", "DependencyNeverSatisfied", "BadConstraints", "QOSTimeLimit",
+            "AssocMaxCpuPerJobLimit", "AssocMaxWallDurationPerJobLimit", "QOSMaxGRESPerJob",
+            "QOSMaxCpuPerNode", "QOSMinGRES", "MaxMemPerLimit", "InvalidQOS", "JobHoldMaxRequeue",
+        )),
+        *((name, False) for name in (
+            "Priority", "Resources", "Dependency", "BeginTime", "JobHeldUser", "PartitionDown",
+            "QOSMaxJobsPerUserLimit", "QOSMaxCpuPerUserLimit", "AssocGrpCpuLimit",
+            "AssocMaxJobsLimit", "JobArrayTaskLimit", "Reservation", "Licenses",
+            "ReqNodeNotAvail, UnavailableNodes:node1",
+        )),
+    ],
+)  # fmt: skip
+def test_reasons_that_never_clear(fake: Fake, tmp_path: Path, reason: str, never: bool) -> None:
+    run = make_run(tmp_path / "sweep", "2", 288, [1.0], knob="max_crops")
+    unfinish(run, None)
+    own = SubmittedJob((run.name,), Launcher.slurm, "7", user_id=os.getuid())
+    note_submitted(tmp_path / "sweep", [own])
+    fake("squeue", f"echo '7|PENDING|{reason}|'")
+    (status,) = look(tmp_path / "sweep")
+    assert (status.state, status.cause, status.stuck) == ("queued", reason, never)

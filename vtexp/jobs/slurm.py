@@ -33,8 +33,8 @@ FORGOTTEN = "SLURM has forgotten it"
 #: Reasons for which a job waits forever, but for what its user or the site changes.
 NEVER = re.compile(
     r"Partition(Time|Node)Limit|DependencyNeverSatisfied|BadConstraints|ReservationDeleted"
-    r"|(Assoc|QOS)\w*PerJobLimit|QOS(TimeLimit|Min\w+)$|Invalid(Account|QOS)"
-    r"|(Account|QOS)NotAllowed|launch failed requeued held"
+    r"|(Assoc|QOS)\w*Per(Job|Node)(Limit)?$|QOS(TimeLimit|Min\w+)$|MaxMemPerLimit"
+    r"|Invalid(Account|QOS)|(Account|QOS)NotAllowed|launch failed requeued held|JobHoldMaxRequeue"
 )
 #: What a call of SLURM may take, on a busy controller.
 TIMEOUT_S = 60
@@ -63,7 +63,12 @@ _NEEDED = (
 
 #: What sbatch says where fewer jobs, or the same ones later, would be taken.
 _LIMIT = re.compile(r"\b(?:Assoc|QOS)\w*Submit\w*Limit\b")
-_ARRAY_TOO_LARGE = "Invalid job array specification"
+#: And what it says instead of a limit's name.
+_LIMIT_UNNAMED = {
+    "Invalid job array specification": "MaxArraySize",
+    "temporarily unable to accept job": "MaxJobCount",
+    "Job violates accounting/QOS policy": "accounting policy",
+}
 
 
 class LimitError(VtexpError):
@@ -141,15 +146,11 @@ def _refusal(hardware: HardwareConfig, said: str) -> VtexpError:
     lines = [line for line in said.splitlines() if "error" in line.lower()]
     text = " ".join((lines[-1] if lines else said).split())
     message = f"hardware={hardware.name}: SLURM refused the jobs: {text}"
-    if found := _LIMIT.search(said):
-        message += (
-            f" ({found[0]}); ask for fewer jobs with sweep.values_per_job=N, or wait until others "
-            "of yours have ended"
-        )
-        return LimitError(message, found[0])
-    if _ARRAY_TOO_LARGE in said:
-        hint = "(MaxArraySize); ask for fewer jobs with sweep.values_per_job=N"
-        return LimitError(f"{message} {hint}", "MaxArraySize")
+    named = _LIMIT.search(said)
+    unnamed = (limit for words, limit in _LIMIT_UNNAMED.items() if words in said)
+    if limit := named[0] if named else next(unnamed, None):
+        hint = "ask for fewer jobs with sweep.values_per_job=N, or wait until others have ended"
+        return LimitError(f"{message} ({limit}); {hint}", limit)
     return VtexpError(message)
 
 

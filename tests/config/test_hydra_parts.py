@@ -133,3 +133,26 @@ def test_plan_of_several_combinations_has_headings_and_a_total(tmp_path: Path) -
     assert "2 of 2: knob=max_crops knob.max_crops=[1,4]\n" in done.stdout
     assert "6 jobs of 6 runs" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "instead"),
+    [
+        ("hydra/sweeper=optuna", "knob.max_crops=1,4,12"),
+        ("hydra/launcher=joblib", "hardware.launcher="),
+        ("hydra/launcher=submitit_slurm", "hardware.launcher="),
+    ],
+)
+def test_a_launcher_or_sweeper_of_others_is_one_line(
+    tmp_path: Path, typed: str, instead: str
+) -> None:
+    done = launch("-m", typed, cwd=tmp_path)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith(f"error: {typed}: ") and instead in line
+
+
+def test_hydras_own_sweeper_runs_here_alone(tmp_path: Path) -> None:
+    assert launch("-m", "hydra/sweeper=basic", cwd=tmp_path).returncode == 0
+    done = launch("-m", "hydra/sweeper=basic", "hardware.launcher=slurm", cwd=tmp_path)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and "hydra/sweeper=basic" in line and "this process" in line

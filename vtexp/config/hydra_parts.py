@@ -20,6 +20,14 @@ VTEXP_SWEEPER = "hydra_plugins.vtexp_sweeper.sweeper.VtexpSweeper"
 
 #: What is another text at each launch, by Python's codes of times.
 _TO_THE_SECOND = re.compile(r"\$\{now:[^}]*%[SfscTXr]")
+
+#: What vtexp has instead of the launchers and sweepers of others.
+INSTEAD = {
+    "hydra/launcher": "give hardware.launcher=here, local (several jobs at once with "
+    "hardware.max_parallel) or slurm instead",
+    "hydra/sweeper": "vtexp runs all values of a knob and finds the smallest that is good enough; "
+    "give them as in knob.max_crops=1,4,12 without hydra/sweeper",
+}
 _FOLDERS = "results go to sweep.folder/sweep.name; give these"
 _NO_LOG = "vtexp writes no log of Hydra's; a traceback comes with HYDRA_FULL_ERROR=1"
 _SHELL = "set it in the shell, or for SLURM in hardware.slurm.setup"
@@ -53,15 +61,9 @@ def require_honoured(hydra: Any, *, multirun: bool) -> None:
 
 def _require_own(hydra: DictConfig) -> None:
     if hydra.launcher._target_ != BASIC_LAUNCHER:
-        raise ConfigError(
-            "hydra/launcher: take hardware.launcher=here, local (several jobs at once with "
-            "hardware.max_parallel) or slurm instead"
-        )
+        raise ConfigError(f"hydra/launcher: {INSTEAD['hydra/launcher']}")
     if hydra.sweeper._target_ not in (BASIC_SWEEPER, VTEXP_SWEEPER):
-        raise ConfigError(
-            "hydra/sweeper: vtexp runs all values of a knob and finds the smallest that is good "
-            "enough; give them as in knob.max_crops=1,4,12 without hydra/sweeper"
-        )
+        raise ConfigError(f"hydra/sweeper: {INSTEAD['hydra/sweeper']}")
 
 
 def name_is_given(config: DictConfig) -> bool:

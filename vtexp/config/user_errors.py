@@ -17,7 +17,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, Vali
 from yaml import YAMLError
 
 from vtexp.config.compose import COMPOSE_ERRORS, flags_first, with_brackets
-from vtexp.config.hydra_parts import for_several_knobs
+from vtexp.config.hydra_parts import INSTEAD, for_several_knobs
 from vtexp.config.schema import rule_of_key
 from vtexp.errors import VtexpError, no_memory_left
 from vtexp.utils.text import printable, refuse_arguments
@@ -108,9 +108,13 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not to be read as key=value; quote what is no plain word"
     text = " ".join(str(error).split())
-    missing = re.search(r"Could not find '(.+?)/(.*)' Available options in '[^']+': (.*)", text)
+    missing = re.search(
+        r"Could not find '((?:hydra/)?.+?)/(.*)' Available options in '[^']+': (.*)", text
+    )
     if missing:
         group, option, rest = missing.groups()
+        if group in INSTEAD:
+            return f"{group}={option}: no such option; {INSTEAD[group]}"
         options = ", ".join(rest.partition(" Config search path")[0].split())
         return f"{group}={option}: no such option; available: {options}"
     return text if isinstance(error, USER_ERRORS) else f"no config can be made of this: {text}"

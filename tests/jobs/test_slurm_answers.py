@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pwd
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,20 @@ def test_accounting_is_not_asked_of_runs_whose_end_is_known(fake: Fake, tmp_path
     assert not (tmp_path / "asked").exists()
     slurm.states([job("7")])
     assert (tmp_path / "asked").exists()
+
+
+def test_jobs_of_another_user(fake: Fake) -> None:
+    """Known while SLURM shows them, unknown afterwards; a refused cancel says whose they are."""
+    own, hers, gone = job("7"), replace(job("8"), user_id=1), replace(job("9"), user_id=1)
+    fake(
+        "squeue", 'case "$*" in *--me*) echo "7|RUNNING|None|a";; *) echo "8|PENDING|Held|";; esac'
+    )
+    found = slurm.states([own, hers, gone])
+    assert found[own].state == "running" and found[hers] == ("queued", "Held", "")
+    assert found[gone] == ("unknown", f"of user {pwd.getpwuid(1).pw_name}", "")
+    fake("scancel", "exit 1")
+    with pytest.raises(VtexpError, match=f"of user {pwd.getpwuid(1).pw_name}"):
+        slurm.cancel([hers])
 
 
 @pytest.mark.parametrize(

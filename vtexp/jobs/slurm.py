@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pwd
 import re
 import shlex
 import shutil
@@ -20,6 +21,7 @@ from vtexp.jobs.state import JobState
 from vtexp.jobs.worker import SweepJob
 from vtexp.runs.ledger import JOBS, Job, SubmittedJob
 from vtexp.utils.source import same_source
+from vtexp.utils.text import count_of, listed
 
 QUEUED = (
     *("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD"),
@@ -207,28 +209,46 @@ def _executor(sweep: Path, hardware: HardwareConfig, count: int) -> Any:
 def states(
     jobs: Sequence[SubmittedJob], settled: Collection[SubmittedJob] = ()
 ) -> dict[SubmittedJob, JobState]:
-    """State of each job; `unknown` while SLURM does not answer, and of another user's.
+    """State of each job; `unknown` while SLURM does not answer.
 
-    `settled`: jobs of which nobody needs to know how they ended.
+    Of another user's job SLURM tells while it is in the queue and some minutes longer, unless the
+    site hides it; then it is `unknown`. `settled`: jobs of which nobody needs to know how they
+    ended.
     """
-    own = [job for job in jobs if job.user_id == os.getuid()]
-    found = {job: JobState("unknown", f"of user {job.user_id}") for job in jobs if job not in own}
-    if not own:
-        return found
-    listed = lines("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%N")
-    if listed is None:
-        return found | {job: JobState("unknown", "SLURM does not answer") for job in own}
-    by_id = {row[0]: _state(*row[1:]) for row in listed}
-    if gone := {_array(job) for job in own if job.job_id not in by_id and job not in settled}:
+    found: dict[SubmittedJob, JobState] = {}
+    for user_id in {job.user_id for job in jobs}:
+        theirs = [job for job in jobs if job.user_id == user_id]
+        found |= _states_of(user_id, theirs, settled)
+    return found
+
+
+def _states_of(
+    user_id: int, jobs: Sequence[SubmittedJob], settled: Collection[SubmittedJob]
+) -> dict[SubmittedJob, JobState]:
+    """State of each job of one user."""
+    own = user_id == os.getuid()
+    whose = ("--me",) if own else ("-u", str(user_id))
+    shown = lines("squeue", *whose, "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%N")
+    rest = JobState("ended", FORGOTTEN) if own else JobState("unknown", f"of user {_name(user_id)}")
+    if shown is None:
+        return dict.fromkeys(jobs, JobState("unknown", "SLURM does not answer") if own else rest)
+    by_id = {row[0]: _state(*row[1:]) for row in shown}
+    gone = {_array(job) for job in jobs if job.job_id not in by_id and job not in settled}
+    if own and gone:
         asked = ("-j", ",".join(sorted(gone)), "-o", "JobID,State,NodeList")
         accounted = lines("sacct", "-n", "-P", "-X", *asked, timeout_s=ACCOUNTING_S) or []
         ended = {i: _state(r[1].split()[0], "", r[2]) for r in accounted for i in task_ids(r[0])}
         by_id = ended | by_id
-    forgotten = JobState("ended", FORGOTTEN)
     # An array that was cancelled before any of its tasks began stays one record of its own number.
-    return found | {
-        job: by_id.get(job.job_id) or by_id.get(_array(job)) or forgotten for job in own
-    }
+    return {job: by_id.get(job.job_id) or by_id.get(_array(job)) or rest for job in jobs}
+
+
+def _name(user_id: int) -> str:
+    """A user's name, or the number where this machine does not know it."""
+    try:
+        return pwd.getpwuid(user_id).pw_name
+    except (KeyError, OverflowError):
+        return str(user_id)
 
 
 def _array(job: SubmittedJob) -> str:
@@ -256,17 +276,23 @@ def _state(word: str, reason: str, node: str) -> JobState:
 def cancel(jobs: Sequence[SubmittedJob]) -> None:
     """Cancel jobs. Raises VtexpError where SLURM does not answer."""
     ids = sorted({job.job_id for job in jobs})
-    if ids and lines("scancel", *ids) is None:
+    if not ids or lines("scancel", *ids) is not None:
+        return
+    if others := sorted({_name(job.user_id) for job in jobs if job.user_id != os.getuid()}):
         raise VtexpError(
-            f"SLURM does not answer, or refuses: {len(ids)} of its jobs go on; cancel again when "
-            f"squeue answers, or type: scancel {' '.join(ids)}"
+            f"SLURM does not answer, or refuses: {count_of(len(ids), 'job')}, of user "
+            f"{listed(others)}, who can cancel them with: scancel {' '.join(ids)}"
         )
+    raise VtexpError(
+        f"SLURM does not answer, or refuses: {len(ids)} of its jobs go on; cancel again when "
+        f"squeue answers, or type: scancel {' '.join(ids)}"
+    )
 
 
 def queued() -> int | None:
     """Number of this user's jobs in the queue, tasks of arrays one by one; None if unknown."""
-    listed = lines("squeue", "--me", "-h", "-r", "-o", "%i")
-    return None if listed is None else len(listed)
+    shown = lines("squeue", "--me", "-h", "-r", "-o", "%i")
+    return None if shown is None else len(shown)
 
 
 def lines(*command: str, timeout_s: float = TIMEOUT_S) -> list[list[str]] | None:

@@ -20,7 +20,7 @@ from vtexp.config.schema import Config
 from vtexp.data.sample import fingerprint
 from vtexp.errors import CheckpointError, ConfigError, VtexpError
 from vtexp.jobs.here import run_job
-from vtexp.prompts.tokenizer import build_prompt
+from vtexp.prompts.form import build_prompt
 from vtexp.runs.plan import make_plan
 
 MakeConfig = Callable[..., Config]

@@ -102,13 +102,14 @@ def _rendered(path: Path, template: str, names: Mapping[str, str]) -> str:
     content = [{"type": "image"}, {"type": "text", "text": _SPACED_MARK}]
     asked: Any = {"conversations": [[{"role": "user", "content": content}]], **names}
     try:
-        texts, _ = render_jinja_template(
+        rendered: Any = render_jinja_template(
             chat_template=template, add_generation_prompt=True, **asked
         )
     except Exception as error:  # whatever a template does; it is the checkpoint's code
         raise CheckpointError(
             f"{path}: its chat template cannot be followed ({type(error).__name__}: {error})"
         ) from error
+    texts, _ = rendered
     return texts[0]
 
 

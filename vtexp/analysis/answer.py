@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtexp.analysis.findings import AnalysedRun, Answer, Difference, Power, Ratio
+from vtexp.analysis.times import scope
 from vtexp.stats.decision import Decision
 from vtexp.utils.text import listed
 
@@ -109,10 +110,11 @@ def _tokens(run: AnalysedRun) -> str:
 
 def _speed(ratio: Ratio) -> str:
     """How much faster or slower than its baseline, in words."""
+    ends = f"{interval(ratio)} {scope(ratio.processes)}"
     if ratio.low is not None and ratio.low > 1:
-        return f"is {ratio.ratio:.2f} times as fast ({interval(ratio)})"
+        return f"is {ratio.ratio:.2f} times as fast ({ends})"
     if ratio.high is not None and ratio.high < 1:
-        return f"is slower ({ratio.ratio:.2f} times as fast, {interval(ratio)})"
+        return f"is slower ({ratio.ratio:.2f} times as fast, {ends})"
     return "is no faster"
 
 

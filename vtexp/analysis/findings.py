@@ -14,7 +14,7 @@ from vtexp.utils import files
 from vtexp.utils.typed import Misfit, from_json, to_json
 
 #: File of a report with all that was found; the number is raised whenever a key changes.
-ANALYSIS_NAME, FORMAT = "analysis.json", 2
+ANALYSIS_NAME, FORMAT = "analysis.json", 3
 #: What became of the search for the smallest sufficient budget (`Answer.verdict`).
 VERDICTS = (
     "smaller",  # a budget smaller than the best one is not worse by more than the margin
@@ -55,8 +55,8 @@ class Difference:
 class Ratio:
     """Mean prefill of `baseline` divided by that of `run` on the same questions: the speed-up.
 
-    `low` and `high`: 95 % interval over the timed questions, `n` of them, and rounds, within one
-    process; None where nothing was repeated.
+    `low` and `high`: 95 % interval over the timed questions, `n` of them, and over `processes`, or
+    over the rounds of one process; None where nothing was repeated.
     """
 
     run: str
@@ -65,6 +65,7 @@ class Ratio:
     low: float | None
     high: float | None
     n: int
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ class AnalysedRun:
     is within the margin.
     `front_share`: share of bootstrap draws in which no other budget is at least as accurate and as
     fast; `on_front` whether that is so in the data. `prefill_ms`: mean over the questions that all
-    runs timed, or the run's median where there are none. Statistics are None where the data has
-    none.
+    runs timed, or over its own where there are none, with its 95 % interval between `processes`, or
+    within one. Statistics are None where the data has none.
     `timing_warnings`: why its times are doubtful. `host_bound`: the GPU waited for the host.
     """
 
@@ -91,6 +92,9 @@ class AnalysedRun:
     accuracy_low: float | None
     accuracy_high: float | None
     prefill_ms: float | None
+    prefill_low: float | None = None
+    prefill_high: float | None = None
+    processes: int = 1
     at_least_worse: float | None = None
     at_most_worse: float | None = None
     sufficient: bool | None = None

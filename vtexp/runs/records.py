@@ -18,7 +18,7 @@ from vtexp.utils import files
 from vtexp.utils.typed import Misfit, flat, from_json, to_json
 
 #: Raised by one whenever a key gets another name or meaning.
-FORMAT = 1
+FORMAT = 2
 
 Record = TypeVar("Record")
 
@@ -151,10 +151,16 @@ class Result(Asked):
     out_of_memory_count: int = 0
     duration_s: float | None = None
 
-    def median(self, stage: str) -> float | None:
-        """Median milliseconds of a stage such as `prefill_ms`; None where it was not timed."""
+    @property
+    def num_processes(self) -> int:
+        """How many processes timed, one after the other: intervals of times are between these."""
+        several = self.prefill_ms_between_processes
+        return 1 if several is None else several.n
+
+    def mean(self, stage: str) -> float | None:
+        """Mean milliseconds of a stage such as `prefill_ms`; None where it was not timed."""
         found = self.latency.get(stage)
-        return None if found is None else found.median
+        return None if found is None else found.mean
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ statistics.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -19,6 +19,7 @@ import numpy as np
 
 from vtexp.analysis import answer
 from vtexp.analysis.answer import Evidence
+from vtexp.analysis.configured import MARGIN, configured_limits, configured_margin
 from vtexp.analysis.fairness import caveats
 from vtexp.analysis.findings import (
     AnalysedRun,
@@ -31,13 +32,13 @@ from vtexp.analysis.findings import (
     Power,
     Series,
 )
+from vtexp.analysis.limits import under_limits
 from vtexp.analysis.rows import ComparedRun, SeriesKey, collect
 from vtexp.analysis.samples import Labels, SampleColumns, read_columns
 from vtexp.analysis.times import front, known, timed_together, with_times
-from vtexp.errors import ConfigError, DataError
+from vtexp.errors import DataError
 from vtexp.measure.limits import LEAST_BUSY
 from vtexp.metrics import metric
-from vtexp.runs.folder import run_folders
 from vtexp.runs.records import Result
 from vtexp.stats.comparison import (
     Comparison,
@@ -54,9 +55,6 @@ from vtexp.stats.permutation import PValues, holm, sign_flip_tests
 from vtexp.stats.power import margin_of, questions_needed
 from vtexp.utils import files
 from vtexp.utils.text import listed
-
-#: `report.margin` where no sweep says one.
-MARGIN = 5.0
 
 METHODS = (
     "Accuracy: mean score with its 95 % interval. Questions about one image count together (CR2, "
@@ -87,9 +85,15 @@ METHODS = (
 
 
 def analyse(
-    runs: Sequence[ComparedRun], margin: float = MARGIN, *, shared: bool = False
+    runs: Sequence[ComparedRun],
+    margin: float = MARGIN,
+    *,
+    shared: bool = False,
+    limits: Mapping[str, float] | None = None,
 ) -> Analysis:
     """The analysis of the runs of `rows.collect`; `margin` in points of 0.01 accuracy.
+
+    `limits`: on the cost of a budget, by their keys in `report`, such as `max_prefill_ms`.
 
     Reads the records in the folders of finished runs; one without samples.jsonl is compared with
     none, one without latency.jsonl has no speed-up. Runs that answered different questions are not
@@ -112,7 +116,7 @@ def analyse(
         if run.result is None:
             lacking[run.series_key].append(run)
     series = tuple(
-        _series(name, own, lacking[key], read, margin)
+        _with_limits(_series(name, own, lacking[key], read, margin), own, limits or {})
         for name, (key, own) in zip(_names(list(by_series)), by_series.items(), strict=True)
     )
     questions = {folder: columns.questions for folder, columns in read.items()}
@@ -129,35 +133,8 @@ def analyse(
 
 def of_sweep(sweep: Path, margin: float | None = None) -> Analysis:
     """The analysis of a sweep's folder; with the margin that it was configured with if None."""
-    return analyse(collect(sweep), configured_margin([sweep]) if margin is None else margin)
-
-
-def configured_margin(sweeps: Sequence[Path]) -> float:
-    """`report.margin` of sweeps: what the latest runs of each were configured with.
-
-    Raises ConfigError where several sweeps have several.
-    """
-    latest = [
-        max(folders, key=lambda folder: (folder / files.CONFIG).stat().st_mtime)
-        for sweep in sweeps
-        if (folders := run_folders(sweep))
-    ]
-    found = sorted({_margin(folder) for folder in latest})
-    if len(found) > 1:
-        margins = ", ".join(f"{margin:g}" for margin in found)
-        raise ConfigError(f"report.margin: the sweeps have {margins}; give one with --margin")
-    return found[0] if found else MARGIN
-
-
-def _margin(folder: Path) -> float:
-    """`report.margin` of a run's config."""
-    try:
-        margin = float(files.read_config(folder)["report"]["margin"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        margin = np.nan
-    if not (margin >= 0 and np.isfinite(margin)):
-        raise DataError(f"{folder / files.CONFIG}: report.margin is no number from 0 on")
-    return margin
+    own = configured_margin([sweep]) if margin is None else margin
+    return analyse(collect(sweep), own, limits=configured_limits([sweep]))
 
 
 def _error(run: ComparedRun) -> str:
@@ -325,6 +302,10 @@ def _series(
         power=evidence.power,
         answer=_with_lacking(said, [run for run in candidates if run not in known], lacking),
     )
+
+
+def _with_limits(series: Series, own: Sequence[ComparedRun], limits: Mapping[str, float]) -> Series:
+    return replace(series, under_limits=under_limits(limits, series.runs, own))
 
 
 def _evidence(

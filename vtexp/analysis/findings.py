@@ -183,6 +183,47 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class AgainstLimit:
+    """What a budget costs beside a limit such as `max_prefill_ms`, both in the unit of its name.
+
+    Of times: `value` is the mean with its 95 % interval between `processes`, or within one;
+    `chance` that the true mean is within the limit, by the same; `beyond` how many of the `timed`
+    questions take longer in their own mean. Of memory and energy, measured once, there is neither
+    interval nor chance. `value` is None where it was not measured.
+    """
+
+    key: str
+    limit: float
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    chance: float | None = None
+    beyond: int | None = None
+    timed: int | None = None
+    processes: int = 1
+
+    @property
+    def within(self) -> bool:
+        """Whether what was measured is within the limit."""
+        return self.value is not None and self.value <= self.limit
+
+
+@dataclass(frozen=True)
+class UnderLimits:
+    """The most accurate budget within all limits of `report`, and why.
+
+    `run` is None where no measured budget is within them, or what they limit was not measured;
+    `costs` are those of `run`. `surer`: the most accurate budget whose chances are all 95 % or
+    more, where that is another one.
+    """
+
+    sentence: str
+    run: str | None = None
+    costs: tuple[AgainstLimit, ...] = ()
+    surer: str | None = None
+
+
+@dataclass(frozen=True)
 class Series:
     """Runs that differ in their budget alone, in the order of measured vision tokens.
 
@@ -203,6 +244,7 @@ class Series:
     groupings: tuple[Grouping, ...]
     power: Power | None
     answer: Answer
+    under_limits: UnderLimits | None = None
 
 
 @dataclass(frozen=True)

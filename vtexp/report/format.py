@@ -34,6 +34,8 @@ def sentences(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
         name = f"{series.name}: " if len(analysis.series) > 1 else ""
         said.append(f"{name}{series.answer.sentence}")
         said += [f"- {caveat}" for caveat in series.answer.caveats]
+        if series.under_limits is not None:
+            said.append(f"- {series.under_limits.sentence}")
         said += [f"- {line}" for line in _power(series)]
     if analysis.shared:
         said.append("- all this is of the questions that all runs on a data set answered")

@@ -32,6 +32,7 @@ from vtexp.analysis.findings import (
     Power,
     Series,
 )
+from vtexp.analysis.guess import at_margins, best_guess
 from vtexp.analysis.limits import under_limits
 from vtexp.analysis.rows import ComparedRun, SeriesKey, collect
 from vtexp.analysis.samples import Labels, SampleColumns, read_columns
@@ -292,6 +293,7 @@ def _series(
             groupings = _groupings(paired, read[known[0].folder].groups)
     runs = _with_times(runs, candidates, paired if images > 1 else None)
     said = _answer(runs, candidates, known, paired, evidence)
+    compared = evidence.decision is not None and evidence.reason is None
     return Series(
         name=name,
         **own[0].series_key._asdict(),
@@ -301,6 +303,8 @@ def _series(
         groupings=groupings,
         power=evidence.power,
         answer=_with_lacking(said, [run for run in candidates if run not in known], lacking),
+        guess=best_guess(runs, said, margin) if compared else None,
+        margins=at_margins(runs, said) if compared else (),
     )
 
 

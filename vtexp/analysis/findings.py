@@ -183,6 +183,31 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Guess:
+    """What to take while the data cannot tell: the smallest budget that scored within the margin.
+
+    `loss`: accuracy lost against the budget that scored highest, with its simultaneous 95 %
+    interval `low` to `high`; tokens and speed are against the same.
+    """
+
+    run: str
+    loss: float
+    low: float | None
+    high: float | None
+    tokens_saved: float
+    speed_up: Ratio | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class AtMargin:
+    """The smallest budget that is known to be enough at a margin in points; None: not known."""
+
+    margin: float
+    run: str | None
+
+
+@dataclass(frozen=True)
 class AgainstLimit:
     """What a budget costs beside a limit such as `max_prefill_ms`, both in the unit of its name.
 
@@ -244,6 +269,8 @@ class Series:
     groupings: tuple[Grouping, ...]
     power: Power | None
     answer: Answer
+    guess: Guess | None = None
+    margins: tuple[AtMargin, ...] = ()
     under_limits: UnderLimits | None = None
 
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-
 #: Fewest rounds or processes whose spread is known well enough for Satterthwaite's freedom.
 LEAST_COLUMNS = 4
 

@@ -23,7 +23,7 @@ from vtexp.report import write
 from vtexp.report.columns import in_files, report_rows
 from vtexp.report.files import markdown
 from vtexp.report.terminal import table
-from vtexp.runs.records import GroupAccuracy, read_result
+from vtexp.runs.records import AnswerTimes, GroupAccuracy, read_result
 from vtexp.utils import files
 from vtexp.utils.console import console
 
@@ -35,6 +35,9 @@ SELDOM = {
     "timing_warnings": ("the GPU's clock fell by 20 %",),
     "memory_peak_mib": {"allocated": 100.5, "reserved": 120.0, "resident": 900.25},
     "energy_j_per_prefill": 1.5,
+    "answer_times": AnswerTimes(
+        batch_size=8, samples=64, preprocess_s=1.0, prefill_s=3.2, decode_s=1.6, vision_tokens=288.0
+    ),
     "flops_per_prefill": 2.5e12,
     "mfu": 0.4,
     "roofline_ms": 3.25,

@@ -20,6 +20,7 @@ import numpy as np
 from vtexp.analysis import answer
 from vtexp.analysis.answer import Evidence
 from vtexp.analysis.configured import MARGIN, configured_limits, configured_margin
+from vtexp.analysis.costs import with_costs
 from vtexp.analysis.fairness import caveats
 from vtexp.analysis.findings import (
     AnalysedRun,
@@ -291,7 +292,7 @@ def _series(
         if paired.several_images:
             runs = _with_differences(runs, paired, found)
             groupings = _groupings(paired, read[known[0].folder].groups)
-    runs = _with_times(runs, candidates, paired if images > 1 else None)
+    runs = with_costs(_with_times(runs, candidates, paired if images > 1 else None), own)
     said = _answer(runs, candidates, known, paired, evidence)
     compared = evidence.decision is not None and evidence.reason is None
     return Series(

@@ -69,6 +69,29 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What the prefills of 1 000 images cost, on all that one process of a run uses.
+
+    `seconds` at batch 1: the mean prefill, with its 95 % interval. `energy_j` at batch 1.
+    `batch_seconds`: in batches of `batch_size`, as the answers were given, from prompts on the host
+    to first tokens; `images_per_s` is the same as a throughput. `batch_decode_seconds`: of the
+    tokens behind. `price` and `batch_price`: the seconds by `hardware.price_per_hour`. None where
+    it was not measured or is not set.
+    """
+
+    seconds: float
+    seconds_low: float | None
+    seconds_high: float | None
+    energy_j: float | None = None
+    price: float | None = None
+    batch_size: int | None = None
+    batch_seconds: float | None = None
+    batch_decode_seconds: float | None = None
+    batch_price: float | None = None
+    images_per_s: float | None = None
+
+
+@dataclass(frozen=True)
 class AnalysedRun:
     """One budget of a series.
 
@@ -95,6 +118,7 @@ class AnalysedRun:
     prefill_low: float | None = None
     prefill_high: float | None = None
     processes: int = 1
+    cost: Cost | None = None
     at_least_worse: float | None = None
     at_most_worse: float | None = None
     sufficient: bool | None = None

@@ -68,13 +68,14 @@ class Column:
 
 
 #: Groups of the page, in order.
-GROUPS = _BUDGET, _TOKENS, _ACCURACY, _TIMES, _MEMORY, _PREFILL = (
+GROUPS = _BUDGET, _TOKENS, _ACCURACY, _TIMES, _MEMORY, _PREFILL, _COST = (
     "budget",
     "vision tokens",
     "accuracy",
     "mean time at batch 1",
     "peak memory",
     "one prefill",
+    "prefill of 1 000 images",
 )
 
 
@@ -198,6 +199,9 @@ OF_RUNS: tuple[Column, ...] = (
     _number("roofline_ms", "roofline", "ms", _PREFILL, ".3g", "fmp"),
     _plain("sequence_length"),
     _plain("batch_size", int),
+    *(_plain(f"answer_times_{name}", int) for name in ("batch_size", "samples")),
+    *(_plain(f"answer_times_{name}_s") for name in ("preprocess", "prefill", "decode")),
+    _plain("answer_times_vision_tokens"),
     _text("samples_fingerprint"),
     _text("inputs_fingerprint"),
     _text("same_inputs_as"),
@@ -223,6 +227,16 @@ OF_ANALYSIS: tuple[Column, ...] = (
     _plain("speed_up_low"),
     _plain("speed_up_high"),
     _text("speed_up_baseline"),
+    _number("cost_seconds", "1 000 at batch 1", "s", _COST, ".3g", "fmp", timed=True),
+    _plain("cost_seconds_low"),
+    _plain("cost_seconds_high"),
+    _number("cost_energy_j", "1 000: energy", "J", _COST, ".3g", "fmp"),
+    _number("cost_price", "1 000: price at batch 1", "", _COST, ".3g", "fmp", timed=True),
+    _number("cost_batch_size", "largest batch", "", _COST, ".0f", "fp", kind=int),
+    _number("cost_batch_seconds", "1 000 in batches", "s", _COST, ".3g", "fmp"),
+    _number("cost_images_per_s", "images per second in batches", "", _COST, ".4g", "fmp"),
+    _plain("cost_batch_decode_seconds"),
+    _number("cost_batch_price", "1 000: price in batches", "", _COST, ".3g", "fmp"),
     _plain("on_front", bool),
     _number("front_share", "on the Pareto front", "%", "", ".0f", "fm", factor=100),
 )
@@ -290,6 +304,8 @@ def _found_values(run: AnalysedRun | None) -> dict[str, Any]:
     if (ratio := run.speed_up) is not None:
         values |= {"speed_up": ratio.ratio, "speed_up_baseline": ratio.baseline}
         values |= {"speed_up_low": ratio.low, "speed_up_high": ratio.high}
+    if run.cost is not None:
+        values |= {f"cost_{key}": value for key, value in vars(run.cost).items()}
     return values
 
 

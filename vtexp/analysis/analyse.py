@@ -76,9 +76,9 @@ METHODS = (
     "smaller one was measured and loses more than the margin. Several series are not corrected "
     "for each other.",
     "Speed-up: ratio of the mean prefills on the same timed questions, with an interval over these "
-    "questions and the rounds of timing, both paired (Cameron, Gelbach and Miller 2011). Within one "
-    "process it says nothing of other processes, days or machines. Where several processes timed "
-    "(`measure.repeats`) they take the place of rounds: it is between processes.",
+    "questions and the rounds of timing, both paired (Cameron, Gelbach and Miller 2011). Within "
+    "one process it says nothing of other processes, days or machines. Where several processes "
+    "timed (`measure.repeats`) they take the place of rounds: it is between processes.",
     "Pareto front: share of the bootstrap draws in which no other budget is at least as accurate "
     "and as fast.",
     "Power: number of questions that show with 80 % power that a budget as good as the best is "

@@ -173,7 +173,7 @@ def _lost(near: AnalysedRun, with_speed: bool) -> str:
 
 
 def interval_text(run: AnalysedRun) -> str:
-    """The interval of what was lost against the run that scored highest, such as ` (1.0 to 2.0)`."""
+    """The interval of the loss against the run that scored highest, such as ` (1.0 to 2.0)`."""
     found = run.versus_best
     if found is None or found.low is None or found.high is None:
         return ""

@@ -1,4 +1,4 @@
-"""What sweeps ask of their report: `report.margin` and the limits, from the configs of their runs."""
+"""What sweeps ask of their report: `report.margin` and limits, from the configs of their runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def configured_limits(sweeps: Sequence[Path]) -> dict[str, float]:
         if len(values) > 1:
             said = ", ".join(f"{value:g}" for value in sorted(values))
             raise ConfigError(f"report.{key}: the sweeps have {said}; give one with --limit {key}=")
-        found |= {key: value for value in values}
+        if values:
+            found[key] = values.pop()
     return found
 
 

@@ -1,4 +1,4 @@
-"""What to take meanwhile: the best guess where the data cannot tell, and what other margins give."""
+"""What to take meanwhile: a best guess where the data cannot tell, and what other margins give."""
 
 from __future__ import annotations
 

@@ -178,7 +178,8 @@ def _said(cost: AgainstLimit) -> str:
     if cost.low is not None and cost.high is not None:
         text += f" ({cost.low:.3g} to {cost.high:.3g} {scope(cost.processes)}"
         text += f"; within {cost.limit:g} {unit} with a chance of {_chance(cost)})"
-    return f"{text}; {cost.beyond} of {cost.timed} timed images take longer than {cost.limit:g} {unit}."
+    longer = f"{cost.beyond} of {cost.timed} timed images take longer than {cost.limit:g} {unit}"
+    return f"{text}; {longer}."
 
 
 def _chance(cost: AgainstLimit) -> str:

@@ -40,8 +40,8 @@ def report(
 ) -> bool:
     """Write and print the comparison of sweeps' folders; whether anything has become of any run.
 
-    `margin` in points and `limits` by their keys, those of the sweeps' configs if None. `shared`: runs that answered different
-    questions are compared on those that all answered. Raises DataError for damaged records,
+    `margin` in points and `limits` by their keys, those of the sweeps' configs if None. `shared`:
+    runs that answered different questions are compared on those that all answered. Raises DataError for damaged records,
     ConfigError where the sweeps have several margins.
     """
     runs = collect(*sweeps)

@@ -9,6 +9,7 @@ import csv
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,8 +36,10 @@ MakeConfig = Callable[..., Config]
 class KnownRunner(MolmoRunner):
     """Answers every third question wrongly; prefill i takes 10, 20, 30, ... ms."""
 
-    def answer(self, batch: Sequence[PreparedSample], max_new_tokens: int) -> list[list[int]]:
-        super().answer(batch, 1)  # the hooks see the real prompt
+    def answer(
+        self, batch: Sequence[PreparedSample], max_new_tokens: int, clock: Any = None
+    ) -> list[list[int]]:
+        super().answer(batch, 1, clock)  # the hooks see the real prompt
         return [self.tokenizer.encode(" " + self._say(prepared)) for prepared in batch]
 
     def _say(self, prepared: PreparedSample) -> str:

@@ -623,7 +623,7 @@ def test_energy_is_the_counters_and_absent_without_one(
         nvml.millijoules += 2500.0
         time.sleep(0.01)
 
-    found = EnergyMeter(counter).measure(once, lambda: None, seconds=0.2)
+    found = EnergyMeter(counter).measure([once], lambda: None, seconds=0.2)
     assert found["energy_j_per_prefill"] == pytest.approx(2.5)
     assert found["idle_power_w"] == pytest.approx(0.0)
     assert found["energy_passes"] >= 5
@@ -633,7 +633,7 @@ def test_energy_is_the_counters_and_absent_without_one(
     def broken() -> float:
         raise nvml.NVMLError
 
-    assert EnergyMeter(broken).measure(once, lambda: None, seconds=0.2) == {}
+    assert EnergyMeter(broken).measure([once], lambda: None, seconds=0.2) == {}
 
 
 def test_an_instance_of_a_gpu_is_flagged(nvml: Nvml) -> None:

@@ -6,17 +6,20 @@ A new column stands here alone, and under its key in `runs/records.py` (or in wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vtexp.analysis.findings import AnalysedRun, Analysis
 from vtexp.analysis.rows import ComparedRun
+from vtexp.report.format import score_unit
 from vtexp.stages import STAGE_NAMES
 
 #: Where a column is shown.
 FILES, TERMINAL, MARKDOWN, PAGE = "ftmp"
 #: What stands behind times that are doubtful.
 DOUBTFUL = "!"
+#: The verdict on the budget that is the answer.
+CHOSEN = "smallest enough"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +29,8 @@ class Column:
     A cell is the value times `factor` in this `format`, or from the first of `ends` to the second;
     `otherwise` is the key that stands in where a run has no value. `group`: on the page, what the
     neighbours have in common. `varying`: shown to people only where runs differ. `timed`: marked
-    where times are doubtful. `drop`: a terminal too narrow leaves 1 out first, 0 never.
+    where times are doubtful. `drop`: a terminal too narrow leaves 1 out first, 0 never. `lead`: its
+    place among the columns that people see first, 0 for those behind.
     """
 
     key: str
@@ -42,6 +46,7 @@ class Column:
     varying: bool = False
     timed: bool = False
     drop: int = 0
+    lead: int = 0
     shown: str = FILES
 
     @property
@@ -128,7 +133,7 @@ OF_RUNS: tuple[Column, ...] = (
     _number(
         *("measured_num_crops", "crops", "", _BUDGET, ".4g", "ftmp"), otherwise="num_crops", drop=7
     ),
-    _number("measured_vision_tokens", "measured tokens", "", _TOKENS, ".5g", "ftmp"),
+    _number("measured_vision_tokens", "tokens", "", _TOKENS, ".5g", "ftmp", lead=1),
     _text("actual_tiling"),
     _plain("actual_num_crops"),
     _number("actual_vision_tokens", "actual tokens", "", _TOKENS, ".5g", "fmp"),
@@ -143,7 +148,7 @@ OF_RUNS: tuple[Column, ...] = (
     _varying("settings", "ftmp"),
     _text("device"),
     _text("execution", "prefill run by", _PREFILL, "fmp"),
-    _number("accuracy", "accuracy", "%", _ACCURACY, ".1f", "ftmp", factor=100),
+    _number("accuracy", "accuracy", "%", _ACCURACY, ".1f", "ftmp", factor=100, lead=2),
     _plain("accuracy_standard_error"),
     _interval(
         *("accuracy_interval", "accuracy 95 %", _ACCURACY, ".1f", "tmp", "accuracy"),
@@ -163,7 +168,7 @@ OF_RUNS: tuple[Column, ...] = (
     *_stage("connector_ms", STAGE_NAMES["connector_ms"], "p"),
     *_stage("vision_ms", "vision", "t", drop=6),
     *_stage("llm_prefill_ms", STAGE_NAMES["llm_prefill_ms"], "tp", short="LLM", drop=5),
-    *_stage("prefill_ms", "prefill", "tmp"),
+    *_stage("prefill_ms", "prefill", "tmp", lead=3),
     _interval(
         *("prefill_ms_interval", "prefill 95 %", _TIMES, ".1f", "tmp", "prefill_ms"),
         short="prefill 95%",
@@ -213,7 +218,8 @@ OF_ANALYSIS: tuple[Column, ...] = (
         drop=3,
     ),
     _plain("sufficient", bool),
-    _number("speed_up", "speed-up", "", "", ".2f", "ftm", timed=True, drop=4),
+    _text("verdict", "verdict", "", "ftmp", lead=5),
+    _number("speed_up", "speed-up", "", "", ".2f", "ftmp", timed=True, lead=4),
     _interval("speed_up_interval", "speed-up 95 %", "", ".2f", "m", "speed_up"),
     _plain("speed_up_low"),
     _plain("speed_up_high"),
@@ -268,13 +274,31 @@ class ReportRow:
 def report_rows(runs: Sequence[ComparedRun], analysis: Analysis) -> list[ReportRow]:
     """The runs of a comparison with what analysis found of them."""
     found = analysis.analysed()
+    chosen = {series.answer.run for series in analysis.series}
     rows = []
     for run in runs:
         own = found.get(run.name)
         ratio = None if own is None else own.speed_up
         doubtful = ratio is not None and bool(found[ratio.baseline].timing_warnings)
-        rows.append(ReportRow(run, run.values() | _found_values(own), doubtful))
+        values = run.values() | _found_values(own)
+        if own is not None:
+            values["verdict"] = _verdict(own, own.run in chosen, analysis.margin / 100)
+        rows.append(ReportRow(run, values, doubtful))
     return rows
+
+
+def _verdict(run: AnalysedRun, chosen: bool, margin: float) -> str | None:
+    """Whether a budget is enough, in a word or two; None where nothing was compared.
+
+    `chosen`: the answer is this run. `margin` in the scores' unit.
+    """
+    if chosen:
+        return CHOSEN
+    if run.sufficient is None or run.at_least_worse is None:
+        return None
+    if run.sufficient:
+        return "enough"
+    return "not enough" if run.at_least_worse > margin else "cannot tell"
 
 
 def _found_values(run: AnalysedRun | None) -> dict[str, Any]:
@@ -289,16 +313,33 @@ def _found_values(run: AnalysedRun | None) -> dict[str, Any]:
 
 
 def shown(rows: Sequence[ReportRow], place: str) -> list[Column]:
-    """Columns that people see in a place and some run fills, group by group.
+    """Columns that people see in a place and some run fills, those first that decide.
 
-    What the analysis says comes behind the groups, and columns in which runs differ last.
+    The others follow group by group, what the analysis says behind the groups, and columns in which
+    runs differ last.
     """
     wanted = [column for column in COLUMNS if place in column.shown]
     filled = [column for column in wanted if any(row.text(column) for row in rows)]
     kept = [column for column in filled if not column.varying or _differs(rows, column)]
     order = (*GROUPS, "")
-    return sorted(kept, key=lambda column: (column.varying, order.index(column.group)))
+    kept.sort(key=lambda column: (column.varying, order.index(column.group)))
+    leading = sorted((column for column in kept if column.lead), key=lambda column: column.lead)
+    found = [*leading, *(column for column in kept if not column.lead)]
+    return [_of_metric(column, rows) for column in found]
 
 
 def _differs(rows: Sequence[ReportRow], column: Column) -> bool:
     return len({row.value(column) for row in rows}) > 1
+
+
+def _of_metric(column: Column, rows: Sequence[ReportRow]) -> Column:
+    """A column of scores under the name of what the runs' metrics give: CIDEr is no share."""
+    if column.group != _ACCURACY or column.factor == 1:
+        return column
+    name, unit = score_unit({row.run.asked.metric for row in rows})
+    return replace(
+        column,
+        name=column.name.replace("accuracy", name),
+        short=column.short.replace("accuracy", name),
+        unit=unit if column.unit else "",
+    )

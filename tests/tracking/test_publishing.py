@@ -193,7 +193,7 @@ def test_the_specification_is_the_librarys_own(made_runs: Path) -> None:
     record_failure(failed, ValueError(HOSTILE))
     runs = collect(made_runs)
     analysis = answered(made_runs, "Nobody can tell.")
-    arguments = (TrackingConfig(name="wandb"), made_runs, runs, analysis)
+    arguments = (TrackingConfig(name="wandb"), [made_runs], runs, analysis, made_runs)
     path = wandb_report.write_report(*arguments)
     written = path.read_bytes()
     stored = files.read_json(path)

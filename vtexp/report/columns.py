@@ -152,6 +152,7 @@ OF_RUNS: tuple[Column, ...] = (
     _plain("accuracy_standard_error"),
     _interval(
         *("accuracy_interval", "accuracy 95 %", _ACCURACY, ".1f", "tmp", "accuracy"),
+        lead=6,
         short="95 % interval",
         factor=100,
     ),
@@ -171,6 +172,7 @@ OF_RUNS: tuple[Column, ...] = (
     *_stage("prefill_ms", "prefill", "tmp", lead=3),
     _interval(
         *("prefill_ms_interval", "prefill 95 %", _TIMES, ".1f", "tmp", "prefill_ms"),
+        lead=7,
         short="prefill 95%",
         drop=1,
     ),

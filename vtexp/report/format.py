@@ -33,14 +33,24 @@ def sentences(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
     said = []
     for series in analysis.series:
         name = f"{series.name}: " if len(analysis.series) > 1 else ""
-        said.append(f"{name}{series.answer.sentence}")
-        said += [f"- {caveat}" for caveat in series.answer.caveats]
-        said += [f"- {line}" for line in _power(series)]
+        first, *rest = answer_lines(series)
+        said += [f"{name}{first}", *(f"- {line}" for line in rest)]
+    return said + [f"- {line}" for line in common_lines(runs, analysis)]
+
+
+def answer_lines(series: Series) -> list[str]:
+    """The answer of a series, its caveats, and what its data can see."""
+    return [series.answer.sentence, *series.answer.caveats, *_power(series)]
+
+
+def common_lines(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
+    """What must be known of all series."""
+    said = []
     if analysis.shared:
-        said.append("- all this is of the questions that all runs on a data set answered")
-    said += [f"- not fair: {line}" for line in analysis.caveats]
+        said.append("all this is of the questions that all runs on a data set answered")
+    said += [f"not fair: {line}" for line in analysis.caveats]
     if analysis.errors:
-        said.append(f"- {len(analysis.errors)} of {len(runs)} runs have no result")
+        said.append(f"{len(analysis.errors)} of {len(runs)} runs have no result")
     return said
 
 

@@ -52,6 +52,7 @@ def accuracy_plot(curves: Curves) -> Plot | None:
             _accuracy_series(label, runs, [run.found.measured_vision_tokens for run in runs])
             for label, runs in scored.items()
         ],
+        named=True,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,17 @@ from tests.helpers.made_records import change_result
 from tests.helpers.made_sweeps import make_run, steady_scores, unfinish
 from vtexp.analysis.analyse import analyse
 from vtexp.analysis.rows import ComparedRun, collect, warnings
+from vtexp.config.schema import Config
 from vtexp.report.columns import MARKDOWN, PAGE, TERMINAL, report_rows, shown
 from vtexp.report.files import markdown
 from vtexp.report.format import headline
 from vtexp.report.html_table import report_table
 from vtexp.report.latex import latex, latex_table
+from vtexp.report.plan import show_plan
 from vtexp.report.terminal import between_table, steps_table
-from vtexp.runs.folder import run_folders
+from vtexp.runs.folder import labels, run_folders
+from vtexp.runs.plan import make_plan
+from vtexp.utils.console import console
 
 #: Columns by which people decide, after the budget.
 DECIDING = ["measured_vision_tokens", "accuracy", "prefill_ms_median", "speed_up", "verdict"]
@@ -125,6 +130,33 @@ def test_runs_are_in_the_order_of_numbers(tmp_path: Path) -> None:
         make_run(tmp_path, value, 100 * int(value), [1.0, 0.0], knob="max_crops", timed=2)
     names = [folder.name.split("_")[1].split("-")[1] for folder in run_folders(tmp_path)]
     assert names == ["1", "4", "9", "12"]
+
+
+def test_the_plan_cuts_no_number_at_80_columns(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caps = "knob.max_crops=[1,2,3,4,6,8,9,12]"
+    plan = make_plan(make_config("knob=max_crops", caps, "model.path=embedded:molmo_tiny"))
+    with console.capture() as whole:
+        show_plan(plan)
+    assert "TFLOP" in whole.get()
+    monkeypatch.setattr(console, "_width", 80)
+    with console.capture() as capture:
+        show_plan(plan)
+    table = capture.get().split("\n\n")[0]
+    assert "…" not in table and max(map(len, table.splitlines())) <= 80
+    for run in plan.runs:
+        assert f"{run.predicted_vision_tokens:.5g}" in table
+
+
+def test_status_tells_runs_of_one_label_apart(tmp_path: Path) -> None:
+    for limit in (100, 200):
+        make_run(tmp_path, "336x336", 288, [1.0, 0.0], settings={"dataset.limit": limit}, timed=2)
+    names = labels(run_folders(tmp_path)).values()
+    assert set(names) == {
+        "image_size=336x336 (dataset.limit=100)",
+        "image_size=336x336 (dataset.limit=200)",
+    }
 
 
 def test_latex_has_a_cell_for_every_column(tmp_path: Path) -> None:

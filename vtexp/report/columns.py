@@ -153,6 +153,7 @@ OF_RUNS: tuple[Column, ...] = (
     _interval(
         *("accuracy_interval", "accuracy 95 %", _ACCURACY, ".1f", "tmp", "accuracy"),
         lead=6,
+        drop=10,
         short="95 % interval",
         factor=100,
     ),

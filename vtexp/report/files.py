@@ -64,7 +64,9 @@ def _plain(value: Any) -> Any:
 def markdown(rows: Sequence[ReportRow], analysis: Analysis) -> str:
     """comparison.md: the answers, the table, the differences, warnings and the methods."""
     runs = [row.run for row in rows]
-    parts = ["# Comparison", *_answers(runs, analysis), "", *_main_table(rows)]
+    parts = ["# Comparison", *_answers(runs, analysis), ""]
+    parts += ["## Runs", ""] if len(analysis.series) > 1 else []
+    parts += _main_table(rows)
     for series in analysis.series:
         parts += _differences(series.runs, series.name)
         for grouping in series.groupings:
@@ -85,12 +87,12 @@ def _answers(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
         lines += ["", f"**{_text(headline(series, analysis.margin))}**", ""]
         first, *rest = answer_lines(series)
         lines += [_text(first), "", *(f"- {_text(line)}" for line in rest)]
-    if common := common_lines(runs, analysis):
-        heading = ["", "## All series"] if len(analysis.series) > 1 else []
-        # Right below the caveats of a single series they go on in its list.
-        lines += [*heading, *([""] if heading or not lines else [])]
-        lines += [f"- {_text(line)}" for line in common]
-    return lines
+    common = [_text(line) for line in common_lines(runs, analysis)]
+    if not analysis.series:
+        return ["", *(f"**{line}**" for line in common)]
+    if len(analysis.series) > 1 and common:
+        lines += ["", "## All series", ""]
+    return lines + [f"- {line}" for line in common]
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

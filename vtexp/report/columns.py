@@ -133,7 +133,7 @@ OF_RUNS: tuple[Column, ...] = (
     _number(
         *("measured_num_crops", "crops", "", _BUDGET, ".4g", "ftmp"), otherwise="num_crops", drop=7
     ),
-    _number("measured_vision_tokens", "tokens", "", _TOKENS, ".5g", "ftmp", lead=1),
+    _number("measured_vision_tokens", "tokens", "", _TOKENS, ".0f", "ftmp", lead=1),
     _text("actual_tiling"),
     _plain("actual_num_crops"),
     _number("actual_vision_tokens", "actual tokens", "", _TOKENS, ".5g", "fmp"),
@@ -297,6 +297,8 @@ def _verdict(run: AnalysedRun, chosen: bool, margin: float) -> str | None:
     """
     if chosen:
         return CHOSEN
+    if run.same_inputs_as is not None:
+        return f"same as {run.same_inputs_as}"
     if run.sufficient is None or run.at_least_worse is None:
         return None
     if run.sufficient:

@@ -166,8 +166,7 @@ def _draw_points(axes: Axes, plot: Plot) -> None:
     styles = zip(cycle(COLORS), cycle(MARKERS), cycle(DASHES), strict=False)
     for series, (color, marker, dashes) in zip(plot.series, styles, strict=False):
         _draw_series(axes, series, color, marker, dashes if plot.kind == "lines" else "none")
-        if plot.named:
-            _name_points(axes, series)
+        _name_points(axes, series)
 
 
 def _draw_panels(figure: Figure, plot: Plot) -> None:
@@ -227,7 +226,7 @@ def _draw_series(axes: Axes, series: PlotSeries, color: str, marker: str, dashes
 
 def _name_points(axes: Axes, series: PlotSeries) -> None:
     points = np.array([series.x, series.y], dtype=float).T
-    for point, name in zip(points, series.names or [], strict=False):
+    for point, name in zip(points, series.beside or [], strict=False):
         axes.annotate(
             _literal(name),
             tuple(point),

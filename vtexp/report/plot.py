@@ -10,8 +10,9 @@ from typing import Literal
 class PlotSeries:
     """Points of one line, or one part of each bar.
 
-    `low`, `high`: ends of the interval around `y`. `names`: what a point is called. `marked`:
-    points that are drawn hollow (doubtful timings). `panel`: the panel it is drawn in, of `panels`.
+    `low`, `high`: ends of the interval around `y`. `names`: what a point is called. `beside`: what
+    is written beside it, empty where there is no room. `marked`: points that are drawn hollow
+    (doubtful timings). `panel`: the panel it is drawn in, of `panels`.
     `behind`: a line to compare with, drawn in grey behind the others.
     """
 
@@ -21,6 +22,7 @@ class PlotSeries:
     low: list[float | None] | None = None
     high: list[float | None] | None = None
     names: list[str] | None = None
+    beside: list[str] | None = None
     marked: list[bool] | None = None
     panel: str = ""
     behind: bool = False
@@ -43,7 +45,6 @@ class Plot:
     or stacked bars that lie, so that their names stay level: a bar's `x` is its place from the top,
     which `ticks` name, and `y` runs to the right. `ordered`: the panels have an order. `steps`:
     lines (x, y) that join the points of a Pareto front each. `diagonal`: a line of x = y behind.
-    `named`: names are drawn beside the points.
     """
 
     name: str
@@ -58,7 +59,6 @@ class Plot:
     ordered: bool = False
     steps: list[tuple[list[float], list[float]]] = field(default_factory=list)
     diagonal: bool = False
-    named: bool = False
 
     @property
     def percent(self) -> bool:

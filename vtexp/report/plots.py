@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from vtexp.analysis import findings
@@ -13,6 +14,9 @@ from vtexp.report.bar_plots import Curves, crops_plot, run_name, stages_plot, th
 from vtexp.report.format import score_label
 from vtexp.report.group_plots import group_plots, percent
 from vtexp.report.plot import Plot, PlotSeries
+
+#: Room of a name beside its point, as shares of the plot's width and height.
+NAME_WIDTH, NAME_HEIGHT = 0.2, 0.07
 
 
 def all_plots(
@@ -48,11 +52,10 @@ def accuracy_plot(curves: Curves) -> Plot | None:
         x_label="measured vision tokens per image (mean)",
         y_label=score_label(_metrics(scored)),
         kind="lines",
-        series=[
+        series=_named_apart(
             _accuracy_series(label, runs, [run.found.measured_vision_tokens for run in runs])
             for label, runs in scored.items()
-        ],
-        named=True,
+        ),
     )
 
 
@@ -67,6 +70,25 @@ def _accuracy_series(label: str, runs: Sequence[ComparedRun], x: list[float]) ->
     )
 
 
+def _named_apart(lines: Iterable[PlotSeries]) -> list[PlotSeries]:
+    """The series with names beside those points that lie apart from all that are named before."""
+    series = list(lines)
+    across = [x for own in series for x in own.x]
+    width = (max(across) - min(across)) or 1.0
+    height = max((y or 0.0 for own in series for y in own.y), default=0.0) or 1.0
+    taken: list[tuple[float, float]] = []
+    found = []
+    for own in series:
+        beside = []
+        for x, y, name in zip(own.x, own.y, own.names or [], strict=True):
+            place = (x / width / NAME_WIDTH, (y or 0.0) / height / NAME_HEIGHT)
+            near = any(math.dist(place, other) < 1 for other in taken)
+            beside.append("" if near else name)
+            taken += [] if near else [place]
+        found.append(replace(own, beside=beside))
+    return found
+
+
 def prefill_plot(curves: Curves) -> Plot | None:
     """The median of prefill in ms over the vision tokens of the timed images."""
     found = timed(curves)
@@ -79,8 +101,7 @@ def prefill_plot(curves: Curves) -> Plot | None:
         x_label="measured vision tokens per timed image (mean)",
         y_label="prefill at batch 1, ms",
         kind="lines",
-        series=[_prefill_series(label, runs) for label, runs in found.items()],
-        named=True,
+        series=_named_apart(_prefill_series(label, runs) for label, runs in found.items()),
     )
 
 
@@ -110,15 +131,14 @@ def pareto_plot(curves: Curves, fronts: Sequence[Sequence[str]]) -> Plot | None:
         x_label="prefill at batch 1, ms (median)",
         y_label=score_label(_metrics(both)),
         kind="points",
-        series=[
+        series=_named_apart(
             replace(
                 _accuracy_series(label, runs, [_prefill_ms(run) for run in runs]),
                 marked=[bool(run.timing_warnings) for run in runs],
             )
             for label, runs in both.items()
-        ],
+        ),
         steps=[_front_line(both, front) for front in fronts],
-        named=True,
     )
 
 

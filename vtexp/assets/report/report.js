@@ -100,7 +100,7 @@ function errorBars(series, own) {
 // What the pointer shows of a point: its name, its place, and its series.
 function hover(series, value) {
   const label = series.label ? `<extra>${escaped(series.label)}</extra>` : "<extra></extra>";
-  return `%{text}<br>${value}${label}`;
+  return `%{customdata}<br>${value}${label}`;
 }
 
 function pointTrace(plot, series, index, own) {
@@ -108,14 +108,14 @@ function pointTrace(plot, series, index, own) {
   const middle = (Math.min(...all) + Math.max(...all)) / 2;
   return {
     type: "scatter", name: escaped(series.label), x: series.x, y: series.y,
-    mode: (plot.kind === "points" ? "markers" : "lines+markers") + (plot.named ? "+text" : ""),
+    mode: (plot.kind === "points" ? "markers" : "lines+markers") + (series.beside ? "+text" : ""),
     line: { color: own, dash: DASHES[index % DASHES.length], width: 2 },
     marker: {
       color: own, size: plot.kind === "panels" ? 7 : 9, line: { color: own, width: 2 },
       symbol: series.x.map((_, i) =>
         SYMBOLS[index % SYMBOLS.length] + (series.marked?.[i] ? "-open" : "")),
     },
-    text: series.names?.map(escaped), textposition: series.x.map((x) => (x > middle ? "bottom left" : "bottom right")),
+    text: series.beside?.map(escaped), customdata: series.names?.map(escaped), textposition: series.x.map((x) => (x > middle ? "bottom left" : "bottom right")),
     error_y: errorBars(series, own),
     hovertemplate: hover(series, "%{x:.5~g}: <b>%{y:.4~g}</b>"),
   };
@@ -125,7 +125,7 @@ function barTrace(series, index, count) {
   return {
     type: "bar", orientation: "h", name: escaped(series.label), x: series.y, y: series.x,
     marker: { color: rampColor(RAMPS, index, count), line: { color: color("--card"), width: 1 } },
-    text: series.names.map(escaped), textposition: "none",
+    customdata: series.names.map(escaped),
     hovertemplate: hover(series, "<b>%{x:.4~g}</b>"),
   };
 }

@@ -52,10 +52,10 @@ def test_bars_are_named_by_their_budget_in_the_order_of_numbers(tmp_path: Path) 
 
 def test_bars_of_several_series_stand_below_their_headings(tmp_path: Path) -> None:
     for name in "abc":
-        make_crops(tmp_path / name, result={"device": name})
+        make_crops(tmp_path / name, result={"model": name})
     plot = plots_of(*(tmp_path / name for name in "abc"))["stages"]
     headings = [tick.text for tick in plot.ticks if tick.heading]
-    assert headings == ["sweep=a", "sweep=b", "sweep=c"]
+    assert headings == ["a", "b", "c"]
     assert [tick.place for tick in plot.ticks] == list(range(3 * (1 + len(CROPS))))
     bars = [tick.place for tick in plot.ticks if not tick.heading]
     assert all(part.x == bars for part in plot.series)
@@ -63,12 +63,12 @@ def test_bars_of_several_series_stand_below_their_headings(tmp_path: Path) -> No
 
 def test_figures_of_many_bars_are_a_column_wide(tmp_path: Path) -> None:
     for name in "abc":
-        make_crops(tmp_path / name, result={"device": name})
+        make_crops(tmp_path / name, result={"model": name})
     plot = plots_of(*(tmp_path / name for name in "abc"))["stages"]
     content = dict(drawings(plot))
     with Image.open(io.BytesIO(content["png"])) as image:
         assert image.width == pytest.approx(WIDTH_IN * 300, abs=1)
-    for heading in ("sweep=a", "sweep=c", "max_crops=12"):
+    for heading in ("a", "c", "max_crops=12"):
         assert heading in content["svg"].decode()
 
 
@@ -92,11 +92,11 @@ def test_each_group_has_a_panel_and_sizes_have_an_order(tmp_path: Path) -> None:
 
 def test_series_on_one_data_set_share_the_panels_of_a_group(tmp_path: Path) -> None:
     for name in "ab":
-        make_crops(tmp_path / name, result={"device": name}, attributes={"kind": ["x", "y"] * 60})
+        make_crops(tmp_path / name, result={"model": name}, attributes={"kind": ["x", "y"] * 60})
     plots = plots_of(tmp_path / "a", tmp_path / "b")
     by_kind = [plot for name, plot in plots.items() if name.startswith("by_kind")]
     (plot,) = by_kind
-    assert plot.legend == ["sweep=a", "sweep=b"]
+    assert plot.legend == ["a", "b"]
     assert len(plot.panels) == 2 and len(plot.series) == 4
 
 

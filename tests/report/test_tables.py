@@ -91,7 +91,7 @@ def test_a_budget_that_saves_tokens_alone_is_called_slower(tmp_path: Path) -> No
 
 def test_each_series_has_its_answer_in_a_section_of_its_own(tmp_path: Path) -> None:
     for name in "ab":
-        make_sweep(tmp_path / name, result={"device": name})
+        make_sweep(tmp_path / name, result={"model": name})
     runs = runs_of(tmp_path / "a", tmp_path / "b")
     analysis = analyse(runs)
     text = markdown(report_rows(runs, analysis), analysis)
@@ -105,7 +105,7 @@ def test_each_series_has_its_answer_in_a_section_of_its_own(tmp_path: Path) -> N
 
 def test_tables_of_differences_cut_nothing_at_80_columns(tmp_path: Path) -> None:
     for name in ("a_rather_long_name_of_a_sweep", "another_rather_long_name"):
-        make_sweep(tmp_path / name, result={"device": name})
+        make_sweep(tmp_path / name, result={"model": name})
     analysis = analyse(runs_of(*sorted(tmp_path.iterdir())))
     tables = [between_table(analysis, plain=True), steps_table(analysis.series[0], plain=True)]
     for table in tables:
@@ -143,8 +143,9 @@ def test_the_plan_cuts_no_number_at_80_columns(
     monkeypatch.setattr(console, "_width", 80)
     with console.capture() as capture:
         show_plan(plan)
-    table = capture.get().split("\n\n")[0]
-    assert "…" not in table and max(map(len, table.splitlines())) <= 80
+    lines = capture.get().splitlines()[: 5 + len(plan.runs)]  # title, heads, a rule, the runs
+    table = "\n".join(lines)
+    assert "…" not in table and max(map(len, lines)) <= 80
     for run in plan.runs:
         assert f"{run.predicted_vision_tokens:.5g}" in table
 

@@ -221,7 +221,7 @@ OF_ANALYSIS: tuple[Column, ...] = (
         drop=3,
     ),
     _plain("sufficient", bool),
-    _text("verdict", "verdict", "", "ftmp", lead=5),
+    _text("verdict", "verdict", "", "ftmp", lead=5, drop=11),
     _number("speed_up", "speed-up", "", "", ".2f", "ftmp", timed=True, lead=4),
     _interval("speed_up_interval", "speed-up 95 %", "", ".2f", "m", "speed_up"),
     _plain("speed_up_low"),
@@ -266,6 +266,11 @@ class ReportRow:
         if found is None or not column.numeric:
             return "" if found is None else str(found)
         return format(column.factor * found, column.format) + self._mark(column)
+
+    def cell(self, column: Column) -> str:
+        """The same in a table: what became of a run stands where its accuracy would."""
+        lacking = column.key == "accuracy" and self.run.result is None
+        return self.run.status if lacking else self.text(column)
 
     def _mark(self, column: Column) -> str:
         doubtful = bool(self.run.timing_warnings)

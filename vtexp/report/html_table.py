@@ -98,7 +98,7 @@ def _row(row: ReportRow, columns: Sequence[Column], name: str) -> TableRow:
         run.status,
         bool(run.timing_warnings),
         row.values.get("verdict") == CHOSEN,
-        [HtmlCell(row.text(column), row.sort(column)) for column in columns],
+        [HtmlCell(row.cell(column), row.sort(column)) for column in columns],
         warnings_of(run),
     )
 

@@ -41,10 +41,7 @@ def latex_table(rows: Sequence[ReportRow]) -> str:
 
 
 def _cell(row: ReportRow, column: Column) -> str:
-    """A cell; what became of a run stands where its accuracy would."""
-    if column.key == "accuracy" and row.run.result is None:
-        return row.run.status
-    text = row.text(column)
+    text = row.cell(column)
     return text.replace("-", "--") if column.ends else text  # a range
 
 

@@ -98,7 +98,7 @@ def prefill_plot(curves: Curves) -> Plot | None:
         name="prefill",
         title="Prefill over vision tokens",
         caption="Median at batch 1; bars: its 95 % interval. Hollow: the timings are doubtful.",
-        x_label="measured vision tokens per timed image (mean)",
+        x_label="vision tokens per timed image (mean)",
         y_label="prefill at batch 1, ms",
         kind="lines",
         series=_named_apart(_prefill_series(label, runs) for label, runs in found.items()),

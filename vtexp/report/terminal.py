@@ -71,10 +71,7 @@ def _fitting(rows: Sequence[ReportRow], columns: list[Column], width: int) -> li
 
 
 def _cell(row: ReportRow, column: Column) -> str:
-    """A cell; what became of a run stands where its accuracy would."""
-    if column.key == "accuracy" and row.run.result is None:
-        return row.run.status
-    return row.text(column) or ("none" if column.key == "accuracy" else "")
+    return row.cell(column) or ("none" if column.key == "accuracy" else "")
 
 
 def steps_table(series: Series, *, plain: bool = False) -> Table | None:

@@ -245,7 +245,7 @@ function layoutOf(plot, width) {
 
 // Heights follow from the number of bars, and of panels below each other.
 const [BAR_PX, PANEL_PX] = [26, 190];
-const panelColumns = (width) => Math.max(1, Math.min(4, Math.floor(width / 230)));
+const panelColumns = (width) => Math.max(1, Math.min(4, Math.floor(width / 160)));
 
 function heightOf(plot, width) {
   if (plot.kind === "bars") return `${75 + BAR_PX * plot.ticks.length}px`;

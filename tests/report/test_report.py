@@ -22,6 +22,7 @@ from vtexp.measure.summary import BetweenProcesses
 from vtexp.report import write
 from vtexp.report.columns import in_files, report_rows
 from vtexp.report.files import markdown
+from vtexp.report.format import headline
 from vtexp.report.terminal import table
 from vtexp.runs.records import AnswerTimes, GroupAccuracy, read_result
 from vtexp.utils import files
@@ -114,7 +115,9 @@ def test_markdown_says_what_a_reader_must_know(tmp_path: Path) -> None:
     runs = collect(tmp_path)
     analysis = analyse(runs)
     text = markdown(report_rows(runs, analysis), analysis)
-    assert text.splitlines()[2] == f"**{analysis.series[0].answer.sentence}**"
+    (series,) = analysis.series
+    assert text.splitlines()[2] == f"**{headline(series, analysis.margin)}**"
+    assert text.splitlines()[4] == series.answer.sentence
     assert "- 2 of 4 runs have no result" in text
     (flagged,) = [line for line in text.splitlines() if "timings doubtful" in line]
     assert flagged.startswith("| image_size=784x784 |") and "counts overridden" in flagged

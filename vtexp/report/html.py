@@ -23,9 +23,10 @@ from vtexp.report import reproduce
 from vtexp.report.answers import SharedQuestions, read_answers
 from vtexp.report.browser import browser_data
 from vtexp.report.columns import ReportRow
-from vtexp.report.format import beside, p_value
+from vtexp.report.format import beside, headline, p_value
 from vtexp.report.html_table import report_table
-from vtexp.report.plots import Plot, all_plots
+from vtexp.report.plot import Plot
+from vtexp.report.plots import all_plots
 from vtexp.report.thumbnails import MOST_BYTES
 from vtexp.utils.files import write_text
 
@@ -45,7 +46,9 @@ def write_page(folder: Path, rows: Sequence[ReportRow], found: Analysis) -> list
     plots = all_plots(found, runs, counted)
     browsers, warnings = _browsers(runs, found, asked)
     data = {
-        "plots": [asdict(plot) | {"percent": plot.percent} for plot in plots],
+        "plots": [
+            asdict(plot) | {"percent": plot.percent, "legend": plot.legend} for plot in plots
+        ],
         "browsers": browsers,
     }
     write_text(folder / REPORT_NAME, _page(rows, found, plots, data, warnings))
@@ -95,6 +98,7 @@ def _page(
         analysis=found,
         beside=beside,
         p_value=p_value,
+        headline=headline,
         table=report_table(rows),
         plots=plots,
         browsers=data["browsers"],

@@ -31,13 +31,15 @@ class HtmlColumn:
 class TableRow:
     """A run's name, status (done, failed, missing), and cells.
 
-    `doubtful`: its times are. `chosen`: it is the answer.
+    `doubtful`: its times are. `chosen`: it is the answer. `apart`: in what it differs from runs of
+    other series.
     """
 
     name: HtmlCell
     status: str
     doubtful: bool
     chosen: bool
+    apart: str
     cells: list[HtmlCell]
     warnings: list[str]
 
@@ -98,6 +100,7 @@ def _row(row: ReportRow, columns: Sequence[Column], name: str) -> TableRow:
         run.status,
         bool(run.timing_warnings),
         row.values.get("verdict") == CHOSEN,
+        ", ".join(text for c in columns if c.varying and (text := row.text(c))),
         [HtmlCell(row.cell(column), row.sort(column)) for column in columns],
         warnings_of(run),
     )

@@ -117,7 +117,8 @@ def warnings_of(run: ComparedRun) -> list[str]:
 
 def _left_out(columns: Sequence[Column]) -> list[str]:
     by_group: dict[str, list[str]] = defaultdict(list)
+    kept = {column.key for column in columns}
     for column in COLUMNS:
-        if PAGE in column.shown and not column.varying and column not in columns:
+        if PAGE in column.shown and not column.varying and column.key not in kept:
             by_group[column.group].append(column.head)
     return [f"{group}: {', '.join(names)}" for group, names in by_group.items()]

@@ -19,17 +19,17 @@ Curves = Mapping[str, Sequence[ComparedRun]]
 
 
 def stages_plot(curves: Curves) -> Plot | None:
-    """Medians of the stages of the time to first token, stacked, by knob value."""
+    """Means of the stages of the time to first token, stacked, by knob value."""
     own = timed(curves)
     if not own:
         return None
     bars = _bars(own)
-    parts = [_part(name, bars, partial(_median, stage)) for stage, name in STAGE_NAMES.items()]
+    parts = [_part(name, bars, partial(_mean, stage)) for stage, name in STAGE_NAMES.items()]
     return Plot(
         name="stages",
         title="Where the time to first token goes",
-        caption="Median of each stage, at batch 1. Medians of parts need not add up to the median "
-        "of the whole. *: the timings are doubtful.",
+        caption="Mean of each stage over the images as they come, at batch 1. *: the timings are "
+        "doubtful.",
         x_label="budget",
         y_label="time, ms",
         kind="bars",
@@ -38,8 +38,8 @@ def stages_plot(curves: Curves) -> Plot | None:
     )
 
 
-def _median(stage: str, run: ComparedRun) -> float | None:
-    return run.found.median(stage)
+def _mean(stage: str, run: ComparedRun) -> float | None:
+    return run.found.mean(stage)
 
 
 def _bars(curves: Curves) -> list[tuple[float, ComparedRun]]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from vtexp.analysis.answer import points
 from vtexp.analysis.findings import Analysis, Answer, Series
+from vtexp.analysis.guess import margins_sentence
 from vtexp.analysis.rows import ComparedRun
 from vtexp.metrics import METRICS
 
@@ -39,8 +40,13 @@ def sentences(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
 
 
 def answer_lines(series: Series) -> list[str]:
-    """The answer of a series, its caveats, and what its data can see."""
-    return [series.answer.sentence, *series.answer.caveats, *_power(series)]
+    """The answer of a series, what stands beside it, its caveats, and what its data can see."""
+    return [
+        series.answer.sentence,
+        *beside(series),
+        *series.answer.caveats,
+        *_power(series),
+    ]
 
 
 def common_lines(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
@@ -59,7 +65,8 @@ def headline(series: Series, margin: float) -> str:
     answer = series.answer
     labels = {run.run: run.label for run in series.runs}
     if answer.verdict == "cannot_tell":
-        return f"No budget is known to be within {_in_points(margin)} of the best"
+        guess = "" if series.guess is None else f"; best guess: {labels[series.guess.run]}"
+        return f"No budget is known to be within {_in_points(margin)} of the best{guess}"
     if answer.verdict == "smaller":
         return f"{labels[str(answer.run)]} is enough: {_gain(answer)}"
     if answer.verdict == "best":
@@ -92,6 +99,14 @@ def _gain(answer: Answer) -> str:
         return f"{saved}, {ratio.ratio:.2f} times as fast"
     slower = ratio.high is not None and ratio.high < 1
     return f"{saved}, but {'slower' if slower else 'no faster'}"
+
+
+def beside(series: Series) -> list[str]:
+    """What stands beside the answer: a best guess, the budget within limits, other margins."""
+    found = [] if series.guess is None else [series.guess.sentence]
+    if series.under_limits is not None:
+        found.append(series.under_limits.sentence)
+    return found + ([margins_sentence(series.margins, series.runs)] if series.margins else [])
 
 
 def _power(series: Series) -> list[str]:

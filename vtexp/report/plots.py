@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from vtexp.analysis import findings
 from vtexp.analysis.rows import ComparedRun, curves_of
+from vtexp.analysis.times import scope
 from vtexp.report.answers import RunAnswers
 from vtexp.report.bar_plots import Curves, crops_plot, run_name, stages_plot, those, timed
 from vtexp.report.format import score_label
@@ -95,14 +96,15 @@ def _named_apart(lines: Iterable[PlotSeries]) -> list[PlotSeries]:
 
 
 def prefill_plot(curves: Curves) -> Plot | None:
-    """The median of prefill in ms over the vision tokens of the timed images."""
+    """Mean prefill in ms over the vision tokens of the timed images, both means of the same."""
     found = timed(curves)
     if not found:
         return None
     return Plot(
         name="prefill",
         title="Prefill over vision tokens",
-        caption="Median at batch 1; bars: its 95 % interval. Hollow: the timings are doubtful.",
+        caption=f"Mean over the images as they come, at batch 1; bars: its 95 % interval "
+        f"{_scope(found)}. Hollow: the timings are doubtful.",
         x_label="vision tokens per timed image (mean)",
         y_label="prefill at batch 1, ms",
         kind="lines",
@@ -115,9 +117,9 @@ def _prefill_series(label: str, runs: Sequence[ComparedRun]) -> PlotSeries:
     return PlotSeries(
         label=label,
         x=[run.found.prefill_vision_tokens for run in runs],
-        y=[own.median for own in times],
-        low=[own.low for own in times],
-        high=[own.high for own in times],
+        y=[own.mean for own in times],
+        low=[own.mean_low for own in times],
+        high=[own.mean_high for own in times],
         names=[run_name(run) for run in runs],
         marked=[bool(run.timing_warnings) for run in runs],
     )
@@ -133,7 +135,7 @@ def pareto_plot(curves: Curves, fronts: Sequence[Sequence[str]]) -> Plot | None:
         title="Accuracy over prefill time",
         caption="Dashed: the Pareto front, the runs that no other of the same series beats in "
         "both by these estimates. Bars: 95 % intervals. Hollow: the timings are doubtful.",
-        x_label="prefill at batch 1, ms (median)",
+        x_label="prefill at batch 1, ms (mean)",
         y_label=score_label(_metrics(both)),
         kind="points",
         series=_named_apart(
@@ -195,7 +197,13 @@ def _scored(curves: Curves) -> Curves:
 
 
 def _prefill_ms(run: ComparedRun) -> float:
-    return run.found.latency["prefill_ms"].median
+    return run.found.latency["prefill_ms"].mean
+
+
+def _scope(curves: Curves) -> str:
+    """What intervals of times are of: within one process, or between several."""
+    counts = {run.found.num_processes for runs in curves.values() for run in runs}
+    return scope(counts.pop()) if len(counts) == 1 else "within one or between several processes"
 
 
 def _metrics(curves: Curves) -> set[str]:

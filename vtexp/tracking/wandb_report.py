@@ -235,7 +235,7 @@ def _answer(all_series: Sequence[Series], margin: float) -> list[Any]:
 
 def _stages(done: Sequence[Result]) -> list[Any]:
     """The stages that were timed."""
-    return [f"{stage}_median" for stage in STAGES if any(stage in own.latency for own in done)]
+    return [f"{stage}_mean" for stage in STAGES if any(stage in own.latency for own in done)]
 
 
 def _curve_panels(done: Sequence[Result]) -> list[Any]:
@@ -245,11 +245,11 @@ def _curve_panels(done: Sequence[Result]) -> list[Any]:
     name, unit = score_unit({own.metric for own in done})
     title = "Accuracy, 95 %" if unit == "%" else f"{name.capitalize()}, 95 %"
     accuracy: list[Any] = ["accuracy", "accuracy_low", "accuracy_high"]
-    times: list[Any] = ["ttft_ms_median", "prefill_ms_median", *_stages(done)]
+    times: list[Any] = ["ttft_ms_mean", "prefill_ms_mean", *_stages(done)]
     left, right, below = _half(0, 0), _half(12, 0), wr.Layout(0, 8, w=24, h=8)
     return [
         wr.LinePlot(title, x=TOKENS, y=accuracy, title_x=tokens, layout=left),
-        wr.LinePlot("Medians, ms", x=TOKENS, y=times, title_x=tokens, layout=right),
+        wr.LinePlot("Means, ms", x=TOKENS, y=times, title_x=tokens, layout=right),
         wr.WeavePanelSummaryTable(table_name=COMPARISON, layout=below),
     ]
 
@@ -264,7 +264,7 @@ def _half(x: int, y: int) -> wr.Layout:
 def _run_panels(done: Sequence[Result]) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
-    tokens, accuracy, prefill = map(wr.SummaryMetric, (TOKENS, "accuracy", "prefill_ms_median"))
+    tokens, accuracy, prefill = map(wr.SummaryMetric, (TOKENS, "accuracy", "prefill_ms_mean"))
     theory = wr.SummaryMetric("theoretical_vision_tokens")
     columns = (wr.Config("knob_number"), wr.SummaryMetric("measured_num_crops"), tokens, prefill)
     axes = [wr.ParallelCoordinatesPlotColumn(metric) for metric in (*columns, accuracy)]
@@ -273,7 +273,7 @@ def _run_panels(done: Sequence[Result]) -> list[Any]:
         wr.ScatterPlot("Accuracy over vision tokens", x=tokens, y=accuracy, layout=_half(0, 0)),
         wr.ScatterPlot("Accuracy over prefill, ms", x=prefill, y=accuracy, layout=_half(12, 0)),
         wr.BarPlot("Accuracy", metrics=["accuracy"], layout=_half(0, 8)),
-        wr.BarPlot("Stages, median ms", metrics=_stages(done), layout=_half(12, 8)),
+        wr.BarPlot("Stages, mean ms", metrics=_stages(done), layout=_half(12, 8)),
         wr.ScatterPlot("Measured over theoretical tokens", x=theory, y=tokens, layout=_half(0, 16)),
         wr.ParallelCoordinatesPlot(axes, layout=lines[0]),
         wr.RunComparer("split", layout=lines[1]),

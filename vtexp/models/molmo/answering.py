@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from vtexp.models.clocks import AnswerClock
 from vtexp.models.molmo.modeling import MolmoForCausalLM, PassContext, rotary_of
 from vtexp.models.prefill_graphs import captured
 
@@ -161,6 +162,7 @@ class Answering:
         inputs: dict[str, Any],
         max_new_tokens: int,
         on_token: Callable[[], None] | None = None,
+        clock: AnswerClock | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """New token ids int64 (B, n), finished rows filled with the end of text; and whether the
         logits behind those of a row were numbers, bool (B,).
@@ -177,7 +179,9 @@ class Answering:
         if self._stream is not None and (on_token is not None or steps.uses > 1):
             steps.prepare(self._stream)
         try:
-            return self._answer(steps, inputs, lengths, max_new_tokens, on_token)
+            # From here on: a capture is no part of a prefill.
+            token = _first(steps, inputs, lengths, clock)
+            return self._answer(steps, token, max_new_tokens, on_token)
         except Exception:  # no memory, most likely: buffers are in the way of smaller batches
             self.forget()
             raise
@@ -189,12 +193,10 @@ class Answering:
     def _answer(
         self,
         steps: AnswerSteps,
-        inputs: dict[str, Any],
-        lengths: torch.Tensor,
+        token: torch.Tensor,
         max_new_tokens: int,
         on_token: Callable[[], None] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        token = steps.start(inputs, lengths.to(inputs["input_ids"].device))
         found = [token]
         ends = torch.tensor(self._end_ids, device=token.device)
         finished = torch.isin(token, ends)
@@ -219,3 +221,15 @@ class Answering:
             self._steps[shape] = AnswerSteps(self._model, *shape)
         self._steps.move_to_end(shape)
         return self._steps[shape]
+
+
+def _first(
+    steps: AnswerSteps, inputs: dict[str, Any], lengths: torch.Tensor, clock: AnswerClock | None
+) -> torch.Tensor:
+    """Read the prompts: the first token of each answer."""
+    if clock is not None:
+        clock.start()
+    token = steps.start(inputs, lengths.to(inputs["input_ids"].device))
+    if clock is not None:
+        clock.prompts_read()
+    return token

@@ -15,6 +15,7 @@ from vtexp.budget.geometry import Geometry
 from vtexp.budget.knobs import CropSetting
 from vtexp.config.schema import HardwareConfig
 from vtexp.models.checkpoints import Checkpoint
+from vtexp.models.clocks import AnswerClock
 from vtexp.models.molmo.answering import Answering
 from vtexp.models.molmo.float8 import use_float8
 from vtexp.models.molmo.modeling import ImagePlaces, MolmoForCausalLM, image_places
@@ -154,10 +155,14 @@ class MolmoRunner(Runner):
         self._answering.forget()
 
     def generate(
-        self, inputs: Inputs, max_new_tokens: int, on_token: Callable[[], None] | None = None
+        self,
+        inputs: Inputs,
+        max_new_tokens: int,
+        on_token: Callable[[], None] | None = None,
+        clock: AnswerClock | None = None,
     ) -> torch.Tensor:
         """Ids after the prompts."""
-        ids, finite = self._answering.answer(inputs, max_new_tokens, on_token)
+        ids, finite = self._answering.answer(inputs, max_new_tokens, on_token, clock)
         self.require_finite(finite)
         return ids
 

@@ -62,7 +62,7 @@ def publish(names: Sequence[str], entity: str | None = None, project: str | None
     """
     require_extra("wandb", "vtexp publish")
     rule = rule_of(TrackingConfig, "project")
-    if project is not None and not rule.allows(project):
+    if project is not None and rule is not None and not rule.allows(project):
         raise ConfigError(f"--project {project}: must be {rule}")
     sweeps = _sweeps(names, "publish")
     upload.publish(sweeps, _folder_of(sweeps), entity=entity, project=project)

@@ -21,12 +21,13 @@ from vtexp.utils.text import refuse_arguments
 SWEEP_COMMANDS = {
     "status": "show the runs of a sweep and how far they are",
     "wait": "watch a sweep to its end, then compare its runs",
-    "publish": "upload a sweep to Weights & Biases, with its report",
     "cancel": "cancel what is queued or running of a sweep",
     "resume": "make the runs of a sweep that are missing or failed",
 }
 
-COMMANDS = sorted([*SWEEP_COMMANDS, "launch", "datasets", "report", "sweeps", "completion"])
+COMMANDS = sorted(
+    [*SWEEP_COMMANDS, "launch", "datasets", "publish", "report", "sweeps", "completion"]
+)
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_options(name, command)
     _add_sweeps(commands)
     _add_report(commands)
+    _add_publish(commands)
     _add_completion(commands)
     return parser
 
@@ -190,6 +192,19 @@ def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
     report.add_argument("--questions", choices=("all", "shared"), default="all", help=about)
 
 
+def _add_publish(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "upload sweeps to Weights & Biases, with one report of them all"
+    publish = commands.add_parser("publish", help=about, description=about)
+    publish.set_defaults(command=_publish, keys=False, prog=publish.prog)
+    publish.set_defaults(interrupted="what was uploaded stays")
+    about = "their names in outputs/, or their folders"
+    publish.add_argument("sweeps", metavar="SWEEP", nargs="+", help=about)
+    about = "W&B user or team; default: tracking.entity of the sweep, WANDB_ENTITY, yours"
+    publish.add_argument("--entity", metavar="NAME", help=about)
+    about = "W&B project; default: tracking.project of the sweep, WANDB_PROJECT, vtexp"
+    publish.add_argument("--project", metavar="NAME", help=about)
+
+
 def _add_datasets(commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "list the data sets: size, metric, licence, and whether they are on this machine"
     listing = commands.add_parser("datasets", help=about, description=about)
@@ -246,6 +261,10 @@ def _report(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     imported("vtexp.cli.sweep:report")(
         parsed.sweeps, parsed.out, parsed.margin, parsed.questions, parsed.limits
     )
+
+
+def _publish(parsed: argparse.Namespace, words: Sequence[str]) -> None:
+    imported("vtexp.cli.sweep:publish")(parsed.sweeps, parsed.entity, parsed.project)
 
 
 def _list_datasets(parsed: argparse.Namespace, words: Sequence[str]) -> None:

@@ -68,7 +68,7 @@ class Column:
         name = self.short or self.name
         if self.unit:
             return name, self.unit
-        first, _, last = name.rpartition(" ")
+        first, _, last = name.rpartition("\n" if "\n" in name else " ")
         return (first, last) if first else (last, "")
 
 
@@ -236,16 +236,16 @@ OF_ANALYSIS: tuple[Column, ...] = (
     _plain("speed_up_low"),
     _plain("speed_up_high"),
     _text("speed_up_baseline"),
-    _number("cost_seconds", "1 000 at batch 1", "s", _COST, ".3g", "fmp", timed=True),
+    _number("cost_seconds", "1 000 at batch 1", "s", _COST, ".5g", "fmp", timed=True),
     _plain("cost_seconds_low"),
     _plain("cost_seconds_high"),
-    _number("cost_energy_j", "1 000: energy", "J", _COST, ".3g", "fmp"),
-    _number("cost_price", "1 000: price at batch 1", "", _COST, ".3g", "fmp", timed=True),
+    _number("cost_energy_j", "1 000: energy", "J", _COST, ".5g", "fmp"),
+    _number("cost_price", "1 000: price at batch 1", "", _COST, ".5g", "fmp", timed=True),
     _number("cost_batch_size", "largest batch", "", _COST, ".0f", "fp", kind=int),
-    _number("cost_batch_seconds", "1 000 in batches", "s", _COST, ".3g", "fmp"),
-    _number("cost_images_per_s", "images per second in batches", "", _COST, ".4g", "fmp"),
+    _number("cost_batch_seconds", "1 000 in batches", "s", _COST, ".5g", "fmp"),
+    _number("cost_images_per_s", "images per second in batches", "", _COST, ".5g", "fmp"),
     _plain("cost_batch_decode_seconds"),
-    _number("cost_batch_price", "1 000: price in batches", "", _COST, ".3g", "fmp"),
+    _number("cost_batch_price", "1 000: price in batches", "", _COST, ".5g", "fmp"),
     _plain("on_front", bool),
     _number("front_share", "on the Pareto front", "%", "", ".0f", "fm", factor=100),
 )
@@ -365,7 +365,7 @@ def _with_scope(column: Column, rows: Sequence[ReportRow]) -> Column:
     counts = {row.run.result.num_processes for row in rows if row.run.result is not None}
     said = scope(max(counts, default=1)) if len(counts) < 2 else "within or between processes"
     within = {1} >= counts
-    short = f"{column.short} {'one process' if within else 'processes'}" if column.short else ""
+    short = f"{column.short}\n{'1 process' if within else 'processes'}" if column.short else ""
     return replace(column, name=f"{column.name} {said}", short=short)
 
 

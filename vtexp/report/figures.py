@@ -68,7 +68,7 @@ def drawings(plot: Plot) -> list[tuple[str, bytes]]:
     Texts of the SVG stay text; the PDF has its fonts in it.
     """
     legend_in = LINE_IN * -(-len(plot.legend) // _legend_columns(plot, WIDTH_IN))
-    if plot.kind == "bars":
+    if plot.kind in ("bars", "forest"):
         height_in = 0.6 + BAR_IN * len(plot.ticks)
     elif plot.kind == "panels":
         height_in = 0.6 + PANEL_IN * -(-len(plot.panels) // PANEL_COLUMNS)
@@ -128,12 +128,16 @@ def _saved(figure: Figure, kind: str) -> bytes:
 def _draw(axes: Axes, plot: Plot, width_in: float) -> None:
     if plot.kind == "bars":
         _draw_bars(axes, plot)
+        _name_rows(axes, plot)
+    elif plot.kind == "forest":
+        _draw_forest(axes, plot)
+        _name_rows(axes, plot)
     else:
         _draw_points(axes, plot)
         axes.set_xlabel(plot.x_label)
         axes.set_ylabel(plot.y_label)
         axes.set_ylim(*_y_limits(plot))
-    axes.grid(alpha=0.3, axis="x" if plot.kind == "bars" else "both")
+    axes.grid(alpha=0.3, axis="x" if plot.kind in ("bars", "forest") else "both")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if plot.diagonal:
@@ -261,6 +265,33 @@ def _draw_bars(axes: Axes, plot: Plot) -> None:
         style = {"color": shade, "edgecolor": "white", "linewidth": 0.5}
         axes.barh(part.x, lengths, left=so_far, label=_literal(part.label), **style)
         so_far += lengths
+    if plot.percent:
+        axes.set_xlim(0, 100)
+
+
+def _draw_forest(axes: Axes, plot: Plot) -> None:
+    for line in plot.steps:
+        axes.plot(*line, color="0.4", linestyle="--", linewidth=0.9, zorder=1)
+    for series, color, marker in zip(plot.series, COLORS, MARKERS, strict=False):
+        values = np.array(series.y, dtype=float)
+        ends = np.array([series.low, series.high], dtype=float)
+        lengths = np.abs(np.array([[-1], [1]]) * (ends - values)).clip(0)
+        axes.errorbar(
+            values,
+            series.x,
+            xerr=lengths,
+            fmt=marker,
+            color=color,
+            markersize=4.5,
+            elinewidth=1.2,
+            capsize=2.5,
+            label=_literal(series.label),
+        )
+    axes.set_xlim(left=-0.02 * axes.get_xlim()[1])  # room for a point at 0
+
+
+def _name_rows(axes: Axes, plot: Plot) -> None:
+    """Names of bars, and headings above them, from the top."""
     names = [tick for tick in plot.ticks if not tick.heading]
     axes.set_yticks([t.place for t in names], [_literal(t.text) for t in names])
     axes.tick_params("y", labelsize=FONT_PT - 1, length=0)
@@ -269,8 +300,6 @@ def _draw_bars(axes: Axes, plot: Plot) -> None:
             axes.text(0, tick.place, _literal(tick.text), va="center", fontweight="bold")
     axes.set_ylim(len(plot.ticks) - 0.4, -0.6)  # the first on top
     axes.set_xlabel(plot.y_label)
-    if plot.percent:
-        axes.set_xlim(0, 100)
 
 
 def _literal(text: str) -> str:

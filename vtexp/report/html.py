@@ -23,6 +23,7 @@ from vtexp.report import reproduce
 from vtexp.report.answers import SharedQuestions, read_answers
 from vtexp.report.browser import browser_data
 from vtexp.report.columns import ReportRow
+from vtexp.report.decision_plots import decision_plots
 from vtexp.report.format import beside, headline, p_value
 from vtexp.report.html_table import report_table
 from vtexp.report.plot import Plot
@@ -43,7 +44,7 @@ def write_page(folder: Path, rows: Sequence[ReportRow], found: Analysis) -> list
     runs = [row.run for row in rows]
     asked = read_answers(runs)
     counted = {run: answers for one in asked for run, answers in one.by_run.items()}
-    plots = all_plots(found, runs, counted)
+    plots = [*all_plots(found, runs, counted), *decision_plots(found, runs)]
     browsers, warnings = _browsers(runs, found, asked)
     data = {
         "plots": [

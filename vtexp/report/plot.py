@@ -43,8 +43,9 @@ class Plot:
 
     `kind`: lines through points; points alone; panels, each with its lines (`panels` names them);
     or stacked bars that lie, so that their names stay level: a bar's `x` is its place from the top,
-    which `ticks` name, and `y` runs to the right. `ordered`: the panels have an order. `steps`:
-    lines (x, y) that join the points of a Pareto front each. `diagonal`: a line of x = y behind.
+    which `ticks` name, and `y` runs to the right. A forest has points with their intervals in the
+    places of bars. `ordered`: the panels have an order. `steps`: lines (x, y) that join the points
+    of a Pareto front each, or the line of a forest. `diagonal`: a line of x = y behind.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Plot:
     caption: str
     x_label: str
     y_label: str
-    kind: Literal["lines", "bars", "points", "panels"]
+    kind: Literal["lines", "bars", "points", "panels", "forest"]
     series: list[PlotSeries]
     ticks: list[Tick] = field(default_factory=list)
     panels: list[str] = field(default_factory=list)

@@ -42,8 +42,8 @@ def report(
     """Write and print the comparison of sweeps' folders; whether anything has become of any run.
 
     `margin` in points and `limits` by their keys, those of the sweeps' configs if None. `shared`:
-    runs that answered different questions are compared on those that all answered. Raises DataError
-    for damaged records, ConfigError where the sweeps have several margins.
+    runs that answered different questions are compared on those that all answered. Raises
+    DataError for damaged records, ConfigError where the sweeps have several margins or limits.
     """
     runs = collect(*sweeps)
     if all(run.status == "missing" for run in runs):

@@ -130,6 +130,15 @@ function barTrace(series, index, count) {
   };
 }
 
+// A point with its interval to the right and left, in the place of a bar.
+function forestTrace(plot, series, index, own) {
+  const trace = pointTrace(plot, series, index, own);
+  return {
+    ...trace, mode: "markers", x: series.y, y: series.x, error_x: trace.error_y, error_y: undefined,
+    hovertemplate: hover(series, "<b>%{x:.4~g}</b>"),
+  };
+}
+
 function lineTrace(x, y, extra) {
   return {
     type: "scatter", mode: "lines", x, y, hoverinfo: "skip",
@@ -153,8 +162,10 @@ function tracesOf(plot) {
   if (plot.kind === "bars") {
     return plot.series.map((series, i) => barTrace(series, i, plot.series.length));
   }
-  const traces = plot.series.map((series, i) => pointTrace(plot, series, i, palette[i % palette.length]));
-  for (const [x, y] of plot.steps) traces.unshift(lineTrace(x, y, { shape: "hv" }));
+  const trace = plot.kind === "forest" ? forestTrace : pointTrace;
+  const shape = plot.kind === "forest" ? "linear" : "hv";
+  const traces = plot.series.map((series, i) => trace(plot, series, i, palette[i % palette.length]));
+  for (const [x, y] of plot.steps) traces.unshift(lineTrace(x, y, { shape }));
   if (plot.diagonal) {
     const most = Math.max(...plot.series.flatMap((series) => series.x));
     traces.unshift(lineTrace([0, most], [0, most], {}));
@@ -233,7 +244,7 @@ function linearAxes(plot) {
 }
 
 function layoutOf(plot, width) {
-  const axes = { bars: barAxes, panels: panelAxes }[plot.kind] ?? linearAxes;
+  const axes = { bars: barAxes, forest: barAxes, panels: panelAxes }[plot.kind] ?? linearAxes;
   return {
     autosize: true, barmode: "stack", hovermode: "closest", showlegend: false,
     margin: plot.kind === "panels" ? { l: 62, r: 8, t: 4, b: 58 } : { l: 55, r: 14, t: 12, b: 50 },
@@ -248,7 +259,7 @@ const [BAR_PX, PANEL_PX] = [26, 190];
 const panelColumns = (width) => Math.max(1, Math.min(4, Math.floor(width / 160)));
 
 function heightOf(plot, width) {
-  if (plot.kind === "bars") return `${75 + BAR_PX * plot.ticks.length}px`;
+  if (plot.ticks.length) return `${75 + BAR_PX * plot.ticks.length}px`;
   if (plot.kind !== "panels") return "";
   return `${65 + PANEL_PX * Math.ceil(plot.panels.length / panelColumns(width))}px`;
 }

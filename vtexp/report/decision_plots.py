@@ -61,7 +61,10 @@ def forest_plot(
         y_label="loss, points",
         kind="forest",
         series=parts,
-        ticks=[Tick(place=place, text=name) for (place, _), name in zip(rows, _names(runs), strict=True)],
+        ticks=[
+            Tick(place=place, text=name)
+            for (place, _), name in zip(rows, _names(runs), strict=True)
+        ],
         steps=[([margin, margin], [-0.6, len(rows) - 0.4])],
     )
 

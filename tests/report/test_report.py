@@ -138,7 +138,7 @@ def test_table_fits_and_marks_what_is_doubtful(tmp_path: Path) -> None:
     unfinish(folders[2], "out of memory")
     runs = collect(tmp_path)
     rows = report_rows(runs, analyse(runs))
-    for width in (60, 80, 120):
+    for width in (60, 80, 160):
         console = Console(width=width, no_color=True)
         with console.capture() as capture:
             console.print(table(rows, width, plain=True))
@@ -149,7 +149,7 @@ def test_table_fits_and_marks_what_is_doubtful(tmp_path: Path) -> None:
         assert [line.split()[0] for line in lines[-5:-1]] == [value for value, _ in VALUES]
         assert f"{runs[1].found.mean('prefill_ms'):.1f}!" in text
         assert "failed" in text
-        assert ("TTFT" in text) == (width == 120)
+        assert ("TTFT" in text) == (width == 160)
 
 
 @pytest.mark.slow

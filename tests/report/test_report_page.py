@@ -136,7 +136,8 @@ def test_plots_are_drawn_in_the_order_of_the_figures(opened: Opened, hostile_rep
     }
     points = opened.page.locator("#plot-0 .scatterlayer .point").count()
     bars = opened.page.locator("#plot-2 .barlayer .point").count()
-    assert (points, bars) == (3, 3 * 7)  # finished runs; their stages
+    stages = opened.page.evaluate("data.plots[2].series.length")
+    assert (points, bars) == (3, 3 * stages) and stages >= 5  # finished runs; their stages
 
 
 def test_a_click_sorts_the_table(opened: Opened) -> None:

@@ -191,7 +191,7 @@ def test_columns_that_nothing_fills_are_named(sweep: Path) -> None:
     assert "energy, J" in left_out and "MFU" not in left_out
     assert table.lead + sum(span for _, span in table.headings) == len(names)
     assert all(len(row.cells) == len(names) for row in table.rows)
-    assert "median time at batch 1, ms" in dict(table.headings)  # the unit of all stands once
+    assert "mean time at batch 1, ms" in dict(table.headings)  # the unit of all stands once
 
 
 def test_shares_of_crops_add_up(sweep: Path) -> None:

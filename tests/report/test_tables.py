@@ -26,7 +26,7 @@ from vtexp.runs.plan import make_plan
 from vtexp.utils.console import console
 
 #: Columns by which people decide, after the budget.
-DECIDING = ["measured_vision_tokens", "accuracy", "prefill_ms_median", "speed_up", "verdict"]
+DECIDING = ["measured_vision_tokens", "accuracy", "prefill_ms_mean", "speed_up", "verdict"]
 SIZES = (("336x336", 288), ("560x336", 384), ("560x560", 544), ("784x784", 928))
 
 
@@ -76,7 +76,7 @@ def test_the_headline_is_one_short_line(
     make_sweep(tmp_path, levels)
     (series,) = analyse(runs_of(tmp_path), margin).series
     line = headline(series, margin)
-    assert line.startswith(said) and len(line) < 90 and "\n" not in line
+    assert line.startswith(said) and len(line) < 95 and "\n" not in line
 
 
 def test_a_budget_that_saves_tokens_alone_is_called_slower(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import NoReturn
 import vtexp
 from vtexp.errors import ConfigError
 from vtexp.utils.by_name import imported
+from vtexp.utils.output import output_may_close
 from vtexp.utils.text import refuse_arguments
 
 #: Commands of `sweep.py` by their names.
@@ -46,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["launch"]:
         sys.argv = [f"{_program()} launch", *arguments[1:]]
         return imported("vtexp.cli.launch:main")()
+    return _command(arguments)
+
+
+@output_may_close(fails=True)
+def _command(arguments: Sequence[str]) -> int:
+    """Run any command but `launch`."""
     if arguments[:1] == ["complete"]:  # asked by the shells' scripts
         line = arguments[1] if len(arguments) > 1 else ""
         imported("vtexp.cli.complete:print_candidates")(line, COMMANDS)

@@ -62,7 +62,7 @@ def publish(names: Sequence[str], entity: str | None = None, project: str | None
     """
     require_extra("wandb", "vtexp publish")
     rule = rule_of(TrackingConfig, "project")
-    if project is not None and not rule.allows(project):
+    if project is not None and rule is not None and not rule.allows(project):
         raise ConfigError(f"--project {project}: must be {rule}")
     sweeps = _sweeps(names, "publish")
     upload.publish(sweeps, _folder_of(sweeps), entity=entity, project=project)
@@ -155,6 +155,9 @@ def cancel(name: str, runs: Sequence[str] = ()) -> None:
         chosen = named_runs(statuses, runs) if runs else statuses
         left = [s for s in chosen if s.job and (s.active or s.state == "waiting")]
         jobs = {status.job for status in left if status.job is not None}
+        if not jobs:
+            console.print(f"{summary(chosen)}; nothing to cancel")
+            return
         if any(job.launcher == Launcher.here for job in jobs):
             raise ConfigError(f"{name}: runs in the process that launched it; interrupt it there")
         _refuse_shared(statuses, left)

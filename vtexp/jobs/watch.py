@@ -60,8 +60,7 @@ def watch(sweep: Path, timeout_s: float = math.inf) -> None:
         else:
             statuses = _watch(sweep, _Lines(), timeout_s)
     except KeyboardInterrupt:
-        console.print(come_back(sweep))
-        raise
+        raise KeyboardInterrupt(come_back(sweep)) from None
     if stuck := [status for status in statuses if status.stuck]:
         raise StuckError(_never(sweep, stuck))
     if not all(map(_ended, statuses)):
@@ -192,8 +191,8 @@ def _how_far(status: RunStatus) -> tuple[str, str]:
 
 
 def come_back(sweep: Path) -> str:
-    """How to go on after leaving a sweep alone."""
+    """How to go on after leaving a sweep alone; ends in a command that works as typed."""
     return (
-        f"the jobs go on by themselves; come back with: python -m vtexp wait {quoted(sweep)} "
-        "(or status, cancel, resume, report)"
+        "the jobs go on by themselves (status, cancel, resume and report find them); come back "
+        f"with: python -m vtexp wait {quoted(sweep)}"
     )

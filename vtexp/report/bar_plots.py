@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from vtexp.analysis.rows import ComparedRun
 from vtexp.report.answers import RunAnswers
@@ -23,21 +24,22 @@ def stages_plot(curves: Curves) -> Plot | None:
     if not own:
         return None
     bars = _bars(own)
-    parts = [
-        _part(name, bars, lambda run, stage=stage: run.found.mean(stage))
-        for stage, name in STAGE_NAMES.items()
-    ]
+    parts = [_part(name, bars, partial(_mean, stage)) for stage, name in STAGE_NAMES.items()]
     return Plot(
         name="stages",
         title="Where the time to first token goes",
-        caption="Mean of each stage over the images as they come, at batch 1. "
-        "*: the timings are doubtful.",
+        caption="Mean of each stage over the images as they come, at batch 1. *: the timings are "
+        "doubtful.",
         x_label="budget",
         y_label="time, ms",
         kind="bars",
         series=[part for part in parts if any(y is not None for y in part.y)],
         ticks=_ticks(own, marked=True),
     )
+
+
+def _mean(stage: str, run: ComparedRun) -> float | None:
+    return run.found.mean(stage)
 
 
 def _bars(curves: Curves) -> list[tuple[float, ComparedRun]]:
@@ -89,7 +91,7 @@ def crops_plot(curves: Curves, counted: Mapping[str, RunAnswers]) -> Plot | None
     if not parts:
         return None
 
-    def share(run: ComparedRun, part: range) -> float | None:
+    def share(part: range, run: ComparedRun) -> float | None:
         crops = counted[str(run.folder)].crops
         found = sum(images for number, images in crops.items() if number in part)
         return 100 * found / crops.total() if found else None
@@ -101,10 +103,7 @@ def crops_plot(curves: Curves, counted: Mapping[str, RunAnswers]) -> Plot | None
         x_label="budget",
         y_label="images, %",
         kind="bars",
-        series=[
-            _part(_range_name(part), bars, lambda run, part=part: share(run, part))
-            for part in parts
-        ],
+        series=[_part(_range_name(part), bars, partial(share, part)) for part in parts],
         ticks=_ticks(own),
     )
 

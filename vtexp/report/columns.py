@@ -354,10 +354,10 @@ def shown(rows: Sequence[ReportRow], place: str) -> list[Column]:
     filled = [column for column in wanted if any(row.text(column) for row in rows)]
     kept = [column for column in filled if not column.varying or _differs(rows, column)]
     order = (*GROUPS, "")
-    kept = [_with_scope(column, rows) if column.scoped else column for column in kept]
     kept.sort(key=lambda column: (column.varying, order.index(column.group)))
     leading = sorted((column for column in kept if column.lead), key=lambda column: column.lead)
     found = [*leading, *(column for column in kept if not column.lead)]
+    found = [_with_scope(column, rows) if column.scoped else column for column in found]
     return [_of_metric(column, rows) for column in found]
 
 

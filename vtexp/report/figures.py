@@ -92,10 +92,17 @@ def _drawn(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # A fixed salt and no date: the same plot gives the same file.
-    # PDF: TrueType (42), as publishers refuse the bitmaps of Type 3.
-    words = {"font.size": FONT_PT, "svg.fonttype": "none", "pdf.fonttype": 42}
-    with rc_context({**words, "svg.hashsalt": "vtexp"}), warnings.catch_warnings():
+    # A fixed salt and no date: the same plot gives the same file. TrueType in PDFs (42), as
+    # publishers refuse the bitmaps of Type 3.
+    words = rc_context(
+        {
+            "font.size": FONT_PT,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "vtexp",
+            "pdf.fonttype": 42,
+        }
+    )
+    with words, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of names in other scripts
         figure = Figure(figsize=size_in, layout="constrained")
         FigureCanvasAgg(figure)
@@ -184,7 +191,8 @@ def _draw_panels(figure: Figure, plot: Plot) -> None:
             if series.panel == panel and series.behind:
                 axes.plot(series.x, series.y, color="0.6", linewidth=0.9, zorder=1)
             elif series.panel == panel:
-                _draw_series(axes, series, *styles.get(series.label, (shade, "o")), "-")
+                color, marker = styles.get(series.label, (shade, "o"))
+                _draw_series(axes, series, color, marker, "-")
         axes.set_title(_literal(panel), fontsize=FONT_PT - 1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

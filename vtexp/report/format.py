@@ -42,8 +42,10 @@ def sentences(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
 def answer_lines(series: Series) -> list[str]:
     """The answer of a series, what stands beside it, its caveats, and what its data can see."""
     return [
-        *(series.answer.sentence, *beside(series)),
-        *(*series.answer.caveats, *_power(series)),
+        series.answer.sentence,
+        *beside(series),
+        *series.answer.caveats,
+        *_power(series),
     ]
 
 
@@ -58,20 +60,13 @@ def common_lines(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
     return said
 
 
-def beside(series: Series) -> list[str]:
-    """What stands beside the answer: a best guess, the budget within limits, other margins."""
-    found = [] if series.guess is None else [series.guess.sentence]
-    if series.under_limits is not None:
-        found.append(series.under_limits.sentence)
-    return found + ([margins_sentence(series.margins, series.runs)] if series.margins else [])
-
-
 def headline(series: Series, margin: float) -> str:
     """The answer of a series in a line that is read at a glance; `margin` in points."""
     answer = series.answer
     labels = {run.run: run.label for run in series.runs}
     if answer.verdict == "cannot_tell":
-        return f"No budget is known to be within {_in_points(margin)} of the best"
+        guess = "" if series.guess is None else f"; best guess: {labels[series.guess.run]}"
+        return f"No budget is known to be within {_in_points(margin)} of the best{guess}"
     if answer.verdict == "smaller":
         return f"{labels[str(answer.run)]} is enough: {_gain(answer)}"
     if answer.verdict == "best":
@@ -104,6 +99,14 @@ def _gain(answer: Answer) -> str:
         return f"{saved}, {ratio.ratio:.2f} times as fast"
     slower = ratio.high is not None and ratio.high < 1
     return f"{saved}, but {'slower' if slower else 'no faster'}"
+
+
+def beside(series: Series) -> list[str]:
+    """What stands beside the answer: a best guess, the budget within limits, other margins."""
+    found = [] if series.guess is None else [series.guess.sentence]
+    if series.under_limits is not None:
+        found.append(series.under_limits.sentence)
+    return found + ([margins_sentence(series.margins, series.runs)] if series.margins else [])
 
 
 def _power(series: Series) -> list[str]:

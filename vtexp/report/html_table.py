@@ -31,13 +31,15 @@ class HtmlColumn:
 class TableRow:
     """A run's name, status (done, failed, missing), and cells.
 
-    `doubtful`: its times are. `chosen`: it is the answer.
+    `doubtful`: its times are. `chosen`: it is the answer. `apart`: in what it differs from runs of
+    other series.
     """
 
     name: HtmlCell
     status: str
     doubtful: bool
     chosen: bool
+    apart: str
     cells: list[HtmlCell]
     warnings: list[str]
 
@@ -98,6 +100,7 @@ def _row(row: ReportRow, columns: Sequence[Column], name: str) -> TableRow:
         run.status,
         bool(run.timing_warnings),
         row.values.get("verdict") == CHOSEN,
+        ", ".join(text for c in columns if c.varying and (text := row.text(c))),
         [HtmlCell(row.cell(column), row.sort(column)) for column in columns],
         warnings_of(run),
     )
@@ -114,7 +117,8 @@ def warnings_of(run: ComparedRun) -> list[str]:
 
 def _left_out(columns: Sequence[Column]) -> list[str]:
     by_group: dict[str, list[str]] = defaultdict(list)
+    kept = {column.key for column in columns}
     for column in COLUMNS:
-        if PAGE in column.shown and not column.varying and column not in columns:
+        if PAGE in column.shown and not column.varying and column.key not in kept:
             by_group[column.group].append(column.head)
     return [f"{group}: {', '.join(names)}" for group, names in by_group.items()]

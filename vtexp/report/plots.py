@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -72,20 +71,26 @@ def _accuracy_series(label: str, runs: Sequence[ComparedRun], x: list[float]) ->
 
 
 def _named_apart(lines: Iterable[PlotSeries]) -> list[PlotSeries]:
-    """The series with names beside those points that lie apart from all that are named before."""
+    """The series with names beside those points that lie apart from all that are named before.
+
+    Points of one name above each other, of several series at the same tokens, are named once.
+    """
     series = list(lines)
     across = [x for own in series for x in own.x]
     width = (max(across) - min(across)) or 1.0
     height = max((y or 0.0 for own in series for y in own.y), default=0.0) or 1.0
-    taken: list[tuple[float, float]] = []
+    taken: list[tuple[float, float, str]] = []
     found = []
     for own in series:
         beside = []
         for x, y, name in zip(own.x, own.y, own.names or [], strict=True):
-            place = (x / width / NAME_WIDTH, (y or 0.0) / height / NAME_HEIGHT)
-            near = any(math.dist(place, other) < 1 for other in taken)
+            right, up = x / width / NAME_WIDTH, (y or 0.0) / height / NAME_HEIGHT
+            near = any(
+                abs(right - x0) < 1 and (abs(up - y0) < 1 or name == name0)
+                for x0, y0, name0 in taken
+            )
             beside.append("" if near else name)
-            taken += [] if near else [place]
+            taken += [] if near else [(right, up, name)]
         found.append(replace(own, beside=beside))
     return found
 

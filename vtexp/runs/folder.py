@@ -165,6 +165,11 @@ def _differing(folders: Sequence[Path]) -> dict[Path, str]:
     }
 
 
+def go_on(sweep: Path) -> str:
+    """What is said where a sweep was interrupted in the process that makes its runs."""
+    return f"what was answered is kept; to go on: python -m vtexp resume {quoted(sweep)}"
+
+
 def quoted(path: Path | str) -> str:
     """A path or name as a shell takes it in a command to be typed."""
     return shlex.quote(str(path))

@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from vtexp.analysis.analyse import analyse, configured_margin
+from vtexp.analysis.analyse import analyse, of_sweep
+from vtexp.analysis.configured import configured_limits, configured_margin
 from vtexp.analysis.findings import Analysis, read_analysis
 from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config, TrackingConfig, to_plain
@@ -47,11 +48,12 @@ def publish(
     logged: dict[Path, list[Path]] = {}
     try:
         runs = collect(*sweeps)
-        analysis = analyse(runs, configured_margin(sweeps))
+        limits = configured_limits(sweeps)
+        analysis = analyse(runs, configured_margin(sweeps), limits=limits)
         for sweep, configs in finished_runs.items():
             _log_missing(sweep, configs, own)
             # Of the results as they are now: a sweep's files can be older, or nowhere.
-            answers = analysis if len(sweeps) == 1 else analyse(collect(sweep), analysis.margin)
+            answers = analysis if len(sweeps) == 1 else of_sweep(sweep)
             curves = wandb_report.log_curves(own, sweep, collect(sweep), answers)
             logged[sweep] = [*(run / wandb_runs.MIRRORED for run in configs), *curves]
         report = wandb_report.write_report(own, sweeps, runs, analysis, folder)

@@ -13,6 +13,7 @@ from vtexp.analysis.findings import Across, AnalysedRun, Analysis, GroupCell, Gr
 from vtexp.analysis.rows import ComparedRun, warnings
 from vtexp.report.columns import MARKDOWN, ReportRow, in_files, shown
 from vtexp.report.format import answer_lines, common_lines, headline, p_value
+from vtexp.report.next_steps import next_lines
 from vtexp.utils.text import csv_cell, visible
 
 CSV_NAME = "comparison.csv"
@@ -89,7 +90,8 @@ def _answers(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
         lines += ["", f"**{_text(headline(series, analysis.margin))}**", ""]
         first, *rest = answer_lines(series)
         lines += [_text(first), "", *(f"- {_text(line)}" for line in rest)]
-    common = [_text(line) for line in common_lines(runs, analysis)]
+    common = [*common_lines(runs, analysis), *next_lines(runs, analysis)]
+    common = [_text(line) for line in common]
     if not analysis.series:
         return ["", *(f"**{line}**" for line in common)]
     if len(analysis.series) > 1 and common:

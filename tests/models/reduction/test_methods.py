@@ -102,7 +102,7 @@ def test_max_min_is_the_greedy_solution(seed: int, k: int) -> None:
     n = len(features)
 
     def distance(i: int, j: int) -> float:
-        a, b = features[i], features[j]
+        a, b = features[min(i, j)], features[max(i, j)]  # nearest neighbours tie
         return 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
     chosen = [max(range(n), key=lambda i: min(distance(i, j) for j in range(n) if j != i))]

@@ -29,14 +29,14 @@ def conditional(encoded: Encoded, k: int) -> Reduced:
     """The k tokens of the greedy most likely set."""
     directions, scale = unit(encoded.features), relevance(encoded)
     kernel = scale[:, None] * (directions @ directions.T) * scale[None, :]
-    gain = kernel.diagonal().clone()
+    gain = kernel.diagonal()
     rows = kernel.new_zeros((k, len(kernel)))
-    chosen = []
+    found: list[torch.Tensor] = []
     for step in range(k):
-        best = gain.argmax()
-        chosen.append(best)
-        root = gain[best].clamp(min=LEAST**2).sqrt()
-        rows[step] = (kernel[best] - rows[:step, best] @ rows[:step]) / root
-        gain = (gain - rows[step] ** 2).clamp(min=0)
-        gain[torch.stack(chosen)] = -torch.inf
-    return kept(encoded, torch.stack(chosen))
+        best = gain.argmax(keepdim=True)
+        found.append(best)
+        root = gain.index_select(0, best).clamp(min=LEAST**2).sqrt()
+        before = rows[:step].index_select(1, best)[:, 0] @ rows[:step]
+        rows[step] = (kernel.index_select(0, best)[0] - before) / root
+        gain = (gain - rows[step] ** 2).clamp(min=0).index_fill(0, torch.cat(found), -torch.inf)
+    return kept(encoded, torch.cat(found))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,15 +18,12 @@ from vtexp.models.reduction.method import Encoded, Grid, Reduced, kept, spread_e
 
 def random(encoded: Encoded, k: int, seed: int = 0) -> Reduced:
     """k tokens drawn without replacement: the same places for all images of n tokens and a seed."""
-    n = len(encoded.features)
-    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:k]
-    return kept(encoded, drawn.to(encoded.features.device))
+    return kept(encoded, _drawn(len(encoded.features), k, seed, encoded.features.device))
 
 
 def stride(encoded: Encoded, k: int) -> Reduced:
     """k tokens at even distances in the order of the prompt."""
-    places = spread_evenly(len(encoded.features), k)
-    return kept(encoded, torch.tensor(places, device=encoded.features.device))
+    return kept(encoded, _spread(len(encoded.features), k, encoded.features.device))
 
 
 def pool(encoded: Encoded, k: int) -> Reduced:
@@ -35,12 +33,37 @@ def pool(encoded: Encoded, k: int) -> Reduced:
     the last views, which show the most detail, get them, and the others none.
     """
     features = encoded.features
-    cells = pool_cells(encoded.grids, k)
-    members = [torch.tensor(cell.tokens, device=features.device) for cell in cells]
-    means = torch.stack([features[tokens].float().mean(dim=0) for tokens in members])
-    middles = torch.tensor([cell.middle for cell in cells], device=features.device)
-    order = middles.argsort()
-    return Reduced(means[order].to(features.dtype), middles[order])
+    tokens, counted, middles = _cell_tokens(encoded.grids, k, features.device)
+    sums = (features.float()[tokens] * counted[..., None]).sum(dim=1)
+    return Reduced((sums / counted.sum(dim=1, keepdim=True)).to(features.dtype), middles)
+
+
+# Kept on the device for good: a CUDA graph goes on reading them where they lie.
+
+
+@cache
+def _drawn(n: int, k: int, seed: int, device: torch.device) -> torch.Tensor:
+    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:k]
+    return drawn.to(device)
+
+
+@cache
+def _spread(n: int, k: int, device: torch.device) -> torch.Tensor:
+    return torch.tensor(spread_evenly(n, k), device=device)
+
+
+@cache
+def _cell_tokens(
+    grids: tuple[Grid, ...], k: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of k cells by their middles: tokens, int64 (k, most of a cell), padded with the first one;
+    1.0 where one counts and 0.0 where it is padding; and the middles (k,)."""
+    cells = sorted(pool_cells(grids, k), key=lambda cell: cell.middle)
+    most = max(len(cell.tokens) for cell in cells)
+    padded = [cell.tokens + cell.tokens[:1] * (most - len(cell.tokens)) for cell in cells]
+    counted = [[1.0] * len(cell.tokens) + [0.0] * (most - len(cell.tokens)) for cell in cells]
+    middles = [cell.middle for cell in cells]
+    return tuple(torch.tensor(part, device=device) for part in (padded, counted, middles))  # type: ignore[return-value]
 
 
 class Cell(NamedTuple):

@@ -16,12 +16,14 @@ from vtexp.models.reduction.method import Encoded, Reduced, kept, unit
 def max_min(encoded: Encoded, k: int) -> Reduced:
     """The k tokens of the greedy max-min solution, by cosine distance of their features."""
     directions = unit(encoded.features)
-    distance = 1 - directions @ directions.T
+    cosine = directions @ directions.T
+    distance = 1 - (cosine + cosine.T) / 2  # equal both ways, so that nearest neighbours tie
     others = distance.clone().fill_diagonal_(torch.inf)
-    chosen = [others.min(dim=1).values.argmax()]
-    nearest = distance[chosen[0]].clone()
+    chosen = others.min(dim=1).values.argmax(keepdim=True)
+    found, nearest = [chosen], distance.index_select(0, chosen)[0]
     for _ in range(k - 1):
-        nearest[chosen[-1]] = -torch.inf  # chosen once
-        chosen.append(nearest.argmax())
-        nearest = torch.minimum(nearest, distance[chosen[-1]])
-    return kept(encoded, torch.stack(chosen))
+        nearest = nearest.index_fill(0, chosen, -torch.inf)  # chosen once
+        chosen = nearest.argmax(keepdim=True)
+        found.append(chosen)
+        nearest = torch.minimum(nearest, distance.index_select(0, chosen)[0])
+    return kept(encoded, torch.cat(found))

@@ -1,0 +1,71 @@
+"""What a run asks of token reduction: how many vision tokens stay, and by which method. No torch.
+
+A reduction works behind the connector. `resize` is none: it makes the image smaller instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vtexp.budget.geometry import Geometry, Size, Tiling, tiling_to_resolution, token_layout
+from vtexp.errors import ConfigError
+
+#: The floor that works before the encoder: every family has it.
+RESIZE = "resize"
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """One reduction, as the config has it; keys that the method does not use are at their defaults.
+
+    kept: vision tokens that stay per image, all crops together; or ratio: their share of those that
+    the crop setting gives. structure_tokens (`keep` or `drop`): start, end and column tokens around
+    the image; positions (`keep` or `renumber`): of what stays in the prompt.
+    """
+
+    method: str
+    kept: int | None = None
+    ratio: float | None = None
+    structure_tokens: str = "keep"
+    positions: str = "renumber"
+    seed: int = 0
+    merge: bool = False
+    function: str | None = None
+
+    def kept_of(self, tokens: int) -> int:
+        """How many of an image's vision tokens stay: at least 1, at most all."""
+        wanted = self.kept if self.kept is not None else round((self.ratio or 0.0) * tokens)
+        return max(1, min(tokens, wanted))
+
+
+def nearest_tiling(size: Size, tokens: int, most: Tiling, geometry: Geometry) -> Tiling:
+    """The tiling whose measured vision tokens are nearest to a number: the floor `resize`.
+
+    Of tilings with at most as many crops as `most`; among equally near ones that whose canvas is
+    nearest to the image's shape, then the one with fewer rows.
+    """
+
+    def distance(tiling: Tiling) -> tuple[int, float, int]:
+        height, width = tiling_to_resolution(tiling, geometry)
+        ratio = width / height / size.aspect_ratio
+        found = token_layout(tiling, geometry).vision_tokens
+        return abs(found - tokens), max(ratio, 1 / ratio), tiling.rows
+
+    crops = most.num_crops
+    tilings = (
+        Tiling(rows, cols) for rows in range(1, crops + 1) for cols in range(1, crops // rows + 1)
+    )
+    return min(tilings, key=distance)
+
+
+def parse_kept(value: str) -> tuple[int | None, float | None]:
+    """Of a value of `knob=kept_tokens`: tokens (`144`), or a share of them (`0.25`).
+
+    Raises ConfigError for what is neither.
+    """
+    try:
+        return (None, float(value)) if "." in value else (int(value), None)
+    except ValueError:
+        raise ConfigError(
+            f"kept_tokens value {value!r} is neither a number of tokens nor a share such as 0.25"
+        ) from None

@@ -32,13 +32,20 @@ class PromptCounts:
     """What a prompt's image became, by the names that rows of latency.jsonl have.
 
     num_crops: high-resolution crops; vision_tokens: those that enter the language model;
-    sequence_length: tokens of the whole prompt; tiling: of the crops, where it is known.
+    sequence_length: tokens of the whole prompt; tiling: of the crops, where it is known;
+    connected_tokens: those that the connector makes, where a reduction then drops some of them.
     """
 
     num_crops: int
     vision_tokens: int
     sequence_length: int
     tiling: Tiling | None = None
+    connected_tokens: int | None = None
+
+    @property
+    def connected(self) -> int:
+        """Vision tokens that the connector makes."""
+        return self.vision_tokens if self.connected_tokens is None else self.connected_tokens
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Self:
@@ -328,7 +335,7 @@ class ModelArithmetic:
         length, tokens = counts.sequence_length, counts.vision_tokens
         return {
             "vision_encoder": self.encoder.flops(self.encoded_crops(counts), counts.tiling),
-            "connector": self.connector.flops(tokens),
+            "connector": self.connector.flops(counts.connected),
             "llm_prefill": self.llm.flops(length, tokens, pairs),
         }
 
@@ -350,8 +357,8 @@ class ModelArithmetic:
             "vision_encoder": encoder.weights(encoder.layers_run)
             + patches * (encoder.patch_values + encoder.features_width),
             "connector": self.connector.weights
-            + min(patches, tokens * self.connector.pooled) * encoder.features_width
-            + tokens * llm.width,
+            + min(patches, counts.connected * self.connector.pooled) * encoder.features_width
+            + counts.connected * llm.width,
             "llm_prefill": llm.weights_read(length)
             + tokens * llm.width
             + length * llm.cache_values
@@ -400,7 +407,7 @@ class ModelArithmetic:
         docs/arithmetic.md for what is in them.
         """
         crops = self.encoded_crops(counts) * batch_size
-        length, tokens = counts.sequence_length, counts.vision_tokens * batch_size
+        length, tokens = counts.sequence_length, counts.connected * batch_size
         pixels = crops * self.encoder.patches * self.encoder.patch_values
         features = tokens * self.llm.width
         largest = max(

@@ -22,7 +22,7 @@ from vtexp.config.schema import TrackingConfig
 from vtexp.errors import error_line
 from vtexp.report.columns import OF_RUNS, in_files
 from vtexp.runs.records import Result
-from vtexp.stages import STAGES
+from vtexp.stages import STAGE_NAMES
 from vtexp.tracking import wandb_runs
 from vtexp.utils import files
 from vtexp.utils.text import public
@@ -200,7 +200,7 @@ def _answer(all_series: Sequence[Series]) -> list[Any]:
 
 def _stages(done: Sequence[Result]) -> list[Any]:
     """The stages that were timed."""
-    return [f"{stage}_median" for stage in STAGES if any(stage in own.latency for own in done)]
+    return [f"{stage}_median" for stage in STAGE_NAMES if any(stage in own.latency for own in done)]
 
 
 def _curve_panels(done: Sequence[Result]) -> list[Any]:

@@ -19,9 +19,8 @@ CONTEXTUAL = 10 / 64
 
 def cls_attention(encoded: Encoded, k: int, merge: bool = False) -> Reduced:
     """The k tokens with the highest attention; with `merge` some of them hold means of the rest."""
-    assert encoded.attention is not None
     contextual = round(CONTEXTUAL * k) if merge and k < len(encoded.features) else 0
-    ranked = encoded.attention.argsort(descending=True, stable=True)
+    ranked = encoded.attention().argsort(descending=True, stable=True)
     dominant = ranked[: k - contextual].sort().values
     if not contextual:
         return kept(encoded, dominant)

@@ -28,14 +28,14 @@ class Encoded(NamedTuple):
     """One encoded image and its question, as a method may use them.
 
     features: (n, hidden), the connector's output. grids: of the views that the n tokens fill, in
-    order. attention: float32 (n,), what the vision encoder's chosen layer pays to each token's
-    patches on average, or None where a method does not need it. question: (t, hidden), the
-    question's token embeddings.
+    order. attention(): float32 (n,), what the encoder's CLS token pays to each token's patches on
+    average in the last block that runs; computed when it is called. question: (t, hidden), the
+    embeddings of the text behind the image.
     """
 
     features: torch.Tensor
     grids: tuple[Grid, ...]
-    attention: torch.Tensor | None
+    attention: Callable[[], torch.Tensor]
     question: torch.Tensor
 
 

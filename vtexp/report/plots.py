@@ -166,6 +166,7 @@ def stages_plot(curves: Curves) -> Plot | None:
                 y=[run.found.median(stage) for _, run in runs],
             )
             for stage, name in STAGE_NAMES.items()
+            if any(run.found.median(stage) is not None for _, run in runs)
         ],
     )
 

@@ -32,6 +32,7 @@ from vtexp.analysis.findings import (
     Ratio,
     Series,
 )
+from vtexp.analysis.reductions import reduction_findings
 from vtexp.analysis.rows import ComparedRun, SeriesKey, collect
 from vtexp.analysis.samples import Labels, SampleColumns, read_columns
 from vtexp.errors import ConfigError, DataError
@@ -120,7 +121,7 @@ def analyse(
         margin=margin,
         series=series,
         between=_between(list(by_series.values()), read),
-        caveats=tuple(caveats(runs, questions, shared=shared)),
+        caveats=(*caveats(runs, questions, shared=shared), *reduction_findings(runs, read)),
         errors=tuple(_error(run) for run in runs if run.result is None),
         methods=METHODS,
         shared=shared,

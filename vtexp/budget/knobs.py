@@ -96,9 +96,7 @@ class KnobValue:
         if self.reduction is not None and self.reduction.method == RESIZE:
             fit = "stretch"  # padding would cost the floor what no method pays
         if self.name in ("max_crops", "kept_tokens"):
-            return CropSetting(
-                num_crops, fit=fit, force_full_tokens=full, reduction=self.reduction
-            )
+            return CropSetting(num_crops, fit=fit, force_full_tokens=full, reduction=self.reduction)
         size = Size.parse(self.value) if self.name == "image_size" else None
         return CropSetting(num_crops, num_crops, size, fit, full)
 

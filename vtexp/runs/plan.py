@@ -22,6 +22,7 @@ from vtexp.budget.geometry import (
     Geometry,
     Size,
     Tiling,
+    TokenLayout,
     Verdict,
     aspect_ratio_warning,
     crop_limit,
@@ -30,7 +31,6 @@ from vtexp.budget.geometry import (
     prompt_limit,
     theoretical_tokens,
     tiling_to_resolution,
-    TokenLayout,
     token_layout,
 )
 from vtexp.budget.knobs import CropSetting, KnobValue, tiling_summary
@@ -174,7 +174,6 @@ class PlannedRun:
             parts.append(asdict(self.setting.reduction))
         text = json.dumps(parts)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
 
     def _reduces(self, layout: TokenLayout) -> bool:
         """Whether a reduction takes anything off an image with this layout."""

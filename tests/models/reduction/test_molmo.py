@@ -202,17 +202,13 @@ def test_tokens_are_given_in_the_order_of_the_prompt(
 
 
 def test_the_stage_is_timed_within_the_prefill(runner: MolmoRunner, samples: list[Sample]) -> None:
-    times = runner.timed_prefill(
-        samples[3], setting(Reduction("max_min", kept=64)), "easy_vqa"
-    )
+    times = runner.timed_prefill(samples[3], setting(Reduction("max_min", kept=64)), "easy_vqa")
     assert times.reduction_ms is not None and times.reduction_ms > 0
     parts = times.vision_ms + times.reduction_ms + times.llm_prefill_ms
     assert parts == pytest.approx(times.prefill_ms, abs=1)
     plain = runner.timed_prefill(samples[3], setting(None), "easy_vqa")
     assert plain.reduction_ms is None
-    memory = runner.prefill_memory(
-        samples[3], setting(Reduction("max_min", kept=64)), "easy_vqa"
-    )
+    memory = runner.prefill_memory(samples[3], setting(Reduction("max_min", kept=64)), "easy_vqa")
     assert not memory or "reduction" in memory
 
 

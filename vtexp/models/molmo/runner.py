@@ -120,9 +120,7 @@ class MolmoRunner(Runner):
 
     def reduce(self, inputs: Inputs, features: Connected) -> ReducedPrompts:
         """The tokens that stay of each image, and what stays of the prompts."""
-        return reduce_prompts(
-            self.model.model, inputs["reducible"], features, inputs["input_ids"]
-        )
+        return reduce_prompts(self.model.model, inputs["reducible"], features, inputs["input_ids"])
 
     def prefill(self, inputs: Inputs, features: torch.Tensor | ReducedPrompts) -> torch.Tensor:
         """Logits (1, 1, embedding_size) of the last position."""

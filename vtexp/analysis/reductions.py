@@ -128,7 +128,7 @@ def _tested(
 def reduction_findings(
     runs: Sequence[ComparedRun], read: Mapping[Path, SampleColumns]
 ) -> tuple[str, ...]:
-    """What a reader must know of the token reductions among runs, in sentences; none without any."""
+    """What a reader must know of the token reductions among runs, one sentence each."""
     reduced = [run for run in runs if run.result is not None and run.asked.reduction]
     methods = [run for run in reduced if run.asked.reduction != RESIZE]
     if not methods:

@@ -529,7 +529,7 @@ def _ranges_table() -> str:
 
 def values_key(knob: KnobConfig | DictConfig) -> str:
     """Config key of the values in use, such as `knob.sizes`."""
-    if knob.name == "kept_tokens" and knob.keep_ratio is not None:
+    if getattr(knob, "keep_ratio", None) is not None:
         return "knob.keep_ratio"
     return f"knob.{KNOB_SCHEMAS[knob.name][1]}"
 

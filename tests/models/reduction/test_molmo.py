@@ -1,4 +1,4 @@
-"""Molmo v1 with reduced prompts: what stays, what is counted, and that all kept is the plain model."""
+"""Molmo v1 with reduced prompts: what stays, what is counted; all kept is the plain model."""
 
 from __future__ import annotations
 

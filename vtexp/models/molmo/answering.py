@@ -172,9 +172,9 @@ class Answering:
 
         inputs: as `MolmoForCausalLM.forward` takes them, prompts padded on the right with
         `attention_mask` (B, L) where their lengths differ; with `rows`, (B, l) of those. With
-        `next_positions` (B,) answers go on there and not at the prompts' lengths. With `on_token`, which hears of each
-        token, nothing ends before `max_new_tokens`. A shape is captured before it is timed, else
-        at its second batch: many shapes come once.
+        `next_positions` (B,) answers go on there and not at the prompts' lengths. With `on_token`,
+        which hears of each token, nothing ends before `max_new_tokens`. A shape is captured before
+        it is timed, else at its second batch: many shapes come once.
         """
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         longest = inputs.get("rows", ids).shape[1]

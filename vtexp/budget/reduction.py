@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vtexp.budget.geometry import Geometry, Size, Tiling, tiling_to_resolution, token_layout
+from vtexp.budget.geometry import (
+    Geometry,
+    Size,
+    Tiling,
+    largest_tiling,
+    tiling_to_resolution,
+    token_layout,
+)
 from vtexp.errors import ConfigError
 
 #: The floor that works before the encoder: every family has it.
 RESIZE = "resize"
+#: An image is stretched by so much more on one side than on the other, at most.
+MOST_STRETCHED = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +50,29 @@ class Reduction:
 def nearest_tiling(size: Size, tokens: int, most: Tiling, geometry: Geometry) -> Tiling:
     """The tiling whose measured vision tokens are nearest to a number: the floor `resize`.
 
-    Of tilings with at most as many crops as `most`; among equally near ones that whose canvas is
-    nearest to the image's shape, then the one with fewer rows.
+    Of tilings with at most as many crops as `most` whose canvas has nearly the image's shape (W/H
+    within a factor of MOST_STRETCHED), and of 1x1; among equally near ones that of the nearest
+    shape, then the one with fewer rows. Where an image has no crops, the largest of its shape that
+    has no more tokens.
     """
+    if geometry.tiling_rule == "pixels":
+        return largest_tiling(size, min(tokens, most.num_crops), geometry)
 
-    def distance(tiling: Tiling) -> tuple[int, float, int]:
+    def stretched(tiling: Tiling) -> float:
         height, width = tiling_to_resolution(tiling, geometry)
         ratio = width / height / size.aspect_ratio
+        return max(ratio, 1 / ratio)
+
+    def distance(tiling: Tiling) -> tuple[int, float, int]:
         found = token_layout(tiling, geometry).vision_tokens
-        return abs(found - tokens), max(ratio, 1 / ratio), tiling.rows
+        return abs(found - tokens), stretched(tiling), tiling.rows
 
     crops = most.num_crops
     tilings = (
         Tiling(rows, cols) for rows in range(1, crops + 1) for cols in range(1, crops // rows + 1)
     )
-    return min(tilings, key=distance)
+    near = [tiling for tiling in tilings if stretched(tiling) <= MOST_STRETCHED]
+    return min([Tiling(1, 1), *near], key=distance)
 
 
 def parse_kept(value: str) -> tuple[int | None, float | None]:

@@ -9,6 +9,7 @@ import csv
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,8 +36,10 @@ MakeConfig = Callable[..., Config]
 class KnownRunner(MolmoRunner):
     """Answers every third question wrongly; prefill i takes 10, 20, 30, ... ms."""
 
-    def answer(self, batch: Sequence[PreparedSample], max_new_tokens: int) -> list[list[int]]:
-        super().answer(batch, 1)  # the hooks see the real prompt
+    def answer(
+        self, batch: Sequence[PreparedSample], max_new_tokens: int, clock: Any = None
+    ) -> list[list[int]]:
+        super().answer(batch, 1, clock)  # the hooks see the real prompt
         return [self.tokenizer.encode(" " + self._say(prepared)) for prepared in batch]
 
     def _say(self, prepared: PreparedSample) -> str:
@@ -220,7 +223,7 @@ def test_a_damaged_result_is_one_line_and_one_cut_short_is_made_again(
     path = next((tmp_path / "sweep").glob("*/result.json"))
     whole = files.read_json(path)
     path.write_text("{}")
-    with pytest.raises(DataError, match="delete it, and python -m vtexp resume makes the run"):
+    with pytest.raises(DataError, match="python -m vtexp resume"):
         run_job(config)
     for text in ("{", "[]"):
         path.write_text(text)
@@ -233,7 +236,7 @@ def test_a_damaged_result_is_one_line_and_one_cut_short_is_made_again(
 
 def test_two_jobs_may_not_make_one_run(make_config: MakeConfig) -> None:
     config = make_config("knob.sizes=[336x336]")
-    with pytest.raises(ConfigError, match="two jobs would make the same run"):
+    with pytest.raises(ConfigError, match="the same run"):
         prepare.prepare_jobs([["tracking=none"], ["tracking=wandb"]], lambda _: config, named=True)
 
 

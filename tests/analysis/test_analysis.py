@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.helpers.made_records import sample_row, write_samples
 from tests.helpers.made_sweeps import make_run, steady_scores, unfinish
-from vtexp.analysis.analyse import analyse, configured_margin
+from vtexp.analysis.analyse import analyse
+from vtexp.analysis.configured import configured_margin
 from vtexp.analysis.findings import Analysis, Series
 from vtexp.analysis.rows import collect, timing_warnings
 from vtexp.analysis.samples import MOST_GROUPS, RANGES, read_columns

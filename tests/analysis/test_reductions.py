@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.helpers.made_records import summary
 from tests.helpers.made_sweeps import make_run
 from vtexp.analysis.analyse import analyse
 from vtexp.analysis.reductions import against_floors, reduction_findings
@@ -68,11 +69,25 @@ def test_only_equal_tokens_are_compared(tmp_path: Path) -> None:
     assert any("144" in line and "288" in line and "no run with" in line for line in said)
 
 
+def test_a_line_for_each_method_and_floor(tmp_path: Path) -> None:
+    for tokens, right in ((288, 20), (384, 60)):
+        add(tmp_path, "resize", tokens, right)
+        add(tmp_path, "max_min", tokens, 60)
+        add(tmp_path, "stride", tokens, 5)
+    said = analyse(collect(tmp_path)).reductions
+    assert [line.partition(":")[2].partition(":")[0] for line in said] == [
+        " max_min is better than resize at 288 vision tokens",
+        " stride is no better than resize",
+        " max_min is better than stride",
+    ]
+    assert "+20.0 points" in said[0] and said[1].count("worse") == 2
+
+
 def test_a_slower_prefill_is_said(tmp_path: Path) -> None:
-    add(tmp_path, "resize", 288, 100, prefill_ms=10.0)
-    add(tmp_path, "max_min", 288, 100, prefill_ms=30.0)
-    add(tmp_path, "stride", 288, 100, prefill_ms=5.0)
-    said = [line for line in analyse(collect(tmp_path)).caveats if "slower" in line]
+    for method, ms in (("resize", 10.0), ("max_min", 30.0), ("stride", 5.0), ("pool", 10.2)):
+        times = {"prefill_ms": summary(ms, mean_low=0.9 * ms, mean_high=1.1 * ms)}
+        add(tmp_path, method, 288, 100, prefill_ms=ms, result={"latency": times})
+    said = [line for line in analyse(collect(tmp_path)).reductions if "slower" in line]
     assert len(said) == 1 and "max_min" in said[0] and "resize" in said[0]
 
 

@@ -366,7 +366,7 @@ def test_overlap_is_every_window_border_and_a_margin_beyond() -> None:
 def test_family_without_overlap_is_refused() -> None:
     _, checkpoint = FAMILIES["v1"]
     other = replace(checkpoint, config={"model_type": "internvl"})
-    with pytest.raises(ConfigError, match="only the crops of Molmo v1 and Molmo2 can be drawn"):
+    with pytest.raises(ConfigError, match="Molmo v1 and Molmo2"):
         views_of(noise(9, 9), CropSetting(1), MOLMO, other)
 
 
@@ -413,7 +413,7 @@ def test_facts_are_those_of_the_plan() -> None:
     assert facts["question"] == sample.question
     assert facts["vision tokens"] == "432 theoretical, 384 actual"
     assert "tiling 2x1, 2 crops and the global crop" in facts["budget"]
-    assert facts["note"] == "600x400 is no whole number of crops: images are resized to 560x336"
+    assert "560x336" in facts["note"]
 
 
 def test_index_is_the_place_in_a_run() -> None:

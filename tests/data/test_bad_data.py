@@ -136,7 +136,7 @@ def test_no_image_starts_another_program(tmp_path: Path, monkeypatch: pytest.Mon
         raise AssertionError("Ghostscript was started")
 
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
-    with pytest.raises(DataError, match="of no known format"):
+    with pytest.raises(DataError, match="no known format"):
         images.image_pixels(ImageFile(tmp_path / "a.eps"))
 
 

@@ -146,7 +146,8 @@ def test_a_csv_cell_that_is_empty_is_no_answer(make_config: MakeConfig, tmp_path
     rows = [{"image": "a.png", "question": "?", "answers": a} for a in ("x", "")]
     samples, failed = load(make_config, overrides("csv", tmp_path, rows))
     assert [s.references for s in samples] == [("x",)]
-    assert [f.reason for f in failed] == ["the row has no answer"]
+    (only,) = failed
+    assert "no answer" in only.reason
 
 
 @pytest.mark.parametrize("text", ["['a', None, 'c']", '["a", null, "c"]', "['a', nan, 'c']"])

@@ -213,7 +213,7 @@ def test_splits_of_a_saved_dictionary(make_config: MakeConfig, tmp_path: Path) -
         assert len(found.samples) == count
         assert all(isinstance(s.image, StoredImage) for s in found.samples)
     keys["source.splits"] = "[dev]"
-    with pytest.raises(DataError, match="has no split dev, but test, train"):
+    with pytest.raises(DataError, match="split dev, but test, train"):
         load(make_config, "saved", tmp_path, split="dev", **keys)
 
 
@@ -230,7 +230,8 @@ def test_parquet_that_names_its_images(make_config: MakeConfig, tmp_path: Path) 
     images = {sample.sample_id: sample.image for sample in found.samples}
     assert images["test-0"] == ImageFile(tmp_path / "photos" / "a.png")
     assert images["test-1"].open_bytes().read() == encoded(2)
-    assert [tuple(f) for f in found.failed] == [("test-2", "the row has no image")]
+    (failed,) = found.failed
+    assert failed.sample_id == "test-2" and "no image" in failed.reason
     only = load(make_config, "parquet", tmp_path, **keys, where="{image: present}")
     assert len(only.samples) == 2 and not only.failed
 
@@ -325,7 +326,7 @@ def test_images_outside_the_folder_end_the_run(
         column = "file_name" if form == "imagefolder" else "image"
         write_lines(folder / "metadata.jsonl", [row | {column: name}])
     files = {"json": "metadata.jsonl", "imagefolder": ".", "parquet": "test.parquet"}[form]
-    with pytest.raises(DataError, match=r"leads out of the data folder|no path") as caught:
+    with pytest.raises(DataError, match=r"out of the data folder|no path") as caught:
         load(make_config, form, folder, max_failed=9, **{"source.files": files})
     assert "\n" not in str(caught.value)
 
@@ -402,7 +403,7 @@ def test_data_files_outside_the_folder_end_the_run(
     form, link = LINKS[kind]
     files = link(folder, elsewhere)
     (tmp_path / "link").symlink_to(folder)
-    with pytest.raises(DataError, match="leads out of the data folder") as caught:
+    with pytest.raises(DataError, match="out of the data folder") as caught:
         load(make_config, form, folder if given == "folder" else tmp_path / "link",
              **{"source.files": files, "columns.answers": "question"})  # fmt: skip
     assert "\n" not in str(caught.value)
@@ -431,7 +432,7 @@ def test_pipes_are_not_waited_for(make_config: MakeConfig, tmp_path: Path) -> No
         "test-1",
         f"{tmp_path}/pipe: not a readable image (not a regular file)",
     )
-    with pytest.raises(DataError, match="pipe: neither a file nor a folder"):
+    with pytest.raises(DataError, match="pipe: neither a file"):
         load(make_config, "json", tmp_path, **{"source.files": "pipe"})
 
 
@@ -602,7 +603,7 @@ def test_lists_and_nested_items() -> None:
     assert list_in_text("['a', \"b's\"]") == list_in_text('["a", "b\'s"]') == ["a", "b's"]
     assert list_in_text(["kept"]) == ["kept"] and list_in_text(None) is None
     for bad in ("a", "__import__('os')", "1", "[" * 10_000, "{1: 2}"):
-        with pytest.raises(DataError, match="is not a list written as text"):
+        with pytest.raises(DataError, match="list written as text"):
             list_in_text(bad)
     assert nested_items({"q": ["a", "b"], "r": [1, 2]}) == nested_items(
         [{"q": "a", "r": 1}, {"q": "b", "r": 2}]

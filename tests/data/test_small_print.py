@@ -97,7 +97,7 @@ def test_drawn_once_and_the_same_from_the_cache(
 def test_damaged_cache_says_what_to_do(few_pages: Path) -> None:
     small_print.load("validation")
     small_print.cache_path("validation").write_bytes(b"PAR1 cut off")
-    with pytest.raises(DataError, match="delete it to draw it again"):
+    with pytest.raises(DataError, match="delete it"):
         small_print.load("validation")
 
 

@@ -66,7 +66,8 @@ def environment(**other: Any) -> Environment:
 
 def summary(median: float, n: int = 16, **other: Any) -> StageSummary:
     """What timings of a stage say that are all alike."""
-    plain = {"low": None, "high": None, "p25": median, "p75": median, "p90": None, "p99": None}
+    plain = {"mean": median, "mean_low": None, "mean_high": None}
+    plain |= {"low": None, "high": None, "p25": median, "p75": median, "p90": None, "p99": None}
     return StageSummary(median=median, n=n, **plain | other)
 
 

@@ -146,6 +146,7 @@ def write_checkpoint(
     images: Mapping[str, Any] | None = None,
     processor: Mapping[str, Any] | None = None,
     tokenizer: Mapping[str, Any] | None = None,
+    chat_template: str | None = None,
 ) -> Path:
     """A checkpoint of a family without weights, its files changed as asked; gives the folder.
 
@@ -174,6 +175,8 @@ def write_checkpoint(
     }
     for file, content in files.items():
         (folder / file).write_text(json.dumps(content))
+    if chat_template is not None:
+        (folder / "chat_template.jinja").write_text(chat_template)
     return folder
 
 
@@ -226,7 +229,8 @@ def peer_processor(folder: Path, name: str, *, torchvision: bool = False) -> Pro
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     said = json.loads((folder / "processor_config.json").read_text())
-    template = TEMPLATES[name]
+    own = folder / "chat_template.jinja"
+    template = own.read_text() if own.is_file() else TEMPLATES[name]
     if name == "internvl":
         images = _image_class("GotOcr2ImageProcessor", torchvision).from_pretrained(folder)
         length = said["image_seq_length"]

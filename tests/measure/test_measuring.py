@@ -252,7 +252,7 @@ def test_a_device_that_answers_early_is_waited_for_or_caught() -> None:
     measured, wake_up_ms = np.median([row.ttft_ms for row in found]), 6
     assert 0.98 * np.median(injected) <= measured <= 1.02 * np.median(injected) + wake_up_ms
     doubts = quality.timing_warnings(rows(waits=False), [], 0.03)
-    assert any("the device had probably not finished" in doubt for doubt in doubts)
+    assert any("had probably not finished" in doubt for doubt in doubts)
 
 
 # --- the protocol ----------------------------------------------------------------------------
@@ -379,7 +379,7 @@ def test_a_reference_that_fails_leaves_the_others_alone() -> None:
     (doubt,) = quality.timing_warnings(
         [row], [about | {"reference_failure": reference.failure}], 0.03
     )
-    assert "drift may be unseen" in doubt and "out of memory" in doubt
+    assert "drift" in doubt and "out of memory" in doubt
 
 
 def test_clocks_that_contradict_each_other_are_flagged() -> None:
@@ -594,7 +594,7 @@ def test_a_processor_that_was_slowed_down_by_heat_is_flagged(tmp_path: Path) -> 
     with Monitor([], cpus=tmp_path) as monitor:
         counter.write_text("9\n")
     assert monitor.report["cpu_throttle_events"] == 2
-    assert any("slowed down by its temperature" in doubt for doubt in disturbances(monitor.report))
+    assert any("its temperature" in doubt for doubt in disturbances(monitor.report))
 
 
 def test_energy_is_the_counters_and_absent_without_one(
@@ -623,7 +623,7 @@ def test_energy_is_the_counters_and_absent_without_one(
         nvml.millijoules += 2500.0
         time.sleep(0.01)
 
-    found = EnergyMeter(counter).measure(once, lambda: None, seconds=0.2)
+    found = EnergyMeter(counter).measure([once], lambda: None, seconds=0.2)
     assert found["energy_j_per_prefill"] == pytest.approx(2.5)
     assert found["idle_power_w"] == pytest.approx(0.0)
     assert found["energy_passes"] >= 5
@@ -633,7 +633,7 @@ def test_energy_is_the_counters_and_absent_without_one(
     def broken() -> float:
         raise nvml.NVMLError
 
-    assert EnergyMeter(broken).measure(once, lambda: None, seconds=0.2) == {}
+    assert EnergyMeter(broken).measure([once], lambda: None, seconds=0.2) == {}
 
 
 def test_an_instance_of_a_gpu_is_flagged(nvml: Nvml) -> None:

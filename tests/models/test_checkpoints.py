@@ -101,7 +101,7 @@ def test_no_password_of_a_proxy_is_told(
 
 
 def test_no_name_of_a_repository_is_one_line(cache: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such folder, and no name of a hub"):
+    with pytest.raises(CheckpointError, match="no name of a hub"):
         find_checkpoint("some--where/..", fetch=True)
 
 
@@ -126,7 +126,7 @@ def test_pickled_weights_are_refused(small_checkpoint: Path, tmp_path: Path) -> 
     shutil.copytree(small_checkpoint, folder)
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="pickled weights are not read"):
+    with pytest.raises(CheckpointError, match="pickled weights"):
         find_checkpoint(str(folder))
 
 
@@ -140,7 +140,7 @@ def test_quantized_weights_are_refused(
     quantized = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
     config |= quantized if part is None else {part: config.get(part, {}) | quantized}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="its weights are quantized"):
+    with pytest.raises(CheckpointError, match="weights are quantized"):
         find_checkpoint(str(folder))
 
 
@@ -210,7 +210,7 @@ def test_random_weights_have_latency_but_no_accuracy(
     assert [r["measured_vision_tokens"] for r in results] == [288, 544]
     rows = list(csv.DictReader((sweep / "comparison.csv").open()))
     assert [(row["weights"], row["accuracy"]) for row in rows] == [("random", "")] * 2
-    assert all("random weights: counts and latency only" in row["warnings"] for row in rows)
+    assert all("random weights" in row["warnings"] for row in rows)
     samples = files.read_jsonl(next(sweep.glob("*560x560*")) / "samples.jsonl")
     assert all(row["prediction"] is None and row["score"] is None for row in samples)
     shown = capsys.readouterr().out
@@ -301,10 +301,10 @@ def test_a_broken_header_is_one_line(
     folder = large(small_checkpoint, tmp_path / "large", monkeypatch)
     path = folder / "model.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
-    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+    with pytest.raises(CheckpointError, match="readable safetensors file"):
         find_checkpoint(str(folder))
     path.write_bytes((2**62).to_bytes(8, "little") + header)
-    with pytest.raises(CheckpointError, match="its header would have"):
+    with pytest.raises(CheckpointError, match="its header"):
         find_checkpoint(str(folder))
 
 
@@ -424,7 +424,7 @@ def test_a_model_that_cannot_be_built_is_one_line(
         lambda config: config.update(additional_vocab_size=None),
     )
     checkpoint = find_checkpoint(str(folder), random=weights == "random")
-    with pytest.raises(CheckpointError, match=r"cannot be loaded as|does not describe a model"):
+    with pytest.raises(CheckpointError, match=r"cannot be loaded|does not describe"):
         load_model(checkpoint, MolmoForCausalLM, "cpu", "float32")
 
 
@@ -436,7 +436,7 @@ def test_a_model_that_cannot_be_built_is_one_line(
     ],
 )
 def test_embedded_models_are_those_of_the_package(path: str) -> None:
-    with pytest.raises(ConfigError, match="no such model in the package; there are: molmo_tiny"):
+    with pytest.raises(ConfigError, match="there are: molmo_tiny"):
         find_checkpoint(path)
 
 

@@ -366,7 +366,7 @@ def test_answers_by_logits_that_are_no_numbers_fail(
 ) -> None:
     prepared = [runner.prepare(samples[0], settings(runner), "easy_vqa")]
     monkeypatch.setattr(runner.model.lm_head, "forward", lambda x: x[..., :1] * torch.nan)
-    with pytest.raises(VtexpError, match="logits are not finite"):
+    with pytest.raises(VtexpError, match="not finite"):
         runner.answer(prepared, 2)
 
 
@@ -525,7 +525,7 @@ def test_encoding_more_crops_than_used_is_noticed(runner: Runner, samples: list[
         runner.answer([prepared], 1)
         with pytest.raises(CountMismatchError, match=r"read \d+ crops, but \d+ gave vision tokens"):
             probe.take()
-        with pytest.raises(CountMismatchError, match="no image at all"):
+        with pytest.raises(CountMismatchError, match="no image"):
             probe.take()
     assert hooks() == before
 

@@ -20,7 +20,8 @@ from vtexp.models.checkpoints import Checkpoint, read_model_config
 from vtexp.models.families import FAMILIES
 from vtexp.models.molmo2.runner import Molmo2Runner
 from vtexp.models.runner import PreparedSample
-from vtexp.prompts.tokenizer import PromptForm, PromptTokenizer
+from vtexp.prompts.form import PromptForm
+from vtexp.prompts.tokenizer import PromptTokenizer
 from vtexp.prompts.wording import Wording
 
 pytestmark = pytest.mark.golden

@@ -50,6 +50,10 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def asked(question: str) -> Sample:
+    return Sample("0", "0", ImageFile(Path("none")), question, ("yes",), "unused")
+
+
 def both(
     folder: Path, name: str, question: str, image: np.ndarray, **options: Any
 ) -> tuple[Any, Any]:
@@ -57,7 +61,7 @@ def both(
     if name == "molmo2":
         pytest.importorskip("torchvision", reason="Molmo2's image processor needs it")
     runner = runner_of(folder)
-    sample = Sample("0", "0", ImageFile(Path("none")), question, ("yes",), "unused")
+    sample = asked(question)
     found = runner.prepare(sample, CropSetting(CAPS[name], fit="stretch"), "vqa2", image)
     text = runner.tokenizer.form.wording.message(sample, "vqa2")
     content = [{"type": "image", "image": Image.fromarray(image)}, {"type": "text", "text": text}]
@@ -98,6 +102,68 @@ def test_prompts_of_any_question(
 ) -> None:
     base = tmp_path_factory.getbasetemp() / "published"
     assert_same(published(base, name, llama), name, question, noise(40, 30))
+
+
+IMAGE_TEXT = {
+    "internvl": "<IMG_CONTEXT>",
+    "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>",
+    "molmo2": "<|image|>",
+}
+#: Chat templates as fine-tuned checkpoints have them; IMAGE is what the family writes for one.
+OWN_TEMPLATES = {
+    "another system message": "<|im_start|>system\nYou read {charts} [1].<|im_end|>\n"
+    "{% for part in messages[0].content %}{% if part.type == 'image' %}IMAGE"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}<|im_end|>\n",
+    "the image last, white space lost": "{% for part in messages[0].content %}"
+    "{% if part.type == 'text' %}Q: {{ part.text | trim }} <answer>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}IMAGE<|im_start|>assistant\n{% endif %}",
+    "a BOS of its own": "{{ bos_token }}{% for part in messages[0].content %}"
+    "{% if part.type == 'image' %}IMAGE {% else %}{{ part.text }}{% endif %}{% endfor %} A:",
+    "parts that are generated": "{% for part in messages[0].content %}{% if part.type == 'image' %}"
+    "IMAGE{% continue %}{% endif %}{% generation %}{{ part.text }}{% endgeneration %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize(("name", "llama"), KINDS)
+@pytest.mark.parametrize("kind", OWN_TEMPLATES)
+def test_a_checkpoints_own_chat_template_is_followed(
+    name: str, llama: bool, kind: str, tmp_path: Path
+) -> None:
+    template = OWN_TEMPLATES[kind].replace("IMAGE", IMAGE_TEXT[name])
+    folder = write_checkpoint(tmp_path, name, llama=llama, chat_template=template)
+    for question in ("is it {red}?", "  two\nlines ", "<b>", "日本"):
+        assert_same(folder, name, question, noise(40, 30))
+
+
+def test_where_a_chat_template_may_be(tmp_path: Path) -> None:
+    template = OWN_TEMPLATES["another system message"].replace("IMAGE", IMAGE_TEXT["internvl"])
+    folders = [write_checkpoint(tmp_path / str(number), "internvl") for number in range(4)]
+    (folders[0] / "chat_template.jinja").write_text(template)
+    (folders[1] / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    (folders[2] / "chat_template.json").write_text(
+        json.dumps({"chat_template": {"default": template, "tools": "unused"}})
+    )
+    ids = [runner_of(folder).tokenizer.prompt(asked("red?"), "vqa2") for folder in folders]
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ messages[0].content", "cannot be followed"),
+        ("{{ raise_exception('no images here') }}", "no images here"),
+        ("{{ messages[0].content[1].text }}", "the image 0 times"),
+        ("<IMG_CONTEXT><IMG_CONTEXT>{{ messages[0].content[1].text }}", "the image 2 times"),
+        ("<IMG_CONTEXT>", "the question 0 times"),
+        ("{{ ''.__class__.__mro__ }}<IMG_CONTEXT>", "cannot be followed"),
+    ],
+)
+def test_chat_templates_that_cannot_be_followed(template: str, told: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, "internvl", chat_template=template)
+    with pytest.raises(CheckpointError, match=told) as caught:
+        find_checkpoint(str(folder), weights=False)
+    assert "chat_template.jinja" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["internvl", "qwen2_5_vl"])

@@ -323,7 +323,7 @@ def test_answers_by_logits_that_are_no_numbers_fail(
     table = broken.model.model.transformer.wte.embedding
     table[first] = torch.nan  # read as the second row's next input
     assert broken.answer(prepared, 1)[1][0] == first
-    with pytest.raises(VtexpError, match="logits are not finite"):
+    with pytest.raises(VtexpError, match="not finite"):
         broken.answer(prepared, 3)
 
 
@@ -384,12 +384,12 @@ def test_different_ways_to_run_are_a_caveat() -> None:
     other = replace(run, run="b", label="max_crops=4", execution="CUDA graphs", host_bound=True)
     mixed, alone = (_doubtful(runs) for runs in ([run, other], [run]))
     assert any("CUDA graphs, eager" in caveat for caveat in mixed) and not alone
-    assert any("of this software stack" in caveat and "max_crops=4" in caveat for caveat in mixed)
+    assert any("software stack" in caveat and "max_crops=4" in caveat for caveat in mixed)
 
 
 @pytest.mark.parametrize("key", ["dtype=float8", "cuda_graphs=true"])
 def test_what_needs_a_gpu_is_refused_without_one(make_config: MakeConfig, key: str) -> None:
-    with pytest.raises(ConfigError, match=f"hardware.{key}: only on a GPU"):
+    with pytest.raises(ConfigError, match=f"hardware.{key}: only"):
         make_config(f"hardware.{key}")
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from vtexp.errors import CheckpointError
-from vtexp.prompts.tokenizer import IMAGE_TOKENS, PromptTokenizer, build_prompt
+from vtexp.prompts.form import IMAGE_TOKENS, build_prompt
+from vtexp.prompts.tokenizer import PromptTokenizer
 
 
 def test_form_of_the_prompt() -> None:

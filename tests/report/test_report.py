@@ -23,7 +23,7 @@ from vtexp.report import write
 from vtexp.report.columns import in_files, report_rows
 from vtexp.report.files import markdown
 from vtexp.report.terminal import table
-from vtexp.runs.records import GroupAccuracy, read_result
+from vtexp.runs.records import AnswerTimes, GroupAccuracy, read_result
 from vtexp.utils import files
 from vtexp.utils.console import console
 
@@ -35,6 +35,9 @@ SELDOM = {
     "timing_warnings": ("the GPU's clock fell by 20 %",),
     "memory_peak_mib": {"allocated": 100.5, "reserved": 120.0, "resident": 900.25},
     "energy_j_per_prefill": 1.5,
+    "answer_times": AnswerTimes(
+        batch_size=8, samples=64, preprocess_s=1.0, prefill_s=3.2, decode_s=1.6, vision_tokens=288.0
+    ),
     "flops_per_prefill": 2.5e12,
     "mfu": 0.4,
     "roofline_ms": 3.25,
@@ -99,7 +102,7 @@ def test_every_column_is_a_field_of_a_record(tmp_path: Path) -> None:
     runs = collect(tmp_path)
     known = set().union(*(row.values for row in report_rows(runs, analyse(runs))))
     unknown = {column.key for column in in_files() if column.key not in known}
-    stages = {key for key in unknown if key.endswith(("_median", "_low", "_high"))}
+    stages = {key for key in unknown if key.endswith(("_mean", "_median", "_low", "_high"))}
     assert unknown == stages  # of stages that were not timed
 
 
@@ -115,7 +118,7 @@ def test_markdown_says_what_a_reader_must_know(tmp_path: Path) -> None:
     assert "- 2 of 4 runs have no result" in text
     (flagged,) = [line for line in text.splitlines() if "timings doubtful" in line]
     assert flagged.startswith("| image_size=784x784 |") and "counts overridden" in flagged
-    assert f"{runs[3].found.median('prefill_ms'):.1f}!" in flagged
+    assert f"{runs[3].found.mean('prefill_ms'):.1f}!" in flagged
     assert "timings are doubtful (image_size=784x784): the GPU's clock fell by 20 %" in text
     assert "FAILED: out \\| of &lt;script>alert(1)&lt;/script> memory" in text
     assert "no result yet" in text
@@ -141,7 +144,7 @@ def test_table_fits_and_marks_what_is_doubtful(tmp_path: Path) -> None:
         text = "\n".join(lines)
         assert text.isascii() and "…" not in text
         assert [line.split()[0] for line in lines[-5:-1]] == [value for value, _ in VALUES]
-        assert f"{runs[1].found.median('prefill_ms'):.1f}!" in text
+        assert f"{runs[1].found.mean('prefill_ms'):.1f}!" in text
         assert "failed" in text
         assert ("TTFT" in text) == (width == 120)
 

@@ -109,7 +109,7 @@ def test_a_broken_image_fails_its_samples_in_all_runs(
     for run in runs:
         assert (run.found.num_failed, run.found.num_samples) == (2, 2 * IMAGES - 2)
         for failed in run.found.failed_samples:
-            assert "0.png: the image cannot be decoded" in failed.reason
+            assert "0.png: the image" in failed.reason
     require_same_samples(runs)
     kept = [s for s in make_plan(config).samples if s.image_id != "0.png"]
     assert {run.found.samples_fingerprint for run in runs} == {fingerprint(kept)}
@@ -211,7 +211,7 @@ def test_records_of_two_processes_are_no_result(
         return real(run, broken)
 
     monkeypatch.setattr(Measurement, "finish_part", mixed)
-    with pytest.raises(RunFailedError, match="does another process make the same run"):
+    with pytest.raises(RunFailedError, match="another process"):
         run_job(make_config(*overrides(folder)))
     assert not answers(tmp_path / "sweep")
 

@@ -45,7 +45,7 @@ def test_attributes_stand_between_the_question_and_its_type(tmp_path: Path) -> N
     assert list(line)[:5] == ["sample_id", "image_id", "question_type", "print_px", "question"]
 
 
-@pytest.mark.parametrize("number", [None, 0, 2, "1", []])
+@pytest.mark.parametrize("number", [None, 0, records.FORMAT + 1, "1", []])
 def test_a_file_of_another_format_is_one_line(tmp_path: Path, number: object) -> None:
     folder = make_run(tmp_path, "336x336", 288, [1.0])
     for name, read in (

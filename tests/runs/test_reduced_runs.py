@@ -34,7 +34,7 @@ def test_a_run_keeps_what_was_planned(
     planned = {run.label: run for run in plan.runs}
     for run in runs:
         own, found = planned[run.label], run.found
-        assert found.reduction == "stride" and found.latency["reduction_ms"].median > 0
+        assert found.reduction == "stride" and found.latency["reduction_ms"].mean > 0
         assert found.sequence_length == pytest.approx(sum(own.prompt_lengths) / 6)
         arithmetic = model_arithmetic(plan.checkpoint.config, plan.geometry)
         assert arithmetic is not None and found.flops is not None

@@ -77,7 +77,8 @@ from vtexp.data.builtin.small_print_pages import draw_page
 from vtexp.data.sample import Sample
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.preprocess import ImageTokenIds
-from vtexp.prompts.tokenizer import PromptTokenizer, build_prompt
+from vtexp.prompts.form import build_prompt
+from vtexp.prompts.tokenizer import PromptTokenizer
 
 TOKENIZER_PAGES = 300
 WARM_UP_STEPS = 30

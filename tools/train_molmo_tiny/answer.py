@@ -39,7 +39,8 @@ from vtexp.data.builtin.small_print_pages import AREA_PX, HEADINGS, KINDS, Page,
 from vtexp.data.sample import Sample
 from vtexp.models.molmo.modeling import MolmoBlock, MolmoForCausalLM
 from vtexp.models.molmo.preprocess import ImageTokenIds, ProcessedImage, preprocess_image
-from vtexp.prompts.tokenizer import PromptTokenizer, build_prompt
+from vtexp.prompts.form import build_prompt
+from vtexp.prompts.tokenizer import PromptTokenizer
 
 #: Crops encoded per step; larger tilings take fewer images, so that steps cost about the same.
 CROPS_PER_STEP = 24

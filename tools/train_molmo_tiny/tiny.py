@@ -14,7 +14,7 @@ from torch import nn
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.vision import VisionAttention, VisionTransformer
-from vtexp.prompts.tokenizer import IMAGE_TOKENS
+from vtexp.prompts.form import IMAGE_TOKENS
 
 END_OF_TEXT = "<|endoftext|>"
 MAX_VOCABULARY = 640

@@ -8,7 +8,7 @@ statistics.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -19,6 +19,8 @@ import numpy as np
 
 from vtexp.analysis import answer
 from vtexp.analysis.answer import Evidence
+from vtexp.analysis.configured import MARGIN, configured_limits, configured_margin
+from vtexp.analysis.costs import with_costs
 from vtexp.analysis.fairness import caveats
 from vtexp.analysis.findings import (
     AnalysedRun,
@@ -29,17 +31,18 @@ from vtexp.analysis.findings import (
     GroupCell,
     Grouping,
     Power,
-    Ratio,
     Series,
 )
+from vtexp.analysis.guess import at_margins, best_guess
+from vtexp.analysis.limits import under_limits
 from vtexp.analysis.reductions import reduction_findings
 from vtexp.analysis.rows import ComparedRun, SeriesKey, collect
 from vtexp.analysis.samples import Labels, SampleColumns, read_columns
-from vtexp.errors import ConfigError, DataError
+from vtexp.analysis.times import front, known, timed_together, with_times
+from vtexp.errors import DataError
 from vtexp.measure.limits import LEAST_BUSY
 from vtexp.metrics import metric
-from vtexp.runs.folder import run_folders
-from vtexp.runs.records import read_latency
+from vtexp.runs.records import Result
 from vtexp.stats.comparison import (
     Comparison,
     Differences,
@@ -50,15 +53,11 @@ from vtexp.stats.comparison import (
     paired_scores,
 )
 from vtexp.stats.decision import decide
-from vtexp.stats.paired import bootstrap_means, mcnemar_p_value, on_front
+from vtexp.stats.paired import bootstrap_means, mcnemar_p_value
 from vtexp.stats.permutation import PValues, holm, sign_flip_tests
 from vtexp.stats.power import margin_of, questions_needed
-from vtexp.stats.times import drawn_mean_times, mean_time, speed_up
 from vtexp.utils import files
 from vtexp.utils.text import listed
-
-#: `report.margin` where no sweep says one.
-MARGIN = 5.0
 
 METHODS = (
     "Accuracy: mean score with its 95 % interval. Questions about one image count together (CR2, "
@@ -78,8 +77,9 @@ METHODS = (
     "smaller one was measured and loses more than the margin. Several series are not corrected "
     "for each other.",
     "Speed-up: ratio of the mean prefills on the same timed questions, with an interval over these "
-    "questions and the rounds of timing, both paired (Cameron, Gelbach and Miller 2011). It is of "
-    "one process and says nothing of other processes, days or machines.",
+    "questions and the rounds of timing, both paired (Cameron, Gelbach and Miller 2011). Within "
+    "one process it says nothing of other processes, days or machines. Where several processes "
+    "timed (`measure.repeats`) they take the place of rounds: it is between processes.",
     "Pareto front: share of the bootstrap draws in which no other budget is at least as accurate "
     "and as fast.",
     "Power: number of questions that show with 80 % power that a budget as good as the best is "
@@ -88,9 +88,15 @@ METHODS = (
 
 
 def analyse(
-    runs: Sequence[ComparedRun], margin: float = MARGIN, *, shared: bool = False
+    runs: Sequence[ComparedRun],
+    margin: float = MARGIN,
+    *,
+    shared: bool = False,
+    limits: Mapping[str, float] | None = None,
 ) -> Analysis:
     """The analysis of the runs of `rows.collect`; `margin` in points of 0.01 accuracy.
+
+    `limits`: on the cost of a budget, by their keys in `report`, such as `max_prefill_ms`.
 
     Reads the records in the folders of finished runs; one without samples.jsonl is compared with
     none, one without latency.jsonl has no speed-up. Runs that answered different questions are not
@@ -113,7 +119,7 @@ def analyse(
         if run.result is None:
             lacking[run.series_key].append(run)
     series = tuple(
-        _series(name, own, lacking[key], read, margin)
+        _with_limits(_series(name, own, lacking[key], read, margin), own, limits or {})
         for name, (key, own) in zip(_names(list(by_series)), by_series.items(), strict=True)
     )
     questions = {folder: columns.questions for folder, columns in read.items()}
@@ -121,7 +127,8 @@ def analyse(
         margin=margin,
         series=series,
         between=_between(list(by_series.values()), read),
-        caveats=(*caveats(runs, questions, shared=shared), *reduction_findings(runs, read)),
+        caveats=tuple(caveats(runs, questions, shared=shared)),
+        reductions=reduction_findings(runs, read),
         errors=tuple(_error(run) for run in runs if run.result is None),
         methods=METHODS,
         shared=shared,
@@ -130,35 +137,8 @@ def analyse(
 
 def of_sweep(sweep: Path, margin: float | None = None) -> Analysis:
     """The analysis of a sweep's folder; with the margin that it was configured with if None."""
-    return analyse(collect(sweep), configured_margin([sweep]) if margin is None else margin)
-
-
-def configured_margin(sweeps: Sequence[Path]) -> float:
-    """`report.margin` of sweeps: what the latest runs of each were configured with.
-
-    Raises ConfigError where several sweeps have several.
-    """
-    latest = [
-        max(folders, key=lambda folder: (folder / files.CONFIG).stat().st_mtime)
-        for sweep in sweeps
-        if (folders := run_folders(sweep))
-    ]
-    found = sorted({_margin(folder) for folder in latest})
-    if len(found) > 1:
-        margins = ", ".join(f"{margin:g}" for margin in found)
-        raise ConfigError(f"report.margin: the sweeps have {margins}; give one with --margin")
-    return found[0] if found else MARGIN
-
-
-def _margin(folder: Path) -> float:
-    """`report.margin` of a run's config."""
-    try:
-        margin = float(files.read_config(folder)["report"]["margin"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        margin = np.nan
-    if not (margin >= 0 and np.isfinite(margin)):
-        raise DataError(f"{folder / files.CONFIG}: report.margin is no number from 0 on")
-    return margin
+    own = configured_margin([sweep]) if margin is None else margin
+    return analyse(collect(sweep), own, limits=configured_limits([sweep]))
 
 
 def _error(run: ComparedRun) -> str:
@@ -264,8 +244,8 @@ class _Paired:
             run=self.runs[i].name,
             baseline=self.runs[j].name,
             difference=float(found.difference[i, j]),
-            low=_known(found.low[i, j]),
-            high=_known(found.high[i, j]),
+            low=known(found.low[i, j]),
+            high=known(found.high[i, j]),
             p_value=float(self.p_values.value[i, j]),
             p_holm=float(self.p_holm[i, j]),
             p_at_floor=bool(self.p_values.at_floor[i, j]),
@@ -273,10 +253,6 @@ class _Paired:
             wins=wins,
             losses=losses,
         )
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _paired(runs: Sequence[ComparedRun], read: dict[Path, SampleColumns]) -> _Paired | None:
@@ -318,8 +294,9 @@ def _series(
         if paired.several_images:
             runs = _with_differences(runs, paired, found)
             groupings = _groupings(paired, read[known[0].folder].groups)
-    runs = _with_times(runs, candidates, paired if images > 1 else None)
+    runs = with_costs(_with_times(runs, candidates, paired if images > 1 else None), own)
     said = _answer(runs, candidates, known, paired, evidence)
+    compared = evidence.decision is not None and evidence.reason is None
     return Series(
         name=name,
         **own[0].series_key._asdict(),
@@ -329,7 +306,13 @@ def _series(
         groupings=groupings,
         power=evidence.power,
         answer=_with_lacking(said, [run for run in candidates if run not in known], lacking),
+        guess=best_guess(runs, said, margin) if compared else None,
+        margins=at_margins(runs, said) if compared else (),
     )
+
+
+def _with_limits(series: Series, own: Sequence[ComparedRun], limits: Mapping[str, float]) -> Series:
+    return replace(series, under_limits=under_limits(limits, series.runs, own))
 
 
 def _evidence(
@@ -427,12 +410,25 @@ def _run(run: ComparedRun, columns: SampleColumns | None) -> AnalysedRun:
         accuracy=scored[0],
         accuracy_low=scored[1],
         accuracy_high=scored[2],
-        prefill_ms=found.median("prefill_ms"),
+        **_own_times(found),
         same_inputs_as=run.same_inputs_as,
         timing_warnings=run.timing_warnings,
         host_bound=found.gpu_busy_ratio is not None and found.gpu_busy_ratio < LEAST_BUSY,
         execution=found.execution,
     )
+
+
+def _own_times(found: Result) -> dict[str, Any]:
+    """Mean prefill of a run over the questions that it timed itself."""
+    prefill = found.latency.get("prefill_ms")
+    if prefill is None:
+        return {"prefill_ms": None}
+    return {
+        "prefill_ms": prefill.mean,
+        "prefill_low": prefill.mean_low,
+        "prefill_high": prefill.mean_high,
+        "processes": found.num_processes,
+    }
 
 
 def _with_differences(
@@ -448,8 +444,8 @@ def _with_differences(
         found.append(
             replace(
                 run,
-                at_least_worse=_known(compared.at_least_worse[i]),
-                at_most_worse=_known(compared.at_most_worse[i]),
+                at_least_worse=known(compared.at_least_worse[i]),
+                at_most_worse=known(compared.at_most_worse[i]),
                 sufficient=None if compared.reason else bool(compared.enough[i]),
                 versus_best=None if i == best else paired.difference(i, best, paired.together),
                 versus_smaller=paired.difference(i, i - 1, paired.alone) if i else None,
@@ -501,8 +497,8 @@ def _group(value: str, part: _Paired, best: int, p_holm: np.ndarray, at_floor: n
             cell = replace(
                 cell,
                 difference=float(part.together.difference[i, best]),
-                difference_low=_known(part.together.low[i, best]),
-                difference_high=_known(part.together.high[i, best]),
+                difference_low=known(part.together.low[i, best]),
+                difference_high=known(part.together.high[i, best]),
                 p_holm=float(p_holm[i]),
                 p_at_floor=bool(at_floor[i]),
             )
@@ -517,70 +513,16 @@ def _with_times(
     runs: Sequence[AnalysedRun], candidates: Sequence[ComparedRun], paired: _Paired | None
 ) -> list[AnalysedRun]:
     """Speed-ups against the best run (the largest where there is no accuracy), and the front."""
-    timed = [run for run in candidates if (run.folder / files.LATENCY).exists()]
+    timed = timed_together(candidates)
     base = candidates[-1]
     if paired is not None:
         base = paired.runs[int(np.argmax(paired.means))]
-    times = prefill_times([run.folder for run in timed]) if base in timed else None
-    if times is None:
+    if timed is None or (place := timed.place(base.name)) is None:
         return list(runs)
-    drawn = drawn_mean_times(times)
-    means = np.array([mean_time(own).value for own in times])
-    baseline = timed.index(base)
-    front: list[tuple[bool | None, float | None]] = [(None, None)] * len(times)
-    if paired is not None and len(paired.runs) == len(timed) == len(candidates):
-        share = on_front(paired.drawn[: len(drawn)], drawn).mean(axis=0)
-        seen = on_front(paired.means, means)
-        front = [(bool(on), float(s)) for on, s in zip(seen, share, strict=True)]
-    place = {run.name: i for i, run in enumerate(timed)}
-    found = []
-    for run in runs:
-        if (i := place.get(run.run)) is None:
-            found.append(run)
-            continue
-        fast = speed_up(times[baseline], times[i])
-        ratio = Ratio(
-            run=run.run,
-            baseline=base.name,
-            ratio=fast.value,
-            low=_known(fast.low),
-            high=_known(fast.high),
-            n=len(times[i]),
-        )
-        found.append(
-            replace(
-                run,
-                on_front=front[i][0],
-                front_share=front[i][1],
-                speed_up=None if i == baseline else ratio,
-                prefill_ms=float(means[i]),
-            )
-        )
-    return found
-
-
-def prefill_times(folders: Sequence[Path]) -> list[np.ndarray] | None:
-    """Prefill in ms of the questions that were timed in all runs: each (questions, rounds).
-
-    NaN where a question was timed less often. None where no two questions were timed in all.
-    """
-    by_run: list[dict[str, list[float]]] = []
-    for folder in folders:
-        times: dict[str, list[float]] = defaultdict(list)
-        for row in read_latency(folder / files.LATENCY):
-            times[row.sample_id].append(row.prefill_ms)
-        by_run.append(times)
-    common = [sample for sample in by_run[0] if all(sample in times for times in by_run)]
-    if len(common) < 2:
-        return None
-    return [_block([times[sample] for sample in common]) for times in by_run]
-
-
-def _block(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    block = np.full((len(rows), max(map(len, rows))), np.nan)
-    for place, row in enumerate(rows):
-        block[place, : len(row)] = row
-    return block
+    fronts = None
+    if paired is not None and len(paired.runs) == len(timed.runs) == len(candidates):
+        fronts = front(paired.means, paired.drawn, timed)
+    return with_times(runs, timed, place, fronts)
 
 
 # --- several series -----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtexp.analysis.findings import AnalysedRun, Answer, Difference, Power, Ratio
+from vtexp.analysis.times import scope
 from vtexp.stats.decision import Decision
 from vtexp.utils.text import listed
 
@@ -109,10 +110,11 @@ def _tokens(run: AnalysedRun) -> str:
 
 def _speed(ratio: Ratio) -> str:
     """How much faster or slower than its baseline, in words."""
+    ends = f"{interval(ratio)} {scope(ratio.processes)}"
     if ratio.low is not None and ratio.low > 1:
-        return f"is {ratio.ratio:.2f} times as fast ({interval(ratio)})"
+        return f"is {ratio.ratio:.2f} times as fast ({ends})"
     if ratio.high is not None and ratio.high < 1:
-        return f"is slower ({ratio.ratio:.2f} times as fast, {interval(ratio)})"
+        return f"is slower ({ratio.ratio:.2f} times as fast, {ends})"
     return "is no faster"
 
 
@@ -131,7 +133,7 @@ def _enough(
     ]
     if found is not best:
         said.append(f"It loses at most {points(found.at_most_worse or 0.0)} points.")
-        said.append(_saved(found, best))
+        said.append(saved_text(found, best))
     smaller = [by_name[evidence.budgets[i]] for i in decision.not_enough]
     if smaller:
         said.append(_lost(_best(smaller), found is best))
@@ -147,7 +149,8 @@ def _enough(
     return " ".join(said)
 
 
-def _saved(found: AnalysedRun, best: AnalysedRun) -> str:
+def saved_text(found: AnalysedRun, best: AnalysedRun) -> str:
+    """What a budget saves against the one that scored highest."""
     saved = best.vision_tokens - found.vision_tokens
     text = (
         f"Compared with {best.label}, which scored highest, it saves {saved:.5g} of "
@@ -163,13 +166,18 @@ def _loss(run: AnalysedRun) -> float:
 
 def _lost(near: AnalysedRun, with_speed: bool) -> str:
     """What the best of the smaller budgets loses; its speed against the one that scored highest."""
-    text = f"{near.label} loses {points(_loss(near))} points"
-    against = near.versus_best
-    if against is not None and against.low is not None and against.high is not None:
-        text += f" ({points(-against.high)} to {points(-against.low)})"
+    text = f"{near.label} loses {points(_loss(near))} points{interval_text(near)}"
     if with_speed and near.speed_up is not None:
         text += f" and {_speed(near.speed_up)}"
     return f"{text}."
+
+
+def interval_text(run: AnalysedRun) -> str:
+    """The interval of the loss against the run that scored highest, such as ` (1.0 to 2.0)`."""
+    found = run.versus_best
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f" ({points(-found.high)} to {points(-found.low)})"
 
 
 def _unknown(runs: Sequence[AnalysedRun]) -> str:

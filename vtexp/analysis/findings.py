@@ -14,7 +14,7 @@ from vtexp.utils import files
 from vtexp.utils.typed import Misfit, from_json, to_json
 
 #: File of a report with all that was found; the number is raised whenever a key changes.
-ANALYSIS_NAME, FORMAT = "analysis.json", 2
+ANALYSIS_NAME, FORMAT = "analysis.json", 3
 #: What became of the search for the smallest sufficient budget (`Answer.verdict`).
 VERDICTS = (
     "smaller",  # a budget smaller than the best one is not worse by more than the margin
@@ -55,8 +55,8 @@ class Difference:
 class Ratio:
     """Mean prefill of `baseline` divided by that of `run` on the same questions: the speed-up.
 
-    `low` and `high`: 95 % interval over the timed questions, `n` of them, and rounds, within one
-    process; None where nothing was repeated.
+    `low` and `high`: 95 % interval over the timed questions, `n` of them, and over `processes`, or
+    over the rounds of one process; None where nothing was repeated.
     """
 
     run: str
@@ -65,6 +65,30 @@ class Ratio:
     low: float | None
     high: float | None
     n: int
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the prefills of 1 000 images cost, on all that one process of a run uses.
+
+    `seconds` at batch 1: the mean prefill, with its 95 % interval. `energy_j` at batch 1.
+    `batch_seconds`: in batches of `batch_size`, as the answers were given, from prompts on the host
+    to first tokens; `images_per_s` is the same as a throughput. `batch_decode_seconds`: of the
+    tokens behind. `price` and `batch_price`: the seconds by `hardware.price_per_hour`. None where
+    it was not measured or is not set.
+    """
+
+    seconds: float
+    seconds_low: float | None
+    seconds_high: float | None
+    energy_j: float | None = None
+    price: float | None = None
+    batch_size: int | None = None
+    batch_seconds: float | None = None
+    batch_decode_seconds: float | None = None
+    batch_price: float | None = None
+    images_per_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,8 +101,8 @@ class AnalysedRun:
     is within the margin.
     `front_share`: share of bootstrap draws in which no other budget is at least as accurate and as
     fast; `on_front` whether that is so in the data. `prefill_ms`: mean over the questions that all
-    runs timed, or the run's median where there are none. Statistics are None where the data has
-    none.
+    runs timed, or over its own where there are none, with its 95 % interval between `processes`, or
+    within one. Statistics are None where the data has none.
     `timing_warnings`: why its times are doubtful. `host_bound`: the GPU waited for the host.
     """
 
@@ -91,6 +115,10 @@ class AnalysedRun:
     accuracy_low: float | None
     accuracy_high: float | None
     prefill_ms: float | None
+    prefill_low: float | None = None
+    prefill_high: float | None = None
+    processes: int = 1
+    cost: Cost | None = None
     at_least_worse: float | None = None
     at_most_worse: float | None = None
     sufficient: bool | None = None
@@ -179,6 +207,72 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Guess:
+    """What to take while the data cannot tell: the smallest budget that scored within the margin.
+
+    `loss`: accuracy lost against the budget that scored highest, with its simultaneous 95 %
+    interval `low` to `high`; tokens and speed are against the same.
+    """
+
+    run: str
+    loss: float
+    low: float | None
+    high: float | None
+    tokens_saved: float
+    speed_up: Ratio | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class AtMargin:
+    """The smallest budget that is known to be enough at a margin in points; None: not known."""
+
+    margin: float
+    run: str | None
+
+
+@dataclass(frozen=True)
+class AgainstLimit:
+    """What a budget costs beside a limit such as `max_prefill_ms`, both in the unit of its name.
+
+    Of times: `value` is the mean with its 95 % interval between `processes`, or within one;
+    `chance` that the true mean is within the limit, by the same; `beyond` how many of the `timed`
+    questions take longer in their own mean. Of memory and energy, measured once, there is neither
+    interval nor chance. `value` is None where it was not measured.
+    """
+
+    key: str
+    limit: float
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    chance: float | None = None
+    beyond: int | None = None
+    timed: int | None = None
+    processes: int = 1
+
+    @property
+    def within(self) -> bool:
+        """Whether what was measured is within the limit."""
+        return self.value is not None and self.value <= self.limit
+
+
+@dataclass(frozen=True)
+class UnderLimits:
+    """The most accurate budget within all limits of `report`, and why.
+
+    `run` is None where no measured budget is within them, or what they limit was not measured;
+    `costs` are those of `run`. `surer`: the most accurate budget whose chances are all 95 % or
+    more, where that is another one.
+    """
+
+    sentence: str
+    run: str | None = None
+    costs: tuple[AgainstLimit, ...] = ()
+    surer: str | None = None
+
+
+@dataclass(frozen=True)
 class Series:
     """Runs that differ in their budget alone, in the order of measured vision tokens.
 
@@ -199,6 +293,9 @@ class Series:
     groupings: tuple[Grouping, ...]
     power: Power | None
     answer: Answer
+    guess: Guess | None = None
+    margins: tuple[AtMargin, ...] = ()
+    under_limits: UnderLimits | None = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +306,7 @@ class Analysis:
     not be compared in these runs, and why. `errors`: runs without a result and what became of them.
     `methods`: the statistics in words, with their sources. `shared`: statistics are of the
     questions that all runs on a data set answered, of which there may be fewer than a run has.
+    `reductions`: how token reductions compare with the floors, in sentences.
     """
 
     margin: float
@@ -218,6 +316,7 @@ class Analysis:
     errors: tuple[str, ...]
     methods: tuple[str, ...]
     shared: bool = False
+    reductions: tuple[str, ...] = ()
 
     def analysed(self) -> dict[str, AnalysedRun]:
         """What was found of each run of all series, by the run's name."""

@@ -6,6 +6,7 @@ with `random` and `stride` at the same number of kept tokens, question by questi
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,27 +135,37 @@ def reduction_findings(
     if not methods:
         return ()
     tested = against_floors(runs, read)
-    found = [_sentence(own) for own in tested if own.floor.asked.reduction == RESIZE]
-    found += [_sentence(own) for own in tested if own.floor.asked.reduction != RESIZE]
+    lines: dict[tuple[str, str, str], list[AgainstFloor]] = defaultdict(list)
+    for own in tested:
+        floor = own.floor.asked.reduction or ""
+        lines[floor, own.run.asked.dataset, _method(own.run)].append(own)
     resized = {own.run.name for own in tested if own.floor.asked.reduction == RESIZE}
     lacking = [run for run in methods if run.name not in resized]
-    return (*found, *_without_resize(lacking, reduced), *_slower(methods, runs))
+    said = [
+        _sentence(dataset, method, floor, own) for (floor, dataset, method), own in lines.items()
+    ]
+    return (*said, *_without_resize(lacking, reduced), *_slower(methods, runs))
 
 
-def _sentence(own: AgainstFloor) -> str:
-    """One comparison, such as `max_min at 144 vision tokens is no better than resize: ...`."""
-    dataset, floor = own.run.asked.dataset, own.floor.asked.reduction
-    text = (
-        f"{dataset}: {_method(own.run)} at {own.run.vision_tokens:.5g} vision tokens is "
-        f"{own.verdict} than {floor}"
-    )
-    if own.floor.vision_tokens != own.run.vision_tokens:
-        text += f" at {own.floor.vision_tokens:.5g}"
-    text += f": {100 * own.difference:+.1f} points"
+def _sentence(dataset: str, method: str, floor: str, pairs: Sequence[AgainstFloor]) -> str:
+    """A method against a floor at all its numbers of tokens, such as `small_print: max_min is no
+    better than resize: -2.0 points (-5.0 to +1.0, p = 0.30) at 288 vision tokens`."""
+    better = [f"{own.run.vision_tokens:.5g}" for own in pairs if own.verdict == "better"]
+    where = "" if len(better) == len(pairs) else f" at {listed(better)} vision tokens"
+    verdict = f"is better than {floor}{where}" if better else f"is no better than {floor}"
+    return f"{dataset}: {method} {verdict}: {'; '.join(_difference(own) for own in pairs)}"
+
+
+def _difference(own: AgainstFloor) -> str:
+    text = f"{100 * own.difference:+.1f} points"
     if own.low is not None and own.high is not None:
-        text += f" ({100 * own.low:+.1f} to {100 * own.high:+.1f})"
-    sign = "<" if own.at_floor else "="
-    return f"{text}, p {sign} {own.p_holm:.2g} (Holm)"
+        sign = "<" if own.at_floor else "="
+        interval = f"{100 * own.low:+.1f} to {100 * own.high:+.1f}"
+        text += f" ({interval}, p {sign} {own.p_holm:.2g})"
+    text += f" at {own.run.vision_tokens:.5g} vision tokens"
+    if own.floor.vision_tokens != own.run.vision_tokens:
+        text += f" (the floor has {own.floor.vision_tokens:.5g})"
+    return text + (", worse" if own.verdict == "worse" else "")
 
 
 def _method(run: ComparedRun) -> str:
@@ -165,46 +176,51 @@ def _method(run: ComparedRun) -> str:
 
 
 def _without_resize(lacking: Sequence[ComparedRun], reduced: Sequence[ComparedRun]) -> list[str]:
-    """Runs that nothing says to be worth it, as no resizing has as many tokens."""
-    by_dataset: dict[str, list[ComparedRun]] = {}
-    for run in lacking:
-        by_dataset.setdefault(run.asked.dataset, []).append(run)
+    """Numbers of tokens at which nothing says whether a method is worth it."""
     found = []
-    for dataset, runs in by_dataset.items():
-        budgets = sorted({round(run.vision_tokens) for run in runs})
+    for dataset in sorted({run.asked.dataset for run in lacking}):
         own = [run for run in reduced if run.asked.dataset == dataset]
-        resized = sorted({round(run.vision_tokens) for run in own if run.asked.reduction == RESIZE})
-        tokens = listed([str(count) for count in budgets])
-        text = f"{dataset}: no run with reduction=resize has {tokens} vision tokens"
-        text += f" (there are {listed([str(n) for n in resized])})" if resized else "; add one"
-        found.append(text)
+        resized = _tokens([run for run in own if run.asked.reduction == RESIZE])
+        budgets = _tokens([run for run in lacking if run.asked.dataset == dataset])
+        text = f"{dataset}: no run with reduction=resize has {budgets} vision tokens"
+        found.append(text + (f"; resizing gives {resized}" if resized else "; add one"))
     return found
 
 
+def _tokens(runs: Sequence[ComparedRun]) -> str:
+    return listed([str(count) for count in sorted({round(run.vision_tokens) for run in runs})])
+
+
 def _slower(methods: Sequence[ComparedRun], runs: Sequence[ComparedRun]) -> list[str]:
-    """Reduced runs whose median prefill is longer than that of the same crops without a reduction,
-    or than that of resizing to as many tokens."""
+    """Reduced runs whose prefill is longer than with the same crops and no reduction, or than that
+    of resizing to as many tokens, by means whose 95 % intervals do not meet."""
     found = []
     done = [run for run in runs if run.result is not None]
     resized = [run for run in done if run.asked.reduction == RESIZE]
     for run in methods:
-        plain = [
-            other
-            for other in done
-            if other.asked.knob == "max_crops"
-            and other.asked.num_crops == run.asked.num_crops
-            and _same_questions(run, other)
-        ]
-        nearest = _nearest(run, resized)
-        for other, what in ((plain[0] if plain else None, "no reduction"), (nearest, RESIZE)):
-            own, theirs = run.found.median("prefill_ms"), None
-            if other is not None:
-                theirs = other.found.median("prefill_ms")
-            if own is not None and theirs is not None and own > theirs:
-                spent = run.found.median("reduction_ms") or 0.0
+        for other, what in ((_plain(run, done), "no reduction"), (_nearest(run, resized), RESIZE)):
+            if other is not None and _is_slower(run, other):
+                own, theirs = run.found.mean("prefill_ms"), other.found.mean("prefill_ms")
+                spent = run.found.mean("reduction_ms")
+                takes = "" if spent is None else f"; the reduction itself takes {spent:.1f} ms"
                 found.append(
                     f"{run.asked.dataset}: {_method(run)} at {run.vision_tokens:.5g} vision tokens "
-                    f"makes prefill slower than {what}: {own:.1f} against {theirs:.1f} ms, of "
-                    f"which the reduction itself takes {spent:.1f}"
+                    f"makes prefill slower than {what}: {own:.1f} against {theirs:.1f} ms{takes}"
                 )
     return found
+
+
+def _plain(run: ComparedRun, done: Sequence[ComparedRun]) -> ComparedRun | None:
+    """The run of the same cap on crops that keeps all tokens."""
+    for other in done:
+        same_cap = other.asked.num_crops == run.asked.num_crops
+        if other.asked.knob == "max_crops" and same_cap and _same_questions(run, other):
+            return other
+    return None
+
+
+def _is_slower(run: ComparedRun, other: ComparedRun) -> bool:
+    own, theirs = (one.found.latency.get("prefill_ms") for one in (run, other))
+    if own is None or theirs is None or own.mean_low is None or theirs.mean_high is None:
+        return False
+    return own.mean_low > theirs.mean_high

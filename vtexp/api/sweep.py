@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtexp.analysis.analyse import analyse, configured_margin
+from vtexp.analysis.analyse import of_sweep
 from vtexp.analysis.findings import Analysis
 from vtexp.analysis.rows import ComparedRun, collect
 from vtexp.api.asked import configured
@@ -63,7 +63,7 @@ class Sweep:
     @cached_property
     def analysis(self) -> Analysis:
         """Differences, intervals and the answer as typed findings: `vtexp.analysis.findings`."""
-        return analyse(self._runs, configured_margin([self.path]))
+        return of_sweep(self.path)
 
     @property
     def answer(self) -> str:

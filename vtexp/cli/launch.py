@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from vtexp.config import user_errors
 from vtexp.config.checks import from_hydra
 from vtexp.config.compose import CONF
-from vtexp.config.hydra_parts import name_is_given, require_honoured
+from vtexp.config.hydra_parts import name_is_given, register_sweeper, require_honoured
 from vtexp.config.schema import register_schemas
 from vtexp.utils.by_name import imported
 
@@ -18,6 +18,7 @@ from vtexp.utils.by_name import imported
 def main() -> int:
     """Run what `sys.argv` asks for; returns the exit code after printing any error of a user."""
     register_schemas()
+    register_sweeper()
     return user_errors.call(_launch)
 
 

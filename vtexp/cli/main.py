@@ -176,6 +176,8 @@ def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
     report.add_argument("--out", type=Path, metavar="FOLDER", help=about)
     about = "points of accuracy that a budget may lose; default: report.margin of the sweeps"
     report.add_argument("--margin", type=float, metavar="POINTS", help=about)
+    about = "only budgets within it, such as max_prefill_ms=20; default: the limits of the sweeps"
+    report.add_argument("--limit", dest="limits", action="append", metavar="KEY=NUMBER", help=about)
     about = "where runs answered different questions: compare nothing (all, the default), or those "
     about += "that all answered (shared)"
     report.add_argument("--questions", choices=("all", "shared"), default="all", help=about)
@@ -234,7 +236,9 @@ def _resume(parsed: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def _report(parsed: argparse.Namespace, words: Sequence[str]) -> None:
-    imported("vtexp.cli.sweep:report")(parsed.sweeps, parsed.out, parsed.margin, parsed.questions)
+    imported("vtexp.cli.sweep:report")(
+        parsed.sweeps, parsed.out, parsed.margin, parsed.questions, parsed.limits
+    )
 
 
 def _list_datasets(parsed: argparse.Namespace, words: Sequence[str]) -> None:

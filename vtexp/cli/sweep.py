@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vtexp.config.checks import with_keys
-from vtexp.config.schema import Launcher, all_ranges
+from vtexp.config.schema import LIMITS, Launcher, all_ranges
 from vtexp.cost import latency_fit
 from vtexp.errors import ConfigError, DataError, VtexpError
 from vtexp.jobs import local, slurm
@@ -79,22 +79,25 @@ def report(
     out: Path | None = None,
     margin: float | None = None,
     questions: str = "all",
+    limits: Sequence[str] | None = None,
 ) -> None:
     """Print and write the comparison of what there is in some sweeps, and say what is missing.
 
-    That of one sweep is written into its folder unless `out` is given. Raises ConfigError for a
-    margin out of its range, or the same sweep twice.
+    That of one sweep is written into its folder unless `out` is given. `limits`: such as
+    `max_prefill_ms=20`. Raises ConfigError for a margin or a limit out of its range, or the same
+    sweep twice.
     """
     allowed = all_ranges()["report.margin"]
     if margin is not None and not allowed.allows(margin):
         raise ConfigError(f"--margin {margin:g}: must be {allowed}")
+    asked = None if limits is None else dict(map(_limit, limits))
     sweeps = [find_sweep(name) for name in names]
     if len({sweep.resolve() for sweep in sweeps}) < len(sweeps):
         raise ConfigError(f"report {' '.join(names)}: a sweep is named twice")
     statuses = [status for sweep in sweeps for status in look_again(sweep)]
     shared = questions == "shared"
     folder = out or (sweeps[0] if len(sweeps) == 1 else _report_folder(sweeps))
-    written = write.report(sweeps, folder, margin=margin, shared=shared)
+    written = write.report(sweeps, folder, margin=margin, shared=shared, limits=asked)
     # Of what is asked for here alone: W&B has what the sweep was configured with.
     if written and out is None and len(sweeps) == 1:
         latency_fit.write_cost_model(folder)
@@ -102,6 +105,21 @@ def report(
         console.print(summary(statuses))
     if written:
         require_page(folder)
+
+
+def _limit(text: str) -> tuple[str, float]:
+    """A limit such as `max_prefill_ms=20`. Raises ConfigError for others."""
+    key, _, value = text.removeprefix("report.").partition("=")
+    if key not in LIMITS:
+        raise ConfigError(f"--limit {text}: no such limit; there are {', '.join(LIMITS)}")
+    allowed = all_ranges()[f"report.{key}"]
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not allowed.allows(number):
+        raise ConfigError(f"--limit {text}: must be {allowed}")
+    return key, number
 
 
 def _report_folder(sweeps: Sequence[Path]) -> Path:

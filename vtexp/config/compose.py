@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vtexp.config.checks import from_hydra
+from vtexp.config.hydra_parts import register_sweeper
 from vtexp.config.schema import VALUE_KEYS, Config, DatasetConfig, register_schemas
 from vtexp.errors import ConfigError
 
@@ -89,6 +90,7 @@ def _files(config_dir: Path | None) -> Iterator[list[str]]:
         quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
         searched = [f"hydra.searchpath=['file://{quoted}']"]
     register_schemas()
+    register_sweeper()
     running = GlobalHydra.instance().hydra  # within `launch.py` there is one, and only one can be
     GlobalHydra.instance().clear()
     try:

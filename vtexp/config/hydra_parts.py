@@ -7,10 +7,13 @@ from dataclasses import fields
 from typing import Any
 
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from vtexp.config.schema import KNOB_SCHEMAS
 from vtexp.errors import ConfigError
+from vtexp.utils.by_name import imported
 
 #: Hydra's own launcher and sweeper: any other would run jobs past vtexp's.
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -34,6 +37,19 @@ _UNREAD_BY_JOBS: dict[str, tuple[Any, str]] = {
     "job.env_set": ({}, _SHELL),
     "callbacks": ({}, "jobs of -m call none; start without -m"),
 }
+
+
+def register_sweeper() -> None:
+    """Make vtexp's sweeper known to Hydra, wherever the current folder is.
+
+    Hydra looks for plugins in the folders of `hydra_plugins`. An editable install has none there,
+    only a finder of names; so what the look did not find is registered by its name.
+    """
+    plugins = Plugins.instance()
+    found = {f"{sweeper.__module__}.{sweeper.__name__}" for sweeper in plugins.discover(Sweeper)}
+    if VTEXP_SWEEPER not in found:
+        module, _, name = VTEXP_SWEEPER.rpartition(".")
+        plugins.register(imported(f"{module}:{name}"))
 
 
 def require_honoured(hydra: Any, *, multirun: bool) -> None:

@@ -337,7 +337,8 @@ class HardwareConfig:
     """Where a run runs, and how much it may load at once.
 
     `memory_gb`, `peak_tflops` (of `dtype`, dense) and `bandwidth_gb_per_s` are a GPU's, from its
-    data sheet; None where unknown.
+    data sheet; None where unknown. `price_per_hour`: of what one process of a run uses, in any
+    currency.
     """
 
     name: str = _name()
@@ -354,6 +355,7 @@ class HardwareConfig:
     memory_gb: float | None = number(None, 1e-3, 10**6, "GB")
     peak_tflops: float | None = number(None, 1e-3, 10**9, "TFLOP/s")
     bandwidth_gb_per_s: float | None = number(None, 1e-3, 10**9, "GB/s")
+    price_per_hour: float | None = number(None, 0, 10**6, "per hour")
     launcher: Launcher = Launcher.here
     max_parallel: int | None = number(None, 1, 100_000, "jobs")
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
@@ -400,14 +402,29 @@ class TrackingConfig:
     timeout_s: int = number(20, 1, 86_400, "s")
 
 
+#: Keys of `report` that limit what a budget may cost.
+LIMITS = ("max_prefill_ms", "max_ttft_ms", "max_memory_gb", "max_energy_j")
+
+
 @dataclass
 class ReportConfig:
     """What the comparison asks of its data.
 
     `margin`: points of accuracy that a budget may lose against the best one and still be enough.
+    Limits are None where there is none; those on times are on the mean at batch 1.
     """
 
     margin: float = number(5.0, 0, 1000, "points")
+    max_prefill_ms: float | None = number(None, 1e-3, 10**9, "ms")
+    max_ttft_ms: float | None = number(None, 1e-3, 10**9, "ms")
+    max_memory_gb: float | None = number(None, 1e-3, 10**6, "GB")
+    max_energy_j: float | None = number(None, 1e-6, 10**9, "J")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by their keys."""
+        values = {key: getattr(self, key) for key in LIMITS}
+        return {key: value for key, value in values.items() if value is not None}
 
 
 @dataclass
@@ -429,6 +446,7 @@ OF_NO_NUMBER = (
     ("hardware", "memory_gb"),
     ("hardware", "peak_tflops"),
     ("hardware", "bandwidth_gb_per_s"),
+    ("hardware", "price_per_hour"),
     ("hardware", "launcher"),
     ("hardware", "max_parallel"),
     ("hardware", "slurm"),

@@ -88,23 +88,24 @@ class EnergyMeter:
             self._idle_w = (counter() - before) / (time.monotonic() - began)
 
     def measure(
-        self, once: Callable[[], None], wait: Callable[[], None], seconds: float
+        self, calls: Sequence[Callable[[], None]], wait: Callable[[], None], seconds: float
     ) -> dict[str, float]:
-        """Joules per call of `once`, looped for `seconds`, the device waited for at both ends.
+        """Joules per call, all of them in turn for `seconds`, the device waited for at both ends.
 
         `energy_j_per_prefill` is all that the device drew, `idle_power_w` what it draws without
         work.
         """
         if self._idle_w is None:
             return {}
-        once()
+        calls[0]()
         wait()
         try:
             passes, before, began = 0, self._counter(), time.monotonic()
             while time.monotonic() - began < seconds:
-                once()
-                wait()
-                passes += 1
+                for call in calls:
+                    call()
+                    wait()
+                passes += len(calls)
             joules, spent_s = self._counter() - before, time.monotonic() - began
         except self._troubles:
             return {}

@@ -221,9 +221,9 @@ class Timing:
         places = sorted(range(len(self._samples)), key=lambda i: self._counted[i].sequence_length)
         return self._samples[places[len(places) // 2]]
 
-    def prefill_alone(self) -> Callable[[], None]:
-        """A function that prefills the middle sample again and again."""
-        return self._runner.prefill_alone(self.middle_sample, *self._asked)
+    def prefills_alone(self) -> list[Callable[[], None]]:
+        """Functions that prefill one sample each, its inputs on the device."""
+        return [self._runner.prefill_alone(sample, *self._asked) for sample in self._samples]
 
     def timed_middle(self) -> float:
         """Milliseconds of one prefill of the middle sample, which is in no row."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,16 @@ DRAWS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSummary:
-    """Milliseconds of a stage over `n` timings: median, its 95 % interval, and percentiles.
+    """Milliseconds of a stage over `n` timings: its cost, and how the timings are spread.
 
+    `mean` is over the images as they come, with its 95 % interval: between processes where several
+    timed, else within the one (`stats.times`). `median` has an interval within one process.
     None where there are too few timings: p90 below 64, p99 below 662.
     """
 
+    mean: float
+    mean_low: float | None
+    mean_high: float | None
     median: float
     low: float | None
     high: float | None
@@ -41,7 +47,7 @@ class StageSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BetweenProcesses:
-    """Geometric mean of `n` processes' median prefills in ms, with two 95 % intervals.
+    """Geometric mean of `n` processes' mean prefills in ms, with two 95 % intervals.
 
     `low`, `high`: of the mean of ever more processes; `next_low`, `next_high`: of a new process.
     """
@@ -63,7 +69,11 @@ def summarise_times(rows: Sequence[LatencyRow]) -> dict[str, StageSummary]:
         values = np.array([getattr(row, stage) for row in rows])
         p25, median, p75, p90, p99 = (float(v) for v in np.percentile(values, [25, 50, 75, 90, 99]))
         low, high = median_interval(rows, stage) or (None, None)
+        cost = cost_of(rows, stage)
         summary[stage] = StageSummary(
+            mean=cost.value,
+            mean_low=None if np.isnan(cost.low) else cost.low,
+            mean_high=None if np.isnan(cost.high) else cost.high,
             median=median,
             low=low,
             high=high,
@@ -74,6 +84,62 @@ def summarise_times(rows: Sequence[LatencyRow]) -> dict[str, StageSummary]:
             n=len(values),
         )
     return summary
+
+
+def cost_of(rows: Sequence[LatencyRow], stage: str = "prefill_ms") -> times.Estimate:
+    """Mean time of a stage over the images as they come; between processes where there are some.
+
+    Without an interval where the stage takes no time, or nothing was repeated.
+    """
+    questions = list(dict.fromkeys(row.sample_id for row in rows))
+    (found,) = time_blocks([rows], questions, stage)
+    mean = float(np.nanmean(found, axis=1).mean())
+    return times.mean_time(found) if mean > 0 else times.Estimate(mean, np.nan, np.nan)
+
+
+def shared_processes(runs: Sequence[Sequence[LatencyRow]]) -> list[int]:
+    """Numbers of the processes (`measure.repeats`) that timed all runs; never empty."""
+    common = set.intersection(*({row.process for row in rows} for rows in runs))
+    return sorted(common) or [0]
+
+
+def time_blocks(
+    runs: Sequence[Sequence[LatencyRow]], questions: Sequence[str], stage: str = "prefill_ms"
+) -> list[np.ndarray]:
+    """Times of a stage in several runs, of the same questions: (questions, rounds) of each run.
+
+    Rounds that runs share stand in the same column, NaN where a question was not timed in one.
+    Where all runs were timed in several processes, those of the same numbers, a column is the mean
+    of one process instead: see `times.by_process`.
+    """
+    place = {question: i for i, question in enumerate(questions)}
+    by_process = [_blocks_by_process(rows, place, runs, stage) for rows in runs]
+    common = shared_processes(runs)
+    if len(common) > 1:
+        return [times.by_process([own[number] for number in common]) for own in by_process]
+    return [own.get(common[0], own[min(own)]) for own in by_process]
+
+
+def _blocks_by_process(
+    rows: Sequence[LatencyRow],
+    place: dict[str, int],
+    runs: Sequence[Sequence[LatencyRow]],
+    stage: str,
+) -> dict[int, np.ndarray]:
+    """(questions, rounds) of each process; a round is one of any of the `runs`, of any rank."""
+    keys = sorted({(row.repeat, row.rank) for own in runs for row in own})
+    column = {key: i for i, key in enumerate(keys)}
+    found: dict[int, np.ndarray] = {}
+    for row in rows:
+        if row.sample_id in place:
+            block = found.setdefault(row.process, np.full((len(place), len(keys)), np.nan))
+            block[place[row.sample_id], column[row.repeat, row.rank]] = getattr(row, stage)
+    return {number: _without_empty_end(block) for number, block in found.items()}
+
+
+def _without_empty_end(block: np.ndarray) -> np.ndarray:
+    """Without the last rounds if this run does not have them."""
+    return block[:, : 1 + int(np.flatnonzero(~np.isnan(block).all(axis=0)).max())]
 
 
 def median_interval(
@@ -117,15 +183,17 @@ def half_width(rows: Sequence[LatencyRow]) -> float | None:
 
 
 def between_processes(rows: Sequence[LatencyRow]) -> BetweenProcesses | None:
-    """How median prefills in ms differ between a run's processes; None for one process.
+    """How mean prefills in ms differ between a run's processes; None for one process.
 
     The first rank's: each of the others has another device. On the logarithm: never below 0.
     """
     own = [row for row in rows if row.rank == 0]
-    medians = list(_medians_by(own, "process").values())
-    if len(medians) < 2:
+    by_process: dict[int, list[float]] = defaultdict(list)
+    for row in own:
+        by_process[row.process].append(row.prefill_ms)
+    if len(by_process) < 2:
         return None
-    found = times.between_processes(np.array(medians))
+    found = times.between_processes(np.array([fmean(ms) for ms in by_process.values()]))
     return BetweenProcesses(
         n=found.processes,
         mean=found.mean,
@@ -138,15 +206,10 @@ def between_processes(rows: Sequence[LatencyRow]) -> BetweenProcesses | None:
 
 def median_by_rank(rows: Sequence[LatencyRow]) -> list[float]:
     """Median prefill in ms of each process of a run, by its rank: each has its own device."""
-    medians = _medians_by(rows, "rank")
-    return [medians[rank] for rank in sorted(medians)]
-
-
-def _medians_by(rows: Sequence[LatencyRow], key: str) -> dict[Any, float]:
-    found: dict[Any, list[float]] = defaultdict(list)
+    by_rank: dict[int, list[float]] = defaultdict(list)
     for row in rows:
-        found[getattr(row, key)].append(row.prefill_ms)
-    return {value: float(np.median(own)) for value, own in found.items()}
+        by_rank[row.rank].append(row.prefill_ms)
+    return [float(np.median(by_rank[rank])) for rank in sorted(by_rank)]
 
 
 def execution(rows: Sequence[LatencyRow], abouts: Sequence[dict[str, Any]]) -> str:

@@ -23,7 +23,7 @@ from vtexp.utils.hub import HubError, HubNameError, snapshot
 EMBEDDED = "embedded:"
 ASSETS = Path(__file__).parent.parent / "assets"
 #: What of a repository is fetched: never code, never pickled weights.
-TEXTS, WEIGHTS = ["*.json", "*.txt"], ["*.safetensors"]
+TEXTS, WEIGHTS = ["*.json", "*.txt", "*.jinja"], ["*.safetensors"]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from vtexp.models.processors import (
     Normalisation,
     pixel_limits,
 )
-from vtexp.prompts.tokenizer import IMAGE_TOKENS, MOLMO_FORM, PromptForm
+from vtexp.prompts.form import IMAGE_TOKENS, MOLMO_FORM, PromptForm
 from vtexp.prompts.wording import Wording
 from vtexp.utils.by_name import imported
 
@@ -215,6 +215,7 @@ MOLMO2_FORM = PromptForm(
     "{bos}{image}<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n",
     (*IMAGE_TOKENS, "<low_res_im_start>"),
     MOLMO2_WORDING,
+    placeholder="<|image|>",
 )
 
 #: For models that were not trained on tasks by their name: as InternVL's own evaluation asks.
@@ -232,6 +233,8 @@ INTERNVL_FORM = PromptForm(
     "<|im_start|>user\n<img>{image}</img>\n{message}<|im_end|>\n<|im_start|>assistant\n",
     ("<IMG_CONTEXT>",),
     PLAIN_WORDING,
+    placeholder="<IMG_CONTEXT>",
+    image="<img>{image}</img>",
 )
 
 #: Qwen2.5-VL's published chat template with its default system message.
@@ -240,6 +243,7 @@ QWEN2_5_VL_FORM = PromptForm(
     "<|vision_start|>{image}<|vision_end|>{message}<|im_end|>\n<|im_start|>assistant\n",
     ("<|image_pad|>",),
     PLAIN_WORDING,
+    placeholder="<|image_pad|>",
 )
 
 #: What the config.json of a dense Molmo v1, of MolmoE, and of transformers' own classes must say.

@@ -20,6 +20,8 @@ TEXTS = (
     "tokenizer.json",
     "tokenizer_config.json",
     "processor_config.json",
+    "chat_template.json",
+    "chat_template.jinja",
     "preprocessor_config.json",
     "generation_config.json",
     "model.safetensors.index.json",

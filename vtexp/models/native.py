@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from vtexp.budget.geometry import Tiling
 from vtexp.budget.knobs import CropSetting
 from vtexp.errors import CountMismatchError
+from vtexp.models.clocks import AnswerClock
 from vtexp.models.prefill_graphs import GraphStages, PromptCache, Tensors
 from vtexp.models.probe import Probe, Seen
 from vtexp.models.runner import Inputs, PreparedSample, Runner
@@ -189,17 +190,27 @@ class NativeRunner(Runner):
         return self.model.config.image_token_id
 
     def generate(
-        self, inputs: Inputs, max_new_tokens: int, on_token: Callable[[], None] | None = None
+        self,
+        inputs: Inputs,
+        max_new_tokens: int,
+        on_token: Callable[[], None] | None = None,
+        clock: AnswerClock | None = None,
     ) -> torch.Tensor:
         """Ids after the prompts."""
         options: dict[str, Any] = {}
-        if on_token is not None:
+        prompt_length = inputs["input_ids"].shape[1]
 
-            def hear(input_ids: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        def hear(input_ids: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+            if clock is not None and input_ids.shape[1] == prompt_length + 1:
+                clock.prompts_read()
+            if on_token is not None:
                 on_token()
-                return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
-            options = {"min_new_tokens": max_new_tokens, "stopping_criteria": [hear]}
+        if on_token is not None or clock is not None:
+            options["stopping_criteria"] = [hear]
+        if on_token is not None:
+            options["min_new_tokens"] = max_new_tokens
         ends, finite = self.tokenizer.end_ids, torch.ones((), dtype=torch.bool, device=self.device)
 
         def check(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -207,6 +218,8 @@ class NativeRunner(Runner):
             finite.logical_and_(~(scores.isnan() | scores.isposinf()).any())
             return scores
 
+        if clock is not None:
+            clock.start()
         output = self.model.generate(
             **inputs,
             logits_processor=[check],
@@ -217,7 +230,7 @@ class NativeRunner(Runner):
             **options,
         )
         self.require_finite(finite)
-        return output[:, inputs["input_ids"].shape[1] :]
+        return output[:, prompt_length:]
 
     def probe(self) -> Probe:
         """Hooks on the vision tower, the connector, the embedding and the language model."""

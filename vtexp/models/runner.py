@@ -25,7 +25,7 @@ from vtexp.data.sample import Sample
 from vtexp.errors import ConfigError, VtexpError
 from vtexp.models.busy import kernels_ms
 from vtexp.models.checkpoints import Checkpoint
-from vtexp.models.clocks import StageClock, StageMemory
+from vtexp.models.clocks import AnswerClock, StageClock, StageMemory
 from vtexp.models.loading import load_model
 from vtexp.models.prefill_graphs import GraphStages, PrefillGraphs, Tensors
 from vtexp.models.probe import Probe
@@ -159,12 +159,17 @@ class Runner(ABC):
 
     @abstractmethod
     def generate(
-        self, inputs: Inputs, max_new_tokens: int, on_token: Callable[[], None] | None = None
+        self,
+        inputs: Inputs,
+        max_new_tokens: int,
+        on_token: Callable[[], None] | None = None,
+        clock: AnswerClock | None = None,
     ) -> torch.Tensor:
         """New token ids (B, n), greedy; finished rows are filled with the end of text.
 
         Raises VtexpError where a token was chosen by logits that are no numbers. With `on_token`,
-        which hears of each new token, the end of text stops nothing.
+        which hears of each new token, the end of text stops nothing. A `clock` is told when the
+        prompts start to be read, and when they are.
         """
 
     @abstractmethod
@@ -231,9 +236,22 @@ class Runner(ABC):
         return sent.to(self.device, non_blocking=True)
 
     @torch.inference_mode()
-    def answer(self, batch: Sequence[PreparedSample], max_new_tokens: int) -> list[list[int]]:
-        """Greedy answers as token ids, up to and with the end of text where it was reached."""
-        output = self.generate(self.inputs(batch), max_new_tokens)
+    def answer(
+        self,
+        batch: Sequence[PreparedSample],
+        max_new_tokens: int,
+        clock: AnswerClock | None = None,
+    ) -> list[list[int]]:
+        """Greedy answers as token ids, up to and with the end of text where it was reached.
+
+        A `clock` has their times afterwards.
+        """
+        clock = clock or AnswerClock(self.wait)
+        clock.start()
+        inputs = self.inputs(batch)
+        clock.pause()
+        output = self.generate(inputs, max_new_tokens, clock=clock)
+        clock.end()
         return [until_end(row, self.tokenizer.end_ids, with_end=True) for row in output.tolist()]
 
     @torch.inference_mode()

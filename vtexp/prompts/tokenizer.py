@@ -1,14 +1,13 @@
 """Text in and out of a checkpoint's tokenizer, and the prompt around an image and a question.
 
-Only the `tokenizers` library is needed, so that prompt lengths can be checked before torch or
-transformers are imported. Prompt ids are those that transformers' processors make with the family's
-chat template.
+Only the `tokenizers` library is needed, so that prompt lengths can be checked before torch is
+imported. Prompt ids are those that transformers' processors make with the checkpoint's chat
+template, or else with the published one of its family.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,47 +19,9 @@ from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
 from vtexp.data.sample import Sample
 from vtexp.errors import CheckpointError
-from vtexp.prompts.wording import MOLMO_WORDING, Wording, with_style
+from vtexp.prompts.chat_template import own_form
+from vtexp.prompts.form import BOS, MOLMO_FORM, PromptForm
 
-IMAGE_TOKENS = ("<im_start>", "<im_end>", "<im_patch>", "<im_col>")
-#: What stands for one id in a template: a special token, or {bos}.
-_SINGLE = re.compile(r"(<[^<>\s]+>|\{bos\})")
-
-
-def build_prompt(question: str, style: str) -> str:
-    """The text after the image tokens, as at Molmo's evaluation: ` User: style: Q Assistant:`.
-
-    An empty style or question is left out: ` User: coco_captioning: Assistant:`.
-    """
-    return f" User: {with_style(question, style)} Assistant:"
-
-
-@dataclass(frozen=True)
-class PromptForm:
-    """How a family writes its prompts.
-
-    `template`: text with {image}, {message}, and where wanted {bos}; anything in <> is a special
-    token. `image_tokens`: names of the tokens that an image becomes, which the tokenizer must have.
-    `wording`: how the message is made of a sample. `post_processed`: whether the tokenizer's own
-    post-processor adds its ids (a BOS, mostly) around the whole prompt.
-    """
-
-    template: str
-    image_tokens: tuple[str, ...]
-    wording: Wording = MOLMO_WORDING
-    post_processed: bool = True
-
-    @cached_property
-    def special_tokens(self) -> tuple[str, ...]:
-        """Special tokens of the template."""
-        found = _SINGLE.findall(self.template)
-        return tuple(dict.fromkeys(token for token in found if token != "{bos}"))
-
-
-#: Molmo v1, as at its evaluation.
-MOLMO_FORM = PromptForm(
-    "{bos}{image}" + build_prompt("{message}", style=""), IMAGE_TOKENS, post_processed=False
-)
 #: Stands before a piece of a prompt while it is encoded: pieces behind an image or a special token
 #: are no starts of a text, to which some tokenizers add a space. Private use, so in no question.
 _BEHIND = "\ue0f1\ue0f2vtexp\ue0f3"
@@ -112,6 +73,7 @@ class PromptTokenizer:
         tokenizer.no_padding()
         config = _json_object(config_path)
         _as_its_class(tokenizer, config)
+        form = own_form(folder, form, config, _special_tokens(tokenizer))
         first_ids, last_ids = _added_ids(tokenizer) if form.post_processed else ((), ())
         # Special tokens written in a question stay text: they must never become image tokens.
         tokenizer.encode_special_tokens = True
@@ -154,18 +116,19 @@ class PromptTokenizer:
     def prompt(self, sample: Sample, style: str) -> Prompt:
         """The ids around those of the image, by the family's form; `style` is the data set's."""
         message = self.form.wording.message(sample, style)
-        before, after = self.form.template.split("{image}")
+        message = message.strip() if self.form.strips else message
+        before, after = self.form.pieces
         return Prompt(
             [*self.first_ids, *self._ids(before, message, starts=True)],
             [*self._ids(after, message, starts=False), *self.last_ids],
         )
 
-    def _ids(self, part: str, message: str, *, starts: bool) -> list[int]:
+    def _ids(self, pieces: list[str], message: str, *, starts: bool) -> list[int]:
         """Ids of a part of the template; `starts`: it is the start of the prompt's text."""
-        single = {"{bos}": self.bos_id}
+        single = {BOS: self.bos_id}
         single |= dict(zip(self.form.special_tokens, self.special_ids, strict=True))
         ids: list[int] = []
-        for number, piece in enumerate(_SINGLE.split(part)):
+        for number, piece in enumerate(pieces):
             if piece in single:
                 ids.append(single[piece])
             elif piece:
@@ -261,6 +224,11 @@ def _as_its_class(tokenizer: Tokenizer, config: dict[str, Any]) -> None:
         scheme = "never"
     tokenizer.normalizer = None
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+
+
+def _special_tokens(tokenizer: Tokenizer) -> list[str]:
+    added = tokenizer.get_added_tokens_decoder().values()
+    return [token.content for token in added if token.special]
 
 
 def _added_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -6,11 +6,12 @@ A new column stands here alone, and under its key in `runs/records.py` (or in wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vtexp.analysis.findings import AnalysedRun, Analysis
 from vtexp.analysis.rows import ComparedRun
+from vtexp.analysis.times import scope
 from vtexp.stages import STAGE_NAMES
 
 #: Where a column is shown.
@@ -26,7 +27,8 @@ class Column:
     A cell is the value times `factor` in this `format`, or from the first of `ends` to the second;
     `otherwise` is the key that stands in where a run has no value. `group`: on the page, what the
     neighbours have in common. `varying`: shown to people only where runs differ. `timed`: marked
-    where times are doubtful. `drop`: a terminal too narrow leaves 1 out first, 0 never.
+    where times are doubtful. `scoped`: an interval of times, whose heading says within or between
+    which processes. `drop`: a terminal too narrow leaves 1 out first, 0 never.
     """
 
     key: str
@@ -41,6 +43,7 @@ class Column:
     otherwise: str = ""
     varying: bool = False
     timed: bool = False
+    scoped: bool = False
     drop: int = 0
     shown: str = FILES
 
@@ -65,13 +68,14 @@ class Column:
 
 
 #: Groups of the page, in order.
-GROUPS = _BUDGET, _TOKENS, _ACCURACY, _TIMES, _MEMORY, _PREFILL = (
+GROUPS = _BUDGET, _TOKENS, _ACCURACY, _TIMES, _MEMORY, _PREFILL, _COST = (
     "budget",
     "vision tokens",
     "accuracy",
-    "median time at batch 1",
+    "mean time at batch 1",
     "peak memory",
     "one prefill",
+    "prefill of 1 000 images",
 )
 
 
@@ -97,10 +101,11 @@ def _number(
 def _stage(
     stage: str, name: str, shown: str = "", format: str = ".1f", **more: Any
 ) -> list[Column]:
-    """Median of a stage, and both ends of its 95 % interval."""
-    key = f"{stage}_median"
-    median = _number(key, name, "ms", _TIMES, format, FILES + shown, timed=True, **more)
-    return [median, _plain(f"{stage}_low"), _plain(f"{stage}_high")]
+    """Mean of a stage with its 95 % interval; in files its median with its own too."""
+    key = f"{stage}_mean"
+    mean = _number(key, name, "ms", _TIMES, format, FILES + shown, timed=True, **more)
+    others = ("mean_low", "mean_high", "median", "low", "high")
+    return [mean, *(_plain(f"{stage}_{other}") for other in others)]
 
 
 def _interval(
@@ -167,8 +172,9 @@ OF_RUNS: tuple[Column, ...] = (
     *_stage("llm_prefill_ms", STAGE_NAMES["llm_prefill_ms"], "tp", short="LLM", drop=5),
     *_stage("prefill_ms", "prefill", "tmp"),
     _interval(
-        *("prefill_ms_interval", "prefill 95 %", _TIMES, ".1f", "tmp", "prefill_ms"),
+        *("prefill_ms_interval", "prefill 95 %", _TIMES, ".1f", "tmp", "prefill_ms_mean"),
         short="prefill 95%",
+        scoped=True,
         drop=1,
     ),
     *_stage("first_token_ms", STAGE_NAMES["first_token_ms"], "p"),
@@ -195,6 +201,9 @@ OF_RUNS: tuple[Column, ...] = (
     _number("roofline_ms", "roofline", "ms", _PREFILL, ".3g", "fmp"),
     _plain("sequence_length"),
     _plain("batch_size", int),
+    *(_plain(f"answer_times_{name}", int) for name in ("batch_size", "samples")),
+    *(_plain(f"answer_times_{name}_s") for name in ("preprocess", "prefill", "decode")),
+    _plain("answer_times_vision_tokens"),
     _text("samples_fingerprint"),
     _text("inputs_fingerprint"),
     _text("same_inputs_as"),
@@ -216,10 +225,20 @@ OF_ANALYSIS: tuple[Column, ...] = (
     ),
     _plain("sufficient", bool),
     _number("speed_up", "speed-up", "", "", ".2f", "ftm", timed=True, drop=4),
-    _interval("speed_up_interval", "speed-up 95 %", "", ".2f", "m", "speed_up"),
+    _interval("speed_up_interval", "speed-up 95 %", "", ".2f", "m", "speed_up", scoped=True),
     _plain("speed_up_low"),
     _plain("speed_up_high"),
     _text("speed_up_baseline"),
+    _number("cost_seconds", "1 000 at batch 1", "s", _COST, ".3g", "fmp", timed=True),
+    _plain("cost_seconds_low"),
+    _plain("cost_seconds_high"),
+    _number("cost_energy_j", "1 000: energy", "J", _COST, ".3g", "fmp"),
+    _number("cost_price", "1 000: price at batch 1", "", _COST, ".3g", "fmp", timed=True),
+    _number("cost_batch_size", "largest batch", "", _COST, ".0f", "fp", kind=int),
+    _number("cost_batch_seconds", "1 000 in batches", "s", _COST, ".3g", "fmp"),
+    _number("cost_images_per_s", "images per second in batches", "", _COST, ".4g", "fmp"),
+    _plain("cost_batch_decode_seconds"),
+    _number("cost_batch_price", "1 000: price in batches", "", _COST, ".3g", "fmp"),
     _plain("on_front", bool),
     _number("front_share", "on the Pareto front", "%", "", ".0f", "fm", factor=100),
 )
@@ -287,6 +306,8 @@ def _found_values(run: AnalysedRun | None) -> dict[str, Any]:
     if (ratio := run.speed_up) is not None:
         values |= {"speed_up": ratio.ratio, "speed_up_baseline": ratio.baseline}
         values |= {"speed_up_low": ratio.low, "speed_up_high": ratio.high}
+    if run.cost is not None:
+        values |= {f"cost_{key}": value for key, value in vars(run.cost).items()}
     return values
 
 
@@ -299,7 +320,17 @@ def shown(rows: Sequence[ReportRow], place: str) -> list[Column]:
     filled = [column for column in wanted if any(row.text(column) for row in rows)]
     kept = [column for column in filled if not column.varying or _differs(rows, column)]
     order = (*GROUPS, "")
+    kept = [_with_scope(column, rows) if column.scoped else column for column in kept]
     return sorted(kept, key=lambda column: (column.varying, order.index(column.group)))
+
+
+def _with_scope(column: Column, rows: Sequence[ReportRow]) -> Column:
+    """A column of intervals of times, with what they hold for in its heading."""
+    counts = {row.run.result.num_processes for row in rows if row.run.result is not None}
+    said = scope(max(counts, default=1)) if len(counts) < 2 else "within or between processes"
+    within = {1} >= counts
+    short = f"{column.short} {'one process' if within else 'processes'}" if column.short else ""
+    return replace(column, name=f"{column.name} {said}", short=short)
 
 
 def _differs(rows: Sequence[ReportRow], column: Column) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vtexp.analysis.answer import points
 from vtexp.analysis.findings import Analysis, Series
+from vtexp.analysis.guess import margins_sentence
 from vtexp.analysis.rows import ComparedRun
 
 
@@ -33,14 +34,24 @@ def sentences(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
     for series in analysis.series:
         name = f"{series.name}: " if len(analysis.series) > 1 else ""
         said.append(f"{name}{series.answer.sentence}")
+        said += [f"- {line}" for line in beside(series)]
         said += [f"- {caveat}" for caveat in series.answer.caveats]
         said += [f"- {line}" for line in _power(series)]
     if analysis.shared:
         said.append("- all this is of the questions that all runs on a data set answered")
+    said += [f"- {line}" for line in analysis.reductions]
     said += [f"- not fair: {line}" for line in analysis.caveats]
     if analysis.errors:
         said.append(f"- {len(analysis.errors)} of {len(runs)} runs have no result")
     return said
+
+
+def beside(series: Series) -> list[str]:
+    """What stands beside the answer: a best guess, the budget within limits, other margins."""
+    found = [] if series.guess is None else [series.guess.sentence]
+    if series.under_limits is not None:
+        found.append(series.under_limits.sentence)
+    return found + ([margins_sentence(series.margins, series.runs)] if series.margins else [])
 
 
 def _power(series: Series) -> list[str]:

@@ -23,7 +23,7 @@ from vtexp.report import reproduce
 from vtexp.report.answers import SharedQuestions, read_answers
 from vtexp.report.browser import browser_data
 from vtexp.report.columns import ReportRow
-from vtexp.report.format import p_value
+from vtexp.report.format import beside, p_value
 from vtexp.report.html_table import report_table
 from vtexp.report.plots import Plot, all_plots
 from vtexp.report.thumbnails import MOST_BYTES
@@ -93,6 +93,7 @@ def _page(
         title=", ".join(dict.fromkeys(run.sweep for run in runs)),
         facts=_facts(runs),
         analysis=found,
+        beside=beside,
         p_value=p_value,
         table=report_table(rows),
         plots=plots,

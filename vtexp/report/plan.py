@@ -9,6 +9,7 @@ from vtexp.budget.knobs import same_inputs, tiling_summary
 from vtexp.metrics import metric
 from vtexp.runs.forecast import Forecast, Prediction, forecast
 from vtexp.runs.plan import Plan
+from vtexp.runs.within import settings_within
 from vtexp.stats.power import planned_margin
 from vtexp.utils.console import console
 
@@ -43,7 +44,7 @@ def show_plan(plan: Plan) -> None:
     same = same_inputs([(run.label, run.inputs_fingerprint) for run in plan.runs])
     for label, first in same.items():
         console.print(f"{label}: every image gives the same inputs as {first}")
-    for line in _margin(plan, len(plan.runs) - len(same)):
+    for line in (*_margin(plan, len(plan.runs) - len(same)), *settings_within(plan)):
         console.print(line)
 
 

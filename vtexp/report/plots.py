@@ -9,6 +9,7 @@ from typing import Literal
 
 from vtexp.analysis import findings
 from vtexp.analysis.rows import ComparedRun, curves_of
+from vtexp.analysis.times import scope
 from vtexp.report.answers import RunAnswers
 from vtexp.stages import STAGE_NAMES
 
@@ -117,14 +118,15 @@ def _accuracy_series(label: str, runs: Sequence[ComparedRun], x: list[float]) ->
 
 
 def prefill_plot(curves: Curves) -> Plot | None:
-    """The median of prefill in ms over the vision tokens of the timed images."""
+    """Mean prefill in ms over the vision tokens of the timed images, both means of the same."""
     timed = _timed(curves)
     if not timed:
         return None
     return Plot(
         name="prefill",
         title="Prefill over vision tokens",
-        caption="Median at batch 1; bars: its 95 % interval. Hollow: the timings are doubtful.",
+        caption=f"Mean over the images as they come, at batch 1; bars: its 95 % interval "
+        f"{_scope(timed)}. Hollow: the timings are doubtful.",
         x_label="measured vision tokens per timed image (mean)",
         y_label="prefill at batch 1, ms",
         kind="lines",
@@ -138,24 +140,24 @@ def _prefill_series(label: str, runs: Sequence[ComparedRun]) -> PlotSeries:
     return PlotSeries(
         label=label,
         x=[run.found.prefill_vision_tokens for run in runs],
-        y=[own.median for own in times],
-        low=[own.low for own in times],
-        high=[own.high for own in times],
+        y=[own.mean for own in times],
+        low=[own.mean_low for own in times],
+        high=[own.mean_high for own in times],
         names=[run.asked.value_label for run in runs],
         marked=[bool(run.timing_warnings) for run in runs],
     )
 
 
 def stages_plot(curves: Curves) -> Plot | None:
-    """Medians of the stages of the time to first token, stacked, by knob value."""
+    """Means of the stages of the time to first token, stacked, by knob value."""
     runs = [(label, run) for label, own in _timed(curves).items() for run in own]
     if not runs:
         return None
     return Plot(
         name="stages",
         title="Where the time to first token goes",
-        caption="Median of each stage, at batch 1. Medians of parts need not add up to the median "
-        "of the whole. *: the timings are doubtful.",
+        caption="Mean of each stage over the images as they come, at batch 1. *: the timings are "
+        "doubtful.",
         x_label="knob value and measured vision tokens",
         y_label="time, ms",
         kind="bars",
@@ -163,10 +165,10 @@ def stages_plot(curves: Curves) -> Plot | None:
             PlotSeries(
                 label=name,
                 x=[_bar_name(run, label, marked=True) for label, run in runs],
-                y=[run.found.median(stage) for _, run in runs],
+                y=[run.found.mean(stage) for _, run in runs],
             )
             for stage, name in STAGE_NAMES.items()
-            if any(run.found.median(stage) is not None for _, run in runs)
+            if any(run.found.mean(stage) is not None for _, run in runs)
         ],
     )
 
@@ -181,7 +183,7 @@ def pareto_plot(curves: Curves, fronts: Sequence[Sequence[str]]) -> Plot | None:
         title="Accuracy over prefill time",
         caption="Dashed: the Pareto front, the runs that no other of the same series beats in "
         "both by these estimates. Bars: 95 % intervals. Hollow: the timings are doubtful.",
-        x_label="prefill at batch 1, ms (median)",
+        x_label="prefill at batch 1, ms (mean)",
         y_label=f"accuracy, % ({_metric(both)})",
         kind="points",
         series=[
@@ -348,7 +350,13 @@ def _those(curves: Curves, wanted: Callable[[ComparedRun], bool]) -> Curves:
 
 
 def _prefill_ms(run: ComparedRun) -> float:
-    return run.found.latency["prefill_ms"].median
+    return run.found.latency["prefill_ms"].mean
+
+
+def _scope(curves: Curves) -> str:
+    """What intervals of times are of: within one process, or between several."""
+    counts = {run.found.num_processes for runs in curves.values() for run in runs}
+    return scope(counts.pop()) if len(counts) == 1 else "within one or between several processes"
 
 
 def _metric(curves: Curves) -> str:

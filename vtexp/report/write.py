@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vtexp.analysis.analyse import analyse, configured_margin
+from vtexp.analysis.analyse import analyse
+from vtexp.analysis.configured import configured_limits, configured_margin
 from vtexp.analysis.findings import Analysis, write_analysis
 from vtexp.analysis.rows import ComparedRun, collect, timing_warnings, warnings
 from vtexp.report.columns import DOUBTFUL, report_rows
@@ -30,12 +31,18 @@ MOST_WARNINGS = 12
 
 
 def report(
-    sweeps: Sequence[Path], out: Path, *, margin: float | None = None, shared: bool = False
+    sweeps: Sequence[Path],
+    out: Path,
+    *,
+    margin: float | None = None,
+    shared: bool = False,
+    limits: Mapping[str, float] | None = None,
 ) -> bool:
     """Write and print the comparison of sweeps' folders; whether anything has become of any run.
 
-    `margin` in points, that of the sweeps' configs if None. `shared`: runs that answered different
-    questions are compared on those that all answered. Raises DataError for damaged records,
+    `margin` in points and `limits` by their keys, those of the sweeps' configs if None. `shared`:
+    runs that answered different questions are compared on those that all answered. Raises
+    DataError for damaged records,
     ConfigError where the sweeps have several margins.
     """
     runs = collect(*sweeps)
@@ -43,7 +50,9 @@ def report(
         return False
     if margin is None:
         margin = configured_margin(sweeps)
-    analysis = analyse(runs, margin, shared=shared)
+    if limits is None:
+        limits = configured_limits(sweeps)
+    analysis = analyse(runs, margin, shared=shared, limits=limits)
     write(runs, analysis, out)
     show(runs, analysis, out)
     return True

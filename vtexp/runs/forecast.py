@@ -53,9 +53,8 @@ class Forecast:
 
 def forecast(plan: Plan) -> Forecast:
     """Predict all runs of a plan."""
-    arithmetic = model_arithmetic(plan.checkpoint.config, plan.geometry)
-    model = find_cost_model(plan.config)
-    time_ms, basis = _clock(plan, arithmetic, model)
+    arithmetic, clock = model_arithmetic(plan.checkpoint.config, plan.geometry), clock_of(plan)
+    time_ms, basis, model = clock.time_ms, clock.basis, clock.model
     predictions = []
     for run in plan.runs:
         flops = prefill_ms = run_s = None
@@ -72,10 +71,32 @@ def forecast(plan: Plan) -> Forecast:
     return Forecast(tuple(predictions), basis)
 
 
-def _clock(
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """`time_ms`: milliseconds of a prefill by its counts, None if unknown; `basis` says why.
+
+    `model`: the cost model that it is of; without one the times are lower bounds.
+    """
+
+    time_ms: Callable[[PromptCounts], float] | None
+    basis: str
+    model: FoundModel | None
+
+    def mean_ms(self, prompts: Counter[PromptCounts]) -> float | None:
+        """Mean over prompts."""
+        return None if self.time_ms is None else _mean(prompts, self.time_ms)
+
+
+def clock_of(plan: Plan) -> Clock:
+    """What a plan's times are predicted by."""
+    arithmetic = model_arithmetic(plan.checkpoint.config, plan.geometry)
+    model = find_cost_model(plan.config)
+    return Clock(*_time_and_basis(plan, arithmetic, model), model)
+
+
+def _time_and_basis(
     plan: Plan, arithmetic: ModelArithmetic | None, model: FoundModel | None
 ) -> tuple[Callable[[PromptCounts], float] | None, str]:
-    """Milliseconds of a prefill by its counts, None if unknown, and in words what they rest on."""
     hardware = plan.config.hardware
     if model is not None:
         coefficients = model.coefficients

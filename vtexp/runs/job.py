@@ -270,7 +270,7 @@ class RunsUnderWay:
         accuracy = "none" if result.accuracy is None else f"{result.accuracy:.1%}"
         console.print(
             f"{run.label}: {result.measured_vision_tokens:.5g} vision tokens, "
-            f"accuracy {accuracy}, prefill {result.latency['prefill_ms'].median:.1f} ms"
+            f"accuracy {accuracy}, prefill {result.latency['prefill_ms'].mean:.1f} ms"
         )
         self._on_result(self.plan.config, run.folder, self.plan.samples)
 

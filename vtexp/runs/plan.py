@@ -305,6 +305,22 @@ def _require_reducible(
         )
 
 
+def with_value(plan: Plan, value: KnobValue) -> PlannedRun:
+    """What another value would mean for a plan's samples; it has no id and belongs to no sweep.
+
+    Raises ConfigError for a bad value.
+    """
+    config, geometry, planned = plan.config, plan.geometry, plan.runs[0]
+    text_lengths = [
+        length - _read_of(planned.setting, tiling, geometry)[1]
+        for tiling, length in zip(planned.tilings, planned.prompt_lengths, strict=True)
+    ]
+    setting = value.crop_setting(geometry)
+    run = _plan_run(config, geometry, value, setting, list(plan.image_sizes), text_lengths)
+    arithmetic = model_arithmetic(plan.checkpoint.config, geometry)
+    return run if arithmetic is None else _with_memory(config, run, arithmetic, 1)
+
+
 def geometry_of(asked: ModelConfig, checkpoint: Checkpoint) -> Geometry:
     """The checkpoint's geometry at the config's context. Raises ConfigError if it is too long."""
     geometry = checkpoint.family.geometry_of(checkpoint.config)

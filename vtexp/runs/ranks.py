@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from vtexp.errors import VtexpError, error_line
 from vtexp.measure.timings import LatencyRow
-from vtexp.runs.records import Environment
+from vtexp.runs.records import AnswerTimes, Environment
 from vtexp.runs.surroundings import describe
 from vtexp.utils import environment, files
 from vtexp.utils.typed import Misfit, from_json, to_json
@@ -55,6 +55,7 @@ class RankResult:
     batch_size: int
     out_of_memory_count: int
     duration_s: float
+    answer_times: AnswerTimes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

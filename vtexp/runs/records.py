@@ -18,7 +18,7 @@ from vtexp.utils import files
 from vtexp.utils.typed import Misfit, flat, from_json, to_json
 
 #: Raised by one whenever a key gets another name or meaning.
-FORMAT = 1
+FORMAT = 2
 
 Record = TypeVar("Record")
 
@@ -99,6 +99,24 @@ class GroupAccuracy:
     n: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerTimes:
+    """Seconds of the answers to `samples` questions in batches of `batch_size`, in one process.
+
+    Of the largest batches alone, without the first of them where there are more: it warms up.
+    `preprocess_s`: decoded images to inputs on the host; `prefill_s`: from there to the first token
+    of each answer; `decode_s`: the tokens behind. Decoding of image files is no part. Of several
+    ranks, the sums. `vision_tokens`: mean of these questions.
+    """
+
+    batch_size: int
+    samples: int
+    preprocess_s: float
+    prefill_s: float
+    decode_s: float
+    vision_tokens: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result(Asked):
     """`result.json`: what came out of a finished run.
@@ -149,13 +167,20 @@ class Result(Asked):
     timing_warnings: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     batch_size: int = 1
+    answer_times: AnswerTimes | None = None
     out_of_memory_count: int = 0
     duration_s: float | None = None
 
-    def median(self, stage: str) -> float | None:
-        """Median milliseconds of a stage such as `prefill_ms`; None where it was not timed."""
+    @property
+    def num_processes(self) -> int:
+        """How many processes timed, one after the other: intervals of times are between these."""
+        several = self.prefill_ms_between_processes
+        return 1 if several is None else several.n
+
+    def mean(self, stage: str) -> float | None:
+        """Mean milliseconds of a stage such as `prefill_ms`; None where it was not timed."""
         found = self.latency.get(stage)
-        return None if found is None else found.median
+        return None if found is None else found.mean
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from vtexp.measure.energy import EnergyMeter
 from vtexp.measure.protocol import Reference, Timing
 from vtexp.measure.timings import LatencyRow
 from vtexp.metrics.registry import Score
+from vtexp.models.clocks import AnswerClock
 from vtexp.models.probe import Counts
 from vtexp.runs.batching import BatchSize
 from vtexp.runs.plan import Plan, PlannedRun
@@ -45,6 +46,7 @@ from vtexp.runs.records import (
 )
 from vtexp.runs.result import by_column, summarise_run
 from vtexp.runs.surroundings import describe
+from vtexp.runs.throughput import BatchTimes, answer_times, of_all_ranks
 from vtexp.utils import environment, files
 from vtexp.utils.console import ProgressFile
 
@@ -89,6 +91,7 @@ class Measurement:
         self._progress = ProgressFile(self._folder / files.PROGRESS)
         self._environment: Environment = describe(runner.device)
         self._duration_s = 0.0
+        self._batch_times: list[BatchTimes] = []
 
     def start(self, indices: Sequence[int]) -> None:
         """Get ready to time prefills of the samples of these indices: counted and warmed up.
@@ -196,7 +199,7 @@ class Measurement:
                 "reference_failure": reference.failure,
             }
             if meter is not None:
-                about |= meter.measure(timing.prefill_alone(), self.runner.wait, seconds)
+                about |= meter.measure(timing.prefills_alone(), self.runner.wait, seconds)
         here, rows = self._environment, timing.rows
         own = ProcessTiming(
             rank=self._rank, process=self._process, host=here.host, device=here.device, timing=about
@@ -236,11 +239,17 @@ class Measurement:
                 batch: Sequence[int],
             ) -> tuple[list[PreparedSample], list[list[int]], list[Counts]]:
                 probe.reset()  # a batch that ran out of memory leaves half a count
+                began_s = time.perf_counter()
                 prepared = [
                     runner.prepare(plan.samples[i], run.setting, dataset.style, images[i])
                     for i in batch
                 ]
-                return prepared, runner.answer(prepared, dataset.max_new_tokens), probe.take()
+                runner.wait()
+                preprocess_s, clock = time.perf_counter() - began_s, AnswerClock(runner.wait)
+                answers = runner.answer(prepared, dataset.max_new_tokens, clock)
+                counts = probe.take()
+                self._note_batch(counts, preprocess_s, clock)
+                return prepared, answers, counts
 
             for batch, (prepared, answers, counts) in self._batches.run(order, process):
                 rows = []
@@ -264,6 +273,19 @@ class Measurement:
                 advance(len(batch))
                 self._progress.advance(len(batch))
 
+    def _note_batch(
+        self, counts: Sequence[Counts], preprocess_s: float, clock: AnswerClock
+    ) -> None:
+        self._batch_times.append(
+            BatchTimes(
+                samples=len(counts),
+                preprocess_s=preprocess_s,
+                prefill_s=clock.prefill_s,
+                decode_s=clock.decode_s,
+                vision_tokens=sum(own.vision_tokens for own in counts),
+            )
+        )
+
     def finish_part(self, broken: Mapping[int, FailedSample]) -> None:
         """This process has answered all that it could but `broken`, samples by index."""
         self._answers.finish()
@@ -273,6 +295,7 @@ class Measurement:
             batch_size=self._batches.most,
             out_of_memory_count=self._batches.out_of_memory_count,
             duration_s=round(self._duration_s, 2),
+            answer_times=answer_times(self._batch_times),
         )
         record_rank_result(self._folder, result)
 
@@ -310,6 +333,7 @@ class Measurement:
             surroundings,
             samples_fingerprint=fingerprint(samples),
             batch_size=max(rank.batch_size for rank in ranks),
+            answer_times=of_all_ranks([rank.answer_times for rank in ranks]),
             out_of_memory_count=sum(rank.out_of_memory_count for rank in ranks),
             duration_s=max(rank.duration_s for rank in ranks),
         )

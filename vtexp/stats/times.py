@@ -13,23 +13,53 @@ from typing import NamedTuple
 
 import numpy as np
 
+#: Fewest rounds or processes whose spread is known well enough for Satterthwaite's freedom.
+LEAST_COLUMNS = 4
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """A positive number with its 95 % interval; NaN ends where nothing was repeated."""
+    """A positive number with its 95 % interval; NaN ends where nothing was repeated.
+
+    `error`: standard error of the logarithm, with `freedom` degrees of freedom.
+    """
 
     value: float
     low: float
     high: float
+    error: float = float("nan")
+    freedom: float = float("inf")
+
+    def chance_at_most(self, limit: float) -> float:
+        """Chance that the true value is `limit` or less, above 0; NaN without an interval.
+
+        By the distribution that the interval is of, Student's t of the logarithm: 0.975 at `high`.
+        """
+        from scipy.stats import t
+
+        distance = np.log(limit / self.value)
+        if np.isnan(self.error) or self.error == 0:
+            return float("nan") if np.isnan(self.error) else float(distance >= 0)
+        return float(t.cdf(distance / self.error, self.freedom))
 
 
 def mean_time(times: np.ndarray) -> Estimate:
     """Mean time of an image as they come, over questions (Q, R) of R rounds; in the times' unit.
 
-    The interval is of other questions of the same kind and other rounds of the same process.
+    The interval is of other questions of the same kind and other rounds of the same process; where
+    each round is a process (its means, `by_process`), of other processes.
     """
     mean = float(np.nanmean(times, axis=1).mean())
     return _estimate(mean, _two_way(times / mean))
+
+
+def by_process(processes: Sequence[np.ndarray]) -> np.ndarray:
+    """(Q, P) mean times of P processes that each timed the same Q questions, (Q, R) each.
+
+    In the place of rounds they give `mean_time` and `speed_up` between processes: two processes
+    that differ are no more alike for having many rounds.
+    """
+    return np.column_stack([np.nanmean(times, axis=1) for times in processes])
 
 
 def speed_up(baseline: np.ndarray, other: np.ndarray) -> Estimate:
@@ -89,7 +119,17 @@ def _two_way(cells: np.ndarray) -> _Spread:
         return _Spread(np.nan, np.inf)
     both = _added(parts)
     largest = max(part.variance for part in parts)
-    return _Spread(max(both.variance - _own_noise(complete), largest), both.freedom)
+    found = _Spread(max(both.variance - _own_noise(complete), largest), both.freedom)
+    return _widened(found, parts) if complete.shape[1] < LEAST_COLUMNS else found
+
+
+def _widened(found: _Spread, parts: Sequence[_Spread]) -> _Spread:
+    """With a variance at which Student's reach is that of the parts' reaches, as squares added.
+
+    (Howe 1974.) Two or three values say too little of a variance for Satterthwaite's freedom.
+    """
+    reach = sum(_student(part.freedom) ** 2 * part.variance for part in parts)
+    return found._replace(variance=max(found.variance, reach / _student(found.freedom) ** 2))
 
 
 def _added(parts: Sequence[_Spread]) -> _Spread:
@@ -118,8 +158,9 @@ def _own_noise(cells: np.ndarray) -> float:
 def _estimate(value: float, spread: _Spread) -> Estimate:
     from scipy.stats import t
 
-    reach = np.exp(t.isf(0.025, spread.freedom) * np.sqrt(spread.variance))
-    return Estimate(value, float(value / reach), float(value * reach))
+    error = float(np.sqrt(spread.variance))
+    reach = np.exp(t.isf(0.025, spread.freedom) * error)
+    return Estimate(value, float(value / reach), float(value * reach), error, spread.freedom)
 
 
 @dataclass(frozen=True)
@@ -166,7 +207,7 @@ def speed_up_between_processes(baseline: np.ndarray, other: np.ndarray) -> Estim
     return _estimate(ratio, _added([_of_mean(own) for own in logs]))
 
 
-def _student(freedom: int) -> float:
+def _student(freedom: float) -> float:
     from scipy.stats import t
 
     return float(t.isf(0.025, freedom))

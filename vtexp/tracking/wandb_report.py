@@ -169,7 +169,7 @@ def _blocks(sweep: Path, own_id: str, runs: Sequence[ComparedRun], analysis: Ana
         )
         for name, sign in (("runs", "!="), ("curves", "="))
     )
-    found = public([*analysis.caveats, *warnings(runs)])
+    found = public([*analysis.reductions, *analysis.caveats, *warnings(runs)])
     more = [f"and {len(found) - MOST_WARNINGS} more"] if len(found) > MOST_WARNINGS else []
     blocks = [
         wr.H1("Answer"),
@@ -200,7 +200,7 @@ def _answer(all_series: Sequence[Series]) -> list[Any]:
 
 def _stages(done: Sequence[Result]) -> list[Any]:
     """The stages that were timed."""
-    return [f"{stage}_median" for stage in STAGE_NAMES if any(stage in own.latency for own in done)]
+    return [f"{stage}_mean" for stage in STAGE_NAMES if any(stage in own.latency for own in done)]
 
 
 def _curve_panels(done: Sequence[Result]) -> list[Any]:
@@ -208,7 +208,7 @@ def _curve_panels(done: Sequence[Result]) -> list[Any]:
 
     tokens = "measured vision tokens"
     accuracy: list[Any] = ["accuracy", "accuracy_low", "accuracy_high"]
-    times: list[Any] = ["ttft_ms_median", "prefill_ms_median", *_stages(done)]
+    times: list[Any] = ["ttft_ms_mean", "prefill_ms_mean", *_stages(done)]
     left, right, below = _half(0, 0), _half(12, 0), wr.Layout(0, 8, w=24, h=8)
     return [
         wr.LinePlot("Accuracy, 95 %", x=TOKENS, y=accuracy, title_x=tokens, layout=left),
@@ -227,7 +227,7 @@ def _half(x: int, y: int) -> wr.Layout:
 def _run_panels(done: Sequence[Result]) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
-    tokens, accuracy, prefill = map(wr.SummaryMetric, (TOKENS, "accuracy", "prefill_ms_median"))
+    tokens, accuracy, prefill = map(wr.SummaryMetric, (TOKENS, "accuracy", "prefill_ms_mean"))
     columns = (wr.Config("run.value"), wr.SummaryMetric("measured_num_crops"), tokens, prefill)
     axes = [wr.ParallelCoordinatesPlotColumn(metric) for metric in (*columns, accuracy)]
     lines = [wr.Layout(0, y, w=24, h=10) for y in (16, 26, 36)]
@@ -235,7 +235,7 @@ def _run_panels(done: Sequence[Result]) -> list[Any]:
         wr.ScatterPlot("Accuracy over vision tokens", x=tokens, y=accuracy, layout=_half(0, 0)),
         wr.ScatterPlot("Accuracy over prefill, ms", x=prefill, y=accuracy, layout=_half(12, 0)),
         wr.BarPlot("Accuracy", metrics=["accuracy"], layout=_half(0, 8)),
-        wr.BarPlot("Stages, median ms", metrics=_stages(done), layout=_half(12, 8)),
+        wr.BarPlot("Stages, mean ms", metrics=_stages(done), layout=_half(12, 8)),
         wr.ParallelCoordinatesPlot(axes, layout=lines[0]),
         wr.RunComparer("split", layout=lines[1]),
         wr.WeavePanelSummaryTable(table_name="samples", layout=lines[2]),

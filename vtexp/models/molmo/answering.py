@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from vtexp.models.clocks import AnswerClock
 from vtexp.models.molmo.modeling import MolmoForCausalLM, PassContext, rotary_of
 from vtexp.models.prefill_graphs import captured
 
@@ -86,7 +87,9 @@ class AnswerSteps:
     def start(self, inputs: dict[str, Any], lengths: torch.Tensor) -> torch.Tensor:
         """Read prompts (B, L) of `lengths` (B,): the first token of each answer, int64 (B,)."""
         self._cache.lengths.copy_(lengths)
-        self._cache.positions.copy_(inputs.pop("next_positions", lengths))
+        self._cache.positions.copy_(inputs.get("next_positions", lengths))
+        if "read_images" in inputs:
+            inputs = inputs | inputs["read_images"]()
         self._cache.is_prompt = True
         last: dict[str, Any] = {"logits_to_keep": 1}
         if inputs["attention_mask"] is not None:
@@ -166,25 +169,29 @@ class Answering:
         inputs: dict[str, Any],
         max_new_tokens: int,
         on_token: Callable[[], None] | None = None,
+        clock: AnswerClock | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """New token ids int64 (B, n), finished rows filled with the end of text; and whether the
         logits behind those of a row were numbers, bool (B,).
 
         inputs: as `MolmoForCausalLM.forward` takes them, prompts padded on the right with
-        `attention_mask` (B, L) where their lengths differ; with `rows`, (B, l) of those. With
-        `next_positions` (B,) answers go on there and not at the prompts' lengths. With `on_token`,
+        `attention_mask` (B, L) where their lengths differ. Of reduced prompts L is `longest`,
+        `read_images` gives what the model takes in place of images, and with `next_positions` (B,)
+        answers go on there and not at the prompts' lengths. With `on_token`,
         which hears of each token, nothing ends before `max_new_tokens`. A shape is captured before
         it is timed, else at its second batch: many shapes come once.
         """
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        longest = inputs.get("rows", ids).shape[1]
+        longest = inputs.get("longest", ids.shape[1])
         lengths = torch.full((len(ids),), longest) if mask is None else mask.sum(dim=1)
         steps = self._steps_for(len(ids), longest + max_new_tokens - 1)
         steps.uses += 1
         if self._stream is not None and (on_token is not None or steps.uses > 1):
             steps.prepare(self._stream)
         try:
-            return self._answer(steps, inputs, lengths, max_new_tokens, on_token)
+            # From here on: a capture is no part of a prefill.
+            token = _first(steps, inputs, lengths, clock)
+            return self._answer(steps, token, max_new_tokens, on_token)
         except Exception:  # no memory, most likely: buffers are in the way of smaller batches
             self.forget()
             raise
@@ -196,12 +203,10 @@ class Answering:
     def _answer(
         self,
         steps: AnswerSteps,
-        inputs: dict[str, Any],
-        lengths: torch.Tensor,
+        token: torch.Tensor,
         max_new_tokens: int,
         on_token: Callable[[], None] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        token = steps.start(inputs, lengths.to(inputs["input_ids"].device))
         found = [token]
         ends = torch.tensor(self._end_ids, device=token.device)
         finished = torch.isin(token, ends)
@@ -226,3 +231,15 @@ class Answering:
             self._steps[shape] = AnswerSteps(self._model, *shape)
         self._steps.move_to_end(shape)
         return self._steps[shape]
+
+
+def _first(
+    steps: AnswerSteps, inputs: dict[str, Any], lengths: torch.Tensor, clock: AnswerClock | None
+) -> torch.Tensor:
+    """Read the prompts: the first token of each answer."""
+    if clock is not None:
+        clock.start()
+    token = steps.start(inputs, lengths.to(inputs["input_ids"].device))
+    if clock is not None:
+        clock.prompts_read()
+    return token

@@ -119,14 +119,13 @@ class ReducedPrompts(NamedTuple):
 
     features (sum of k, hidden) stand at `places` of (B * L, hidden); source (sum of k,): which of
     all pooled tokens they took the place of. rows int64 (B, most l): what stays of each prompt,
-    padded with 0; lengths (B,) on the host; positions (B, most l), or None where they are 0, 1, 2.
+    padded with 0; positions (B, most l), or None where they are 0, 1, 2.
     """
 
     features: torch.Tensor
     places: torch.Tensor
     source: torch.Tensor
     rows: torch.Tensor
-    lengths: torch.Tensor
     positions: torch.Tensor | None
 
 
@@ -155,7 +154,6 @@ def reduce_prompts(
         torch.cat(places),
         torch.cat(sources),
         padded,
-        torch.tensor([prompt.kept_length for prompt in prompts]),
         padded if prompts[0].asked.positions == "keep" else None,
     )
 

@@ -16,6 +16,7 @@ from vtexp.budget.knobs import CropSetting
 from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
 from vtexp.models.checkpoints import Checkpoint
+from vtexp.models.clocks import AnswerClock
 from vtexp.models.molmo.answering import Answering
 from vtexp.models.molmo.float8 import use_float8
 from vtexp.models.molmo.modeling import ImagePlaces, MolmoForCausalLM, image_places
@@ -224,27 +225,33 @@ class MolmoRunner(Runner):
         self._answering.forget()
 
     def generate(
-        self, inputs: Inputs, max_new_tokens: int, on_token: Callable[[], None] | None = None
+        self,
+        inputs: Inputs,
+        max_new_tokens: int,
+        on_token: Callable[[], None] | None = None,
+        clock: AnswerClock | None = None,
     ) -> torch.Tensor:
         """Ids after the prompts."""
         if "reducible" in inputs:
             inputs = self._reduced_batch(inputs)
-        ids, finite = self._answering.answer(inputs, max_new_tokens, on_token)
+        ids, finite = self._answering.answer(inputs, max_new_tokens, on_token, clock)
         self.require_finite(finite)
         return ids
 
     def _reduced_batch(self, inputs: Inputs) -> Inputs:
-        """Inputs of a batch with the images read and reduced."""
-        reduced = self.reduce(inputs, self.encode(inputs))
-        lengths, most = reduced.lengths, reduced.rows.shape[1]
-        mask = None
-        if bool((lengths != most).any()):
-            mask = (torch.arange(most) < lengths[:, None]).long().to(self.device)
-        found = {"input_ids": inputs["input_ids"], "attention_mask": mask}
-        if reduced.positions is not None:
-            whole = torch.tensor([prompt.length for prompt in inputs["reducible"]])
+        """Inputs of a batch whose images are read and reduced when its prompts are."""
+        prompts: list[ReduciblePrompt] = inputs["reducible"]
+        lengths = torch.tensor([prompt.kept_length for prompt in prompts])
+        longest, mask = int(lengths.max()), None
+        if bool((lengths != longest).any()):
+            mask = (torch.arange(longest) < lengths[:, None]).long().to(self.device)
+        found = {"input_ids": inputs["input_ids"], "attention_mask": mask, "longest": longest}
+        if prompts[0].asked.positions == "keep":
+            whole = torch.tensor([prompt.length for prompt in prompts])
             found["next_positions"] = whole.to(self.device)
-        return found | _reduced_inputs(reduced)
+        return found | {
+            "read_images": lambda: _reduced_inputs(self.reduce(inputs, self.encode(inputs)))
+        }
 
     def compile_blocks(self) -> None:
         """Blocks of both transformers."""

@@ -1,0 +1,152 @@
+"""The most accurate budget within limits on its cost, and the chance that it is within."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from tests.helpers.made_records import change_result, latency_row
+from tests.helpers.made_sweeps import make_run, steady_scores
+from vtexp.analysis.analyse import analyse
+from vtexp.analysis.configured import configured_limits
+from vtexp.analysis.findings import UnderLimits
+from vtexp.analysis.limits import memory_gb
+from vtexp.analysis.rows import collect
+from vtexp.cli.main import main
+from vtexp.errors import ConfigError, DataError
+from vtexp.runs.records import write_latency
+from vtexp.utils import files
+
+VALUES = ("336x336", "560x336", "560x560", "784x784")
+TOKENS = (288, 384, 544, 928)
+
+
+def made(sweep: Path, accuracies: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8)) -> list[Path]:
+    """Budgets with these accuracies, about 100 images."""
+    scores, images = steady_scores(accuracies, 100, 1)
+    return [
+        make_run(sweep, VALUES[i], TOKENS[i], scores[:, i].tolist(), images=images)
+        for i in range(len(accuracies))
+    ]
+
+
+def timed(folder: Path, means: list[list[float]], ttft: float = 5.0) -> None:
+    """Give a run prefills: `means` of the processes' questions, each in 4 rounds without noise."""
+    rows = [
+        latency_row(ms, sample_id=f"question-{i}", repeat=r, process=p, ttft_ms=ms + ttft)
+        for p, questions in enumerate(means)
+        for i, ms in enumerate(questions)
+        for r in range(4)
+    ]
+    write_latency(folder / files.LATENCY, rows)
+
+
+def under(sweep: Path, **limits: float) -> UnderLimits:
+    (series,) = analyse(collect(sweep), 5.0, limits=limits).series
+    assert series.under_limits is not None
+    return series.under_limits
+
+
+def test_the_most_accurate_budget_within_a_limit(tmp_path: Path) -> None:
+    folders = made(tmp_path)
+    for number, folder in enumerate(folders, 1):
+        timed(folder, [[10.0 * number + i / 10 for i in range(8)]])
+    found = under(tmp_path, max_prefill_ms=35.0)
+    assert found.run == folders[2].name and found.surer is None
+    (cost,) = found.costs
+    assert cost.value == pytest.approx(30.35) and (cost.beyond, cost.timed) == (0, 8)
+    assert cost.low is not None and cost.high is not None and cost.low < 30.35 < cost.high < 35
+    assert cost.chance is not None and cost.chance > 0.999
+    start = "Within max_prefill_ms=35: image_size=560x560 (544 vision tokens) is the most accurate"
+    assert found.sentence.startswith(start)
+    for said in ("at 70.0 % (", "scored 10.0 points more", "within one process", "over 99 %"):
+        assert said in found.sentence
+    assert "0 of 8 timed images take longer than 35 ms" in found.sentence
+
+
+def test_the_chance_is_students_between_processes(tmp_path: Path) -> None:
+    """Processes of 28, 30 and 33 ms that time every question alike: 3 numbers are all there is."""
+    folders = made(tmp_path, (0.6, 0.7))
+    timed(folders[0], [[10.0] * 4] * 3)
+    values = np.array([28.0, 30.0, 33.0])
+    timed(folders[1], [[ms] * 4 for ms in values])
+    found = under(tmp_path, max_prefill_ms=31.0)
+    (cost,) = found.costs
+    assert found.run == folders[1].name and cost.processes == 3
+    error = values.std(ddof=1) / np.sqrt(3) / values.mean()
+    expected = stats.t.cdf(np.log(31 / values.mean()) / error, 2)
+    assert cost.chance == pytest.approx(expected, abs=0.001)
+    assert "between 3 processes" in found.sentence
+    assert found.surer == folders[0].name and "is within with a chance" in found.sentence
+
+
+def test_several_limits_all_count(tmp_path: Path) -> None:
+    folders = made(tmp_path)
+    for number, folder in enumerate(folders, 1):
+        timed(folder, [[10.0 * number] * 8], ttft=40.0 - 10 * number)
+        change_result(
+            folder, memory_peak_mib={"allocated": 1.0, "reserved": 1000.0 * number},
+            energy_j_per_prefill=float(number),
+        )  # fmt: skip
+    assert under(tmp_path, max_prefill_ms=40.5, max_memory_gb=2.5).run == folders[1].name
+    found = under(tmp_path, max_prefill_ms=35, max_energy_j=1.5)
+    assert found.run == folders[0].name and "energy of a prefill is 1 J" in found.sentence
+    assert memory_gb(collect(tmp_path)[1]) == pytest.approx(2.097, abs=0.001)
+    none = under(tmp_path, max_ttft_ms=39.0)
+    assert none.run is None and "no measured budget" in none.sentence
+    assert "mean time to first token is 40 ms" in none.sentence
+
+
+def test_images_that_take_longer_are_counted(tmp_path: Path) -> None:
+    """The mean of 1 and 12 crops is within, a fourth of the images is not."""
+    folders = made(tmp_path, (0.6, 0.7))
+    timed(folders[0], [[10.0] * 8])
+    timed(folders[1], [[10.0] * 6 + [50.0] * 2])
+    found = under(tmp_path, max_prefill_ms=25.0)
+    (cost,) = found.costs
+    assert found.run == folders[1].name
+    assert (cost.value, cost.beyond, cost.timed) == (20.0, 2, 8)
+    assert cost.chance is not None and 0.6 < cost.chance < 0.9
+    assert found.surer == folders[0].name
+
+
+def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    made(tmp_path)
+    found = under(tmp_path, max_energy_j=1.0)
+    assert found.run is None and "energy of a prefill was not measured" in found.sentence
+    (series,) = analyse(collect(tmp_path)).series
+    assert series.under_limits is None
+
+
+def test_limits_come_from_configs_or_the_command_line(tmp_path: Path, capfd, monkeypatch) -> None:
+    folders = made(tmp_path / "a")
+    for folder in folders:
+        plain = files.read_config(folder)
+        plain["report"]["max_prefill_ms"] = 12.0
+        files.write_text(folder / files.CONFIG, yaml.safe_dump(plain))
+    assert configured_limits([tmp_path / "a"]) == {"max_prefill_ms": 12.0}
+    made(tmp_path / "b")
+    assert configured_limits([tmp_path / "a", tmp_path / "b"]) == {"max_prefill_ms": 12.0}
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "b", "--limit", "max_prefill_ms=11"]) == 0
+    assert "Within max_prefill_ms=11:" in " ".join(capfd.readouterr().out.split())
+    for wrong in ("max_prefill_ms=0", "max_prefill_ms=x", "speed=3", "max_energy_j"):
+        assert main(["report", "b", "--limit", wrong]) == 2
+        assert capfd.readouterr().err.count("\n") == 1
+    plain["report"]["max_prefill_ms"] = "12"
+    files.write_text(folders[-1] / files.CONFIG, yaml.safe_dump(plain))
+    with pytest.raises(DataError, match="max_prefill_ms"):
+        configured_limits([tmp_path / "a"])
+    plain["report"]["max_prefill_ms"] = 13.0
+    files.write_text(folders[-1] / files.CONFIG, yaml.safe_dump(plain))
+    for folder in (tmp_path / "b").iterdir():
+        if folder.is_dir() and (folder / files.CONFIG).is_file():
+            other = files.read_config(folder)
+            other["report"]["max_prefill_ms"] = 14.0
+            files.write_text(folder / files.CONFIG, yaml.safe_dump(other))
+    with pytest.raises(ConfigError, match="max_prefill_ms: the sweeps have 13, 14"):
+        configured_limits([tmp_path / "a", tmp_path / "b"])

@@ -1,0 +1,87 @@
+"""From a limit to settings: what a plan lists is what the cost model predicts, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cost.test_cost_model import SIZES, TRUTH, earlier, finish
+from vtexp.budget.geometry import Tiling, theoretical_tokens, tiling_to_resolution
+from vtexp.config.schema import Config
+from vtexp.report.plan import show_plan
+from vtexp.runs.forecast import clock_of
+from vtexp.runs.plan import make_plan
+from vtexp.runs.within import candidates, settings_within
+
+MakeConfig = Callable[..., Config]
+__all__ = ["earlier", "finish"]
+
+
+def true_ms(plan, crops: int, run) -> float:
+    lengths = run.prompt_lengths
+    return sum(TRUTH.prefill_ms(crops, length) for length in lengths) / len(lengths)
+
+
+def test_sizes_within_a_limit_are_those_that_the_truth_puts_there(
+    make_config: MakeConfig, earlier: Path
+) -> None:
+    plan = make_plan(make_config(SIZES, "report.max_prefill_ms=90", "plan=true"))
+    tried = candidates(plan, clock_of(plan))
+    assert {one.run.tilings[0].num_crops for one in tried} <= set(range(1, 10))
+    assert len(tried) == len({one.run.tilings[0] for one in tried})
+    within = []
+    for one in tried:
+        tiling = one.run.tilings[0]
+        truth = true_ms(plan, tiling.num_crops, one.run)
+        assert one.prefill_ms == pytest.approx(truth, rel=0.01)
+        if truth <= 90:
+            within.append(one)
+    (line,) = settings_within(plan)
+    assert f"{len(within)} of {len(tried)} settings" in line
+    listed = re.search(r"knob\.sizes=\[(.*?)\]", line)[1].split(",")  # type: ignore[index]
+    assert listed == [one.run.value.value for one in within[-6:]]
+    again = make_plan(make_config(f"knob.sizes=[{','.join(listed)}]", "plan=true"))
+    assert len(again.runs) == len(listed)
+
+
+def test_caps_and_targets_too(make_config: MakeConfig, earlier: Path) -> None:
+    asked = ("report.max_prefill_ms=60", "plan=true")
+    for knob, value in (
+        ("vision_tokens", "knob.targets=[432]"),
+        ("max_crops", "knob.max_crops=[2]"),
+    ):
+        plan = make_plan(make_config(f"knob={knob}", value, *asked))
+        tried = candidates(plan, clock_of(plan))
+        (line,) = settings_within(plan)
+        best = max((one for one in tried if one.prefill_ms <= 60), key=lambda o: o.prefill_ms)
+        assert f"{best.run.label} has" in line and f"{best.prefill_ms:.3g} ms" in line
+        assert true_ms(plan, 1, tried[0].run) == pytest.approx(tried[0].prefill_ms, rel=0.01)
+    assert str(theoretical_tokens(1, plan.geometry)) == "288"
+    assert str(tiling_to_resolution(Tiling(2, 1), plan.geometry)) == "560x336"
+
+
+def test_nothing_is_made_up_without_a_cost_model(make_config: MakeConfig) -> None:
+    plan = make_plan(make_config("report.max_prefill_ms=60", "report.max_energy_j=1", "plan=true"))
+    energy, prefill = settings_within(plan)
+    assert energy == "report.max_energy_j: not predicted"
+    assert "unknown" in prefill and "knob.sizes" not in prefill
+    bounds = ("hardware.peak_tflops=1e-3", "hardware.bandwidth_gb_per_s=1")
+    plan = make_plan(make_config("report.max_prefill_ms=1e6", "plan=true", *bounds))
+    (line,) = settings_within(plan)
+    assert "not ruled out" in line and "predicted" not in line
+    plan = make_plan(make_config("report.max_prefill_ms=1e-3", "plan=true", *bounds))
+    (line,) = settings_within(plan)
+    assert ": 0 of" in line and "the smallest" in line
+
+
+def test_memory_is_predicted_by_arithmetic(make_config: MakeConfig, capsys) -> None:
+    plan = make_plan(make_config("report.max_memory_gb=0.001", "plan=true"))
+    assert ": 0 of" in settings_within(plan)[0]
+    plan = make_plan(make_config("report.max_memory_gb=100", "plan=true"))
+    assert "GB" in settings_within(plan)[0]
+    show_plan(plan)
+    assert "report.max_memory_gb=100" in " ".join(capsys.readouterr().out.split())
+    assert settings_within(make_plan(make_config("plan=true"))) == []

@@ -1,0 +1,189 @@
+"""The most accurate budget within limits on its cost: `report.max_prefill_ms` and the others.
+
+A limit on a time is one on its mean over the images as they come. Whether a budget is within it is
+known with a chance, since the mean is: see `stats.times.Estimate.chance_at_most`. Single images
+may take longer all the same, so their number is said too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from vtexp.analysis.findings import AgainstLimit, AnalysedRun, UnderLimits
+from vtexp.analysis.rows import ComparedRun
+from vtexp.analysis.times import known, read_times, scope
+from vtexp.measure.summary import cost_of, shared_processes, time_blocks
+from vtexp.measure.timings import LatencyRow
+from vtexp.utils.text import listed
+
+#: What a limit is on, and its unit.
+_TIMES = {"max_prefill_ms": "prefill_ms", "max_ttft_ms": "ttft_ms"}
+_NAMES = {
+    "max_prefill_ms": ("mean prefill", "ms"),
+    "max_ttft_ms": ("mean time to first token", "ms"),
+    "max_memory_gb": ("peak memory", "GB"),
+    "max_energy_j": ("energy of a prefill", "J"),
+}
+#: From this chance on a budget is called surely within a limit.
+SURE = 0.95
+MIB = 2**20
+
+
+def under_limits(
+    limits: Mapping[str, float], runs: Sequence[AnalysedRun], compared: Sequence[ComparedRun]
+) -> UnderLimits | None:
+    """The answer under the limits of `report`, by their keys; None without any.
+
+    `runs` of one series in the order of their tokens, `compared` the same runs with their records.
+    Budgets that give the same inputs as a smaller one are left out.
+    """
+    if not limits:
+        return None
+    by_name = {run.name: run for run in compared}
+    own = [run for run in runs if run.same_inputs_as is None]
+    costs = {run.run: _against(limits, by_name[run.run]) for run in own}
+    for i, key in enumerate(limits):
+        if all(found[i].value is None for found in costs.values()):
+            return UnderLimits(
+                f"{_asked(limits)}: {_NAMES[key][0]} was not measured in these runs."
+            )
+    within = [run for run in own if all(one.within for one in costs[run.run])]
+    if not within:
+        return UnderLimits(_none_within(limits, own, costs))
+    best = most_accurate(within)
+    sure = [run for run in within if all(_surely(one) for one in costs[run.run])]
+    surer = most_accurate(sure) if sure and best not in sure else None
+    return UnderLimits(
+        sentence=_sentence(limits, best, most_accurate(own), surer, costs),
+        run=best.run,
+        costs=costs[best.run],
+        surer=None if surer is None else surer.run,
+    )
+
+
+def most_accurate(runs: Sequence[AnalysedRun]) -> AnalysedRun:
+    """Among equals the one with the fewest tokens; without any accuracy that with the most."""
+    if all(run.accuracy is None for run in runs):
+        return max(runs, key=lambda run: run.vision_tokens)
+    return max(runs, key=lambda run: (run.accuracy or 0.0, -run.vision_tokens))
+
+
+def _against(limits: Mapping[str, float], run: ComparedRun) -> tuple[AgainstLimit, ...]:
+    rows = read_times(run.folder) if limits.keys() & _TIMES.keys() else []
+    return tuple(_one(key, limit, run, rows) for key, limit in limits.items())
+
+
+def _one(key: str, limit: float, run: ComparedRun, rows: Sequence[LatencyRow]) -> AgainstLimit:
+    if key in _TIMES:
+        return _of_time(key, limit, rows) if rows else AgainstLimit(key, limit, None)
+    value = memory_gb(run) if key == "max_memory_gb" else run.found.energy_j_per_prefill
+    return AgainstLimit(key, limit, value)
+
+
+def _of_time(key: str, limit: float, rows: Sequence[LatencyRow]) -> AgainstLimit:
+    stage = _TIMES[key]
+    cost = cost_of(rows, stage)
+    questions = list(dict.fromkeys(row.sample_id for row in rows))
+    (block,) = time_blocks([rows], questions, stage)
+    return AgainstLimit(
+        key=key,
+        limit=limit,
+        value=cost.value,
+        low=known(cost.low),
+        high=known(cost.high),
+        chance=known(cost.chance_at_most(limit)),
+        beyond=int((np.nanmean(block, axis=1) > limit).sum()),
+        timed=len(questions),
+        processes=len(shared_processes([rows])),
+    )
+
+
+def memory_gb(run: ComparedRun) -> float | None:
+    """Peak in GB of the longest timed prompt: what torch held on a GPU, CUDA graphs included.
+
+    Without a GPU the memory of the process. None where it was not measured.
+    """
+    peaks = run.found.memory_peak_mib
+    peak = peaks.get("reserved", peaks.get("resident"))
+    return None if peak is None else peak * MIB / 1e9
+
+
+def _surely(cost: AgainstLimit) -> bool:
+    return cost.chance is None or cost.chance >= SURE
+
+
+def _asked(limits: Mapping[str, float]) -> str:
+    return "Within " + listed([f"{key}={limit:g}" for key, limit in limits.items()])
+
+
+def _none_within(
+    limits: Mapping[str, float],
+    runs: Sequence[AnalysedRun],
+    costs: Mapping[str, tuple[AgainstLimit, ...]],
+) -> str:
+    """That no budget is within all limits, and which comes nearest to each."""
+    said = [f"{_asked(limits)}: no measured budget."]
+    labels = {run.run: run.label for run in runs}
+    for i, (key, limit) in enumerate(limits.items()):
+        known_ones = {
+            run: cost[i].value for run, cost in costs.items() if cost[i].value is not None
+        }
+        least = min(known_ones, key=lambda run: known_ones[run] or 0.0)
+        name, unit = _NAMES[key]
+        value = known_ones[least] or 0.0
+        if value > limit:
+            said.append(f"{labels[least]} is nearest: its {name} is {value:.3g} {unit}.")
+    return " ".join(said)
+
+
+def _sentence(
+    limits: Mapping[str, float],
+    run: AnalysedRun,
+    best: AnalysedRun,
+    surer: AnalysedRun | None,
+    costs: Mapping[str, tuple[AgainstLimit, ...]],
+) -> str:
+    tokens = f"{run.label} ({run.vision_tokens:.5g} vision tokens)"
+    if run.accuracy is None:
+        said = [f"{_asked(limits)}: {tokens} is the largest measured budget."]
+    else:
+        said = [f"{_asked(limits)}: {tokens} is the most accurate measured budget{_scored(run)}."]
+        if run.run != best.run:
+            lost = 100 * ((best.accuracy or 0.0) - run.accuracy)
+            said.append(f"{best.label}, which scored highest, scored {lost:.1f} points more.")
+    said += [_said(cost) for cost in costs[run.run]]
+    if surer is not None:
+        own = ", ".join(_chance(cost) for cost in costs[surer.run] if cost.chance is not None)
+        said.append(f"{surer.label}{_scored(surer)} is within with a chance of {own}.")
+    return " ".join(said)
+
+
+def _scored(run: AnalysedRun) -> str:
+    if run.accuracy is None:
+        return ""
+    text = f", at {100 * run.accuracy:.1f} %"
+    if run.accuracy_low is None or run.accuracy_high is None:
+        return text
+    return f"{text} ({100 * run.accuracy_low:.1f} to {100 * run.accuracy_high:.1f})"
+
+
+def _said(cost: AgainstLimit) -> str:
+    """What is known of one limit."""
+    name, unit = _NAMES[cost.key]
+    text = f"Its {name} is {cost.value:.3g} {unit}"
+    if cost.key not in _TIMES:
+        return f"{text} (measured once)."
+    if cost.low is not None and cost.high is not None:
+        text += f" ({cost.low:.3g} to {cost.high:.3g} {scope(cost.processes)}"
+        text += f"; within {cost.limit:g} {unit} with a chance of {_chance(cost)})"
+    longer = f"{cost.beyond} of {cost.timed} timed images take longer than {cost.limit:g} {unit}"
+    return f"{text}; {longer}."
+
+
+def _chance(cost: AgainstLimit) -> str:
+    chance = cost.chance or 0.0
+    if chance > 0.99:
+        return "over 99 %"
+    return "under 1 %" if chance < 0.01 else f"{chance:.0%}".replace("%", " %")

@@ -1,0 +1,128 @@
+"""From limits to settings: which values of a plan's knob are predicted to be within them.
+
+Predicted for the plan's own questions: prefill by an earlier sweep's cost model, where it covers
+the setting; without one the roofline, which can only rule settings out; memory by arithmetic. Time
+to first token and energy are not predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from vtexp.budget.geometry import Geometry, Tiling, theoretical_tokens, tiling_to_resolution
+from vtexp.budget.knobs import KnobValue, same_inputs
+from vtexp.config.schema import values_key
+from vtexp.runs.forecast import Clock, clock_of
+from vtexp.runs.plan import Plan, PlannedRun, with_value
+
+#: Limits that can be predicted.
+PREDICTED = ("max_prefill_ms", "max_memory_gb")
+#: Crops up to which settings are tried where neither cost model nor checkpoint says.
+MOST_CROPS = 12
+#: Sides of images sizes that are tried differ at most by this.
+MOST_ASPECT = 2.0
+#: So many settings are listed at most, those with the most tokens.
+MOST_LISTED = 6
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A setting and what is predicted of it; None where it cannot be."""
+
+    run: PlannedRun
+    prefill_ms: float | None
+    memory_gb: float | None
+
+    def within(self, limits: Mapping[str, float]) -> bool:
+        """Whether all that is predicted is within the limits."""
+        values = {"max_prefill_ms": self.prefill_ms, "max_memory_gb": self.memory_gb}
+        asked = [(values[key], limits[key]) for key in PREDICTED if key in limits]
+        return all(value is not None and value <= limit for value, limit in asked)
+
+
+def settings_within(plan: Plan) -> list[str]:
+    """What a plan says under `report`'s limits, a line each; empty without limits."""
+    limits = plan.config.report.limits
+    if not limits:
+        return []
+    lines = [f"report.{key}: not predicted" for key in limits if key not in PREDICTED]
+    if not limits.keys() & set(PREDICTED):
+        return lines
+    clock = clock_of(plan)
+    if "max_prefill_ms" in limits and clock.time_ms is None:
+        return [*lines, f"report.max_prefill_ms: {clock.basis}"]
+    return [*lines, _said(plan, limits, clock, candidates(plan, clock))]
+
+
+def candidates(plan: Plan, clock: Clock) -> list[Candidate]:
+    """Values of the plan's knob that its model can read and its cost model covers, by tokens.
+
+    Those that give the plan's images the same inputs as a smaller one are left out.
+    """
+    planned = plan.runs[0].value
+    values = [replace(planned, value=value) for value in _values(plan, clock)]
+    if planned.reduction is not None:  # the plan's own: any number can be kept
+        values = [run.value for run in plan.runs]
+    found = [with_value(plan, value) for value in values]
+    same = same_inputs([(run.label, run.inputs_fingerprint) for run in found])
+    kept = [
+        Candidate(
+            run,
+            clock.mean_ms(run.prompts),
+            None if run.memory is None else run.memory.total / 1e9,
+        )
+        for run in found
+        if run.label not in same and run.verdict.level != "refused" and _covered(clock, run)
+    ]
+    return sorted(kept, key=lambda one: one.run.predicted_vision_tokens)
+
+
+def _covered(clock: Clock, run: PlannedRun) -> bool:
+    return clock.model is None or clock.model.covers(run.prompts)
+
+
+def _values(plan: Plan, clock: Clock) -> list[str]:
+    """Values to try, as a user writes them, from the fewest crops to the most."""
+    knob: KnobValue = plan.runs[0].value
+    geometry = plan.geometry
+    most = clock.model.num_crops[1] if clock.model else geometry.own_max_crops or MOST_CROPS
+    if knob.name == "max_crops":
+        return [str(crops) for crops in range(1, most + 1)]
+    if knob.name == "vision_tokens":
+        return [str(theoretical_tokens(crops, geometry)) for crops in range(1, most + 1)]
+    return [str(tiling_to_resolution(tiling, geometry)) for tiling in _tilings(most, geometry)]
+
+
+def _tilings(most: int, geometry: Geometry) -> list[Tiling]:
+    """Of at most so many crops and sides that are not too unlike, by crops."""
+    found = [Tiling(r, c) for r in range(1, most + 1) for c in range(1, most // r + 1)]
+    sizes = {tiling: tiling_to_resolution(tiling, geometry) for tiling in found}
+    alike = [t for t in found if 1 / MOST_ASPECT <= sizes[t].aspect_ratio <= MOST_ASPECT]
+    return sorted(alike, key=lambda tiling: (tiling.num_crops, tiling.rows))
+
+
+def _said(plan: Plan, limits: Mapping[str, float], clock: Clock, tried: list[Candidate]) -> str:
+    asked = ", ".join(f"report.{key}={limits[key]:g}" for key in PREDICTED if key in limits)
+    lower_bound = "max_prefill_ms" in limits and clock.model is None
+    word = "not ruled out" if lower_bound else "predicted to be within"
+    within = [one for one in tried if one.within(limits)]
+    of = f"{len(within)} of {len(tried)} settings of {plan.config.knob.name}"
+    if not within:
+        least = f"; the smallest, {tried[0].run.label}, has {_values_of(tried[0])}" if tried else ""
+        return f"{asked}: {of} are {word}{least}"
+    shown = within[-MOST_LISTED:]
+    values = ",".join(one.run.value.value for one in shown)
+    largest = f"{shown[-1].run.label} has {_values_of(shown[-1])}"
+    most = ", of which these have the most tokens" if len(within) > len(shown) else ""
+    return f"{asked}: {of} are {word}{most}: {values_key(plan.config.knob)}=[{values}]; {largest}"
+
+
+def _values_of(one: Candidate) -> str:
+    """What is predicted of a setting, in words."""
+    said = [f"{one.run.predicted_vision_tokens:.5g} tokens"]
+    if one.prefill_ms is not None:
+        said.append(f"{one.prefill_ms:.3g} ms")
+    if one.memory_gb is not None:
+        said.append(f"{one.memory_gb:.3g} GB")
+    return ", ".join(said)

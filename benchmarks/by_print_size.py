@@ -21,6 +21,7 @@ import numpy as np
 from vtexp.analysis.fairness import require_same_samples
 from vtexp.analysis.rows import ComparedRun, collect
 from vtexp.errors import DataError
+from vtexp.report.figures import MARKERS, ordered_colors
 from vtexp.runs.records import SampleRow, read_samples
 from vtexp.stats.comparison import accuracy
 from vtexp.utils import files
@@ -135,7 +136,7 @@ def table(runs: list[Run]) -> str:
 
 
 def picture(runs: list[Run]) -> bytes:
-    """PNG: accuracy over print size, one line per knob value."""
+    """PNG: accuracy over print size, a line per knob value: the more tokens, the lighter."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -143,7 +144,8 @@ def picture(runs: list[Run]) -> bytes:
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     centres = np.sqrt(np.array(BORDERS_PX[:-1]) * (np.array(BORDERS_PX[1:]) - 1))
-    for number, run in enumerate(runs):
+    styles = zip(ordered_colors(len(runs)), MARKERS, strict=False)
+    for number, (run, (color, marker)) in enumerate(zip(runs, styles, strict=False)):
         means = [accuracy(*group) for group in by_size(run)]
         ends = [(m.mean, m.mean) if m.low is None else (m.low, m.high) for m in means]
         low, high = np.array(ends).T
@@ -152,7 +154,8 @@ def picture(runs: list[Run]) -> bytes:
             centres * (1 + 0.012 * (number - (len(runs) - 1) / 2)),  # or the bars would coincide
             100 * middle,
             yerr=100 * np.clip([middle - low, high - middle], 0, None),
-            marker="o",
+            color=color,
+            marker=marker,
             capsize=3,
             label=f"{run.run.found.knob}={run.run.found.knob_value} "
             f"({run.run.found.measured_vision_tokens:.0f} tokens)",

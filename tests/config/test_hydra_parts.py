@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from vtexp.config.compose import compose_config, with_brackets
 from vtexp.config.hydra_parts import each_its_own, for_several_knobs, name_is_given, parameters
 from vtexp.config.schema import MaxCropsKnob
+from vtexp.config.user_errors import one_line
 from vtexp.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -41,10 +43,26 @@ def test_an_experiment_of_ones_own_sets_keys_of_the_top_level(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("name", "given"),
-    [("${now:%Y-%m-%d}", False), ("mine", True), ("${model.name}_1", True)],
+    [
+        ("${now:%Y-%m-%d_%H-%M-%S}", False),
+        ("${now:%Y-%m-%d}", True),
+        ("mine", True),
+        ("${model.name}_1", True),
+    ],
 )
 def test_a_name_is_one_wherever_it_is_written(name: str, given: bool) -> None:
     assert name_is_given(OmegaConf.create({"sweep": {"name": name}})) is given
+
+
+@pytest.mark.parametrize("name", ["null", "[a]"])
+def test_a_wrong_value_in_a_file_names_key_and_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = f"# @package _global_\nsweep: {{name: {name}}}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigCompositionException) as error:
+        compose_config(["experiment=mine"], tmp_path)
+    line = one_line(error.value)
+    assert line.startswith("sweep.name: ") and line.endswith("(in experiment/mine.yaml)")
 
 
 def test_parameters_of_a_file_yield_to_the_command_line() -> None:
@@ -115,3 +133,26 @@ def test_plan_of_several_combinations_has_headings_and_a_total(tmp_path: Path) -
     assert "2 of 2: knob=max_crops knob.max_crops=[1,4]\n" in done.stdout
     assert "6 jobs of 6 runs" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "instead"),
+    [
+        ("hydra/sweeper=optuna", "knob.max_crops=1,4,12"),
+        ("hydra/launcher=joblib", "hardware.launcher="),
+        ("hydra/launcher=submitit_slurm", "hardware.launcher="),
+    ],
+)
+def test_a_launcher_or_sweeper_of_others_is_one_line(
+    tmp_path: Path, typed: str, instead: str
+) -> None:
+    done = launch("-m", typed, cwd=tmp_path)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith(f"error: {typed}: ") and instead in line
+
+
+def test_hydras_own_sweeper_runs_here_alone(tmp_path: Path) -> None:
+    assert launch("-m", "hydra/sweeper=basic", cwd=tmp_path).returncode == 0
+    done = launch("-m", "hydra/sweeper=basic", "hardware.launcher=slurm", cwd=tmp_path)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and "hydra/sweeper=basic" in line and "this process" in line

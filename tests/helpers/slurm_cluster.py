@@ -47,7 +47,7 @@ SlurmUser=root
 SlurmdSpoolDir={folder}/%n.spool
 SlurmdPidFile={folder}/%n.pid
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/{task_plugin}
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=2,sched_min_interval=100000,bf_interval=2,batch_sched_delay=0
@@ -119,7 +119,8 @@ class Cluster:
 
     With `accounting` there are slurmdbd and a private MariaDB, so that sacct works. `kill_wait_s`
     passes between SIGTERM and SIGKILL; for `min_job_age_s` squeue knows a job that has ended, and
-    up to 10 s longer. Limits of a site: `max_array_size`, as in slurm.conf; `max_submit_jobs` of
+    up to 10 s longer. `task_plugin` "affinity" binds tasks to their cores. Limits of a
+    site: `max_array_size`, as in slurm.conf; `max_submit_jobs` of
     the user and `qos_max_submit_jobs` of a user in the QOS `few`, both with accounting alone.
     """
 
@@ -129,10 +130,12 @@ class Cluster:
         accounting: bool = False,
         kill_wait_s: int = 5,
         min_job_age_s: int = 3600,
+        task_plugin: str = "none",
         max_array_size: int = 1001,
         max_submit_jobs: int | None = None,
         qos_max_submit_jobs: int | None = None,
     ) -> None:
+        self.task_plugin = task_plugin
         self.max_array_size = max_array_size
         self.max_submit_jobs = max_submit_jobs
         self.qos_max_submit_jobs = qos_max_submit_jobs
@@ -321,6 +324,7 @@ class Cluster:
             "slurmdbd_port": slurmdbd_port,
             "first_job_id": next(FIRST_JOB_IDS),
             "min_job_age_s": self.min_job_age_s,
+            "task_plugin": self.task_plugin,
             "max_array_size": self.max_array_size,
             "kill_wait_s": self.kill_wait_s,
             "cpus": CPUS_PER_NODE,

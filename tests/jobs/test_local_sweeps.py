@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -176,9 +178,9 @@ def test_a_local_sweep_is_cancelled_and_resumed(tmp_path: Path, small_checkpoint
     launcher = sweep.start()
     sweep.wait_for_answers(3)
     launcher.send_signal(signal.SIGINT)  # asks nothing of the jobs
-    output, _ = launcher.communicate()
+    _, errors = launcher.communicate()
     assert launcher.returncode == 130
-    assert f"come back with: python -m vtexp wait {sweep.folder}" in output
+    assert errors.endswith(f"come back with: python -m vtexp wait {sweep.folder}\n")
     status = sweep.do("status").stdout
     assert "1 running, 1 queued" in status
     assert sweep.do("cancel").returncode == 0
@@ -223,13 +225,17 @@ def test_a_killed_run_leaves_its_lane_alone(tmp_path: Path, small_checkpoint: Pa
 def test_an_interrupted_sweep_of_this_process_is_resumed(
     tmp_path: Path, small_checkpoint: Path
 ) -> None:
-    sweep = Sweep(tmp_path / "sweep", small_checkpoint, *LONG, "knob.sizes=784x784,336x336")
+    folder = tmp_path / "my sweeps" / "sweep"
+    sweep = Sweep(folder, small_checkpoint, *LONG, "knob.sizes=784x784,336x336")
     process = sweep.start()
     sweep.wait_for_answers(3)
     assert "1 running, 1 queued" in sweep.do("status").stdout
     process.send_signal(signal.SIGINT)
-    assert process.wait() == 130
+    _, errors = process.communicate()
+    assert process.returncode == 130
     report = sweep.do("report")
     assert report.returncode == 0
-    assert sweep.do("resume").returncode == 0
+    _, _, hint = errors.strip().partition("to go on: ")
+    environment = sweep.environment | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    assert subprocess.run(hint, shell=True, env=environment).returncode == 0, hint
     assert {len(rows) for rows in sweep.answers().values()} == {80}

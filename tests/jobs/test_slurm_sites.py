@@ -250,6 +250,44 @@ def test_a_launch_inside_of_an_allocation(tmp_path: Path, small_checkpoint: Path
     assert len(sweep.answers()) == 1 and threads(sweep) == {2}
 
 
+def test_what_the_config_asks_for_wins_over_variables_of_sbatch(
+    slurm: Cluster, tmp_path: Path, small_checkpoint: Path
+) -> None:
+    """Defaults of a user that the config does not touch stay; cancel asks nobody."""
+    sweep = Sweep(tmp_path / "sweep", small_checkpoint, *ON_SLURM, *SMALL)
+    contrary = {"PARTITION": "nowhere", "TIMELIMIT": "1", "OUTPUT": "/nowhere/x", "GPUS": "2"}
+    contrary |= {"ARRAY_INX": "0-3", "NO_REQUEUE": "1", "WAIT": "1", "JOB_NAME": "x", "COMMENT": ""}
+    sweep.environment |= {f"SBATCH_{name}": value for name, value in contrary.items()}
+    sweep.environment |= {"SBATCH_EXCLUSIVE": "user", "SBATCH_GRES": "gpu:1"}
+    sweep.environment |= {"SQUEUE_PARTITION": "urgent", "SCANCEL_INTERACTIVE": "1"}
+    asked = ("hardware.slurm.partition=gpu", "hardware.slurm.time_min=7", "sweep.wait=false")
+    done = sweep.launch(*asked, "+hardware.slurm.extra.hold=true")
+    assert done.returncode == 0, done.stderr
+    (job,) = sweep.job_ids()
+    shown = slurm.run("scontrol", "--oneliner", "show", "job", job)
+    for part in ("Partition=gpu", "TimeLimit=00:07:00", "Requeue=1", "JobName=vtexp-sweep"):
+        assert part in shown
+    assert f"StdOut={sweep.folder}" in shown
+    assert "gpu:" not in shown and "gres/gpu" not in shown and "ArrayTaskId" not in shown
+    assert "OverSubscribe=USER" in shown
+    assert "JobHeldUser" in sweep.do("status").stdout
+    assert sweep.do("cancel").returncode == 0
+    assert slurm.state(job) == "CANCELLED"
+
+
+@pytest.mark.parametrize("setup", ["", "export SLURM_CPU_BIND=quiet,mask_cpu:0x1"])
+def test_a_job_on_fewer_cores_than_asked_for_says_so(
+    use_slurm: Use, tmp_path: Path, small_checkpoint: Path, setup: str
+) -> None:
+    """A site that binds tasks to cores; a line of the job's script pins it to one."""
+    use_slurm(task_plugin="affinity")
+    sweep = Sweep(tmp_path / "sweep", small_checkpoint, *ON_SLURM, *SMALL, "hardware.slurm.cpus=2")
+    del sweep.environment["OMP_NUM_THREADS"]
+    done = sweep.launch(f"hardware.slurm.setup=['{setup}']")
+    assert done.returncode == 0, done.stderr
+    assert ("1 core of the 2 that hardware.slurm.cpus asks for" in done.stdout) == bool(setup)
+
+
 def test_a_wckey_is_sent_where_it_is_asked_for(
     slurm: Cluster, tmp_path: Path, small_checkpoint: Path
 ) -> None:

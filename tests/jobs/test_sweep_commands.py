@@ -98,8 +98,15 @@ def test_sweeps_are_listed_newest_first_with_their_state(
     assert main(["sweeps", str(tmp_path / "nowhere")]) != 0
 
 
+def test_nothing_to_cancel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path, "2", 288, [1.0], knob="max_crops")
+    assert main(["cancel", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "1 done; nothing to cancel" in said and "resume" not in said
+
+
 def test_commands_to_be_typed_are_quoted(tmp_path: Path) -> None:
-    assert "wait '/a b/it'\"'\"'s' " in come_back(Path("/a b/it's"))
+    assert come_back(Path("/a b/it's")).endswith("python -m vtexp wait '/a b/it'\"'\"'s'")
 
 
 def test_a_time_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

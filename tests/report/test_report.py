@@ -22,6 +22,7 @@ from vtexp.measure.summary import BetweenProcesses
 from vtexp.report import write
 from vtexp.report.columns import in_files, report_rows
 from vtexp.report.files import markdown
+from vtexp.report.format import headline
 from vtexp.report.terminal import table
 from vtexp.runs.records import AnswerTimes, GroupAccuracy, read_result
 from vtexp.utils import files
@@ -114,7 +115,9 @@ def test_markdown_says_what_a_reader_must_know(tmp_path: Path) -> None:
     runs = collect(tmp_path)
     analysis = analyse(runs)
     text = markdown(report_rows(runs, analysis), analysis)
-    assert text.splitlines()[2] == f"**{analysis.series[0].answer.sentence}**"
+    (series,) = analysis.series
+    assert text.splitlines()[2] == f"**{headline(series, analysis.margin)}**"
+    assert text.splitlines()[4] == series.answer.sentence
     assert "- 2 of 4 runs have no result" in text
     (flagged,) = [line for line in text.splitlines() if "timings doubtful" in line]
     assert flagged.startswith("| image_size=784x784 |") and "counts overridden" in flagged
@@ -135,7 +138,7 @@ def test_table_fits_and_marks_what_is_doubtful(tmp_path: Path) -> None:
     unfinish(folders[2], "out of memory")
     runs = collect(tmp_path)
     rows = report_rows(runs, analyse(runs))
-    for width in (60, 80, 120):
+    for width in (60, 80, 160):
         console = Console(width=width, no_color=True)
         with console.capture() as capture:
             console.print(table(rows, width, plain=True))
@@ -146,7 +149,7 @@ def test_table_fits_and_marks_what_is_doubtful(tmp_path: Path) -> None:
         assert [line.split()[0] for line in lines[-5:-1]] == [value for value, _ in VALUES]
         assert f"{runs[1].found.mean('prefill_ms'):.1f}!" in text
         assert "failed" in text
-        assert ("TTFT" in text) == (width == 120)
+        assert ("TTFT" in text) == (width == 160)
 
 
 @pytest.mark.slow

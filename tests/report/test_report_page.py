@@ -103,7 +103,7 @@ class Opened:
         """Texts of a column of the table of runs."""
         heads = self.page.locator("#runs-table thead tr").nth(1).locator("th").all_inner_texts()
         place = [head.split("\n")[0].strip() for head in heads].index(name)
-        rows = self.page.locator("#runs-table tbody tr").all()
+        rows = self.page.locator("#runs-table tbody tr:not(.notes)").all()
         return [row.locator("th, td").nth(place).inner_text() for row in rows]
 
     def requests(self) -> list[str]:
@@ -120,6 +120,9 @@ def test_the_answer_stands_at_the_top(opened: Opened, hostile_report: Path) -> N
     analysis = json.loads((hostile_report.parent / "analysis.json").read_text())
     sentence = analysis["series"][0]["answer"]["sentence"]
     assert opened.page.locator("header .sentence").inner_text() == sentence
+    weight = "(e) => Number(getComputedStyle(e).fontWeight)"
+    assert opened.page.locator("header .headline").evaluate(weight) >= 600
+    assert opened.page.locator("header .sentence").evaluate(weight) == 400  # plain below it
 
 
 def test_plots_are_drawn_in_the_order_of_the_figures(opened: Opened, hostile_report: Path) -> None:
@@ -129,11 +132,12 @@ def test_plots_are_drawn_in_the_order_of_the_figures(opened: Opened, hostile_rep
     assert opened.draw_all() == len(names)
     figures = hostile_report.parent / "figures"
     assert {path.name for path in figures.iterdir()} == {
-        f"{name}.{kind}" for name in names for kind in ("png", "svg")
+        f"{name}.{kind}" for name in names for kind in ("png", "svg", "pdf")
     }
     points = opened.page.locator("#plot-0 .scatterlayer .point").count()
     bars = opened.page.locator("#plot-2 .barlayer .point").count()
-    assert (points, bars) == (3, 3 * 7)  # finished runs; their stages
+    stages = opened.page.evaluate("data.plots[2].series.length")
+    assert (points, bars) == (3, 3 * stages) and stages >= 5  # finished runs; their stages
 
 
 def test_a_click_sorts_the_table(opened: Opened) -> None:
@@ -143,9 +147,10 @@ def test_a_click_sorts_the_table(opened: Opened) -> None:
     for direction in ("ascending", "descending"):
         button.click()
         assert header.get_attribute("aria-sort") == direction
-        numbers = [float(text) for text in opened.column("accuracy, %") if text]
+        numbers = [float(text) for text in opened.column("accuracy, %") if text[:1].isdigit()]
         assert numbers == sorted(numbers, reverse=direction == "descending")
-        assert opened.column("accuracy, %")[3:] == ["", ""]  # runs without a number come last
+        rest = opened.column("accuracy, %")[3:]  # runs without a number come last
+        assert sorted(rest) == ["failed", "missing"]
     assert sorted(opened.column("accuracy, %")) == sorted(before)
     assert opened.page.locator("#runs-table [aria-sort=descending]").count() == 1
 
@@ -155,8 +160,48 @@ def test_failed_missing_and_doubtful_runs_are_told(opened: Opened) -> None:
     assert sum("failed" in state for state in states) == 1
     assert sum("missing" in state for state in states) == 1
     assert sum("doubtful" in state for state in states) == 1
-    opened.page.locator("tr.failed summary").click()
-    assert "out of memory: " + HOSTILE[1] in opened.page.locator("tr.failed").inner_text()
+    failed = opened.page.locator("tbody:has(tr.failed) .notes")
+    failed.locator("summary").click()
+    notes = failed.locator("ul")
+    assert "out of memory: " + HOSTILE[1] in notes.inner_text()
+    assert notes.bounding_box()["width"] > 800  # a line of its own, not a column
+
+
+def test_the_pointer_says_names_alone(opened: Opened) -> None:
+    opened.draw_all()
+    for place in opened.page.locator(".plot .canvas").all():
+        for trace in place.evaluate("(e) => e.data.map((t) => [t.hoverinfo, t.hovertemplate])"):
+            assert trace[0] == "skip" or "<extra>" in trace[1]  # or it would say "trace 0"
+
+
+def test_legends_cover_no_plot(opened: Opened) -> None:
+    opened.draw_all()
+    for figure in opened.page.locator(".plot:has(.legend button)").all():
+        legend, canvas = (figure.locator(part).bounding_box() for part in (".legend", ".canvas"))
+        assert legend["y"] + legend["height"] <= canvas["y"]
+    button = opened.page.locator(".plot.bars .legend button").first
+    button.click()
+    hidden = "(e) => e.data.filter((t) => t.visible === false).length"
+    place = opened.page.locator(".plot.bars .canvas").first
+    assert place.evaluate(hidden) == 1
+    button.click()
+    assert place.evaluate(hidden) == 0
+
+
+def test_an_image_is_enlarged_so_that_its_print_can_be_read(opened: Opened) -> None:
+    page = opened.page
+    page.locator(".card figure button").first.click()
+    drawing = page.locator("#zoom svg")
+    width = drawing.evaluate("(e) => e.getBoundingClientRect().width / e.viewBox.baseVal.width")
+    assert width >= 1.5  # px of the screen for each of the image
+    page.locator("#zoom [name=in]").click()
+    larger = drawing.evaluate("(e) => e.getBoundingClientRect().width / e.viewBox.baseVal.width")
+    assert larger == pytest.approx(1.5 * width, rel=0.01)
+    page.locator("#zoom [name=crops]").uncheck()
+    assert page.locator("#zoom .overlay").is_hidden()
+    page.locator("#zoom [name=crops]").check()
+    page.get_by_role("button", name="close").click()
+    assert page.locator("#zoom").is_hidden()
 
 
 def test_samples_are_filtered(opened: Opened) -> None:
@@ -248,6 +293,8 @@ def test_the_page_is_no_wider_than_the_screen(
     assert opened.page.evaluate("document.documentElement.scrollWidth") == width
     background = "getComputedStyle(document.body).backgroundColor"
     assert opened.page.evaluate(background) == "rgb(18, 22, 28)"
+    edge = opened.page.locator("#runs-table thead th", has_text="speed-up").bounding_box()
+    assert edge["x"] + edge["width"] <= width  # accuracy, prefill, speed-up without scrolling
     opened.page.emulate_media(media="print")
     assert opened.page.locator(".plot .main-svg").count() > 0
     assert opened.said == []

@@ -189,9 +189,9 @@ def test_columns_that_nothing_fills_are_named(sweep: Path) -> None:
     assert "MFU, %" in names and "energy, J" not in names
     (left_out,) = [line for line in table.left_out if line.startswith("one prefill: ")]
     assert "energy, J" in left_out and "MFU" not in left_out
-    assert sum(span for _, span in table.headings) == len(names)
+    assert table.lead + sum(span for _, span in table.headings) == len(names)
     assert all(len(row.cells) == len(names) for row in table.rows)
-    assert "median time at batch 1, ms" in dict(table.headings)  # the unit of all stands once
+    assert "mean time at batch 1, ms" in dict(table.headings)  # the unit of all stands once
 
 
 def test_shares_of_crops_add_up(sweep: Path) -> None:
@@ -212,8 +212,8 @@ def test_figures_hold_their_texts_as_text_and_are_the_same_each_time(tmp_path: P
         name="p", title="t", caption="c", x_label="tokens", y_label="accuracy, %",
         kind="lines", series=[series, replace(series, label="\u65e5\u672c")],
     )  # fmt: skip
-    (_, png), (_, svg) = drawings(plot)
-    assert dict(drawings(plot)) == {"png": png, "svg": svg}
+    (_, png), (_, svg), (_, pdf) = drawings(plot)
+    assert dict(drawings(plot)) == {"png": png, "svg": svg, "pdf": pdf}
     write_figures(tmp_path, [replace(plot, name="accuracy")], "t")
     assert (tmp_path / "comparison.png").is_file()
     write_figures(tmp_path, [], "t")  # all runs were made again, and failed

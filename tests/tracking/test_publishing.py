@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests.helpers.made_records import change_result
+from tests.helpers.made_sweeps import make_run
 from tests.helpers.wandb_server import KEY, WandbServer
-from vtexp.analysis.analyse import of_sweep
+from vtexp.analysis.analyse import analyse, of_sweep
 from vtexp.analysis.findings import Analysis, write_analysis
 from vtexp.analysis.rows import collect
 from vtexp.cli.main import main
@@ -180,6 +182,69 @@ def test_without_a_key_the_report_is_written_for_later(
     assert stored["url"] is None
 
 
+@pytest.mark.slow
+def test_several_sweeps_are_published_to_the_project_that_is_named(
+    made_runs: Path, wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(made_runs, other)
+    change_result(next(other.glob("*/result.json")).parent, accuracy=0.125)
+    command = ["publish", str(made_runs), str(other), "--project", "ours", "--entity", "team"]
+    assert main(command) == 0
+    assert {run["project"] for run in wandb_server.runs.values()} == {"ours"}
+    assert len(wandb_server.runs) == 2 * 3  # of each sweep two runs and their curve
+    (report,) = wandb_server.reports.values()
+    ids = {(sweep / "wandb" / "sweep_id").read_text() for sweep in (made_runs, other)}
+    assert all(own in report["spec"] for own in ids)
+    assert set(find(json.loads(report["spec"]), "entityName")) >= {"team"}
+
+
+def test_the_environment_names_project_and_entity_where_the_config_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert wandb_runs.destination(TrackingConfig(name="wandb")) == (None, "vtexp")
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    assert wandb_runs.destination(TrackingConfig(name="wandb")) == ("team", "theirs")
+    own = TrackingConfig(name="wandb", project="mine", entity="me")
+    assert wandb_runs.destination(own) == ("me", "mine")
+
+
+def test_a_project_that_wandb_would_refuse_is_one_line(
+    made_runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["publish", str(made_runs), "--project", "a/b"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: --project a/b: must be") and said.count("\n") == 1
+
+
+def test_each_data_set_has_its_panels_in_a_report_of_several_sweeps(tmp_path: Path) -> None:
+    for name in ("d", "other"):
+        for value, tokens in (("336x336", 288), ("560x560", 544)):
+            make_run(tmp_path / name, value, tokens, [1.0, 0.0] * 20, result={"dataset": name})
+    sweeps = [tmp_path / "d", tmp_path / "other"]
+    runs = collect(*sweeps)
+    path = wandb_report.write_report(
+        TrackingConfig(name="wandb"), sweeps, runs, analyse(runs), tmp_path
+    )
+    stored = files.read_json(path)
+    assert wandb_report.specification(wandb_report.read_report(stored, "x")) == stored["spec"]
+    grids = list(find(stored["spec"], "runSets"))
+    assert len(grids) == 4  # curves and runs of each data set
+    for grid, name in zip(grids, ("d", "d", "other", "other"), strict=True):
+        told = json.dumps(grid)
+        assert f'"value": "{name}"' in told
+        assert all((sweep / "wandb" / "sweep_id").read_text() in told for sweep in sweeps)
+    axes = [*find(stored["spec"], "accessor"), *find(stored["spec"], "xAxis")]
+    assert "summary:theoretical_vision_tokens" in axes
+    assert any("knob_number" in axis for axis in axes)
+
+
+@pytest.mark.parametrize(("value", "number"), [("12", 12.0), ("560x336", 188160.0), ("a", None)])
+def test_values_of_knobs_are_numbers_for_wandb(value: str, number: float | None) -> None:
+    assert wandb_runs.knob_number(value) == number
+
+
 def test_nothing_to_publish(made_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in made_runs.glob("*/result.json"):
         path.unlink()
@@ -193,7 +258,7 @@ def test_the_specification_is_the_librarys_own(made_runs: Path) -> None:
     record_failure(failed, ValueError(HOSTILE))
     runs = collect(made_runs)
     analysis = answered(made_runs, "Nobody can tell.")
-    arguments = (TrackingConfig(name="wandb"), made_runs, runs, analysis)
+    arguments = (TrackingConfig(name="wandb"), [made_runs], runs, analysis, made_runs)
     path = wandb_report.write_report(*arguments)
     written = path.read_bytes()
     stored = files.read_json(path)

@@ -73,6 +73,7 @@ def margins_sentence(found: Sequence[AtMargin], runs: Sequence[AnalysedRun]) -> 
     labels = {run.run: run.label for run in runs}
     parts = []
     for run, own in groupby(found, key=lambda one: one.run):
-        margins = " or ".join(f"{one.margin:g}" for one in own)
+        *first, last = [f"{one.margin:g}" for one in own]
+        margins = f"{', '.join(first)} or {last}" if first else last
         parts.append(f"{margins}: {'not known' if run is None else labels[run]}")
     return f"Smallest budget that is enough, by margin in points: {'; '.join(parts)}."

@@ -150,10 +150,10 @@ def _sentence(
         said = [f"{_asked(limits)}: {tokens} is the largest measured budget."]
     else:
         said = [f"{_asked(limits)}: {tokens} is the most accurate measured budget{_scored(run)}."]
-        if run.run != best.run:
-            lost = 100 * ((best.accuracy or 0.0) - run.accuracy)
-            said.append(f"{best.label}, which scored highest, scored {lost:.1f} points more.")
     said += [_said(cost) for cost in costs[run.run]]
+    if run.accuracy is not None and run.run != best.run:
+        lost = 100 * ((best.accuracy or 0.0) - run.accuracy)
+        said.append(f"{best.label}, which scored highest, scored {lost:.1f} points more.")
     if surer is not None:
         own = ", ".join(_chance(cost) for cost in costs[surer.run] if cost.chance is not None)
         said.append(f"{surer.label}{_scored(surer)} is within with a chance of {own}.")

@@ -22,7 +22,7 @@ from vtexp.runs.records import (
     read_result,
 )
 from vtexp.utils import files
-from vtexp.utils.text import listed
+from vtexp.utils.text import listed, natural
 from vtexp.utils.typed import flat
 
 #: What is said of a run whose result is there, but not as a whole.
@@ -191,7 +191,8 @@ def _sweep_names(sweeps: Sequence[Path]) -> dict[Path, str]:
 
 
 def _runs(sweep: Path, name: str) -> list[ComparedRun]:
-    folders = sorted(path for path in sweep.iterdir() if path.is_dir())
+    found = (path for path in sweep.iterdir() if path.is_dir())
+    folders = sorted(found, key=lambda folder: natural(folder.name))
     return [run for folder in folders if (run := _run(folder, name)) is not None]
 
 
@@ -310,15 +311,26 @@ def run_names(runs: Sequence[ComparedRun]) -> dict[str, str]:
     return {run.name: run.asked.value_label if one_knob else run.label for run in runs}
 
 
+def _full_names(runs: Sequence[ComparedRun]) -> dict[str, str]:
+    """What runs are called where it matters which: with model, data set, hardware that differ."""
+    keys = ("model", "dataset", "hardware")
+    differing = [key for key in keys if len({getattr(run.asked, key) for run in runs}) > 1]
+    return {
+        run.name: ", ".join([run.long_label, *(getattr(run.asked, key) for key in differing)])
+        for run in runs
+    }
+
+
 def timing_warnings(runs: Sequence[ComparedRun]) -> list[str]:
     """Why times are doubtful: each kind of reason once, with the runs that it is true of.
 
     Reasons that differ in their numbers alone are of one kind: the first one is told.
     """
     by_kind: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    called = _full_names(runs)
     for run in runs:
         for reason in run.timing_warnings:
-            by_kind[re.sub(r"\d+(\.\d+)?", "0", reason)][reason].append(run.long_label)
+            by_kind[re.sub(r"\d+(\.\d+)?", "0", reason)][reason].append(called[run.name])
     found = []
     for reasons in by_kind.values():
         names = list(dict.fromkeys(name for own in reasons.values() for name in own))
@@ -330,9 +342,9 @@ def timing_warnings(runs: Sequence[ComparedRun]) -> list[str]:
 
 def warnings(runs: Sequence[ComparedRun]) -> list[str]:
     """What a reader must know of runs: doubtful times first, then all else, run by run."""
-    found = timing_warnings(runs)
+    found, called = timing_warnings(runs), _full_names(runs)
     for run in runs:
-        found += [f"{run.long_label}: {warning}" for warning in run.warnings()]
+        found += [f"{called[run.name]}: {warning}" for warning in run.warnings()]
         if run.asked.num_failed:
             found.append(f"{run.asked.dataset}: {run.asked.num_failed} samples could not be asked")
     return list(dict.fromkeys(found))

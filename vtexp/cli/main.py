@@ -14,18 +14,20 @@ from typing import NoReturn
 import vtexp
 from vtexp.errors import ConfigError
 from vtexp.utils.by_name import imported
+from vtexp.utils.output import output_may_close
 from vtexp.utils.text import refuse_arguments
 
 #: Commands of `sweep.py` by their names.
 SWEEP_COMMANDS = {
     "status": "show the runs of a sweep and how far they are",
     "wait": "watch a sweep to its end, then compare its runs",
-    "publish": "upload a sweep to Weights & Biases, with its report",
     "cancel": "cancel what is queued or running of a sweep",
     "resume": "make the runs of a sweep that are missing or failed",
 }
 
-COMMANDS = sorted([*SWEEP_COMMANDS, "launch", "datasets", "report", "sweeps", "completion"])
+COMMANDS = sorted(
+    [*SWEEP_COMMANDS, "launch", "datasets", "publish", "report", "sweeps", "completion"]
+)
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -45,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["launch"]:
         sys.argv = [f"{_program()} launch", *arguments[1:]]
         return imported("vtexp.cli.launch:main")()
+    return _command(arguments)
+
+
+@output_may_close(fails=True)
+def _command(arguments: Sequence[str]) -> int:
+    """Run any command but `launch`."""
     if arguments[:1] == ["complete"]:  # asked by the shells' scripts
         line = arguments[1] if len(arguments) > 1 else ""
         imported("vtexp.cli.complete:print_candidates")(line, COMMANDS)
@@ -108,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_options(name, command)
     _add_sweeps(commands)
     _add_report(commands)
+    _add_publish(commands)
     _add_completion(commands)
     return parser
 
@@ -183,6 +192,19 @@ def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
     report.add_argument("--questions", choices=("all", "shared"), default="all", help=about)
 
 
+def _add_publish(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "upload sweeps to Weights & Biases, with one report of them all"
+    publish = commands.add_parser("publish", help=about, description=about)
+    publish.set_defaults(command=_publish, keys=False, prog=publish.prog)
+    publish.set_defaults(interrupted="what was uploaded stays")
+    about = "their names in outputs/, or their folders"
+    publish.add_argument("sweeps", metavar="SWEEP", nargs="+", help=about)
+    about = "W&B user or team; default: tracking.entity of the sweep, WANDB_ENTITY, yours"
+    publish.add_argument("--entity", metavar="NAME", help=about)
+    about = "W&B project; default: tracking.project of the sweep, WANDB_PROJECT, vtexp"
+    publish.add_argument("--project", metavar="NAME", help=about)
+
+
 def _add_datasets(commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "list the data sets: size, metric, licence, and whether they are on this machine"
     listing = commands.add_parser("datasets", help=about, description=about)
@@ -239,6 +261,10 @@ def _report(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     imported("vtexp.cli.sweep:report")(
         parsed.sweeps, parsed.out, parsed.margin, parsed.questions, parsed.limits
     )
+
+
+def _publish(parsed: argparse.Namespace, words: Sequence[str]) -> None:
+    imported("vtexp.cli.sweep:publish")(parsed.sweeps, parsed.entity, parsed.project)
 
 
 def _list_datasets(parsed: argparse.Namespace, words: Sequence[str]) -> None:

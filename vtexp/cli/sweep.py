@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vtexp.config.checks import with_keys
-from vtexp.config.schema import LIMITS, Launcher, all_ranges
+from vtexp.config.fields import rule_of
+from vtexp.config.schema import LIMITS, Launcher, TrackingConfig, all_ranges
 from vtexp.cost import latency_fit
 from vtexp.errors import ConfigError, DataError, VtexpError
 from vtexp.jobs import local, slurm
@@ -53,13 +54,26 @@ def status(name: str, *, as_json: bool = False, every: bool = False) -> None:
     console.print(shown, soft_wrap=False, width=width)
 
 
-def publish(name: str) -> None:
-    """Upload to W&B what it lacks of a sweep, and save its report there.
+def publish(names: Sequence[str], entity: str | None = None, project: str | None = None) -> None:
+    """Upload to W&B what it lacks of some sweeps, and save one report of them all there.
 
-    Raises VtexpError where that did not work.
+    Raises ConfigError where a sweep is named twice or W&B would refuse the project's name,
+    VtexpError where the upload did not work.
     """
     require_extra("wandb", "vtexp publish")
-    upload.publish(find_sweep(name))
+    rule = rule_of(TrackingConfig, "project")
+    if project is not None and rule is not None and not rule.allows(project):
+        raise ConfigError(f"--project {project}: must be {rule}")
+    sweeps = _sweeps(names, "publish")
+    upload.publish(sweeps, _folder_of(sweeps), entity=entity, project=project)
+
+
+def _sweeps(names: Sequence[str], command: str) -> list[Path]:
+    """The folders of sweeps. Raises ConfigError where one is named twice."""
+    sweeps = [find_sweep(name) for name in names]
+    if len({sweep.resolve() for sweep in sweeps}) < len(sweeps):
+        raise ConfigError(f"{command} {' '.join(names)}: a sweep is named twice")
+    return sweeps
 
 
 def wait(name: str, timeout_s: float = math.inf) -> None:
@@ -91,12 +105,10 @@ def report(
     if margin is not None and not allowed.allows(margin):
         raise ConfigError(f"--margin {margin:g}: must be {allowed}")
     asked = None if limits is None else dict(map(_limit, limits))
-    sweeps = [find_sweep(name) for name in names]
-    if len({sweep.resolve() for sweep in sweeps}) < len(sweeps):
-        raise ConfigError(f"report {' '.join(names)}: a sweep is named twice")
+    sweeps = _sweeps(names, "report")
     statuses = [status for sweep in sweeps for status in look_again(sweep)]
     shared = questions == "shared"
-    folder = out or (sweeps[0] if len(sweeps) == 1 else _report_folder(sweeps))
+    folder = out or _folder_of(sweeps)
     written = write.report(sweeps, folder, margin=margin, shared=shared, limits=asked)
     # Of what is asked for here alone: W&B has what the sweep was configured with.
     if written and out is None and len(sweeps) == 1:
@@ -122,8 +134,10 @@ def _limit(text: str) -> tuple[str, float]:
     return key, number
 
 
-def _report_folder(sweeps: Sequence[Path]) -> Path:
-    """Beside the first of some sweeps, named after them."""
+def _folder_of(sweeps: Sequence[Path]) -> Path:
+    """The folder of a report: the sweep's own, or beside the first of several, named after all."""
+    if len(sweeps) == 1:
+        return sweeps[0]
     names = "-".join(sweep.name for sweep in sweeps)
     return sweeps[0].parent / f"report-{names[:100]}"
 
@@ -141,6 +155,9 @@ def cancel(name: str, runs: Sequence[str] = ()) -> None:
         chosen = named_runs(statuses, runs) if runs else statuses
         left = [s for s in chosen if s.job and (s.active or s.state == "waiting")]
         jobs = {status.job for status in left if status.job is not None}
+        if not jobs:
+            console.print(f"{summary(chosen)}; nothing to cancel")
+            return
         if any(job.launcher == Launcher.here for job in jobs):
             raise ConfigError(f"{name}: runs in the process that launched it; interrupt it there")
         _refuse_shared(statuses, left)

@@ -72,7 +72,7 @@ def show_sweeps(folder: Path, *, as_json: bool = False) -> None:
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("sweep", "began", "state", "runs", "models", "data sets"):
-        table.add_column(name, overflow="fold" if name == "sweep" else "ellipsis")
+        table.add_column(name, overflow="fold")
     for sweep in found:
         began = f"{sweep.began:%Y-%m-%d %H:%M}"
         runs = summary(sweep.statuses)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
@@ -20,6 +21,16 @@ BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 VTEXP_SWEEPER = "hydra_plugins.vtexp_sweeper.sweeper.VtexpSweeper"
 
+#: What is another text at each launch, by Python's codes of times.
+_TO_THE_SECOND = re.compile(r"\$\{now:[^}]*%[SfscTXr]")
+
+#: What vtexp has instead of the launchers and sweepers of others.
+INSTEAD = {
+    "hydra/launcher": "give hardware.launcher=here, local (several jobs at once with "
+    "hardware.max_parallel) or slurm instead",
+    "hydra/sweeper": "vtexp runs all values of a knob and finds the smallest that is good enough; "
+    "give them as in knob.max_crops=1,4,12 without hydra/sweeper",
+}
 _FOLDERS = "results go to sweep.folder/sweep.name; give these"
 _NO_LOG = "vtexp writes no log of Hydra's; a traceback comes with HYDRA_FULL_ERROR=1"
 _SHELL = "set it in the shell, or for SLURM in hardware.slurm.setup"
@@ -66,21 +77,18 @@ def require_honoured(hydra: Any, *, multirun: bool) -> None:
 
 def _require_own(hydra: DictConfig) -> None:
     if hydra.launcher._target_ != BASIC_LAUNCHER:
-        raise ConfigError(
-            "hydra/launcher: take hardware.launcher=here, local (several jobs at once with "
-            "hardware.max_parallel) or slurm instead"
-        )
+        raise ConfigError(f"hydra/launcher: {INSTEAD['hydra/launcher']}")
     if hydra.sweeper._target_ not in (BASIC_SWEEPER, VTEXP_SWEEPER):
-        raise ConfigError(
-            "hydra/sweeper: vtexp runs all values of a knob and finds the smallest that is good "
-            "enough; give them as in knob.max_crops=1,4,12 without hydra/sweeper"
-        )
+        raise ConfigError(f"hydra/sweeper: {INSTEAD['hydra/sweeper']}")
 
 
 def name_is_given(config: DictConfig) -> bool:
-    """Whether a sweep has a name of its own, wherever it was given, and not a time stamp."""
+    """Whether a sweep has a name of its own, wherever it was given, and not a time stamp.
+
+    A day, such as `${now:%Y-%m-%d}`, is a name: what is typed again on that day is the same sweep.
+    """
     plain = OmegaConf.to_container(config.sweep, resolve=False)
-    return isinstance(plain, dict) and "${now:" not in str(plain.get("name"))
+    return isinstance(plain, dict) and not _TO_THE_SECOND.search(str(plain.get("name")))
 
 
 def require_countable(overrides: Iterable[Override]) -> None:

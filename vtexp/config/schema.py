@@ -393,8 +393,8 @@ class TrackingConfig:
     """Where finished runs are mirrored to."""
 
     name: str = MISSING
-    project: str = text(
-        "vtexp", r"[^/\\#?%:]{1,128}", r"1 to 128 characters without / \ # ? % :, for W&B"
+    project: str | None = text(
+        None, r"[^/\\#?%:]{1,128}", r"1 to 128 characters without / \ # ? % :, for W&B"
     )
     entity: str | None = None
     mode: WandbMode = WandbMode.auto

@@ -17,7 +17,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, Vali
 from yaml import YAMLError
 
 from vtexp.config.compose import COMPOSE_ERRORS, flags_first, with_brackets
-from vtexp.config.hydra_parts import for_several_knobs
+from vtexp.config.hydra_parts import INSTEAD, for_several_knobs
 from vtexp.config.schema import rule_of_key
 from vtexp.errors import VtexpError, no_memory_left
 from vtexp.utils.text import printable, refuse_arguments
@@ -60,14 +60,14 @@ def call(launch: Callable[[], None]) -> int:
     return reported(
         with_arguments,
         show_traceback=show_traceback,
-        interrupted="what was answered is kept; python -m vtexp resume goes on",
+        interrupted="no run was started",
     )
 
 
 def reported(command: Callable[[], None], *, show_traceback: bool, interrupted: str) -> int:
     """Run a command; returns its exit code after printing any error of a user as one line.
 
-    `interrupted`: what is said after Ctrl-C.
+    `interrupted`: what is said after Ctrl-C, where whoever was interrupted says nothing itself.
     """
     try:
         with warnings.catch_warnings():
@@ -86,8 +86,8 @@ def reported(command: Callable[[], None], *, show_traceback: bool, interrupted: 
         if isinstance(error, VtexpError):
             return error.exit_code
         return 1 if _of_the_machine(error) else 2
-    except KeyboardInterrupt:
-        print(f"interrupted: {interrupted}", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"interrupted: {printable(str(stopped)) or interrupted}", file=sys.stderr)
         return 130
     return 0
 
@@ -101,15 +101,20 @@ def one_line(error: BaseException) -> str:
         return text
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
-        cause = cause.__cause__
+        cause = cause.__cause__ or cause.__context__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return _omegaconf_line(cause)
+        file = re.match(r"In '(.+?)': ", str(error))
+        return _omegaconf_line(cause) + (f" (in {file[1]}.yaml)" if file else "")
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not to be read as key=value; quote what is no plain word"
     text = " ".join(str(error).split())
-    missing = re.search(r"Could not find '(.+?)/(.*)' Available options in '[^']+': (.*)", text)
+    missing = re.search(
+        r"Could not find '((?:hydra/)?.+?)/(.*)' Available options in '[^']+': (.*)", text
+    )
     if missing:
         group, option, rest = missing.groups()
+        if group in INSTEAD:
+            return f"{group}={option}: no such option; {INSTEAD[group]}"
         options = ", ".join(rest.partition(" Config search path")[0].split())
         return f"{group}={option}: no such option; available: {options}"
     return text if isinstance(error, USER_ERRORS) else f"no config can be made of this: {text}"

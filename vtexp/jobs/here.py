@@ -11,7 +11,7 @@ from vtexp.jobs.finish import require_page, show_comparison
 from vtexp.jobs.prepare import in_new_folder, require_extras
 from vtexp.jobs.status import look
 from vtexp.report.plan import show_plan
-from vtexp.runs.folder import quoted, raise_failures
+from vtexp.runs.folder import go_on, quoted, raise_failures
 from vtexp.runs.frozen import freeze
 from vtexp.runs.job import make_runs
 from vtexp.runs.ledger import note_submitted, of_process, taking
@@ -49,8 +49,7 @@ def run_job(config: Config, *, named: bool = True) -> Path | None:
     try:
         make_runs(plan, on_result=mirror)
     except KeyboardInterrupt:
-        console.print(f"to go on: python -m vtexp resume {quoted(sweep)}")
-        raise
+        raise KeyboardInterrupt(go_on(sweep)) from None
     finally:
         show_comparison(sweep, margin=plan.config.report.margin)
     raise_failures([run.folder for run in plan.runs])

@@ -16,7 +16,7 @@ from vtexp.jobs.limits import submit_or_hold_back
 from vtexp.jobs.status import RunStatus, look
 from vtexp.jobs.watch import come_back, watch
 from vtexp.jobs.worker import make_job
-from vtexp.runs.folder import labels, quoted, raise_failures
+from vtexp.runs.folder import go_on, labels, quoted, raise_failures
 from vtexp.runs.ledger import JOBS, Job, note_submitted, of_process, read_submitted, taking
 from vtexp.utils import files
 from vtexp.utils.console import console
@@ -106,9 +106,7 @@ def _run_here(sweep: Path, jobs: Sequence[Job], *, others: bool) -> None:
                 console.print(listed([names[folder] for folder in job.folders]))
             make_job(job.folders)
     except KeyboardInterrupt:
-        hint = f"to go on: python -m vtexp resume {quoted(sweep)}"
-        console.print(come_back(sweep) if others else hint)
-        raise
+        raise KeyboardInterrupt(come_back(sweep) if others else go_on(sweep)) from None
 
 
 def _submit(sweep: Path, jobs: Sequence[Job]) -> None:
@@ -127,6 +125,9 @@ def _submit(sweep: Path, jobs: Sequence[Job]) -> None:
             given = local.submit(sweep, own)
             note_submitted(sweep, given)
             console.print(f"local processes {_ids([job.job_id for job in given])}")
+    except KeyboardInterrupt:
+        hint = f"what was submitted goes on; for the rest: python -m vtexp resume {quoted(sweep)}"
+        raise KeyboardInterrupt(hint) from None
     except Exception:
         if len(read_submitted(sweep)) > before:
             console.print(come_back(sweep))

@@ -31,11 +31,10 @@ TRY_AGAIN_S = 60.0
 
 @cache
 def _most_in_an_array() -> int | None:
-    """MaxArraySize of the site; None where SLURM does not say."""
-    for (line,) in slurm.lines("scontrol", "show", "config") or []:
-        if found := re.match(r"MaxArraySize\s*=\s*(\d+)", line):
-            return int(found[1])
-    return None
+    """The smaller one of the site's MaxArraySize and MaxJobCount; None where SLURM does not say."""
+    shown = slurm.lines("scontrol", "show", "config") or []
+    found = (re.match(r"Max(?:ArraySize|JobCount)\s*=\s*(\d+)", line) for line, *_ in shown)
+    return min((int(limit[1]) for limit in found if limit), default=None)
 
 
 def submit_what_fits(
@@ -57,13 +56,18 @@ def submit_what_fits(
             if size > 1:
                 size //= 2
                 continue
-            if not given and not slurm.queued() and "Grp" not in error.limit:
+            if not given and not slurm.queued() and not _of_all_users(error.limit):
                 raise
             return given, error.limit
         note_submitted(sweep, new)
         given += new
         left = left[len(new) :]
     return given, ""
+
+
+def _of_all_users(limit: str) -> bool:
+    """Whether jobs of others fill a limit, so that an empty queue of one's own tells nothing."""
+    return "Grp" in limit or limit == "MaxJobCount"
 
 
 def _after(given: Sequence[SubmittedJob], hardware: HardwareConfig) -> HardwareConfig:

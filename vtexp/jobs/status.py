@@ -103,14 +103,12 @@ def look_at(sweeps: Sequence[Path]) -> dict[Path, list[RunStatus]]:
         sweep: {run: job for job in read_submitted(sweep) for run in job.runs} for sweep in sweeps
     }
     # Jobs are asked for before the files are: one that ends in between has written them.
-    asked = {
-        job
-        for sweep, last in makers.items()
-        for run, job in last.items()
-        if job.job_id and not finished(sweep / run)
-    }
-    of_slurm = [job for job in asked if job.launcher == Launcher.slurm]
-    states = slurm.states(of_slurm) | local.states([job for job in asked if job not in of_slurm])
+    pairs = [(sweep / run, job) for sweep, last in makers.items() for run, job in last.items()]
+    asked = {job for folder, job in pairs if job.job_id and not finished(folder)}
+    of_slurm = {job for job in asked if job.launcher == Launcher.slurm}
+    open_ended = {job for folder, job in pairs if not settled(folder)}
+    states = slurm.states(list(of_slurm), of_slurm - open_ended)
+    states |= local.states(list(asked - of_slurm))
     return {
         sweep: [_status(folder, last.get(folder.name), states) for folder in run_folders(sweep)]
         for sweep, last in makers.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from vtexp.jobs.status import RunStatus, grace_s, look, settle
 from vtexp.runs.folder import labels, quoted
 from vtexp.runs.records import read_planned
 from vtexp.utils.console import console
-from vtexp.utils.text import count_of
+from vtexp.utils.text import count_of, natural
 
 #: SLURM is asked this often.
 POLL_S = 5.0
@@ -32,6 +31,8 @@ MOST_ROWS = 20
 #: All states in the order of a summary, and in that of a table too short for all runs.
 STATES = ("done", "failed", "running", "queued", "waiting", "lost", "unknown", "missing")
 FIRST = ("failed", "lost", "unknown", "running", "queued", "waiting", "missing", "done")
+#: Heads of the table; columns that no run fills are left out.
+HEADS = ("run", "state", "progress", "left", "node", "job", "")
 
 
 class StuckError(VtexpError):
@@ -59,8 +60,7 @@ def watch(sweep: Path, timeout_s: float = math.inf) -> None:
         else:
             statuses = _watch(sweep, _Lines(), timeout_s)
     except KeyboardInterrupt:
-        console.print(come_back(sweep))
-        raise
+        raise KeyboardInterrupt(come_back(sweep)) from None
     if stuck := [status for status in statuses if status.stuck]:
         raise StuckError(_never(sweep, stuck))
     if not all(map(_ended, statuses)):
@@ -149,17 +149,21 @@ def table(sweep: Path, statuses: Sequence[RunStatus], *, every: bool = False) ->
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
-    for name in ("run", "state", "progress", "left", "node", "job", ""):
-        result.add_column(name, overflow="fold" if not name else "ellipsis")
-    for status in shown:
-        asked = read_planned(status.folder)
-        name = f"{asked.label} {asked.model} {asked.dataset} {asked.hardware}"
-        job = "" if status.job is None else status.job.job_id
-        result.add_row(name, status.state, *_how_far(status), status.node, job, status.cause)
+    names = labels([status.folder for status in statuses])
+    rows = [_cells(status, names[status.folder]) for status in shown]
+    filled = [i for i in range(len(HEADS)) if any(row[i] for row in rows) or i < 2]
+    for i in filled:
+        result.add_column(HEADS[i], overflow="fold")
+    for row in rows:
+        result.add_row(*(row[i] for i in filled))
     if len(shown) < len(statuses):
-        rest = f"and {len(statuses) - len(shown)} more: vtexp status --all"
-        result.add_row(rest, *[""] * 6)
+        result.add_row(f"and {len(statuses) - len(shown)} more: vtexp status --all")
     return result
+
+
+def _cells(status: RunStatus, name: str) -> list[str]:
+    job = "" if status.job is None else status.job.job_id
+    return [name, status.state, *_how_far(status), status.node, job, status.cause]
 
 
 def in_order(statuses: Sequence[RunStatus]) -> list[RunStatus]:
@@ -168,10 +172,7 @@ def in_order(statuses: Sequence[RunStatus]) -> list[RunStatus]:
     def key(status: RunStatus) -> tuple[Any, ...]:
         asked = read_planned(status.folder)
         groups = (asked.model, asked.dataset, asked.hardware, asked.knob)
-        # Digits and other text alternate, so that like is compared with like.
-        parts = re.split(r"(\d+)", asked.knob_value)
-        numbers = [int(part) if part.isdigit() else part for part in parts]
-        return (*groups, numbers, asked.force_full_tokens)
+        return (*groups, natural(asked.knob_value), asked.force_full_tokens)
 
     return sorted(statuses, key=key)
 
@@ -190,8 +191,8 @@ def _how_far(status: RunStatus) -> tuple[str, str]:
 
 
 def come_back(sweep: Path) -> str:
-    """How to go on after leaving a sweep alone."""
+    """How to go on after leaving a sweep alone; ends in a command that works as typed."""
     return (
-        f"the jobs go on by themselves; come back with: python -m vtexp wait {quoted(sweep)} "
-        "(or status, cancel, resume, report)"
+        "the jobs go on by themselves (status, cancel, resume and report find them); come back "
+        f"with: python -m vtexp wait {quoted(sweep)}"
     )

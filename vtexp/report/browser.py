@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vtexp.analysis.rows import ComparedRun, run_names
+from vtexp.analysis.rows import ComparedRun
 from vtexp.report.answers import Question, SampleAnswer, SharedQuestions
+from vtexp.report.format import budget_name
 from vtexp.report.thumbnails import Thumbnail, Thumbnails, take_thumbnails
 
 #: Longer texts are cut, and so many characters of samples are in a page at most.
@@ -64,8 +65,10 @@ def browser_data(
 
 def _names(runs: Sequence[ComparedRun], series: Mapping[str, str]) -> list[str]:
     """What runs are called, after their series."""
-    names = run_names(runs)
-    parts = [(series.get(str(run.folder)), names[run.name]) for run in runs]
+    parts = [
+        (series.get(str(run.folder)), budget_name(run.asked.knob, run.asked.value_label))
+        for run in runs
+    ]
     return [": ".join(part for part in own if part) for own in parts]
 
 

@@ -12,12 +12,15 @@ from typing import Any
 from vtexp.analysis.findings import AnalysedRun, Analysis
 from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.times import scope
+from vtexp.report.format import score_unit
 from vtexp.stages import STAGE_NAMES
 
 #: Where a column is shown.
 FILES, TERMINAL, MARKDOWN, PAGE = "ftmp"
 #: What stands behind times that are doubtful.
 DOUBTFUL = "!"
+#: The verdict on the budget that is the answer.
+CHOSEN = "smallest enough"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,8 @@ class Column:
     `otherwise` is the key that stands in where a run has no value. `group`: on the page, what the
     neighbours have in common. `varying`: shown to people only where runs differ. `timed`: marked
     where times are doubtful. `scoped`: an interval of times, whose heading says within or between
-    which processes. `drop`: a terminal too narrow leaves 1 out first, 0 never.
+    which processes. `drop`: a terminal too narrow leaves 1 out first, 0 never. `lead`: its place
+    among the columns that people see first, 0 for those behind.
     """
 
     key: str
@@ -45,6 +49,7 @@ class Column:
     timed: bool = False
     scoped: bool = False
     drop: int = 0
+    lead: int = 0
     shown: str = FILES
 
     @property
@@ -63,7 +68,7 @@ class Column:
         name = self.short or self.name
         if self.unit:
             return name, self.unit
-        first, _, last = name.rpartition(" ")
+        first, _, last = name.rpartition("\n" if "\n" in name else " ")
         return (first, last) if first else (last, "")
 
 
@@ -133,7 +138,7 @@ OF_RUNS: tuple[Column, ...] = (
     _number(
         *("measured_num_crops", "crops", "", _BUDGET, ".4g", "ftmp"), otherwise="num_crops", drop=7
     ),
-    _number("measured_vision_tokens", "measured tokens", "", _TOKENS, ".5g", "ftmp"),
+    _number("measured_vision_tokens", "tokens", "", _TOKENS, ".0f", "ftmp", lead=1),
     _text("actual_tiling"),
     _plain("actual_num_crops"),
     _number("actual_vision_tokens", "actual tokens", "", _TOKENS, ".5g", "fmp"),
@@ -149,10 +154,12 @@ OF_RUNS: tuple[Column, ...] = (
     _varying("settings", "ftmp"),
     _text("device"),
     _text("execution", "prefill run by", _PREFILL, "fmp"),
-    _number("accuracy", "accuracy", "%", _ACCURACY, ".1f", "ftmp", factor=100),
+    _number("accuracy", "accuracy", "%", _ACCURACY, ".1f", "ftmp", factor=100, lead=2),
     _plain("accuracy_standard_error"),
     _interval(
         *("accuracy_interval", "accuracy 95 %", _ACCURACY, ".1f", "tmp", "accuracy"),
+        lead=6,
+        drop=10,
         short="95 % interval",
         factor=100,
     ),
@@ -170,9 +177,10 @@ OF_RUNS: tuple[Column, ...] = (
     *_stage("reduction_ms", STAGE_NAMES["reduction_ms"], "tp", short="reduce", drop=6),
     *_stage("vision_ms", "vision", "t", drop=6),
     *_stage("llm_prefill_ms", STAGE_NAMES["llm_prefill_ms"], "tp", short="LLM", drop=5),
-    *_stage("prefill_ms", "prefill", "tmp"),
+    *_stage("prefill_ms", "prefill", "tmp", lead=3),
     _interval(
         *("prefill_ms_interval", "prefill 95 %", _TIMES, ".1f", "tmp", "prefill_ms_mean"),
+        lead=7,
         short="prefill 95%",
         scoped=True,
         drop=1,
@@ -224,21 +232,22 @@ OF_ANALYSIS: tuple[Column, ...] = (
         drop=3,
     ),
     _plain("sufficient", bool),
-    _number("speed_up", "speed-up", "", "", ".2f", "ftm", timed=True, drop=4),
+    _text("verdict", "verdict", "", "ftmp", lead=5, drop=11),
+    _number("speed_up", "speed-up", "", "", ".2f", "ftmp", timed=True, lead=4),
     _interval("speed_up_interval", "speed-up 95 %", "", ".2f", "m", "speed_up", scoped=True),
     _plain("speed_up_low"),
     _plain("speed_up_high"),
     _text("speed_up_baseline"),
-    _number("cost_seconds", "1 000 at batch 1", "s", _COST, ".3g", "fmp", timed=True),
+    _number("cost_seconds", "1 000 at batch 1", "s", _COST, ".5g", "fmp", timed=True),
     _plain("cost_seconds_low"),
     _plain("cost_seconds_high"),
-    _number("cost_energy_j", "1 000: energy", "J", _COST, ".3g", "fmp"),
-    _number("cost_price", "1 000: price at batch 1", "", _COST, ".3g", "fmp", timed=True),
+    _number("cost_energy_j", "1 000: energy", "J", _COST, ".5g", "fmp"),
+    _number("cost_price", "1 000: price at batch 1", "", _COST, ".5g", "fmp", timed=True),
     _number("cost_batch_size", "largest batch", "", _COST, ".0f", "fp", kind=int),
-    _number("cost_batch_seconds", "1 000 in batches", "s", _COST, ".3g", "fmp"),
-    _number("cost_images_per_s", "images per second in batches", "", _COST, ".4g", "fmp"),
+    _number("cost_batch_seconds", "1 000 in batches", "s", _COST, ".5g", "fmp"),
+    _number("cost_images_per_s", "images per second in batches", "", _COST, ".5g", "fmp"),
     _plain("cost_batch_decode_seconds"),
-    _number("cost_batch_price", "1 000: price in batches", "", _COST, ".3g", "fmp"),
+    _number("cost_batch_price", "1 000: price in batches", "", _COST, ".5g", "fmp"),
     _plain("on_front", bool),
     _number("front_share", "on the Pareto front", "%", "", ".0f", "fm", factor=100),
 )
@@ -279,6 +288,11 @@ class ReportRow:
             return "" if found is None else str(found)
         return format(column.factor * found, column.format) + self._mark(column)
 
+    def cell(self, column: Column) -> str:
+        """The same in a table: what became of a run stands where its accuracy would."""
+        lacking = column.key == "accuracy" and self.run.result is None
+        return self.run.status if lacking else self.text(column)
+
     def _mark(self, column: Column) -> str:
         doubtful = bool(self.run.timing_warnings)
         if column.key == "speed_up":
@@ -289,13 +303,33 @@ class ReportRow:
 def report_rows(runs: Sequence[ComparedRun], analysis: Analysis) -> list[ReportRow]:
     """The runs of a comparison with what analysis found of them."""
     found = analysis.analysed()
+    chosen = {series.answer.run for series in analysis.series}
     rows = []
     for run in runs:
         own = found.get(run.name)
         ratio = None if own is None else own.speed_up
         doubtful = ratio is not None and bool(found[ratio.baseline].timing_warnings)
-        rows.append(ReportRow(run, run.values() | _found_values(own), doubtful))
+        values = run.values() | _found_values(own)
+        if own is not None:
+            values["verdict"] = _verdict(own, own.run in chosen, analysis.margin / 100)
+        rows.append(ReportRow(run, values, doubtful))
     return rows
+
+
+def _verdict(run: AnalysedRun, chosen: bool, margin: float) -> str | None:
+    """Whether a budget is enough, in a word or two; None where nothing was compared.
+
+    `chosen`: the answer is this run. `margin` in the scores' unit.
+    """
+    if chosen:
+        return CHOSEN
+    if run.same_inputs_as is not None:
+        return f"same as {run.same_inputs_as}"
+    if run.sufficient is None or run.at_least_worse is None:
+        return None
+    if run.sufficient:
+        return "enough"
+    return "not enough" if run.at_least_worse > margin else "cannot tell"
 
 
 def _found_values(run: AnalysedRun | None) -> dict[str, Any]:
@@ -312,16 +346,20 @@ def _found_values(run: AnalysedRun | None) -> dict[str, Any]:
 
 
 def shown(rows: Sequence[ReportRow], place: str) -> list[Column]:
-    """Columns that people see in a place and some run fills, group by group.
+    """Columns that people see in a place and some run fills, those first that decide.
 
-    What the analysis says comes behind the groups, and columns in which runs differ last.
+    The others follow group by group, what the analysis says behind the groups, and columns in which
+    runs differ last.
     """
     wanted = [column for column in COLUMNS if place in column.shown]
     filled = [column for column in wanted if any(row.text(column) for row in rows)]
     kept = [column for column in filled if not column.varying or _differs(rows, column)]
     order = (*GROUPS, "")
-    kept = [_with_scope(column, rows) if column.scoped else column for column in kept]
-    return sorted(kept, key=lambda column: (column.varying, order.index(column.group)))
+    kept.sort(key=lambda column: (column.varying, order.index(column.group)))
+    leading = sorted((column for column in kept if column.lead), key=lambda column: column.lead)
+    found = [*leading, *(column for column in kept if not column.lead)]
+    found = [_with_scope(column, rows) if column.scoped else column for column in found]
+    return [_of_metric(column, rows) for column in found]
 
 
 def _with_scope(column: Column, rows: Sequence[ReportRow]) -> Column:
@@ -329,9 +367,22 @@ def _with_scope(column: Column, rows: Sequence[ReportRow]) -> Column:
     counts = {row.run.result.num_processes for row in rows if row.run.result is not None}
     said = scope(max(counts, default=1)) if len(counts) < 2 else "within or between processes"
     within = {1} >= counts
-    short = f"{column.short} {'one process' if within else 'processes'}" if column.short else ""
+    short = f"{column.short}\n{'1 process' if within else 'processes'}" if column.short else ""
     return replace(column, name=f"{column.name} {said}", short=short)
 
 
 def _differs(rows: Sequence[ReportRow], column: Column) -> bool:
     return len({row.value(column) for row in rows}) > 1
+
+
+def _of_metric(column: Column, rows: Sequence[ReportRow]) -> Column:
+    """A column of scores under the name of what the runs' metrics give: CIDEr is no share."""
+    if column.group != _ACCURACY or column.factor == 1:
+        return column
+    name, unit = score_unit({row.run.asked.metric for row in rows})
+    return replace(
+        column,
+        name=column.name.replace("accuracy", name),
+        short=column.short.replace("accuracy", name),
+        unit=unit if column.unit else "",
+    )

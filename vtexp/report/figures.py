@@ -1,7 +1,7 @@
-"""The plots of a report as figures for a paper: PNG and SVG, drawn by matplotlib.
+"""The plots of a report as figures for a paper: PNG, SVG and PDF, drawn by matplotlib.
 
 Lines differ in colour (Okabe and Ito's, which the colour-blind tell apart), marker and dashes;
-parts of bars in brightness, so that they differ in grey too.
+what has an order goes from dark to light, so that it differs in grey too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtexp.report.plots import Plot, PlotSeries
+from vtexp.report.plot import Plot, PlotSeries
 from vtexp.utils import files
 
 if TYPE_CHECKING:
@@ -28,17 +28,20 @@ PICTURE_NAME, PICTURE_IN = "comparison.png", 5.0
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#576274", "#1c2430")
 MARKERS = ("o", "s", "D", "^", "P", "X", "*", "h")
 DASHES = ("-", "--", ":", "-.", (0, (7, 3)), (0, (7, 3, 1, 3)))
-#: Words as large as those of a paper, where the figure is a column (3.5 in) wide. Figures get wider
-#: by the names of their bars, and higher by the lines of their legend.
+#: Words as large as those of a paper, where the figure is a column (3.5 in) wide. Figures get
+#: higher by their bars, their panels and the lines of their legend.
 FONT_PT, WIDTH_IN, HEIGHT_IN = 8, 3.5, 2.7
-CHARACTER_IN, LINE_IN = 0.052, 0.15
+CHARACTER_IN, LINE_IN, BAR_IN, PANEL_IN = 0.052, 0.15, 0.17, 1.15
+#: Panels beside each other.
+PANEL_COLUMNS = 2
+KINDS = ("png", "svg", "pdf")
 #: Longer names are cut.
 LONGEST_NAME = 40
 DOTS_PER_INCH = 300
 
 
 def write_figures(folder: Path, plots: Sequence[Plot], title: str) -> None:
-    """Write `figures/NAME.png` and `.svg` of each plot below a folder, and `comparison.png`.
+    """Write `figures/NAME.png`, `.svg` and `.pdf` of each plot, and `comparison.png`.
 
     The latter is accuracy above prefill, under a title. Figures that were there and are none of
     these are removed. Raises VtexpError where the disk does not take them.
@@ -55,19 +58,23 @@ def write_figures(folder: Path, plots: Sequence[Plot], title: str) -> None:
             files.write_bytes(folder / FOLDER / name, content)
             names.add(name)
     for path in (folder / FOLDER).glob("*.*"):
-        if path.suffix in (".png", ".svg") and path.name not in names:
+        if path.suffix[1:] in KINDS and path.name not in names:
             path.unlink()
 
 
 def drawings(plot: Plot) -> list[tuple[str, bytes]]:
-    """The plot as ("png", bytes) and ("svg", bytes); texts of the SVG stay text."""
-    width = WIDTH_IN
-    if plot.kind == "bars":
-        names = [_literal(str(name)) for name in plot.series[0].x]
-        longest = max(len(line) for name in names for line in name.split("\n"))
-        width = max(WIDTH_IN, 0.6 + len(names) * max(8, longest + 1) * CHARACTER_IN)
-    size = (width, HEIGHT_IN + LINE_IN * len(plot.series) / _legend_columns(plot, width))
-    return _drawn([plot], size, ("png", "svg"))
+    """The plot as ("png", bytes), ("svg", bytes) and ("pdf", bytes).
+
+    Texts of the SVG stay text; the PDF has its fonts in it.
+    """
+    legend_in = LINE_IN * -(-len(plot.legend) // _legend_columns(plot, WIDTH_IN))
+    if plot.kind in ("bars", "forest"):
+        height_in = 0.6 + BAR_IN * len(plot.ticks)
+    elif plot.kind == "panels":
+        height_in = 0.6 + PANEL_IN * -(-len(plot.panels) // PANEL_COLUMNS)
+    else:
+        height_in = HEIGHT_IN
+    return _drawn([plot], (WIDTH_IN, height_in + legend_in), KINDS)
 
 
 def picture(plots: Sequence[Plot], title: str) -> bytes:
@@ -85,50 +92,67 @@ def _drawn(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # A fixed salt and no date: the same plot gives the same file.
-    words = rc_context({"font.size": FONT_PT, "svg.fonttype": "none", "svg.hashsalt": "vtexp"})
+    # A fixed salt and no date: the same plot gives the same file. TrueType in PDFs (42), as
+    # publishers refuse the bitmaps of Type 3.
+    words = rc_context(
+        {
+            "font.size": FONT_PT,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "vtexp",
+            "pdf.fonttype": 42,
+        }
+    )
     with words, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of names in other scripts
         figure = Figure(figsize=size_in, layout="constrained")
         FigureCanvasAgg(figure)
         if title:
             figure.suptitle(title.replace("$", r"\$"), fontsize=FONT_PT + 1)
-        for axes, plot in zip(figure.subplots(len(plots), squeeze=False).flat, plots, strict=True):
-            _draw(axes, plot, size_in[0])
+        if plots[0].kind == "panels":
+            _draw_panels(figure, plots[0])
+        else:
+            rows = figure.subplots(len(plots), squeeze=False).flat
+            for axes, plot in zip(rows, plots, strict=True):
+                _draw(axes, plot, size_in[0])
         return [(kind, _saved(figure, kind)) for kind in kinds]
 
 
 def _saved(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
-    dateless = {"Date": None} if kind == "svg" else {}
+    dateless = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
     figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=dateless)
     figure.set_layout_engine("none")  # what is laid out stays so in the next file
     return buffer.getvalue()
 
 
 def _draw(axes: Axes, plot: Plot, width_in: float) -> None:
-    axes.grid(alpha=0.3, axis="y" if plot.kind == "bars" else "both")
-    axes.set_axisbelow(True)
     if plot.kind == "bars":
-        _draw_bars(axes, plot.series)
+        _draw_bars(axes, plot)
+        _name_rows(axes, plot)
+    elif plot.kind == "forest":
+        _draw_forest(axes, plot)
+        _name_rows(axes, plot)
     else:
         _draw_points(axes, plot)
-    axes.set_xlabel(plot.x_label)
-    axes.set_ylabel(plot.y_label)
+        axes.set_xlabel(plot.x_label)
+        axes.set_ylabel(plot.y_label)
+        axes.set_ylim(*_y_limits(plot))
+    axes.grid(alpha=0.3, axis="x" if plot.kind in ("bars", "forest") else "both")
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if plot.percent:
-        axes.set_ylim(-2, 102)
-    else:
-        axes.set_ylim(bottom=0)
     if plot.diagonal:
         axes.set_xlim(left=0)
-    if len(plot.series) > 1:
+    if plot.legend:
         _legend(axes, _legend_columns(plot, width_in))
+
+
+def _y_limits(plot: Plot) -> tuple[float, float | None]:
+    return (-2, 102) if plot.percent else (0, None)
 
 
 def _legend_columns(plot: Plot, width_in: float) -> int:
     """How many names of series fit beside each other, each with its line and some room."""
-    longest = max(len(_literal(series.label)) for series in plot.series)
+    longest = max((len(_literal(label)) for label in plot.legend), default=0)
     return max(1, min(4, int(width_in / ((longest + 8) * CHARACTER_IN * 1.15))))
 
 
@@ -150,13 +174,43 @@ def _draw_points(axes: Axes, plot: Plot) -> None:
     if plot.diagonal:
         most = max(float(x) for series in plot.series for x in series.x)
         axes.plot([0, most], [0, most], color="0.4", linestyle="--", linewidth=0.9, zorder=1)
-    for series, color, marker, dashes in zip(
-        plot.series, cycle(COLORS), cycle(MARKERS), cycle(DASHES), strict=False
-    ):
-        own = dashes if plot.kind == "lines" else "none"
-        _draw_series(axes, series, color, marker, own)
-        if plot.named:
-            _name_points(axes, series)
+    styles = zip(cycle(COLORS), cycle(MARKERS), cycle(DASHES), strict=False)
+    for series, (color, marker, dashes) in zip(plot.series, styles, strict=False):
+        _draw_series(axes, series, color, marker, dashes if plot.kind == "lines" else "none")
+        _name_points(axes, series)
+
+
+def _draw_panels(figure: Figure, plot: Plot) -> None:
+    """A small plot for each panel, all on the same axes, with one legend above them."""
+    rows = -(-len(plot.panels) // PANEL_COLUMNS)
+    grid = figure.subplots(rows, PANEL_COLUMNS, sharex=True, sharey=True, squeeze=False)
+    styles = dict(zip(plot.legend, zip(cycle(COLORS), cycle(MARKERS), strict=False), strict=False))
+    shades = ordered_colors(len(plot.panels)) if plot.ordered else [COLORS[0]] * len(plot.panels)
+    for axes, panel, shade in zip(grid.flat, plot.panels, shades, strict=False):
+        for series in plot.series:
+            if series.panel == panel and series.behind:
+                axes.plot(series.x, series.y, color="0.6", linewidth=0.9, zorder=1)
+            elif series.panel == panel:
+                color, marker = styles.get(series.label, (shade, "o"))
+                _draw_series(axes, series, color, marker, "-")
+        axes.set_title(_literal(panel), fontsize=FONT_PT - 1)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_ylim(*_y_limits(plot))
+    for axes in list(grid.flat)[len(plot.panels) :]:
+        axes.set_axis_off()
+    figure.supxlabel(plot.x_label, fontsize=FONT_PT)
+    figure.supylabel(plot.y_label, fontsize=FONT_PT)
+    if plot.legend:
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", frameon=False, ncols=1)
+
+
+def ordered_colors(count: int) -> list[Any]:
+    """Colours from dark to light, in the order of sizes, all dark enough on white paper."""
+    from matplotlib import colormaps
+
+    return list(colormaps["viridis"](np.linspace(0, 0.85, count)))
 
 
 def _draw_series(axes: Axes, series: PlotSeries, color: str, marker: str, dashes: Any) -> None:
@@ -184,7 +238,7 @@ def _draw_series(axes: Axes, series: PlotSeries, color: str, marker: str, dashes
 
 def _name_points(axes: Axes, series: PlotSeries) -> None:
     points = np.array([series.x, series.y], dtype=float).T
-    for point, name in zip(points, series.names or [], strict=False):
+    for point, name in zip(points, series.beside or [], strict=False):
         axes.annotate(
             _literal(name),
             tuple(point),
@@ -194,26 +248,52 @@ def _name_points(axes: Axes, series: PlotSeries) -> None:
         )
 
 
-def _draw_bars(axes: Axes, parts: Sequence[PlotSeries]) -> None:
+def _draw_bars(axes: Axes, plot: Plot) -> None:
     from matplotlib import colormaps
 
-    places = np.arange(len(parts[0].x))
-    below = np.zeros(len(places))
+    parts = plot.series
+    so_far = np.zeros(len(parts[0].x))
     shades = colormaps["cividis"](np.linspace(0, 1, max(len(parts), 2)))
     for part, shade in zip(parts, shades, strict=False):
-        heights = np.nan_to_num(np.array(part.y, dtype=float))
-        label = _literal(part.label)
-        axes.bar(
-            places,
-            heights,
-            bottom=below,
-            color=shade,
-            edgecolor="white",
-            linewidth=0.5,
-            label=label,
+        lengths = np.nan_to_num(np.array(part.y, dtype=float))
+        style = {"color": shade, "edgecolor": "white", "linewidth": 0.5}
+        axes.barh(part.x, lengths, left=so_far, label=_literal(part.label), **style)
+        so_far += lengths
+    if plot.percent:
+        axes.set_xlim(0, 100)
+
+
+def _draw_forest(axes: Axes, plot: Plot) -> None:
+    for line in plot.steps:
+        axes.plot(*line, color="0.4", linestyle="--", linewidth=0.9, zorder=1)
+    for series, color, marker in zip(plot.series, COLORS, MARKERS, strict=False):
+        values = np.array(series.y, dtype=float)
+        ends = np.array([series.low, series.high], dtype=float)
+        lengths = np.abs(np.array([[-1], [1]]) * (ends - values)).clip(0)
+        axes.errorbar(
+            values,
+            series.x,
+            xerr=lengths,
+            fmt=marker,
+            color=color,
+            markersize=4.5,
+            elinewidth=1.2,
+            capsize=2.5,
+            label=_literal(series.label),
         )
-        below += heights
-    axes.set_xticks(places, [_literal(str(name)) for name in parts[0].x], fontsize=FONT_PT - 2)
+    axes.set_xlim(left=-0.02 * axes.get_xlim()[1])  # room for a point at 0
+
+
+def _name_rows(axes: Axes, plot: Plot) -> None:
+    """Names of bars, and headings above them, from the top."""
+    names = [tick for tick in plot.ticks if not tick.heading]
+    axes.set_yticks([t.place for t in names], [_literal(t.text) for t in names])
+    axes.tick_params("y", labelsize=FONT_PT - 1, length=0)
+    for tick in plot.ticks:
+        if tick.heading:
+            axes.text(0, tick.place, _literal(tick.text), va="center", fontweight="bold")
+    axes.set_ylim(len(plot.ticks) - 0.4, -0.6)  # the first on top
+    axes.set_xlabel(plot.y_label)
 
 
 def _literal(text: str) -> str:

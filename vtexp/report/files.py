@@ -10,9 +10,9 @@ from typing import Any
 
 from vtexp.analysis.answer import interval, points
 from vtexp.analysis.findings import AnalysedRun, Analysis, GroupCell, Grouping, Series
-from vtexp.analysis.rows import warnings
+from vtexp.analysis.rows import ComparedRun, warnings
 from vtexp.report.columns import MARKDOWN, ReportRow, in_files, shown
-from vtexp.report.format import p_value, sentences
+from vtexp.report.format import answer_lines, common_lines, headline, p_value
 from vtexp.utils.text import csv_cell, visible
 
 CSV_NAME = "comparison.csv"
@@ -64,9 +64,9 @@ def _plain(value: Any) -> Any:
 def markdown(rows: Sequence[ReportRow], analysis: Analysis) -> str:
     """comparison.md: the answers, the table, the differences, warnings and the methods."""
     runs = [row.run for row in rows]
-    first, *rest = [_text(line) for line in sentences(runs, analysis)]
-    first = first.removeprefix("- ")  # without an answer the list starts at once
-    parts = ["# Comparison", "", f"**{first}**", "", *rest, "", *_main_table(rows)]
+    parts = ["# Comparison", *_answers(runs, analysis), ""]
+    parts += ["## Runs", ""] if len(analysis.series) > 1 else []
+    parts += _main_table(rows)
     for series in analysis.series:
         parts += _differences(series.runs, series.name)
         for grouping in series.groupings:
@@ -76,6 +76,23 @@ def markdown(rows: Sequence[ReportRow], analysis: Analysis) -> str:
     parts += ["", "## Warnings", "", *(told or ["None."]), ""]
     parts += ["## Statistics", "", *(f"- {_text(method)}" for method in analysis.methods)]
     return "\n".join(parts) + "\n"
+
+
+def _answers(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
+    """The answer of each series, of several in a section each, and what holds for all."""
+    lines: list[str] = []
+    for series in analysis.series:
+        if len(analysis.series) > 1:
+            lines += ["", f"## Answer: {_text(series.name)}"]
+        lines += ["", f"**{_text(headline(series, analysis.margin))}**", ""]
+        first, *rest = answer_lines(series)
+        lines += [_text(first), "", *(f"- {_text(line)}" for line in rest)]
+    common = [_text(line) for line in common_lines(runs, analysis)]
+    if not analysis.series:
+        return ["", *(f"**{line}**" for line in common)]
+    if len(analysis.series) > 1 and common:
+        lines += ["", "## All series", ""]
+    return lines + [f"- {line}" for line in common]
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

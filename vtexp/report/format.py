@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from vtexp.analysis.answer import points
-from vtexp.analysis.findings import Analysis, Series
+from vtexp.analysis.findings import Analysis, Answer, Series
 from vtexp.analysis.guess import margins_sentence
 from vtexp.analysis.rows import ComparedRun
+from vtexp.metrics import METRICS
 
 
 def title(runs: Sequence[ComparedRun]) -> str:
@@ -33,17 +34,72 @@ def sentences(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
     said = []
     for series in analysis.series:
         name = f"{series.name}: " if len(analysis.series) > 1 else ""
-        said.append(f"{name}{series.answer.sentence}")
-        said += [f"- {line}" for line in beside(series)]
-        said += [f"- {caveat}" for caveat in series.answer.caveats]
-        said += [f"- {line}" for line in _power(series)]
+        first, *rest = answer_lines(series)
+        said += [f"{name}{first}", *(f"- {line}" for line in rest)]
+    return said + [f"- {line}" for line in common_lines(runs, analysis)]
+
+
+def answer_lines(series: Series) -> list[str]:
+    """The answer of a series, what stands beside it, its caveats, and what its data can see."""
+    return [
+        series.answer.sentence,
+        *beside(series),
+        *series.answer.caveats,
+        *_power(series),
+    ]
+
+
+def common_lines(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
+    """What must be known of all series."""
+    said = []
     if analysis.shared:
-        said.append("- all this is of the questions that all runs on a data set answered")
-    said += [f"- {line}" for line in analysis.reductions]
-    said += [f"- not fair: {line}" for line in analysis.caveats]
+        said.append("all this is of the questions that all runs on a data set answered")
+    said += analysis.reductions
+    said += [f"not fair: {line}" for line in analysis.caveats]
     if analysis.errors:
-        said.append(f"- {len(analysis.errors)} of {len(runs)} runs have no result")
+        said.append(f"{len(analysis.errors)} of {len(runs)} runs have no result")
     return said
+
+
+def headline(series: Series, margin: float) -> str:
+    """The answer of a series in a line that is read at a glance; `margin` in points."""
+    answer = series.answer
+    labels = {run.run: run.label for run in series.runs}
+    if answer.verdict == "cannot_tell":
+        guess = "" if series.guess is None else f"; best guess: {labels[series.guess.run]}"
+        return f"No budget is known to be within {_in_points(margin)} of the best{guess}"
+    if answer.verdict == "smaller":
+        return f"{labels[str(answer.run)]} is enough: {_gain(answer)}"
+    if answer.verdict == "best":
+        said = "is needed: smaller ones lose too much" if answer.needed else "is enough"
+        return f"{labels[str(answer.run)]} {said}"
+    return _NOTHING[answer.verdict]
+
+
+#: Headlines where budgets were not compared.
+_NOTHING = {
+    "one_value": "One budget was measured: nothing to compare",
+    "no_accuracy": "Random weights: no accuracy, times alone",
+    "different_samples": "No answer: the runs answered different questions",
+}
+
+
+def _in_points(margin: float) -> str:
+    return f"{margin:g} point" + ("s" if margin != 1 else "")
+
+
+def _gain(answer: Answer) -> str:
+    """What the budget of an answer saves against the best one."""
+    assert answer.tokens_saved is not None and answer.vision_tokens is not None
+    share = answer.tokens_saved / (answer.tokens_saved + answer.vision_tokens)
+    saved = f"{share:.0%} fewer vision tokens"
+    ratio = answer.speed_up
+    if ratio is None:
+        return saved
+    if ratio.low is not None and ratio.low > 1:
+        return f"{saved}, {ratio.ratio:.2f} times as fast"
+    slower = ratio.high is not None and ratio.high < 1
+    return f"{saved}, but {'slower' if slower else 'no faster'}"
 
 
 def beside(series: Series) -> list[str]:
@@ -69,3 +125,25 @@ def p_value(p: float, at_floor: bool = False) -> str:
         return "<0.001"
     text = f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
     return f"<{text}" if at_floor and p < 1 else text
+
+
+def budget_name(knob: str, value: str) -> str:
+    """What a budget is called where nothing else names the knob: `max_crops=4`, but `560x560`."""
+    return f"{knob}={value}" if value[:1].isdigit() and "x" not in value else value
+
+
+def score_unit(metrics: Collection[str]) -> tuple[str, str]:
+    """What the scores of these metrics are called, and their unit: `accuracy` in `%`.
+
+    Metrics that go beyond 1, such as CIDEr, give points (hundredths), and are no accuracy.
+    """
+    if all(name not in METRICS or METRICS[name].highest == 1 for name in metrics):
+        return "accuracy", "%"
+    return (next(iter(metrics)) if len(metrics) == 1 else "score"), "points"
+
+
+def score_label(metrics: Collection[str]) -> str:
+    """An axis of scores, such as `accuracy, % (exact_match)`."""
+    name, unit = score_unit(metrics)
+    own = " or ".join(sorted(metrics))
+    return f"{name}, {unit}" + ("" if name == own else f" ({own})")

@@ -23,9 +23,11 @@ from vtexp.report import reproduce
 from vtexp.report.answers import SharedQuestions, read_answers
 from vtexp.report.browser import browser_data
 from vtexp.report.columns import ReportRow
-from vtexp.report.format import beside, p_value
+from vtexp.report.decision_plots import decision_plots
+from vtexp.report.format import beside, headline, p_value
 from vtexp.report.html_table import report_table
-from vtexp.report.plots import Plot, all_plots
+from vtexp.report.plot import Plot
+from vtexp.report.plots import all_plots
 from vtexp.report.thumbnails import MOST_BYTES
 from vtexp.utils.files import write_text
 
@@ -42,10 +44,12 @@ def write_page(folder: Path, rows: Sequence[ReportRow], found: Analysis) -> list
     runs = [row.run for row in rows]
     asked = read_answers(runs)
     counted = {run: answers for one in asked for run, answers in one.by_run.items()}
-    plots = all_plots(found, runs, counted)
+    plots = [*all_plots(found, runs, counted), *decision_plots(found, runs)]
     browsers, warnings = _browsers(runs, found, asked)
     data = {
-        "plots": [asdict(plot) | {"percent": plot.percent} for plot in plots],
+        "plots": [
+            asdict(plot) | {"percent": plot.percent, "legend": plot.legend} for plot in plots
+        ],
         "browsers": browsers,
     }
     write_text(folder / REPORT_NAME, _page(rows, found, plots, data, warnings))
@@ -95,6 +99,7 @@ def _page(
         analysis=found,
         beside=beside,
         p_value=p_value,
+        headline=headline,
         table=report_table(rows),
         plots=plots,
         browsers=data["browsers"],

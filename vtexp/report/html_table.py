@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from vtexp.analysis.rows import ComparedRun, run_names
-from vtexp.report.columns import COLUMNS, GROUPS, PAGE, Column, ReportRow, shown
+from vtexp.report.columns import CHOSEN, COLUMNS, GROUPS, PAGE, Column, ReportRow, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,17 @@ class HtmlColumn:
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """A run's name, status (done, failed, missing), whether its times are doubtful, and cells."""
+    """A run's name, status (done, failed, missing), and cells.
+
+    `doubtful`: its times are. `chosen`: it is the answer. `apart`: in what it differs from runs of
+    other series.
+    """
 
     name: HtmlCell
     status: str
     doubtful: bool
+    chosen: bool
+    apart: str
     cells: list[HtmlCell]
     warnings: list[str]
 
@@ -42,10 +48,12 @@ class TableRow:
 class ReportTable:
     """The table: `knob` heads the names of the rows.
 
-    `headings`: each with the number of columns below it. `left_out`: columns that no row fills.
+    The first `lead` columns are those that decide. `headings`: of the others, each with the number
+    of columns below it. `left_out`: columns that no row fills.
     """
 
     knob: str
+    lead: int
     headings: list[tuple[str, int]]
     columns: list[HtmlColumn]
     rows: list[TableRow]
@@ -55,16 +63,20 @@ class ReportTable:
 def report_table(rows: Sequence[ReportRow]) -> ReportTable:
     """The table of a comparison; columns that no row fills are left out, and named."""
     columns = shown(rows, PAGE)
-    columns.sort(key=lambda column: (GROUPS.index(column.group), not column.varying))
-    headings, heads = [], []
-    for group, own in groupby(columns, key=lambda column: column.group):
+    lead = sum(bool(column.lead) for column in columns)
+    rest = columns[lead:]
+    rest.sort(key=lambda column: ((*GROUPS, "").index(column.group), not column.varying))
+    columns = [*columns[:lead], *rest]
+    headings, heads = [], [column.head for column in columns[:lead]]
+    for group, own in groupby(rest, key=lambda column: column.group):
         heading, under = _headed(group, list(own))
         headings.append((heading, len(under)))
         heads += under
     names = run_names([row.run for row in rows])
     knobs = {row.run.asked.knob for row in rows}
     return ReportTable(
-        "knob value" if len(knobs) > 1 else knobs.pop().replace("_", " "),
+        "budget" if len(knobs) > 1 else knobs.pop(),
+        lead,
         headings,
         [HtmlColumn(n, c.numeric) for n, c in zip(heads, columns, strict=True)],
         [_row(row, columns, names[row.run.name]) for row in rows],
@@ -87,7 +99,9 @@ def _row(row: ReportRow, columns: Sequence[Column], name: str) -> TableRow:
         HtmlCell(name, run.vision_tokens),
         run.status,
         bool(run.timing_warnings),
-        [HtmlCell(row.text(column), row.sort(column)) for column in columns],
+        row.values.get("verdict") == CHOSEN,
+        ", ".join(text for c in columns if c.varying and (text := row.text(c))),
+        [HtmlCell(row.cell(column), row.sort(column)) for column in columns],
         warnings_of(run),
     )
 
@@ -103,7 +117,8 @@ def warnings_of(run: ComparedRun) -> list[str]:
 
 def _left_out(columns: Sequence[Column]) -> list[str]:
     by_group: dict[str, list[str]] = defaultdict(list)
+    kept = {column.key for column in columns}
     for column in COLUMNS:
-        if PAGE in column.shown and not column.varying and column not in columns:
+        if PAGE in column.shown and not column.varying and column.key not in kept:
             by_group[column.group].append(column.head)
     return [f"{group}: {', '.join(names)}" for group, names in by_group.items()]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vtexp.budget.knobs import same_inputs, tiling_summary
 from vtexp.metrics import metric
 from vtexp.runs.forecast import Forecast, Prediction, forecast
-from vtexp.runs.plan import Plan
+from vtexp.runs.plan import Plan, PlannedRun
 from vtexp.runs.within import settings_within
 from vtexp.stats.power import planned_margin
 from vtexp.utils.console import console
@@ -69,6 +71,7 @@ def _margin(plan: Plan, budgets: int) -> list[str]:
 
 
 def _plan_table(plan: Plan, expected: Forecast) -> Table:
+    """A row for each run; a terminal too narrow leaves out columns, and cuts no number."""
     config = plan.config
     table = Table(
         title=f"{config.model.name} on {config.dataset.name}, {len(plan.samples)} questions",
@@ -77,33 +80,59 @@ def _plan_table(plan: Plan, expected: Forecast) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    table.add_column(config.knob.name, no_wrap=True)
-    table.add_column("tiling")
-    for name in ("crops", "tokens\ntheory", "tokens\nexpected", "longest\nprompt"):
-        table.add_column(name, justify="right")
-    for name in ("prefill\nTFLOP", "prefill\nms", "memory\nGB"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict")
-    for run, predicted in zip(plan.runs, expected.runs, strict=True):
-        table.add_row(
-            run.value.value,
-            tiling_summary(run.tilings),
-            f"{run.theoretical_num_crops:.4g}",
-            f"{run.theoretical_vision_tokens:.5g}",
-            f"{run.predicted_vision_tokens:.5g}",
-            str(run.longest_prompt),
-            "unknown" if predicted.flops is None else f"{predicted.flops / 1e12:.3g}",
-            _time(predicted),
-            "unknown" if run.memory is None else f"{run.memory.total / 1e9:.3g}",
-            run.verdict.level,
-        )
+    pairs = list(zip(plan.runs, expected.runs, strict=True))
+    columns = _fitting({head: [cell(*pair) for pair in pairs] for head, cell in CELLS.items()})
+    columns = {plan.config.knob.name: [run.value.value for run in plan.runs], **columns}
+    for head in columns:
+        words = head in WORDS or head == config.knob.name
+        justify, overflow = ("left", "fold") if words else ("right", "ellipsis")
+        table.add_column(head, justify=justify, overflow=overflow, no_wrap=not words)  # type: ignore[arg-type]
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
     return table
+
+
+def _fitting(columns: dict[str, list[str]]) -> dict[str, list[str]]:
+    """As many columns as the console is wide enough for, at least those not in DROPPED."""
+    kept = dict(columns)
+    for head in DROPPED:
+        wide = sum(_width(head, cells) for head, cells in kept.items())
+        if wide + LONGEST_KNOB_VALUE > console.width:
+            del kept[head]
+    return kept
+
+
+def _width(head: str, cells: Sequence[str]) -> int:
+    widest = max(map(len, (*head.split("\n"), *cells)))
+    return 2 + (min(widest, NARROWEST_WORDS) if head in WORDS else widest)
 
 
 def _time(predicted: Prediction) -> str:
     if predicted.prefill_ms is None:
         return "unknown"
     return (">" if predicted.at_least else "") + f"{predicted.prefill_ms:.3g}"
+
+
+def _known(value: float | None, factor: float) -> str:
+    return "unknown" if value is None else f"{factor * value:.3g}"
+
+
+#: Heads of the plan's columns, and a run's cell in each.
+CELLS: dict[str, Callable[[PlannedRun, Prediction], str]] = {
+    "tiling": lambda run, _: tiling_summary(run.tilings),
+    "crops": lambda run, _: f"{run.theoretical_num_crops:.4g}",
+    "tokens\ntheory": lambda run, _: f"{run.theoretical_vision_tokens:.5g}",
+    "tokens\nexpected": lambda run, _: f"{run.predicted_vision_tokens:.5g}",
+    "longest\nprompt": lambda run, _: str(run.longest_prompt),
+    "prefill\nTFLOP": lambda _, predicted: _known(predicted.flops, 1e-12),
+    "prefill\nms": lambda _, predicted: _time(predicted),
+    "memory\nGB": lambda run, _: _known(None if run.memory is None else run.memory.total, 1e-9),
+    "verdict": lambda run, _: run.verdict.level,
+}
+#: Columns of words, which may go on in the next line; so wide they are at least.
+WORDS, NARROWEST_WORDS, LONGEST_KNOB_VALUE = ("tiling", "verdict"), 11, 12
+#: What a narrow terminal leaves out first.
+DROPPED = ("prefill\nTFLOP", "longest\nprompt", "tokens\ntheory")
 
 
 def _total_time(expected: Forecast) -> str:

@@ -49,7 +49,8 @@ def table(rows: Sequence[ReportRow], width: int, *, plain: bool = False) -> Tabl
     for column in columns:
         head = "\n".join(column.lines).strip()
         justify = "right" if column.numeric else "left"
-        result.add_column(head, justify=justify, no_wrap=column.numeric)  # type: ignore[arg-type]
+        overflow = "ellipsis" if column.numeric else "fold"
+        result.add_column(head, justify=justify, no_wrap=column.numeric, overflow=overflow)  # type: ignore[arg-type]
     for row in rows:
         result.add_row(names[row.run.name], *(_cell(row, column) for column in columns))
     return result
@@ -70,10 +71,7 @@ def _fitting(rows: Sequence[ReportRow], columns: list[Column], width: int) -> li
 
 
 def _cell(row: ReportRow, column: Column) -> str:
-    """A cell; what became of a run stands where its accuracy would."""
-    if column.key == "accuracy" and row.run.result is None:
-        return row.run.status
-    return row.text(column) or ("none" if column.key == "accuracy" else "")
+    return row.cell(column) or ("none" if column.key == "accuracy" else "")
 
 
 def steps_table(series: Series, *, plain: bool = False) -> Table | None:
@@ -85,9 +83,9 @@ def steps_table(series: Series, *, plain: bool = False) -> Table | None:
     if len({name.partition("=")[0] for name in labels.values()}) == 1:
         labels = {run: name.partition("=")[2] for run, name in labels.items()}
     result = _table(plain)
-    result.add_column("step")
+    result.add_column("step", overflow="fold")
     for name in ("points", "95 % interval", "p (Holm,\nall pairs)", "p (McNemar)"):
-        result.add_column(name, justify="right")
+        result.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         step = run.versus_smaller
         assert step is not None
@@ -108,9 +106,9 @@ def between_table(analysis: Analysis, *, plain: bool = False) -> Table:
     more = f"{left_out} more in comparison.md" if left_out > 0 else None
     result = _table(plain, caption=more, caption_justify="left")
     for name in ("series", "against", "budget"):
-        result.add_column(name)
+        result.add_column(name, overflow="fold")
     for name in ("points", "95 % interval", "p (Holm,\nall these)"):
-        result.add_column(name, justify="right")
+        result.add_column(name, justify="right", no_wrap=True)
     for pair in analysis.between[:MOST_BETWEEN]:
         series, budget = names[pair.run]
         result.add_row(
@@ -138,10 +136,10 @@ def question_types_table(runs: Sequence[ComparedRun], *, plain: bool = False) ->
     if len(counts) < 2 or not one_series or len(done) > MOST_RUNS:
         return None
     table = _table(plain)
-    table.add_column("accuracy, %\nby question type")
-    table.add_column("questions", justify="right")
+    table.add_column("accuracy, %\nby question type", overflow="fold")
+    table.add_column("questions", justify="right", no_wrap=True)
     for name in run_names(done).values():
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for kind, n in counts.most_common(MOST_TYPES):
         scores = [run.found.accuracy_by_question_type.get(kind) for run in done]
         cells = ["" if s is None else f"{100 * s.accuracy:.1f}" for s in scores]

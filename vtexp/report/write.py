@@ -21,6 +21,7 @@ from vtexp.report.files import (
 )
 from vtexp.report.format import sentences, title
 from vtexp.report.html import write_page
+from vtexp.report.latex import LATEX_NAME, latex_table
 from vtexp.report.terminal import between_table, question_types_table, steps_table, table
 from vtexp.utils.console import console
 from vtexp.utils.extras import missing_modules
@@ -42,8 +43,7 @@ def report(
 
     `margin` in points and `limits` by their keys, those of the sweeps' configs if None. `shared`:
     runs that answered different questions are compared on those that all answered. Raises
-    DataError for damaged records,
-    ConfigError where the sweeps have several margins.
+    DataError for damaged records, ConfigError where the sweeps have several margins or limits.
     """
     runs = collect(*sweeps)
     if all(run.status == "missing" for run in runs):
@@ -67,6 +67,7 @@ def write(runs: Sequence[ComparedRun], analysis: Analysis, out: Path) -> None:
     write_text(out / CSV_NAME, csv_text(rows))
     write_bytes(out / PARQUET_NAME, parquet_bytes(rows))
     write_text(out / MARKDOWN_NAME, markdown(rows, analysis))
+    write_text(out / LATEX_NAME, latex_table(rows))
     write_analysis(out, analysis)
     if not missing_modules("report"):
         write_figures(out, write_page(out, rows, analysis), title(runs))
@@ -98,7 +99,7 @@ def show(runs: Sequence[ComparedRun], analysis: Analysis, out: Path) -> None:
         console.print(f"- {len(told) - most} more in {MARKDOWN_NAME}")
     if doubtful:
         console.print(f"{DOUBTFUL}: the timings of this run are doubtful, see above")
-    files = "comparison.csv .parquet .md, analysis.json"
+    files = "comparison.csv .parquet .md .tex, analysis.json"
     if not missing_modules("report"):
         files = f"report.html, figures, comparison.png, {files}"
     console.print(f"{out}: {files}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 import traceback
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,8 @@ from vtexp.runs.causes import cause_of_end, last_words
 from vtexp.runs.ledger import JOBS
 from vtexp.runs.records import Asked, Failure
 from vtexp.utils import files
-from vtexp.utils.text import listed
+from vtexp.utils.text import listed, natural
+from vtexp.utils.typed import flat
 
 #: Last lines of a log that a failure keeps.
 LOG_LINES = 5
@@ -29,8 +31,9 @@ LOG_BYTES = 100_000
 
 
 def run_folders(sweep: Path) -> list[Path]:
-    """The folders of the runs of a sweep, in order of their names."""
-    return sorted(path.parent for path in sweep.glob(f"*/{files.CONFIG}"))
+    """The folders of the runs of a sweep in order of their names, numbers in them as numbers."""
+    found = (path.parent for path in sweep.glob(f"*/{files.CONFIG}"))
+    return sorted(found, key=lambda folder: natural(folder.name))
 
 
 def finished(folder: Path) -> bool:
@@ -125,7 +128,8 @@ def raise_failures(folders: Sequence[Path]) -> None:
 def labels(folders: Sequence[Path]) -> dict[Path, str]:
     """What runs are called in messages, such as `image_size=560x336`.
 
-    Model, data set and hardware follow where the runs differ in them.
+    Model, data set and hardware follow where the runs differ in them; behind names that would be
+    the same, the keys of the config that differ.
     """
     asked = {folder: records.read_planned(folder) for folder in folders}
     varied = [
@@ -133,10 +137,37 @@ def labels(folders: Sequence[Path]) -> dict[Path, str]:
         for key in ("model", "dataset", "hardware")
         if len({getattr(own, key) for own in asked.values()}) > 1
     ]
-    return {
+    names = {
         folder: " ".join([own.label, *(getattr(own, key) for key in varied)])
         for folder, own in asked.items()
     }
+    alike: dict[str, list[Path]] = defaultdict(list)
+    for folder, name in names.items():
+        alike[name].append(folder)
+    for twins in alike.values():
+        if len(twins) > 1:
+            names |= {folder: names[folder] + said for folder, said in _differing(twins).items()}
+    return names
+
+
+def _differing(folders: Sequence[Path]) -> dict[Path, str]:
+    """The keys in which the configs of runs differ, such as ` (dataset.limit=100)`."""
+    configs = {folder: dict(flat(files.read_config(folder), ".")) for folder in folders}
+    keys = dict.fromkeys(key for own in configs.values() for key in own)
+    differing = [
+        key
+        for key in keys
+        if not key.startswith("run.") and len({str(own.get(key)) for own in configs.values()}) > 1
+    ]
+    return {
+        folder: " (" + ", ".join(f"{key}={own.get(key)}" for key in differing) + ")"
+        for folder, own in configs.items()
+    }
+
+
+def go_on(sweep: Path) -> str:
+    """What is said where a sweep was interrupted in the process that makes its runs."""
+    return f"what was answered is kept; to go on: python -m vtexp resume {quoted(sweep)}"
 
 
 def quoted(path: Path | str) -> str:

@@ -256,7 +256,8 @@ class Environment:
     """`environment.json`: what a run ran on; `git` is None of an installed package.
 
     `source`: fingerprint of the code; `submitted_source`: of that which submitted the job, None
-    where the process that was started makes the runs itself.
+    where the process that was started makes the runs itself. `usable_cores` and `visible_gpus`:
+    those of the process, None in results of older versions.
     """
 
     vtexp: str
@@ -273,6 +274,8 @@ class Environment:
     torch_threads: int
     load_average_1min: float
     slurm_job_id: str | None = None
+    usable_cores: int | None = None
+    visible_gpus: int | None = None
     processes: tuple[ProcessTiming, ...] = ()
 
     def same_code(self, other: Environment) -> bool:

@@ -15,6 +15,7 @@ from vtexp.cost.flops import COMPUTED_STAGES, PromptCounts, mfu
 from vtexp.measure import quality, summary
 from vtexp.measure.timings import LatencyRow
 from vtexp.metrics import metric
+from vtexp.runs.allocation import differences
 from vtexp.runs.plan import Plan, PlannedRun
 from vtexp.runs.records import Environment, GroupAccuracy, Result, SampleRow, extended
 from vtexp.stats.comparison import accuracy
@@ -68,7 +69,10 @@ def summarise_run(
         device=environment.device.name,
         inputs_fingerprint=run.inputs_fingerprint,
         limit=run.verdict.level,
-        timing_warnings=tuple(quality.timing_warnings(latency_rows, timings, max_half_width)),
+        timing_warnings=(
+            *differences(plan.config.hardware, environment),
+            *quality.timing_warnings(latency_rows, timings, max_half_width),
+        ),
         warnings=tuple(_warnings(plan, run, columns, latency_rows, timings)),
         **made,
     )

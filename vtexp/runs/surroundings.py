@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import vtexp
+from vtexp.runs.allocation import usable_cores, visible_gpus
 from vtexp.runs.records import Device, Environment, GitState
 from vtexp.utils import source
 from vtexp.utils.environment import host
@@ -53,6 +54,8 @@ def describe(device: torch.device) -> Environment:
         torch_threads=torch.get_num_threads(),
         load_average_1min=round(os.getloadavg()[0], 2),
         slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+        usable_cores=usable_cores(),
+        visible_gpus=visible_gpus(),
     )
 
 

@@ -21,6 +21,7 @@ from vtexp.analysis.rows import ComparedRun, Curve, curve_labels, warnings
 from vtexp.config.schema import TrackingConfig
 from vtexp.errors import error_line
 from vtexp.report.columns import OF_RUNS, in_files
+from vtexp.report.format import headline, score_unit
 from vtexp.runs.records import Result
 from vtexp.stages import STAGE_NAMES
 from vtexp.tracking import wandb_runs
@@ -122,27 +123,39 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
 
 
 def write_report(
-    tracking: TrackingConfig, sweep: Path, runs: Sequence[ComparedRun], analysis: Analysis
+    tracking: TrackingConfig,
+    sweeps: Sequence[Path],
+    runs: Sequence[ComparedRun],
+    analysis: Analysis,
+    folder: Path,
 ) -> Path:
-    """Write the report's specification, unless that of the same runs and answers is there."""
-    path = sweep / REPORT
+    """Write the specification of the report of sweeps into a folder.
+
+    Unless that of the same runs and answers is there, for the same project.
+    """
+    path = folder / REPORT
+    entity, project = wandb_runs.destination(tracking)
     told = public([analysis_to_json(analysis), [run.values() for run in runs]])
+    told += [entity, project]
     fingerprint = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
     before = files.read_json(path) if path.is_file() else {}
     if before.get("content") == fingerprint:
         return path
     import wandb_workspaces.reports.v2 as wr
 
-    title = f"How many vision tokens, sweep {sweep.name}"  # part of an address
-    blocks = _blocks(sweep, wandb_runs.sweep_id(sweep), runs, analysis)
+    # A report stays where it was saved first: in another project it is another one.
+    same = (before.get("entity"), before.get("project")) == (entity, project)
+    names = ", ".join(sweep.name for sweep in sweeps)
+    title = f"How many vision tokens, sweep{'s' * (len(sweeps) > 1)} {names}"  # part of an address
+    blocks = _blocks(sweeps, runs, analysis)
     report = {
-        "publish": f"python -m vtexp publish {shlex.quote(str(sweep))}",
-        "url": before.get("url"),
-        "id": before.get("id", ""),
+        "publish": f"python -m vtexp publish {shlex.join(map(str, sweeps))}",
+        "url": before.get("url") if same else None,
+        "id": before.get("id", "") if same else "",
         "saved": False,
         "content": fingerprint,
-        "entity": tracking.entity,
-        "project": tracking.project,
+        "entity": entity,
+        "project": project,
         "title": title,
         "spec": specification(wr.Report(project="", entity="", title=title, blocks=blocks)),
     }
@@ -155,44 +168,66 @@ def specification(report: wr.Report) -> dict[str, Any]:
     return report._to_model().spec.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def _blocks(sweep: Path, own_id: str, runs: Sequence[ComparedRun], analysis: Analysis) -> list[Any]:
+def _blocks(sweeps: Sequence[Path], runs: Sequence[ComparedRun], analysis: Analysis) -> list[Any]:
     """Text is plain paragraphs throughout: what comes from data sets and errors stays inert."""
     import wandb_workspaces.reports.v2 as wr
 
     done = [run.result for run in runs if run.result is not None]
-    about = f"{len(done)} of {len(runs)} runs of the sweep {sweep.name} are done."
-    of_runs, curves = (
-        wr.Runset(
-            name=name,
-            filters=f"Config('sweep_id') = '{own_id}' and JobType {sign} '{COMPARISON}'",
-            order=[wr.OrderBy(wr.SummaryMetric(TOKENS), ascending=True)],
-        )
-        for name, sign in (("runs", "!="), ("curves", "="))
-    )
+    names = ", ".join(sweep.name for sweep in sweeps)
+    of = f"the sweep{'s' * (len(sweeps) > 1)} {names}"
     found = public([*analysis.reductions, *analysis.caveats, *warnings(runs)])
     more = [f"and {len(found) - MOST_WARNINGS} more"] if len(found) > MOST_WARNINGS else []
     blocks = [
         wr.H1("Answer"),
-        *_answer(analysis.series),
-        wr.P(about),
-        wr.H1("Over the vision tokens"),
-        wr.PanelGrid(runsets=[curves], panels=_curve_panels(done)),
-        wr.H1("Runs"),
-        wr.PanelGrid(runsets=[of_runs], panels=_run_panels(done)),
+        *_answer(analysis.series, analysis.margin),
+        wr.P(f"{len(done)} of {len(runs)} runs of {of} are done."),
     ]
+    ids = [wandb_runs.sweep_id(sweep) for sweep in sweeps]
+    by_dataset: dict[str, list[Result]] = defaultdict(list)
+    for own in done:
+        by_dataset[own.dataset].append(own)
+    for dataset, results in by_dataset.items():
+        blocks += _of_dataset(ids, dataset if len(by_dataset) > 1 else "", results)
     if found:
         blocks += [wr.H1("Warnings"), wr.UnorderedList(items=[*found[:MOST_WARNINGS], *more])]
     return blocks
 
 
-def _answer(all_series: Sequence[Series]) -> list[Any]:
-    """The sentence of each series, and what must be known with it."""
+def _of_dataset(ids: Sequence[str], dataset: str, done: Sequence[Result]) -> list[Any]:
+    """Panels of the curves and of the runs; of one data set if it is named, else of all there is.
+
+    `ids`: of the sweeps.
+    """
+    import wandb_workspaces.reports.v2 as wr
+
+    said = f" ({dataset})" if dataset else ""
+    sweeps = ", ".join(f"'{own}'" for own in ids)
+    of_runs, curves = (
+        wr.Runset(
+            name=name,
+            filters=f"Config('sweep_id') in [{sweeps}] and JobType {sign} '{COMPARISON}'"
+            + (f" and SummaryMetric('dataset') = {dataset!r}" if dataset else ""),
+            order=[wr.OrderBy(wr.SummaryMetric(TOKENS), ascending=True)],
+        )
+        for name, sign in (("runs", "!="), ("curves", "="))
+    )
+    return [
+        wr.H1(f"Over the vision tokens{said}"),
+        wr.PanelGrid(runsets=[curves], panels=_curve_panels(done)),
+        wr.H1(f"Runs{said}"),
+        wr.PanelGrid(runsets=[of_runs], panels=_run_panels(done)),
+    ]
+
+
+def _answer(all_series: Sequence[Series], margin: float) -> list[Any]:
+    """The headline and sentence of each series, and what must be known with it."""
     import wandb_workspaces.reports.v2 as wr
 
     blocks: list[Any] = []
     for series in all_series:
         name = f"{series.name}: " if len(all_series) > 1 else ""
-        blocks.append(wr.P(name + series.answer.sentence))
+        blocks.append(wr.H2(name + headline(series, margin)))
+        blocks.append(wr.P(series.answer.sentence))
         if series.answer.caveats:
             blocks.append(wr.UnorderedList(items=list(series.answer.caveats)))
     return blocks
@@ -207,12 +242,14 @@ def _curve_panels(done: Sequence[Result]) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     tokens = "measured vision tokens"
+    name, unit = score_unit({own.metric for own in done})
+    title = "Accuracy, 95 %" if unit == "%" else f"{name.capitalize()}, 95 %"
     accuracy: list[Any] = ["accuracy", "accuracy_low", "accuracy_high"]
     times: list[Any] = ["ttft_ms_mean", "prefill_ms_mean", *_stages(done)]
     left, right, below = _half(0, 0), _half(12, 0), wr.Layout(0, 8, w=24, h=8)
     return [
-        wr.LinePlot("Accuracy, 95 %", x=TOKENS, y=accuracy, title_x=tokens, layout=left),
-        wr.LinePlot("Medians, ms", x=TOKENS, y=times, title_x=tokens, layout=right),
+        wr.LinePlot(title, x=TOKENS, y=accuracy, title_x=tokens, layout=left),
+        wr.LinePlot("Means, ms", x=TOKENS, y=times, title_x=tokens, layout=right),
         wr.WeavePanelSummaryTable(table_name=COMPARISON, layout=below),
     ]
 
@@ -228,14 +265,16 @@ def _run_panels(done: Sequence[Result]) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     tokens, accuracy, prefill = map(wr.SummaryMetric, (TOKENS, "accuracy", "prefill_ms_mean"))
-    columns = (wr.Config("run.value"), wr.SummaryMetric("measured_num_crops"), tokens, prefill)
+    theory = wr.SummaryMetric("theoretical_vision_tokens")
+    columns = (wr.Config("knob_number"), wr.SummaryMetric("measured_num_crops"), tokens, prefill)
     axes = [wr.ParallelCoordinatesPlotColumn(metric) for metric in (*columns, accuracy)]
-    lines = [wr.Layout(0, y, w=24, h=10) for y in (16, 26, 36)]
+    lines = [wr.Layout(0, y, w=24, h=10) for y in (24, 34, 44)]
     return [
         wr.ScatterPlot("Accuracy over vision tokens", x=tokens, y=accuracy, layout=_half(0, 0)),
         wr.ScatterPlot("Accuracy over prefill, ms", x=prefill, y=accuracy, layout=_half(12, 0)),
         wr.BarPlot("Accuracy", metrics=["accuracy"], layout=_half(0, 8)),
         wr.BarPlot("Stages, mean ms", metrics=_stages(done), layout=_half(12, 8)),
+        wr.ScatterPlot("Measured over theoretical tokens", x=theory, y=tokens, layout=_half(0, 16)),
         wr.ParallelCoordinatesPlot(axes, layout=lines[0]),
         wr.RunComparer("split", layout=lines[1]),
         wr.WeavePanelSummaryTable(table_name="samples", layout=lines[2]),

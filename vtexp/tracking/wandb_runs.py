@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -48,6 +49,8 @@ MOST_IMAGES = 32
 THUMBNAIL_PX = 320
 #: Characters of a cell.
 MOST_CHARACTERS = 2000
+#: The project where neither the config nor the environment names one.
+PROJECT = "vtexp"
 #: Runs that are uploaded together.
 BATCH = 10
 # Of its own errors W&B tells its makers, once `wandb` is imported: even offline it looks for their
@@ -80,6 +83,13 @@ class About:
     config: dict[str, Any]
 
 
+def destination(tracking: TrackingConfig) -> tuple[str | None, str]:
+    """Entity (None: the user's default) and project: those configured, else those of W&B's own
+    environment variables."""
+    entity = tracking.entity or os.environ.get("WANDB_ENTITY") or None
+    return entity, tracking.project or os.environ.get("WANDB_PROJECT") or PROJECT
+
+
 def read_mirrored(path: Path) -> Mirrored | None:
     """What W&B was told, None if nothing or nothing that this version wrote."""
     with suppress(DataError, TypeError):
@@ -97,6 +107,7 @@ def log_run(tracking: TrackingConfig, folder: Path, samples: Iterable[Sample] = 
     config = public(files.read_config(folder))
     config["hardware"].pop("slurm", None)  # of no number, and its shell lines are nobody's business
     config |= {"environment": public(files.read_json(folder / files.ENVIRONMENT))}
+    config["knob_number"] = knob_number(result.knob_value)
     tags = [result.model, result.dataset, result.hardware, *tracking.tags]
     about = About(result.run_id, result.run, result.knob, tags, config)
 
@@ -107,6 +118,16 @@ def log_run(tracking: TrackingConfig, folder: Path, samples: Iterable[Sample] = 
     return log(tracking, sweep, folder / MIRRORED, about, values, fill)
 
 
+def knob_number(value: str) -> float | None:
+    """A knob's value as a number, by which W&B sorts: of a size HxW its pixels, None of others.
+
+    >>> knob_number("560x336"), knob_number("12")
+    (188160.0, 12.0)
+    """
+    parts = value.split("x")
+    return float(math.prod(map(int, parts))) if all(map(str.isdecimal, parts)) else None
+
+
 def log(
     tracking: TrackingConfig,
     sweep: Path,
@@ -115,8 +136,12 @@ def log(
     content: Any,
     fill: Callable[[wandb.Run], None],
 ) -> Mirrored:
-    """Log a run to a folder of the sweep, as `path` then says; unless this content is there."""
-    fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    """Log a run to a folder of the sweep, as `path` then says.
+
+    Unless this content is there, for the same project.
+    """
+    told = json.dumps([destination(tracking), content])
+    fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
     before = read_mirrored(path)
     there = before is not None and (before.uploaded or Path(before.folder).is_dir())
     if before is not None and there and before.content == fingerprint:
@@ -139,9 +164,10 @@ def _log_offline(
     import wandb
 
     os.environ.update(_folders(sweep))
+    entity, project = destination(tracking)
     run = wandb.init(
-        project=tracking.project,
-        entity=tracking.entity,
+        project=project,
+        entity=entity,
         group=sweep.name,
         job_type=about.job_type,
         name=about.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,40 +22,8 @@ from rich.text import Text
 
 from vtexp.errors import VtexpError
 from vtexp.utils import environment, files
+from vtexp.utils.output import Output
 from vtexp.utils.text import visible
-
-if sys.stdout is None:  # closed, as by >&-: the work is done without words
-    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
-
-
-class _Output:
-    """Standard output of a run that outlives it: a full disk or a closed pipe costs words alone."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stdout, name)
-
-    def write(self, text: str) -> int:
-        """Write, or from the first failure on drop what is to be written."""
-        with self._going_on():
-            sys.stdout.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """As `write`."""
-        with self._going_on():
-            sys.stdout.flush()
-
-    @contextmanager
-    def _going_on(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            with suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                print(
-                    f"standard output cannot be written ({error}); the work goes on",
-                    file=sys.stderr,
-                )
 
 
 class _Console(Console):
@@ -70,7 +37,7 @@ class _Console(Console):
 #: The one console: bars, tables and messages share it, so that none breaks another.
 #: Without a terminal the width is that of a wide log, so that no column of a table is cut.
 console = _Console(
-    file=cast(IO[str], _Output()),
+    file=cast(IO[str], Output(lambda: sys.stdout)),
     highlight=False,
     markup=False,
     soft_wrap=True,

@@ -55,6 +55,12 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(told)
 
 
+def natural(text: str) -> list[Any]:
+    """What texts are sorted by so that numbers in them are numbers: 9 before 12."""
+    # Digits and other text alternate, so that like is compared with like.
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
+
+
 def count_of(number: int, noun: str) -> str:
     """Such as `1 run` or `3 runs`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -26,16 +26,16 @@ function color(name) {
 // ---- the table -------------------------------------------------------------------------------
 
 function sortTable(table, column, ascending) {
-  const body = table.tBodies[0];
-  const key = (row) => row.cells[column].dataset.sort;
+  // A body for each run, with its notes below it.
+  const key = (body) => body.rows[0].cells[column].dataset.sort;
   const order = (one, other) => {
     const [a, b] = [key(one), key(other)];
     if (a === undefined || b === undefined) return (a === undefined) - (b === undefined);
     const difference = Number(a) - Number(b);
-    const compared = Number.isNaN(difference) ? a.localeCompare(b) : difference;
+    const compared = Number.isNaN(difference) ? a.localeCompare(b, undefined, { numeric: true }) : difference;
     return ascending ? compared : -compared;
   };
-  body.append(...[...body.rows].sort(order));
+  table.append(...[...table.tBodies].sort(order));
 }
 
 for (const table of document.querySelectorAll("table.sortable")) {
@@ -73,65 +73,99 @@ function escaped(text) {
   return String(text).replace(/[&<>"']/g, (mark) => marks[mark]).replace(/\n/g, "<br>");
 }
 
-function rampColor(index, count) {
-  const ramp = RAMPS[theme()];
+function rampColor(ramps, index, count) {
+  const ramp = ramps[theme()];
   const place = count > 1 ? (index / (count - 1)) * (ramp.length - 1) : 1;
   const below = Math.min(Math.floor(place), ramp.length - 2);
   const mixed = ramp[below].map((v, i) => v + (ramp[below + 1][i] - v) * (place - below));
   return `rgb(${mixed.map(Math.round).join(",")})`;
 }
 
-function errorBars(series) {
+// Colours of what has an order, from dark to light on paper; viridis, without its palest end.
+const ORDERED = {
+  light: [[68, 1, 84], [59, 82, 139], [33, 144, 140], [93, 201, 99]],
+  dark: [[129, 98, 201], [86, 140, 206], [60, 178, 172], [160, 222, 120]],
+};
+
+function errorBars(series, own) {
   if (!series.low) return undefined;
   const distance = (end, sign) =>
     series.y.map((y, i) => (end[i] === null || y === null ? 0 : Math.max(0, sign * (end[i] - y))));
   return {
-    type: "data", symmetric: false, thickness: 1.3, width: 4,
+    type: "data", symmetric: false, thickness: 1.3, width: 4, color: own,
     array: distance(series.high, 1), arrayminus: distance(series.low, -1),
   };
 }
 
-function pointTrace(plot, series, index, palette) {
-  const own = palette[index % palette.length];
+// What the pointer shows of a point: its name, its place, and its series.
+function hover(series, value) {
+  const label = series.label ? `<extra>${escaped(series.label)}</extra>` : "<extra></extra>";
+  return `%{customdata}<br>${value}${label}`;
+}
+
+function pointTrace(plot, series, index, own) {
   const all = plot.series.flatMap((one) => one.x);
   const middle = (Math.min(...all) + Math.max(...all)) / 2;
   return {
-    type: "scatter", name: escaped(series.label) || undefined, x: series.x, y: series.y,
-    mode: (plot.kind === "lines" ? "lines+markers" : "markers") + (plot.named ? "+text" : ""),
+    type: "scatter", name: escaped(series.label), x: series.x, y: series.y,
+    mode: (plot.kind === "points" ? "markers" : "lines+markers") + (series.beside ? "+text" : ""),
     line: { color: own, dash: DASHES[index % DASHES.length], width: 2 },
     marker: {
-      color: own, size: 9, line: { color: own, width: 2 },
+      color: own, size: plot.kind === "panels" ? 7 : 9, line: { color: own, width: 2 },
       symbol: series.x.map((_, i) =>
         SYMBOLS[index % SYMBOLS.length] + (series.marked?.[i] ? "-open" : "")),
     },
-    text: series.names?.map(escaped), textposition: series.x.map((x) => (x > middle ? "bottom left" : "bottom right")),
-    error_y: errorBars(series),
-    hovertemplate: "%{text}<br>%{x:.5~g}: <b>%{y:.4~g}</b>",
+    text: series.beside?.map(escaped), customdata: series.names?.map(escaped), textposition: series.x.map((x) => (x > middle ? "bottom left" : "bottom right")),
+    error_y: errorBars(series, own),
+    hovertemplate: hover(series, "%{x:.5~g}: <b>%{y:.4~g}</b>"),
   };
 }
 
 function barTrace(series, index, count) {
   return {
-    type: "bar", name: escaped(series.label), x: series.x.map(escaped), y: series.y,
-    marker: { color: rampColor(index, count), line: { color: color("--card"), width: 1 } },
-    hovertemplate: "%{x}<br>%{y:.4~g}",
+    type: "bar", orientation: "h", name: escaped(series.label), x: series.y, y: series.x,
+    marker: { color: rampColor(RAMPS, index, count), line: { color: color("--card"), width: 1 } },
+    customdata: series.names.map(escaped),
+    hovertemplate: hover(series, "<b>%{x:.4~g}</b>"),
+  };
+}
+
+// A point with its interval to the right and left, in the place of a bar.
+function forestTrace(plot, series, index, own) {
+  const trace = pointTrace(plot, series, index, own);
+  return {
+    ...trace, mode: "markers", x: series.y, y: series.x, error_x: trace.error_y, error_y: undefined,
+    hovertemplate: hover(series, "<b>%{x:.4~g}</b>"),
   };
 }
 
 function lineTrace(x, y, extra) {
   return {
-    type: "scatter", mode: "lines", x, y, hoverinfo: "skip", showlegend: false,
+    type: "scatter", mode: "lines", x, y, hoverinfo: "skip",
     line: { color: color("--quiet"), width: 1.5, dash: "dash", ...extra },
   };
 }
 
+function panelTrace(plot, series) {
+  const place = plot.panels.indexOf(series.panel);
+  const axes = { xaxis: `x${place + 1}`, yaxis: `y${place + 1}` };
+  if (series.behind) return { ...lineTrace(series.x, series.y, { dash: "solid", width: 1.2 }), ...axes };
+  const line = Math.max(0, plot.legend.indexOf(series.label));
+  const alone = plot.ordered ? rampColor(ORDERED, place, plot.panels.length) : COLORS[theme()][0];
+  const own = plot.legend.length ? COLORS[theme()][line % COLORS[theme()].length] : alone;
+  return { ...pointTrace(plot, series, line, own), ...axes };
+}
+
 function tracesOf(plot) {
   const palette = COLORS[theme()];
+  if (plot.kind === "panels") return plot.series.map((series) => panelTrace(plot, series));
   if (plot.kind === "bars") {
     return plot.series.map((series, i) => barTrace(series, i, plot.series.length));
   }
-  const traces = plot.series.map((series, i) => pointTrace(plot, series, i, palette));
-  for (const [x, y] of plot.steps) traces.unshift(lineTrace(x, y, { shape: "hv" }));
+  const trace = plot.kind === "forest" ? forestTrace : pointTrace;
+  const shape = plot.kind === "forest" ? "linear" : "hv";
+  const traces = plot.series.map((series, i) => trace(plot, series, i, palette[i % palette.length]));
+  for (const [x, y] of plot.steps) traces.unshift(lineTrace(x, y, { shape }));
   if (plot.diagonal) {
     const most = Math.max(...plot.series.flatMap((series) => series.x));
     traces.unshift(lineTrace([0, most], [0, most], {}));
@@ -139,35 +173,123 @@ function tracesOf(plot) {
   return traces;
 }
 
-function layoutOf(plot) {
-  const axis = {
+function axisOf() {
+  return {
     gridcolor: color("--line"), linecolor: color("--line"), zeroline: false, automargin: true,
     showline: true,
   };
-  const named = plot.series.length > 1;
-  const bars = plot.kind === "bars" ? plot.series[0].x.length : 0;
+}
+
+function valueAxis(plot, label) {
+  const title = label ? { title: { text: escaped(plot.y_label), standoff: 6 } } : {};
+  const bars = plot.kind === "bars";
+  const range = plot.percent ? { range: bars ? [0, 100] : [-2, 102] } : { rangemode: "tozero" };
+  return { ...axisOf(), ...title, ...range };
+}
+
+function barAxes(plot) {
+  const names = plot.ticks.filter((tick) => !tick.heading);
+  const headings = plot.ticks.filter((tick) => tick.heading);
   return {
-    autosize: true, barmode: "stack", hovermode: "closest", showlegend: named,
-    margin: { l: 55, r: 14, t: 12, b: 50 },
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: color("--text"), family: "system-ui, sans-serif", size: 12 },
-    hoverlabel: { align: "left" },
-    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, traceorder: "normal" },
-    xaxis: {
-      ...axis, title: { text: escaped(plot.x_label), standoff: 8 },
-      type: plot.kind === "bars" ? "category" : "linear", tickangle: bars > 0 && bars < 6 ? 0 : "auto",
-      rangemode: plot.diagonal ? "tozero" : "normal", showgrid: plot.kind !== "bars",
-    },
+    xaxis: valueAxis(plot, true),
     yaxis: {
-      ...axis, title: { text: escaped(plot.y_label), standoff: 6 },
-      ...(plot.percent ? { range: [-2, 102] } : { rangemode: "tozero" }),
+      ...axisOf(), range: [plot.ticks.length - 0.4, -0.6], showgrid: false, ticklabelstandoff: 6,
+      tickvals: names.map((tick) => tick.place), ticktext: names.map((tick) => escaped(tick.text)),
     },
+    annotations: headings.map((tick) => ({
+      text: `<b>${escaped(tick.text)}</b>`, x: 0, xref: "paper", xanchor: "left", y: tick.place,
+      showarrow: false,
+    })),
   };
 }
 
+// Panels beside each other, as many as fit; numbers along the left and the lower edge alone.
+function panelAxes(plot, columns) {
+  const rows = Math.ceil(plot.panels.length / columns);
+  const made = { annotations: [
+    { text: escaped(plot.x_label), x: 0.5, y: 0, xref: "paper", yref: "paper", yshift: -42, showarrow: false },
+    { text: escaped(plot.y_label), x: 0, y: 0.5, xref: "paper", yref: "paper", xshift: -48, textangle: -90, showarrow: false },
+  ] };
+  plot.panels.forEach((name, i) => {
+    const [row, column] = [Math.floor(i / columns), i % columns];
+    const [width, height] = [1 / columns, 1 / rows];
+    const own = i ? i + 1 : "";
+    const last = i + columns >= plot.panels.length;
+    const across = [column * width + 0.012, (column + 1) * width - 0.012];
+    const down = [1 - (row + 1) * height + 0.03 / rows, 1 - row * height - 34 / (rows * PANEL_PX)];
+    made[`xaxis${own}`] = {
+      ...axisOf(), domain: across, anchor: `y${own}`, showticklabels: last, nticks: 5,
+      ...(i ? { matches: "x" } : {}), automargin: false,
+    };
+    made[`yaxis${own}`] = {
+      ...valueAxis(plot, false), domain: down, anchor: `x${own}`, showticklabels: column === 0,
+      ...(i ? { matches: "y" } : {}), automargin: false,
+    };
+    made.annotations.push({
+      text: escaped(name), x: across[0], y: down[1], xref: "paper", yref: "paper", xanchor: "left",
+      yanchor: "bottom", showarrow: false,
+    });
+  });
+  return made;
+}
+
+function linearAxes(plot) {
+  return {
+    xaxis: {
+      ...axisOf(), title: { text: escaped(plot.x_label), standoff: 8 },
+      rangemode: plot.diagonal ? "tozero" : "normal",
+    },
+    yaxis: valueAxis(plot, true),
+  };
+}
+
+function layoutOf(plot, width) {
+  const axes = { bars: barAxes, forest: barAxes, panels: panelAxes }[plot.kind] ?? linearAxes;
+  return {
+    autosize: true, barmode: "stack", hovermode: "closest", showlegend: false,
+    margin: plot.kind === "panels" ? { l: 62, r: 8, t: 4, b: 58 } : { l: 55, r: 14, t: 12, b: 50 },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", bargap: 0.25,
+    font: { color: color("--text"), family: "system-ui, sans-serif", size: 12 },
+    hoverlabel: { align: "left" }, ...axes(plot, panelColumns(width)),
+  };
+}
+
+// Heights follow from the number of bars, and of panels below each other.
+const [BAR_PX, PANEL_PX] = [26, 190];
+const panelColumns = (width) => Math.max(1, Math.min(4, Math.floor(width / 160)));
+
+function heightOf(plot, width) {
+  if (plot.ticks.length) return `${75 + BAR_PX * plot.ticks.length}px`;
+  if (plot.kind !== "panels") return "";
+  return `${65 + PANEL_PX * Math.ceil(plot.panels.length / panelColumns(width))}px`;
+}
+
+const MARKS = ["\u25cf", "\u25a0", "\u25c6", "\u25b2", "\u271a", "\u2716", "\u2605", "\u2b22"];
+
+// Names of the series above the plot, where they cover nothing; a click hides one.
+function showLegend(plot, figure, place) {
+  const names = plot.legend.map((label, i) => {
+    const bars = plot.kind === "bars";
+    const own = bars ? rampColor(RAMPS, i, plot.legend.length) : COLORS[theme()][i % 8];
+    const mark = element("span", { class: "mark", style: `color: ${own}` }, bars ? "\u25a0" : MARKS[i % 8]);
+    const button = element("button", { type: "button", "aria-pressed": "true" }, mark, label);
+    button.addEventListener("click", () => {
+      const shown = button.getAttribute("aria-pressed") !== "true";
+      button.setAttribute("aria-pressed", String(shown));
+      const traces = [...place.data.keys()].filter((k) => place.data[k].name === escaped(label));
+      Plotly.restyle(place, { visible: shown }, traces);
+    });
+    return element("li", {}, button);
+  });
+  figure.querySelector(".legend").replaceChildren(...names);
+}
+
 function draw(plot, index) {
-  const place = document.querySelector(`#plot-${index} .canvas`);
-  return Plotly.react(place, tracesOf(plot), layoutOf(plot), {
+  const figure = document.getElementById(`plot-${index}`);
+  const place = figure.querySelector(".canvas");
+  showLegend(plot, figure, place);
+  place.style.setProperty("--height", heightOf(plot, place.clientWidth));
+  return Plotly.react(place, tracesOf(plot), layoutOf(plot, place.clientWidth), {
     displaylogo: false, responsive: true,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
     toImageButtonOptions: { format: "svg", filename: plot.name },
@@ -198,7 +320,11 @@ function drawSeen(entries) {
 const waiting = new IntersectionObserver(drawSeen, { rootMargin: "600px" });
 addEventListener("load", () => setTimeout(() => {
   startPlotly();
-  for (const figure of document.querySelectorAll(".plot")) waiting.observe(figure);
+  document.querySelectorAll(".plot").forEach((figure, index) => {
+    const place = figure.querySelector(".canvas");
+    place.style.setProperty("--height", heightOf(data.plots[index], place.clientWidth));
+    waiting.observe(figure);
+  });
 }));
 for (const change of [darkness, printing]) change.addEventListener("change", drawAll);
 addEventListener("beforeprint", drawAll);
@@ -206,7 +332,7 @@ addEventListener("beforeprint", drawAll);
 // ---- the browser of samples ------------------------------------------------------------------
 
 const PER_PAGE = 10;
-// Places in a sample and in an answer, as vtexp/report/samples.py writes them.
+// Places in a sample and in an answer, as vtexp/report/browser.py writes them.
 const [ID, IMAGE, GROUPS, QUESTION, OPTIONS, REFERENCES, ANSWERS] = [0, 1, 2, 3, 4, 5, 6];
 const [PREDICTION, SCORE, TILING, TOKENS, RIGHT] = [0, 1, 2, 3, 4];
 
@@ -370,8 +496,10 @@ class Browser {
     });
     drawing.append(
       svg("image", { href: image.uri, width, height, preserveAspectRatio: "none" }), overlay);
-    return element("figure", {}, drawing, element("figcaption", {},
-      "Outlined: the crops of the chosen run; darker where they overlap."));
+    const button = element("button", { type: "button", "aria-label": "enlarge the image" }, drawing);
+    button.addEventListener("click", () => enlarge(drawing));
+    return element("figure", {}, button, element("figcaption", {},
+      "Click to enlarge. Outlined: the crops of the chosen run; darker where they overlap."));
   }
 }
 
@@ -383,6 +511,30 @@ function drawCrops(overlay, image, place) {
   });
   overlay.replaceChildren(rect(canvas, "edge"), ...crops.map((box) => rect(box, "crop")));
 }
+
+// ---- an image, enlarged ------------------------------------------------------------------------
+
+const zoom = document.getElementById("zoom");
+const [sheet, controls] = [zoom.querySelector(".sheet"), zoom.querySelector("form").elements];
+let zoomWidth = 0;
+
+function setZoom(width) {
+  zoomWidth = Math.max(200, Math.min(8000, width));
+  sheet.firstChild.style.width = `${zoomWidth}px`;
+}
+
+function enlarge(drawing) {
+  sheet.replaceChildren(drawing.cloneNode(true));
+  zoom.showModal();
+  const { width, height } = drawing.viewBox.baseVal;
+  const fits = Math.min(sheet.clientWidth, sheet.clientHeight * width / height);
+  setZoom(Math.max(fits, 1.5 * width)); // so that small print can be read
+  sheet.classList.toggle("bare", !controls.crops.checked);
+}
+
+controls.in.addEventListener("click", () => setZoom(zoomWidth * 1.5));
+controls.out.addEventListener("click", () => setZoom(zoomWidth / 1.5));
+controls.crops.addEventListener("input", () => sheet.classList.toggle("bare", !controls.crops.checked));
 
 for (const root of document.querySelectorAll(".browser")) {
   const number = Number(root.dataset.browser);

@@ -1,0 +1,95 @@
+"""The plots that decide hold what the analysis found, and are drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.helpers.made_records import change_result, latency_row
+from tests.helpers.made_sweeps import make_run, steady_scores
+from vtexp.analysis.analyse import analyse
+from vtexp.analysis.findings import Analysis
+from vtexp.analysis.rows import ComparedRun, collect
+from vtexp.report.decision_plots import decision_plots
+from vtexp.report.figures import drawings
+from vtexp.report.plot import Plot
+from vtexp.runs.records import write_latency
+from vtexp.utils import files
+
+VALUES = (("336x336", 288, 1), ("560x336", 384, 2), ("560x560", 544, 4), ("784x784", 928, 9))
+ACCURACIES = (0.4, 0.66, 0.68, 0.7)
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> tuple[Analysis, list[ComparedRun]]:
+    """Prefills of exactly 5 ms, 2 more per crop, half of the images 1 ms longer."""
+    scores, images = steady_scores(ACCURACIES, 150, 1)
+    for i, (value, tokens, crops) in enumerate(VALUES):
+        folder = make_run(tmp_path, value, tokens, scores[:, i].tolist(), images=images)
+        rows = [
+            latency_row(
+                5.0 + 2 * crops + question % 2, sample_id=f"question-{question}", repeat=repeat,
+                num_crops=crops, vision_tokens=tokens, sequence_length=tokens + question % 2,
+            )
+            for repeat in range(4)
+            for question in range(8)
+        ]  # fmt: skip
+        write_latency(folder / files.LATENCY, rows)
+        change_result(
+            folder, inputs_fingerprint=value, energy_j_per_prefill=0.1 * crops,
+            memory_peak_mib={"allocated": 1.0, "reserved": 1000.0 * crops},
+        )  # fmt: skip
+    runs = collect(tmp_path)
+    return analyse(runs, 5.0), runs
+
+
+def plots_of(found: tuple[Analysis, list[ComparedRun]]) -> dict[str, Plot]:
+    return {plot.name: plot for plot in decision_plots(*found)}
+
+
+def test_the_forest_is_the_test(found: tuple[Analysis, list[ComparedRun]]) -> None:
+    plot, series = plots_of(found)["loss"], found[0].series[0]
+    assert [tick.text for tick in plot.ticks] == [value for value, _, _ in VALUES]
+    assert plot.steps[0][0] == [5.0, 5.0]
+    drawn = {}
+    for part in plot.series:
+        assert part.low is not None and part.high is not None
+        for row in zip(part.x, part.y, part.low, part.high, strict=True):
+            drawn[int(row[0])] = (part.label, *row[1:])
+    assert sorted(drawn) == [0, 1, 2, 3]
+    for place, run in enumerate(series.runs):
+        label, loss, low, high = drawn[place]
+        assert loss == pytest.approx(100 * (0.7 - ACCURACIES[place]))
+        assert (low, high) == (100 * run.at_least_worse, 100 * run.at_most_worse)  # type: ignore[operator]
+        assert (label == "enough") == (high <= 5) == run.sufficient
+        assert (label == "not enough") == (low > 5)
+    assert {row[0] for row in drawn.values()} > {"not enough"}
+
+
+def test_single_images_and_the_cost_model(found: tuple[Analysis, list[ComparedRun]]) -> None:
+    plots = plots_of(found)
+    images = plots["images"].series
+    assert [part.label for part in images] == [value for value, _, _ in VALUES]
+    assert images[2].x == pytest.approx([13.0] * 4 + [14.0] * 4)
+    assert images[2].y == pytest.approx(np.arange(1, 9) * 12.5)
+    model, measured, left_out = plots["cost_model"].series
+    assert measured.y == pytest.approx([7.5, 9.5, 13.5, 23.5])
+    assert model.y == pytest.approx(measured.y, rel=0.05)
+    assert left_out.label == "left out" and None not in left_out.y
+    assert plots["memory"].series[0].y == pytest.approx(np.array([1, 2, 4, 9]) * 1.048576)
+    assert plots["energy"].series[0].y == pytest.approx([0.1, 0.2, 0.4, 0.9])
+
+
+def test_they_are_drawn(found: tuple[Analysis, list[ComparedRun]]) -> None:
+    for plot in plots_of(found).values():
+        kinds = dict(drawings(plot))
+        assert len(kinds["png"]) > 5000, plot.name
+        assert plot.y_label.encode() in kinds["svg"]
+
+
+def test_what_was_not_measured_is_not_drawn(tmp_path: Path) -> None:
+    make_run(tmp_path, "336x336", 288, [1.0, 0.0])
+    runs = collect(tmp_path)
+    assert set(plots_of((analyse(runs), runs))) == {"images"}

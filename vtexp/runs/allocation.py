@@ -1,0 +1,70 @@
+"""The cores and GPUs that a job of SLURM has, beside those that were asked for."""
+
+from __future__ import annotations
+
+import os
+
+from vtexp.config.schema import Device, HardwareConfig, Launcher
+from vtexp.runs.records import Environment
+from vtexp.utils.text import count_of
+
+#: Options of `hardware.slurm.extra` that ask for cores or GPUs past `cpus` and `gpus`.
+_OTHER_CORES = {"cpus_per_task", "cpus_per_gpu", "ntasks", "ntasks_per_node", "threads_per_core"}
+_OTHER_GPUS = {"gres", "gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket", "tres_per_task"}
+#: What CUDA_VISIBLE_DEVICES says of no GPU.
+_NO_GPU = {"", "-1", "NoDevFiles"}
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those that it is bound to, or its share of SLURM's job.
+
+    On a site without binding, the kernel would let it use all cores of the node.
+    """
+    linux = hasattr(os, "sched_getaffinity")
+    bound = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+    given, tasks = (os.environ.get(f"SLURM_{name}", "") for name in ("CPUS_ON_NODE", "NTASKS"))
+    if not given.isdecimal():
+        return bound
+    return min(bound, int(given) // (int(tasks) if tasks.isdecimal() and int(tasks) else 1))
+
+
+def visible_gpus() -> int:
+    """GPUs that CUDA shows to this process, of those that there are."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return sum(gpu.strip() not in _NO_GPU for gpu in named.split(","))
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def differences(hardware: HardwareConfig, here: Environment) -> list[str]:
+    """What a job of SLURM has other than asked for, a line each: its times are of another machine.
+
+    More cores than asked for make no difference to its threads, nor do GPUs to a job on the CPU.
+    """
+    if hardware.launcher != Launcher.slurm or not here.slurm_job_id or not here.submitted_source:
+        return []
+    asked = hardware.slurm
+    extra = {name.replace("-", "_") for name in asked.extra}
+    found = []
+    if here.usable_cores is not None and not extra & _OTHER_CORES:
+        if here.usable_cores < asked.cpus:
+            found.append(
+                f"the job could use {count_of(here.usable_cores, 'core')} of the {asked.cpus} that "
+                "hardware.slurm.cpus asks for"
+            )
+        elif hardware.device == Device.cpu and here.torch_threads != asked.cpus:
+            found.append(
+                f"the job computed with {count_of(here.torch_threads, 'thread')}, not on the "
+                f"{count_of(asked.cpus, 'core')} that hardware.slurm.cpus asks for: "
+                "OMP_NUM_THREADS was set"
+            )
+    gpus = here.visible_gpus
+    if gpus is not None and not extra & _OTHER_GPUS:
+        more = hardware.device == Device.cuda and gpus > max(1, asked.gpus)
+        if more or gpus < asked.gpus:
+            found.append(
+                f"the job saw {count_of(gpus, 'GPU')}, hardware.slurm.gpus asks for {asked.gpus}"
+            )
+    return found

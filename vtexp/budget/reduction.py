@@ -19,6 +19,9 @@ from vtexp.errors import ConfigError
 
 #: The floor that works before the encoder: every family has it.
 RESIZE = "resize"
+#: Share of merged tokens among those that `cls_attention` keeps with `merge`: VisionZip's 10 of 64,
+#: 20 of 128, 30 of 192.
+CONTEXTUAL = 10 / 64
 #: An image is stretched by so much more on one side than on the other, at most.
 MOST_STRETCHED = 2.0
 
@@ -45,6 +48,11 @@ class Reduction:
         """How many of an image's vision tokens stay: at least 1, at most all."""
         wanted = self.kept if self.kept is not None else round((self.ratio or 0.0) * tokens)
         return max(1, min(tokens, wanted))
+
+
+def contextual_tokens(kept: int, tokens: int) -> int:
+    """How many of the kept tokens are merged ones; none where all are kept."""
+    return round(CONTEXTUAL * kept) if kept < tokens else 0
 
 
 def nearest_tiling(size: Size, tokens: int, most: Tiling, geometry: Geometry) -> Tiling:

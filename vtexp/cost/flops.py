@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from vtexp.budget.geometry import Geometry, Tiling
+from vtexp.budget.reduction import Reduction
+from vtexp.cost.reductions import attention_flops, similarity_flops
 
 #: Bytes of one number.
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -33,7 +35,7 @@ class PromptCounts:
 
     num_crops: high-resolution crops; vision_tokens: those that enter the language model;
     sequence_length: tokens of the whole prompt; tiling: of the crops, where it is known;
-    connected_tokens: those that the connector makes, where a reduction then drops some of them.
+    connected_tokens: those that the connector makes, where a `reduction` then drops some of them.
     """
 
     num_crops: int
@@ -41,6 +43,7 @@ class PromptCounts:
     sequence_length: int
     tiling: Tiling | None = None
     connected_tokens: int | None = None
+    reduction: Reduction | None = None
 
     @property
     def connected(self) -> int:
@@ -331,13 +334,26 @@ class ModelArithmetic:
         return counts.num_crops + self.geometry.global_crops(counts.num_crops)
 
     def flops(self, counts: PromptCounts, pairs: Pairs = "all") -> dict[str, float]:
-        """FLOPs of each stage of one prefill."""
+        """FLOPs of each stage of one prefill; of `reduction` where tokens are reduced."""
         length, tokens = counts.sequence_length, counts.vision_tokens
-        return {
+        scoring = {} if counts.reduction is None else {"reduction": self._scoring_flops(counts)}
+        return scoring | {
             "vision_encoder": self.encoder.flops(self.encoded_crops(counts), counts.tiling),
             "connector": self.connector.flops(counts.connected),
             "llm_prefill": self.llm.flops(length, tokens, pairs),
         }
+
+    def _scoring_flops(self, counts: PromptCounts) -> float:
+        asked, encoder = counts.reduction, self.encoder
+        assert asked is not None
+        if asked.method == "cls_attention":
+            attention = encoder.block.attention
+            crops = self.encoded_crops(counts)
+            flops = attention_flops(crops, encoder.positions, encoder.width, attention.inner)
+        else:
+            flops = 0.0
+        kept = counts.vision_tokens
+        return flops + similarity_flops(asked, counts.connected, kept, self.llm.width)
 
     def decode_flops(self, context: int) -> float:
         """FLOPs of one further token that looks at `context` positions, its own included."""

@@ -158,7 +158,8 @@ class PlannedRun:
             return counts
         full = self.setting.force_full_tokens
         layout = token_layout(counts.tiling, self.geometry, force_full_tokens=full)
-        return replace(counts, connected_tokens=layout.vision_tokens)
+        asked = self.setting.behind_connector
+        return replace(counts, connected_tokens=layout.vision_tokens, reduction=asked)
 
     @cached_property
     def inputs_fingerprint(self) -> str:

@@ -135,7 +135,7 @@ def _arithmetic(plan: Plan, run: PlannedRun, rows: Sequence[LatencyRow]) -> dict
         return dict.fromkeys(nothing)
     prompts = [run.with_connected(PromptCounts.of_row(asdict(row))) for row in rows]
     flops = {prompt: model.flops(prompt) for prompt in set(prompts)}
-    by_stage = {stage: fmean(flops[p][stage] for p in prompts) for stage in COMPUTED_STAGES}
+    by_stage = {stage: fmean(flops[p][stage] for p in prompts) for stage in flops[prompts[0]]}
     found = dict.fromkeys(nothing) | {
         "flops_per_prefill": sum(by_stage.values()),
         "flops": by_stage,

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtexp.models.reduction.attended import CONTEXTUAL, cls_attention
+from vtexp.budget.reduction import CONTEXTUAL
+from vtexp.models.reduction.attended import cls_attention
 from vtexp.models.reduction.conditional import LEAST, conditional
 from vtexp.models.reduction.floors import pool, pool_cells, random, stride
 from vtexp.models.reduction.max_min import max_min

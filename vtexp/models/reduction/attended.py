@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import torch
 
+from vtexp.budget.reduction import contextual_tokens
 from vtexp.models.reduction.method import Encoded, Reduced, kept, spread_evenly, unit
-
-#: Share of contextual tokens among those kept: VisionZip's 10 of 64, 20 of 128, 30 of 192.
-CONTEXTUAL = 10 / 64
 
 
 def cls_attention(encoded: Encoded, k: int, merge: bool = False) -> Reduced:
     """The k tokens with the highest attention; with `merge` some of them hold means of the rest."""
-    contextual = round(CONTEXTUAL * k) if merge and k < len(encoded.features) else 0
+    contextual = contextual_tokens(k, len(encoded.features)) if merge else 0
     ranked = encoded.attention().argsort(descending=True, stable=True)
     dominant = ranked[: k - contextual].sort().values
     if not contextual:

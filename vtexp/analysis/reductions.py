@@ -212,7 +212,9 @@ def _times(run: ComparedRun, other: ComparedRun) -> str:
     own, theirs = run.found.mean("prefill_ms"), other.found.mean("prefill_ms")
     text = f"{own:.1f} against {theirs:.1f} ms at {run.vision_tokens:.5g} vision tokens"
     spent = run.found.mean("reduction_ms")
-    return text if spent is None else f"{text} (the reduction itself: {spent:.1f})"
+    text += "" if spent is None else f" (the reduction itself: {spent:.1f})"
+    doubtful = run.timing_warnings or other.timing_warnings
+    return f"{text}, though timings are doubtful" if doubtful else text
 
 
 def _plain(run: ComparedRun, done: Sequence[ComparedRun]) -> ComparedRun | None:

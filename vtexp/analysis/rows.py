@@ -136,7 +136,9 @@ class ComparedRun:
         """What a reader must know of the run, doubtful times aside."""
         found = []
         if self.same_inputs_as:
-            found.append(f"every image gives the same inputs as {self.same_inputs_as}")
+            same = f"every image gives the same inputs as {self.same_inputs_as}"
+            copied = self.found.same_run_as is not None
+            found.append(f"{same}, whose numbers these are: it was not run" if copied else same)
         found += self.own_warnings
         if self.also_in:
             found.append(f"the same result is in {listed(self.also_in)} too")

@@ -429,12 +429,16 @@ class ReportConfig:
 
 @dataclass
 class SweepConfig:
-    """Name and folder of a sweep, and how its runs are grouped into jobs."""
+    """Name and folder of a sweep, and how its runs are grouped into jobs.
+
+    `identical_runs`: whether runs with the same inputs as another one are made all the same.
+    """
 
     name: str = _name()
     folder: str = "outputs"
     values_per_job: int = number(1, 1, 100_000, "values")
     wait: bool = True
+    identical_runs: bool = False
 
 
 #: Settings that change no number of a run.

@@ -143,13 +143,15 @@ def write_cost_model(sweep: Path) -> Path | None:
 
 
 def timed_run(folder: Path) -> TimedRun | None:
-    """What a run folder says of time; None where it has no result or cannot be read."""
+    """What a run folder says of time; None where it has no result of its own or cannot be read."""
     if not (folder / files.RESULT).is_file():
         return None
     try:
         result = files.read_json(folder / files.RESULT)
         surroundings = files.read_json(folder / files.ENVIRONMENT)
         config = files.read_config(folder)
+        if result.get("same_run_as") is not None:
+            return None
         return TimedRun(
             setting=result["inputs_fingerprint"],
             label=f"{result['knob']}={result['knob_value']}",

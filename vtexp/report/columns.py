@@ -215,6 +215,7 @@ OF_RUNS: tuple[Column, ...] = (
     _text("samples_fingerprint"),
     _text("inputs_fingerprint"),
     _text("same_inputs_as"),
+    _text("same_run_as"),
     _text("status"),
     _text("error"),
     _plain("warnings", tuple),

@@ -51,7 +51,7 @@ def answer_lines(series: Series) -> list[str]:
 
 def common_lines(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
     """What must be known of all series."""
-    said = []
+    said = [one.sentence for one in analysis.across]
     if analysis.shared:
         said.append("all this is of the questions that all runs on a data set answered")
     said += analysis.reductions

@@ -24,6 +24,8 @@ from vtexp.utils.text import listed
 #: Floors that work behind the connector, and the share by which mean tokens of a method and of
 #: resizing may differ to be called equal.
 FLOORS, EQUAL = ("random", "stride"), 0.05
+#: Level of the tests behind a verdict.
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class AgainstFloor:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or `no better`: the interval holds both, or there is none."""
-        if self.low is None or self.high is None:
+        """`better` or `worse` where the interval is beside 0 and p_holm below SIGNIFICANT; else
+        `no better`."""
+        if self.low is None or self.high is None or self.p_holm >= SIGNIFICANT:
             return "no better"
         return "better" if self.low > 0 else "worse" if self.high < 0 else "no better"
 
@@ -194,20 +197,24 @@ def _tokens(runs: Sequence[ComparedRun]) -> str:
 def _slower(methods: Sequence[ComparedRun], runs: Sequence[ComparedRun]) -> list[str]:
     """Reduced runs whose prefill is longer than with the same crops and no reduction, or than that
     of resizing to as many tokens, by means whose 95 % intervals do not meet."""
-    found = []
     done = [run for run in runs if run.result is not None]
     resized = [run for run in done if run.asked.reduction == RESIZE]
+    lines: dict[str, list[str]] = defaultdict(list)
     for run in methods:
         for other, what in ((_plain(run, done), "no reduction"), (_nearest(run, resized), RESIZE)):
             if other is not None and _is_slower(run, other):
-                own, theirs = run.found.mean("prefill_ms"), other.found.mean("prefill_ms")
-                spent = run.found.mean("reduction_ms")
-                takes = "" if spent is None else f"; the reduction itself takes {spent:.1f} ms"
-                found.append(
-                    f"{run.asked.dataset}: {_method(run)} at {run.vision_tokens:.5g} vision tokens "
-                    f"makes prefill slower than {what}: {own:.1f} against {theirs:.1f} ms{takes}"
-                )
-    return found
+                head = f"{run.asked.dataset}: {_method(run)} makes prefill slower than {what}"
+                lines[head].append(_times(run, other))
+    return [f"{head}: {'; '.join(own)}" for head, own in lines.items()]
+
+
+def _times(run: ComparedRun, other: ComparedRun) -> str:
+    own, theirs = run.found.mean("prefill_ms"), other.found.mean("prefill_ms")
+    text = f"{own:.1f} against {theirs:.1f} ms at {run.vision_tokens:.5g} vision tokens"
+    spent = run.found.mean("reduction_ms")
+    text += "" if spent is None else f" (the reduction itself: {spent:.1f})"
+    doubtful = run.timing_warnings or other.timing_warnings
+    return f"{text}, though timings are doubtful" if doubtful else text
 
 
 def _plain(run: ComparedRun, done: Sequence[ComparedRun]) -> ComparedRun | None:

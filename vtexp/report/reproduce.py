@@ -82,7 +82,7 @@ def command_with(
     try:
         config = thaw(folders)
         choices, differing = _overrides(config)
-        wanted = dict(flat(_plain(config))) | changes
+        wanted = {**dict(flat(_plain(config))), **changes}
         differing |= changes
         found = dict(flat(_plain(compose_config([*choices, *_assignments(differing)]))))
     except (VtexpError, *COMPOSE_ERRORS, KeyError, TypeError):

@@ -267,8 +267,8 @@ def test_hostile_texts_are_shown_and_harmless(opened: Opened) -> None:
     assert page.locator(".card.bare").count() > 0  # of images with the names of objects' members
     search.fill("")
     assert page.locator("#samples img, .card script, .card b, .plot b").count() == 0
-    legend = " ".join(page.locator(".plot .legendtext").all_text_contents())
-    assert "window.harmed" in legend  # groups are named by hostile texts too
+    panels = " ".join(page.locator(".plot.panels .annotation").all_text_contents())
+    assert "window.harmed" in panels  # groups are named by hostile texts too
     assert page.locator("script").count() == 4  # data, Plotly's source and run, the page's own
 
 

@@ -80,13 +80,15 @@ def test_the_headline_is_one_short_line(
 
 
 def test_a_budget_that_saves_tokens_alone_is_called_slower(tmp_path: Path) -> None:
-    scores, images = steady_scores((0.8, 0.8), 60, 2)
+    scores, images = steady_scores((0.8, 0.82), 60, 2)
     for (value, tokens), own, ms in zip(SIZES, scores.T, (30.0, 20.0), strict=False):
         make_run(tmp_path, value, tokens, own.tolist(), images=images, prefill_ms=ms)
     (series,) = analyse(runs_of(tmp_path), 50).series
-    if series.answer.verdict == "smaller":
-        assert "slower" in headline(series, 50)
-        assert "times as fast" not in headline(series, 50)
+    assert series.answer.verdict == "smaller" and series.answer.speed_up is not None
+    for said in (headline(series, 50), series.answer.sentence):
+        assert "slower" in said and "times as fast" not in said
+    longer = 1 / series.answer.speed_up.ratio
+    assert f"{longer:.2f} times as long" in series.answer.sentence and longer > 1.3
 
 
 def test_each_series_has_its_answer_in_a_section_of_its_own(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_the_environment_names_project_and_entity_where_the_config_does_not(
 def test_a_project_that_wandb_would_refuse_is_one_line(
     made_runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["publish", str(made_runs), "--project", "a/b"]) == 1
+    assert main(["publish", str(made_runs), "--project", "a/b"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: --project a/b: must be") and said.count("\n") == 1
 

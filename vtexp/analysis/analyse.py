@@ -36,6 +36,7 @@ from vtexp.analysis.findings import (
 )
 from vtexp.analysis.guess import at_margins, best_guess
 from vtexp.analysis.limits import under_limits
+from vtexp.analysis.reductions import reduction_findings
 from vtexp.analysis.rows import ComparedRun, SeriesKey, collect
 from vtexp.analysis.samples import Labels, SampleColumns, read_columns
 from vtexp.analysis.times import front, known, timed_together, with_times
@@ -128,6 +129,7 @@ def analyse(
         series=series,
         between=_between(list(by_series.values()), read),
         caveats=tuple(caveats(runs, questions, shared=shared)),
+        reductions=reduction_findings(runs, read),
         errors=tuple(_error(run) for run in runs if run.result is None),
         methods=METHODS,
         shared=shared,

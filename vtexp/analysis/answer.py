@@ -110,11 +110,14 @@ def _tokens(run: AnalysedRun) -> str:
 
 def _speed(ratio: Ratio) -> str:
     """How much faster or slower than its baseline, in words."""
-    ends = f"{interval(ratio)} {scope(ratio.processes)}"
-    if ratio.low is not None and ratio.low > 1:
-        return f"is {ratio.ratio:.2f} times as fast ({ends})"
-    if ratio.high is not None and ratio.high < 1:
-        return f"is slower ({ratio.ratio:.2f} times as fast, {ends})"
+    if ratio.low is None or ratio.high is None:
+        return "is no faster"
+    within = scope(ratio.processes)
+    if ratio.low > 1:
+        return f"is {ratio.ratio:.2f} times as fast ({interval(ratio)} {within})"
+    if ratio.high < 1:
+        longer = f"{1 / ratio.ratio:.2f} times as long"
+        return f"is slower ({longer}, {1 / ratio.high:.2f} to {1 / ratio.low:.2f} {within})"
     return "is no faster"
 
 

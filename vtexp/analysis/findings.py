@@ -339,6 +339,7 @@ class Analysis:
     not be compared in these runs, and why. `errors`: runs without a result and what became of them.
     `methods`: the statistics in words, with their sources. `shared`: statistics are of the
     questions that all runs on a data set answered, of which there may be fewer than a run has.
+    `reductions`: how token reductions compare with the floors, in sentences.
     """
 
     margin: float
@@ -349,6 +350,7 @@ class Analysis:
     methods: tuple[str, ...]
     shared: bool = False
     across: tuple[Across, ...] = ()
+    reductions: tuple[str, ...] = ()
 
     def analysed(self) -> dict[str, AnalysedRun]:
         """What was found of each run of all series, by the run's name."""

@@ -295,7 +295,16 @@ def _settings(folder: Path) -> dict[str, Any]:
         for key, value in flat({group: config.get(group) for group in groups}, ".").items()
         if not any(key == one or key.startswith(f"{one}.") for one in told)
     }
+    if run.get("name") == "kept_tokens":
+        found |= {"knob.max_crops": run.get("max_crops")} | _reduction(run.get("reduction"))
     return found | ({"knob.fit": run.get("fit")} if run.get("name") == "image_size" else {})
+
+
+def _reduction(asked: Any) -> dict[str, Any]:
+    """What differs between reductions, but for how many tokens they keep."""
+    plain = asked if isinstance(asked, dict) else {}
+    keys = ("structure_tokens", "positions", "seed", "merge", "function")
+    return {"reduction": plain.get("method")} | {f"reduction.{k}": plain.get(k) for k in keys}
 
 
 def run_names(runs: Sequence[ComparedRun]) -> dict[str, str]:

@@ -143,7 +143,7 @@ def _draw(axes: Axes, plot: Plot, width_in: float) -> None:
     if plot.diagonal:
         axes.set_xlim(left=0)
     if plot.legend:
-        _legend(axes, _legend_columns(plot, width_in))
+        _legend(axes, plot, width_in)
 
 
 def _y_limits(plot: Plot) -> tuple[float, float | None]:
@@ -156,16 +156,21 @@ def _legend_columns(plot: Plot, width_in: float) -> int:
     return max(1, min(4, int(width_in / ((longest + 8) * CHARACTER_IN * 1.15))))
 
 
-def _legend(axes: Axes, columns: int) -> None:
-    axes.legend(
-        fontsize=FONT_PT - 1,
-        frameon=False,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=columns,
-        columnspacing=1.2,
-        handlelength=2.4,
-    )
+def _legend(axes: Axes, plot: Plot, width_in: float) -> None:
+    """The legend: above lines, but across the whole figure above bars, whose names push them."""
+    style: dict[str, Any] = {
+        "fontsize": FONT_PT - 1,
+        "frameon": False,
+        "ncols": _legend_columns(plot, width_in),
+        "columnspacing": 1.2,
+        "handlelength": 2.4,
+    }
+    if plot.kind in ("bars", "panels"):
+        figure, entries = axes.get_figure(root=True), axes.get_legend_handles_labels()
+        assert figure is not None
+        figure.legend(*entries, loc="outside upper center", **style)
+    else:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), **style)
 
 
 def _draw_points(axes: Axes, plot: Plot) -> None:
@@ -199,11 +204,12 @@ def _draw_panels(figure: Figure, plot: Plot) -> None:
         axes.set_ylim(*_y_limits(plot))
     for axes in list(grid.flat)[len(plot.panels) :]:
         axes.set_axis_off()
+    for axes in list(grid.flat)[: len(plot.panels)][-PANEL_COLUMNS:]:
+        axes.tick_params(labelbottom=True)  # nothing but an empty place can be below it
     figure.supxlabel(plot.x_label, fontsize=FONT_PT)
     figure.supylabel(plot.y_label, fontsize=FONT_PT)
     if plot.legend:
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", frameon=False, ncols=1)
+        _legend(grid.flat[0], plot, WIDTH_IN)
 
 
 def ordered_colors(count: int) -> list[Any]:

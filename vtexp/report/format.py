@@ -54,6 +54,7 @@ def common_lines(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
     said = [one.sentence for one in analysis.across]
     if analysis.shared:
         said.append("all this is of the questions that all runs on a data set answered")
+    said += analysis.reductions
     said += [f"not fair: {line}" for line in analysis.caveats]
     if analysis.errors:
         said.append(f"{len(analysis.errors)} of {len(runs)} runs have no result")

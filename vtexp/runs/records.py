@@ -50,6 +50,7 @@ class Asked:
     theoretical_vision_tokens: float
     force_full_tokens: bool
     fit: str | None
+    reduction: str | None = None
     model: str
     weights: str
     dataset: str

@@ -61,7 +61,10 @@ def candidates(plan: Plan, clock: Clock) -> list[Candidate]:
     Those that give the plan's images the same inputs as a smaller one are left out.
     """
     planned = plan.runs[0].value
-    found = [with_value(plan, replace(planned, value=value)) for value in _values(plan, clock)]
+    values = [replace(planned, value=value) for value in _values(plan, clock)]
+    if planned.reduction is not None:  # the plan's own: any number can be kept
+        values = [run.value for run in plan.runs]
+    found = [with_value(plan, value) for value in values]
     same = same_inputs([(run.label, run.inputs_fingerprint) for run in found])
     kept = [
         Candidate(

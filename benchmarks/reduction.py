@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from results_file import write_results
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from results_file import write_results
 
 from vtexp.budget.geometry import MOLMO
 from vtexp.budget.knobs import CropSetting, KnobValue

@@ -92,8 +92,13 @@ def command_with(
         own = {"sweep.name": sweep.name}
         if sweep.parent != Path(SweepConfig.folder).absolute():
             own["sweep.folder"] = str(sweep.parent)
-        said += _assignments(own)
+        said += [f"{key}={_word(value)}" for key, value in own.items()]
     return shlex.join(said) if found == wanted else None
+
+
+def _word(text: str) -> str:
+    """A text as Hydra's command line reads it, bare where that is the same."""
+    return text if re.fullmatch(r"[A-Za-z/][\w./-]*", text) else _hydra(text)
 
 
 def _overrides(config: Config) -> tuple[list[str], dict[str, Any]]:

@@ -94,11 +94,11 @@ def test_several_limits_all_count(tmp_path: Path) -> None:
         )  # fmt: skip
     assert under(tmp_path, max_prefill_ms=40.5, max_memory_gb=2.5).run == folders[1].name
     found = under(tmp_path, max_prefill_ms=35, max_energy_j=1.5)
-    assert found.run == folders[0].name and "energy of a prefill is 1 J" in found.sentence
+    assert found.run == folders[0].name and "energy of a prefill is 1.00 J" in found.sentence
     assert memory_gb(collect(tmp_path)[1]) == pytest.approx(2.097, abs=0.001)
     none = under(tmp_path, max_ttft_ms=39.0)
     assert none.run is None and "no measured budget" in none.sentence
-    assert "mean time to first token is 40 ms" in none.sentence
+    assert "mean time to first token is 40.0 ms" in none.sentence
 
 
 def test_images_that_take_longer_are_counted(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def across(answered: Sequence[Answered], margin: float) -> tuple[Across, ...]:
     for key, parts in groups.items():
         if len({part.series.dataset for part in parts}) == len(parts) > 1:
             name = ", ".join(part for part in key if part) if several else ""
-            if (one := _across(parts, margin, name)) is not None:
-                found.append(one)
+            together = _across(parts, margin, name)
+            found += [] if together is None else [together]
     return tuple(found)
 
 

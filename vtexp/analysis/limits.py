@@ -134,7 +134,7 @@ def _none_within(
         name, unit = _NAMES[key]
         value = known_ones[least] or 0.0
         if value > limit:
-            said.append(f"{labels[least]} is nearest: its {name} is {value:.3g} {unit}.")
+            said.append(f"{labels[least]} is nearest: its {name} is {_three(value)} {unit}.")
     return " ".join(said)
 
 
@@ -172,14 +172,19 @@ def _scored(run: AnalysedRun) -> str:
 def _said(cost: AgainstLimit) -> str:
     """What is known of one limit."""
     name, unit = _NAMES[cost.key]
-    text = f"Its {name} is {cost.value:.3g} {unit}"
+    text = f"Its {name} is {_three(cost.value or 0.0)} {unit}"
     if cost.key not in _TIMES:
         return f"{text} (measured once)."
     if cost.low is not None and cost.high is not None:
-        text += f" ({cost.low:.3g} to {cost.high:.3g} {scope(cost.processes)}"
+        text += f" ({_three(cost.low)} to {_three(cost.high)} {scope(cost.processes)}"
         text += f"; within {cost.limit:g} {unit} with a chance of {_chance(cost)})"
     longer = f"{cost.beyond} of {cost.timed} timed images take longer than {cost.limit:g} {unit}"
     return f"{text}; {longer}."
+
+
+def _three(value: float) -> str:
+    """Three digits, or all before the point, such as `30.0` and `1313`."""
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def _chance(cost: AgainstLimit) -> str:

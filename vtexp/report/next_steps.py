@@ -44,12 +44,11 @@ def _more_questions(series: Series, runs: Sequence[ComparedRun]) -> str | None:
     if needed is None or asked is None or needed <= series.num_samples:
         return None
     there = config.dataset.num_questions.get(config.dataset.split)
-    limit: int | None = _rounded(needed)
-    said = f"ask {limit} questions"
+    folders, limit = [run.folder for run in runs], _rounded(needed)
     if there is not None and there <= limit:
-        limit, said = None, f"ask all {there} questions (it takes about {limit})"
-    folders = [run.folder for run in runs]
-    return _with_command(said, folders, {"dataset.limit": limit})
+        said = f"ask all {there} questions (it takes about {limit})"
+        return _with_command(said, folders, {"dataset.limit": None})
+    return _with_command(f"ask {limit} questions", folders, {"dataset.limit": limit})
 
 
 def _open(series: Series) -> bool:

@@ -82,7 +82,7 @@ def command_with(
     try:
         config = thaw(folders)
         choices, differing = _overrides(config)
-        wanted = dict(flat(_plain(config))) | changes
+        wanted = {**dict(flat(_plain(config))), **changes}
         differing |= changes
         found = dict(flat(_plain(compose_config([*choices, *_assignments(differing)]))))
     except (VtexpError, *COMPOSE_ERRORS, KeyError, TypeError):
@@ -92,8 +92,13 @@ def command_with(
         own = {"sweep.name": sweep.name}
         if sweep.parent != Path(SweepConfig.folder).absolute():
             own["sweep.folder"] = str(sweep.parent)
-        said += _assignments(own)
+        said += [f"{key}={_word(value)}" for key, value in own.items()]
     return shlex.join(said) if found == wanted else None
+
+
+def _word(text: str) -> str:
+    """A text as Hydra's command line reads it, bare where that is the same."""
+    return text if re.fullmatch(r"[A-Za-z/][\w./-]*", text) else _hydra(text)
 
 
 def _overrides(config: Config) -> tuple[list[str], dict[str, Any]]:

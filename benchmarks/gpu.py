@@ -321,14 +321,14 @@ def repeatability(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
 
 
 def processes(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
-    """Two ranks, then two lanes, on one GPU; a sharded model: all runs done, same answers."""
+    """Two ranks, two local workers, a sharded model on one GPU: all runs done, same answers."""
     quick = ["hardware=local_gpu", "dataset.limit=24", "measure.energy_seconds=0"]
     quick += ["measure.min_seconds=0", "measure.max_seconds=0", "knob.sizes=336x336,560x560"]
     local = ["-m", "hardware.launcher=local"]
     ways = {
         "one": [],
         "ranks": [*local, "hardware.gpus_per_run=2"],
-        "lanes": [*local, "hardware.max_parallel=2"],
+        "workers": [*local, "hardware.max_parallel=2"],
         "sharded": ["hardware.sharded=true"],
     }
     found: dict[str, Any] = {}

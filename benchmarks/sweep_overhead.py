@@ -2,7 +2,7 @@
 
     python benchmarks/sweep_overhead.py [--out benchmarks/results/sweep_overhead.json]
 
-Each job is the process that a local lane or SLURM starts. Its wall clock is parted into what the
+Each job is the process that a local worker or SLURM starts. Its wall clock is parted into what the
 runs themselves took (`duration_s` of their results), the start of a process up to the loaded model
 (measured by processes that do only that, in turn with the jobs), and the rest: the framework's
 overhead, given per run. Medians over the repeats, with the least and the most.

@@ -16,11 +16,12 @@ import yaml
 
 from vtexp.models import families, internvl
 from vtexp.models.families import FAMILIES, Family
+from vtexp.models.reduction import method
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 #: Where the names in a page's code come from.
-MODULES = (internvl, families, importlib.import_module("torch"))
+MODULES = (internvl, families, method, importlib.import_module("torch"))
 
 
 def blocks(language: str) -> list[tuple[str, str]]:

@@ -449,13 +449,13 @@ def test_no_file_elsewhere_is_taken_for_a_log(tmp_path: Path, where: str) -> Non
     if where == "up":
         log = sweep / JOBS / ".." / ".." / "private.txt"
     elif where == "link":
-        log = sweep / JOBS / "lane0.log"
+        log = sweep / JOBS / "worker0.log"
         log.symlink_to(private_file)
     elif where == "loop":
-        log = sweep / JOBS / "lane0.log"
+        log = sweep / JOBS / "worker0.log"
         log.symlink_to(log)
     elif where == "pipe":
-        log = sweep / JOBS / "lane0.log"
+        log = sweep / JOBS / "worker0.log"
         os.mkfifo(log)
     job = SubmittedJob((first.name,), Launcher.local, "1", str(log), environment.host(), "long ago")
     note_submitted(sweep, [job])

@@ -11,13 +11,17 @@ STAGE_NAMES = {
     "transfer_ms": "transfer",
     "vision_encoder_ms": "vision encoder",
     "connector_ms": "connector",
+    "reduction_ms": "token reduction",
     "llm_prefill_ms": "LLM prefill",
     "first_token_ms": "first token",
 }
-STAGES = tuple(STAGE_NAMES)
+#: The one that happens only where vision tokens are reduced behind the connector.
+REDUCTION = "reduction_ms"
+#: Those of every prefill.
+STAGES = tuple(stage for stage in STAGE_NAMES if stage != REDUCTION)
 #: All that is summarised of a timed prefill: its stages, then several of them together.
 SUMMARISED = (
-    *STAGES,
+    *STAGE_NAMES,
     *("vision_ms", "prefill_ms", "ttft_without_preprocess_ms", "ttft_ms", "decode_ms_per_token"),
 )
 
@@ -28,8 +32,9 @@ class StageTimes:
 
     Each is read off two borders, none is a difference of others. ttft_ms is the wall clock around
     everything, from the encoded image file to the first token's id on the host, the device idle at
-    both ends; ttft_without_preprocess_ms starts with the transfer. cuda_graph: whether the stages
-    of the prefill were replayed from CUDA graphs.
+    both ends; ttft_without_preprocess_ms starts with the transfer. reduction_ms: scoring and
+    dropping of vision tokens, within prefill_ms and ttft_ms; None where none are dropped.
+    cuda_graph: whether the stages of the prefill were replayed from CUDA graphs.
     """
 
     image_decode_ms: float
@@ -43,4 +48,5 @@ class StageTimes:
     prefill_ms: float
     ttft_without_preprocess_ms: float
     ttft_ms: float
+    reduction_ms: float | None = None
     cuda_graph: bool = False

@@ -125,7 +125,7 @@ def test_impossible_settings(make_config: MakeConfig, override: str, says: str) 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("knob=nope", "knob=nope: no such option; available: image_size, max_crops,"),
+        ("knob=nope", "knob=nope: no such option; available: image_size, kept_tokens, max_crops,"),
         ("knob.sizez=3", "knob.sizez: no such key; allowed here:"),
         ("dataset.limit=abc", "dataset.limit: value 'abc'"),
         ("hardware.dtype=float4", "hardware.dtype: invalid value 'float4', expected one of"),
@@ -194,7 +194,7 @@ def test_help_shows_examples(tmp_path: Path) -> None:
     done = launch("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "python launch.py -m knob=image_size" in done.stdout
-    assert "knob: image_size, max_crops, vision_tokens" in done.stdout
+    assert "knob: image_size, kept_tokens, max_crops, vision_tokens" in done.stdout
 
 
 @pytest.mark.parametrize("mode", [[], ["-m"]])

@@ -34,12 +34,15 @@ ANYTHING = [float("nan"), float("inf"), 2**63, -1, True, "x"]
 
 @functools.cache
 def plain_config(knob: str) -> dict[str, Any]:
-    return to_plain(compose_config([f"knob={knob}", "sweep.name=a"]))
+    reduction = "stride" if knob == "kept_tokens" else "none"
+    return to_plain(compose_config([f"knob={knob}", f"reduction={reduction}", "sweep.name=a"]))
 
 
 def with_value(key: str, kind: str, value: Any) -> dict[str, Any]:
     """A config with one number, in a list or dict where the key holds one."""
-    knob = next((n for n, (_, own) in KNOB_SCHEMAS.items() if key == f"knob.{own}"), "image_size")
+    name = key.removeprefix("knob.")
+    having = (n for n, (schema, _) in KNOB_SCHEMAS.items() if name in get_type_hints(schema))
+    knob = next(having, "image_size") if key.startswith("knob.") else "image_size"
     plain = copy.deepcopy(plain_config(knob))
     part = plain
     *path, name = key.split(".")

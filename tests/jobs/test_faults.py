@@ -104,7 +104,7 @@ def test_a_full_disk_is_one_line_and_resumed(
     assert mount("-o", f"remount,size={kib}k", str(disk))
     capsys.readouterr()
     assert made(f"sweep.folder={disk}") == 1
-    assert "No space left on device" in one_line(capsys)
+    assert "No space left" in one_line(capsys)
     for path in disk.glob("sweep/*/*.json*"):
         assert path.read_bytes().endswith(b"\n")  # under its own name, each file is whole
     assert mount("-o", "remount,size=100m", str(disk))
@@ -264,7 +264,7 @@ def test_no_file_handle_left(
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     if code:
-        assert "Too many open files" in one_line(capsys)
+        assert "open files" in one_line(capsys)
         assert made() == 0
     assert answers(tmp_path / "sweep") == whole
 
@@ -308,7 +308,7 @@ def test_a_log_that_cannot_be_written_costs_the_log_alone(
         )
     os.close(write)
     assert done.returncode == 0, done.stderr
-    assert ("standard output cannot be written" in done.stderr) == (gone == "full")
+    assert ("standard output" in done.stderr) == (gone == "full")
     assert "Traceback" not in done.stderr
     assert len(sweep.answers()) == 1
 
@@ -350,7 +350,7 @@ def test_two_at_once_do_not_make_the_same_runs(tmp_path: Path, small_checkpoint:
     ended = together([command] * 2, here.environment)
     assert sorted(code for code, _ in ended) == [0, 2], ended
     (line,) = next(text for code, text in ended if code == 2).splitlines()
-    assert "is under way already" in line
+    assert "under way" in line
     assert here.answers() == expected
 
     killed = Sweep(tmp_path / "killed" / "sweep", small_checkpoint, *LONG)

@@ -63,7 +63,7 @@ def test_no_slurm_is_one_line(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="no SLURM on this machine"):
+    with pytest.raises(ConfigError, match="no SLURM"):
         slurm.submit(tmp_path, [], make_config("hardware=h100").hardware)
     job = SubmittedJob(("a",), Launcher.slurm, "7", user_id=os.getuid())
     assert slurm.states([job])[job].state == "unknown"
@@ -75,7 +75,7 @@ def test_the_sweep_of_another_user_is_not_judged() -> None:
 
 
 def test_no_such_sweep_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no sweep of this name"):
+    with pytest.raises(DataError, match="no sweep"):
         find_sweep(str(tmp_path))
 
 
@@ -104,8 +104,8 @@ def test_a_run_under_way_is_not_made_twice(
     with pytest.raises(RunFailedError, match="no result"):
         launch.launch([job], wait=True)
     assert watched == [sweep]
-    assert "1 runs are under way already" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="336x336: is under way already"):
+    assert "1 runs are under way" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="336x336: is under way"):
         run_job(plan.config)
 
 
@@ -115,7 +115,7 @@ def test_runs_that_are_timed_are_not_disturbed(make_config: MakeConfig) -> None:
     first, second = (Job((run.folder,), plan.config.hardware) for run in plan.runs)
     sweep = sweep_folder(plan.config)
     note_submitted(sweep, [of_process(first.runs, Launcher.local, os.getppid())])
-    with pytest.raises(ConfigError, match="processes of it still run"):
+    with pytest.raises(ConfigError, match="still run"):
         launch.launch([first, second], wait=True)
 
 
@@ -141,7 +141,7 @@ def test_a_rank_that_failed_or_is_of_an_earlier_start_is_not_waited_for(
     monkeypatch.setenv("VTEXP_ATTEMPT", "last")
     ranks.record_rank_result(folders[0], rank_result("last"))
     monkeypatch.setattr(ranks, "SILENT_S", -1)
-    with pytest.raises(VtexpError, match="rank 1: nothing heard of it"):
+    with pytest.raises(VtexpError, match="rank 1: nothing"):
         ranks.wait_for_ranks(folders)
 
 
@@ -160,7 +160,7 @@ def test_a_finished_share_is_not_answered_again(tmp_path: Path) -> None:
     found = files.read_jsonl(tmp_path / "all.jsonl")
     assert [row["sample_id"] for row in found] == ["c", "a", "b"]
     for order in (["a", "b"], ["a", "b", "c", "d"], ["a", "b", "c", "c"]):
-        with pytest.raises(DataError, match="does another process make the same run"):
+        with pytest.raises(DataError, match="another process"):
             files.merge_rows([again.path], tmp_path / "all.jsonl", "sample_id", order)
 
 

@@ -98,8 +98,8 @@ def test_cancelled_and_killed_runs_say_so_and_are_resumed(
     assert "2 of 2 runs failed: image_size=" in waited.stderr
     failed = [files.read_json(path) for path in sweep.folder.glob(f"*/{files.FAILURE}")]
     by_value = {failure["knob_value"]: failure for failure in failed}
-    assert "ended without a result (CANCELLED" in by_value["784x784"]["error"]
-    assert "ended without a result (FAILED" in by_value["672x672"]["error"]
+    assert "(CANCELLED" in by_value["784x784"]["error"]
+    assert "(FAILED" in by_value["672x672"]["error"]
     assert any("Killed" in line for line in by_value["672x672"]["log_tail"])
     assert Path(by_value["672x672"]["log"]).is_file()
     report = sweep.do("report")
@@ -120,7 +120,7 @@ def test_a_job_that_cannot_begin_says_why(
     sweep = Sweep(tmp_path / "sweep", small_checkpoint, "knob.sizes=[336x336]", "dataset.limit=4")
     done = sweep.launch(f"model.path={small_checkpoint},{broken}", *ON_SLURM)
     assert done.returncode == 1
-    assert "1 of 2 runs failed" in done.stderr and "cannot be loaded as Molmo v1" in done.stderr
+    assert "1 of 2 runs failed" in done.stderr and "as Molmo v1" in done.stderr
     assert len(sweep.answers()) == 1
 
 

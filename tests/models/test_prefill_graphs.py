@@ -21,6 +21,7 @@ from tests.helpers.made_records import latency_row
 from vtexp.analysis.answer import _doubtful
 from vtexp.analysis.findings import AnalysedRun
 from vtexp.budget.knobs import CropSetting
+from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import Config, Device, Dtype, HardwareConfig
 from vtexp.data.sample import Sample
 from vtexp.errors import ConfigError, VtexpError
@@ -63,6 +64,14 @@ class FakeGraph:
 
     def connect(self) -> None:
         self._features = self._stages.connect(self._stages.inputs, self._read)
+
+    @property
+    def reduces(self) -> bool:
+        return self._stages.reduce is not None
+
+    def reduce(self) -> None:
+        if self._stages.reduce is not None:
+            self._features = self._stages.reduce(self._stages.inputs, self._features)
 
     def read_prompt(self) -> torch.Tensor:
         return self._stages.read_prompt(self._stages.inputs, self._features)
@@ -111,6 +120,27 @@ def test_a_shape_is_captured_once_and_replayed(
             assert torch.equal(graph.read_prompt(), expected)  # type: ignore[union-attr]
     new = (samples[0], CropSetting(2, 2), "easy_vqa")
     assert not graphed.timed_prefill(*new).cuda_graph  # not captured: eager, and said so
+
+
+@pytest.mark.parametrize("method", ["random", "stride", "pool", "max_min", "cls_attention"])
+def test_a_reduction_is_a_stage_of_the_graph(
+    runner: MolmoRunner, samples: list[Sample], fake_graphs: type[FakeGraph], method: str
+) -> None:
+    graphed = replace(runner, graphs=PrefillGraphs(torch.device("cpu")))
+    reduced, plain = (
+        (samples[0], CropSetting(1, reduction=own), "easy_vqa")
+        for own in (Reduction(method, kept=40), None)
+    )
+    for asked in (reduced, plain):
+        graphed.capture(*asked)
+        times = graphed.timed_prefill(*asked)
+        assert times.cuda_graph and (times.reduction_ms is not None) == (asked is reduced)
+    prepared = runner.prepare(*reduced)
+    with torch.inference_mode():
+        inputs = runner.inputs([prepared])
+        expected = runner.prefill(inputs, runner.reduce(inputs, runner.encode(inputs)))
+        graph = graphed.graphs.get(graphed.shape(prepared))  # type: ignore[union-attr]
+        assert torch.equal(graph.read_prompt(), expected)  # type: ignore[union-attr]
 
 
 def test_counting_passes_are_eager(

@@ -125,7 +125,7 @@ def test_comparison_has_one_row_per_value(
 
 
 def test_same_inputs_give_the_same_answers(make_config: MakeConfig, tmp_path: Path) -> None:
-    run_job(make_config("knob=max_crops", "knob.max_crops=[1,12]"))
+    run_job(make_config("knob=max_crops", "knob.max_crops=[1,12]", "sweep.identical_runs=true"))
     predictions = [
         [row["prediction"] for row in files.read_jsonl(path)]
         for path in sorted((tmp_path / "sweep").glob("*/samples.jsonl"))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from vtexp.analysis import answer
+from vtexp.analysis.across import Answered, across
 from vtexp.analysis.answer import Evidence
 from vtexp.analysis.configured import MARGIN, configured_limits, configured_margin
 from vtexp.analysis.costs import with_costs
@@ -35,6 +36,7 @@ from vtexp.analysis.findings import (
 )
 from vtexp.analysis.guess import at_margins, best_guess
 from vtexp.analysis.limits import under_limits
+from vtexp.analysis.reductions import reduction_findings
 from vtexp.analysis.rows import ComparedRun, SeriesKey, collect
 from vtexp.analysis.samples import Labels, SampleColumns, read_columns
 from vtexp.analysis.times import front, known, timed_together, with_times
@@ -127,10 +129,28 @@ def analyse(
         series=series,
         between=_between(list(by_series.values()), read),
         caveats=tuple(caveats(runs, questions, shared=shared)),
+        reductions=reduction_findings(runs, read),
         errors=tuple(_error(run) for run in runs if run.result is None),
         methods=METHODS,
         shared=shared,
+        across=across(_answered(series, list(by_series.values()), read), margin),
     )
+
+
+def _answered(
+    series: Sequence[Series],
+    by_series: Sequence[Sequence[ComparedRun]],
+    read: dict[Path, SampleColumns],
+) -> list[Answered]:
+    """The series whose budgets were compared, with their scores."""
+    found = []
+    for one, own in zip(series, by_series, strict=True):
+        known = [run for run in own if not run.same_inputs_as and run.folder in read]
+        paired = _paired(known, read)
+        if paired is not None and one.answer.best is not None:
+            labels = tuple(run.label for run in known)
+            found.append(Answered(one, labels, paired.scores, paired.images, paired.highest))
+    return found
 
 
 def of_sweep(sweep: Path, margin: float | None = None) -> Analysis:

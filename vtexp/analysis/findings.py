@@ -299,6 +299,39 @@ class Series:
 
 
 @dataclass(frozen=True)
+class AcrossBudget:
+    """A budget that was measured on several data sets; tokens and accuracy are means over these.
+
+    `worst_at_most`: the largest of the data sets' bounds of the loss, which also bounds the loss on
+    all of them with 95 % confidence, and the data set it is of. `average_at_most`: bound of the
+    loss on average, for all budgets at once; None where a data set carries none.
+    """
+
+    label: str
+    vision_tokens: float
+    accuracy: float
+    worst_at_most: float
+    worst_dataset: str
+    average_at_most: float | None
+
+
+@dataclass(frozen=True)
+class Across:
+    """One budget for several data sets, which differ in nothing else; `budgets` by their tokens.
+
+    `enough_for_all`: label of the smallest that is enough on each; `enough_on_average`: of the
+    smallest whose average loss is within the margin, data sets counting alike. None: not known.
+    """
+
+    name: str
+    datasets: tuple[str, ...]
+    budgets: tuple[AcrossBudget, ...]
+    enough_for_all: str | None
+    enough_on_average: str | None
+    sentence: str
+
+
+@dataclass(frozen=True)
 class Analysis:
     """All series of a comparison; `margin` in points, as in `report.margin`.
 
@@ -306,6 +339,7 @@ class Analysis:
     not be compared in these runs, and why. `errors`: runs without a result and what became of them.
     `methods`: the statistics in words, with their sources. `shared`: statistics are of the
     questions that all runs on a data set answered, of which there may be fewer than a run has.
+    `reductions`: how token reductions compare with the floors, in sentences.
     """
 
     margin: float
@@ -315,6 +349,8 @@ class Analysis:
     errors: tuple[str, ...]
     methods: tuple[str, ...]
     shared: bool = False
+    across: tuple[Across, ...] = ()
+    reductions: tuple[str, ...] = ()
 
     def analysed(self) -> dict[str, AnalysedRun]:
         """What was found of each run of all series, by the run's name."""

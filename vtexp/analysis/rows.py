@@ -136,7 +136,9 @@ class ComparedRun:
         """What a reader must know of the run, doubtful times aside."""
         found = []
         if self.same_inputs_as:
-            found.append(f"every image gives the same inputs as {self.same_inputs_as}")
+            same = f"every image gives the same inputs as {self.same_inputs_as}"
+            copied = self.found.same_run_as is not None
+            found.append(f"{same}, whose numbers these are: it was not run" if copied else same)
         found += self.own_warnings
         if self.also_in:
             found.append(f"the same result is in {listed(self.also_in)} too")
@@ -293,7 +295,16 @@ def _settings(folder: Path) -> dict[str, Any]:
         for key, value in flat({group: config.get(group) for group in groups}, ".").items()
         if not any(key == one or key.startswith(f"{one}.") for one in told)
     }
+    if run.get("name") == "kept_tokens":
+        found |= {"knob.max_crops": run.get("max_crops")} | _reduction(run.get("reduction"))
     return found | ({"knob.fit": run.get("fit")} if run.get("name") == "image_size" else {})
+
+
+def _reduction(asked: Any) -> dict[str, Any]:
+    """What differs between reductions, but for how many tokens they keep."""
+    plain = asked if isinstance(asked, dict) else {}
+    keys = ("structure_tokens", "positions", "seed", "merge", "function")
+    return {"reduction": plain.get("method")} | {f"reduction.{k}": plain.get(k) for k in keys}
 
 
 def run_names(runs: Sequence[ComparedRun]) -> dict[str, str]:

@@ -1,10 +1,11 @@
-"""The three knobs: what a value means for the crops of an image. Pure arithmetic, no torch."""
+"""The knobs: what a value means for the crops of an image. Pure arithmetic, no torch."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 from vtexp.budget.geometry import (
     Geometry,
@@ -13,8 +14,10 @@ from vtexp.budget.geometry import (
     image_size_to_tiling,
     image_tiling,
     theoretical_tokens,
+    token_layout,
     tokens_to_crops,
 )
+from vtexp.budget.reduction import RESIZE, Reduction, nearest_tiling
 from vtexp.errors import ConfigError
 
 #: More tokens of crops than any model reads (1000 crops of Molmo v1); plans get slow beyond.
@@ -27,7 +30,7 @@ class CropSetting:
 
     Where crops are forced, `max_crops` and `exact_num_crops` are equal (seed "Why set max_crops =
     num_crops"): no code path can then read another cap. `image_size` fixes the tiling for all
-    images.
+    images. `reduction`: fewer vision tokens than the crops give.
     """
 
     max_crops: int
@@ -35,25 +38,47 @@ class CropSetting:
     image_size: Size | None = None
     fit: str = "letterbox"
     force_full_tokens: bool = False
+    reduction: Reduction | None = None
 
     def tiling(self, size: Size, geometry: Geometry) -> Tiling:
         """Tiling that an image of `size` gets."""
         if self.image_size is not None:
             return image_size_to_tiling(self.image_size, geometry)
-        return image_tiling(size, self.max_crops, geometry, exact_num_crops=self.exact_num_crops)
+        own = image_tiling(size, self.max_crops, geometry, exact_num_crops=self.exact_num_crops)
+        if self.reduction is None or self.reduction.method != RESIZE:
+            return own
+        wanted = self.reduction.kept_of(token_layout(own, geometry).vision_tokens)
+        return nearest_tiling(size, wanted, own, geometry)
+
+    @property
+    def behind_connector(self) -> Reduction | None:
+        """The reduction of tokens that the model makes; None where it makes none."""
+        own = self.reduction
+        return None if own is None or own.method == RESIZE else own
 
 
 @dataclass(frozen=True, slots=True)
 class KnobValue:
     """One setting of one knob: `name` is the knob, `value` as the user wrote it (560x336, 432).
 
-    `fit` None: as the model's own preprocessing does.
+    `fit` None: as the model's own preprocessing does. `reduction` and `max_crops`, the cap beside
+    it, are of `kept_tokens` alone.
     """
 
     name: str
     value: str
     fit: str | None = None
     force_full_tokens: bool = False
+    reduction: Reduction | None = None
+    max_crops: int | None = None
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """Of the `run` of a run's config.yaml, which has other keys too."""
+        found = {one.name: plain[one.name] for one in fields(cls) if one.name in plain}
+        if found.get("reduction") is not None:
+            found["reduction"] = Reduction(**found["reduction"])
+        return cls(**found)
 
     @property
     def label(self) -> str:
@@ -68,14 +93,18 @@ class KnobValue:
         most = MOST_TOKENS // geometry.tokens_per_crop
         if num_crops > most:
             raise ConfigError(f"{self.label} asks for {num_crops} crops; give at most {most}")
-        if self.name == "max_crops":
-            return CropSetting(num_crops, fit=fit, force_full_tokens=full)
+        if self.reduction is not None and self.reduction.method == RESIZE:
+            fit = "stretch"  # padding would cost the floor what no method pays
+        if self.name in ("max_crops", "kept_tokens"):
+            return CropSetting(num_crops, fit=fit, force_full_tokens=full, reduction=self.reduction)
         size = Size.parse(self.value) if self.name == "image_size" else None
         return CropSetting(num_crops, num_crops, size, fit, full)
 
     def _num_crops(self, geometry: Geometry) -> int:
         if self.name == "image_size":
             return image_size_to_tiling(Size.parse(self.value), geometry).num_crops
+        if self.max_crops is not None:
+            return self.max_crops
         number = _whole_number(self.name, self.value)
         if self.name == "vision_tokens":
             least = theoretical_tokens(1, geometry)

@@ -18,11 +18,14 @@ from vtexp.config.schema import (
     OF_NO_NUMBER,
     Config,
     Device,
+    KeptTokensKnob,
     Launcher,
+    ReductionMethod,
     Weights,
     to_plain,
 )
 from vtexp.errors import ConfigError
+from vtexp.utils.own_code import require_form
 
 
 def from_hydra(raw: DictConfig) -> Config:
@@ -52,7 +55,9 @@ def from_plain(plain: dict[str, Any]) -> Config:
     schemas: dict[str, type] = {**GROUP_SCHEMAS, "knob": KNOB_SCHEMAS[plain["knob"]["name"]][0]}
     plain = _literal(plain)
     typed = OmegaConf.create({g: OmegaConf.structured(schema) for g, schema in schemas.items()})
-    raw = OmegaConf.merge(typed, {key: plain[key] for key in (f.name for f in fields(Config))})
+    # Configs of earlier versions lack groups that came later.
+    kept = {key: plain[key] for key in (f.name for f in fields(Config)) if key in plain}
+    raw = OmegaConf.merge(typed, kept)
     assert isinstance(raw, DictConfig)
     return from_hydra(raw)
 
@@ -112,8 +117,9 @@ def _require_utf8(config: Config) -> None:
 
 def _require_fitting(config: Config) -> None:
     """Raises ConfigError where several keys do not fit together; each alone is checked before."""
-    for found in (*_lengths(config), *_free_numbers(config), *_hardware(config), *_knob(config)):
-        raise ConfigError(found)
+    for check in (_lengths, _free_numbers, _hardware, _knob, _reduction):
+        for found in check(config):
+            raise ConfigError(found)
 
 
 def _lengths(config: Config) -> Iterator[str]:
@@ -159,3 +165,26 @@ def _knob(config: Config) -> Iterator[str]:
     chosen = next(name for name, (schema, _) in KNOB_SCHEMAS.items() if type(config.knob) is schema)
     if config.knob.name != chosen:
         yield f"knob.name={config.knob.name}: choose another knob with knob=NAME"
+
+
+def _reduction(config: Config) -> Iterator[str]:
+    own, knob = config.reduction, config.knob
+    if not isinstance(knob, KeptTokensKnob):
+        if own.method is not ReductionMethod.none:
+            yield f"reduction={own.method.value}: needs knob=kept_tokens, not knob={knob.name}"
+        return
+    if own.method is ReductionMethod.none:
+        methods = ", ".join(m.value for m in ReductionMethod if m is not ReductionMethod.none)
+        yield f"knob=kept_tokens: choose how with reduction=NAME ({methods})"
+    if len(knob.max_crops) != 1:
+        yield (
+            f"knob.max_crops={knob.max_crops}: one cap stands beside knob.kept; start a sweep "
+            "for each"
+        )
+    is_python = own.method is ReductionMethod.python
+    if is_python != (own.function is not None):
+        yield "reduction.function: goes with reduction=python, and that with it (module:function)"
+    if own.function is not None:
+        require_form("reduction.function", own.function)
+    if own.method is ReductionMethod.resize and config.force_full_tokens:
+        yield "reduction=resize: not together with force_full_tokens=true"

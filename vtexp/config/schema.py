@@ -17,6 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from vtexp.budget.geometry import Size
 from vtexp.budget.knobs import MOST_TOKENS, KnobValue
+from vtexp.budget.reduction import Reduction, parse_kept
 from vtexp.config.fields import Pattern, Range, number, ranges, rule_of, text
 from vtexp.errors import ConfigError
 
@@ -86,6 +87,34 @@ class Weights(Enum):
 
     pretrained = "pretrained"
     random = "random"
+
+
+class ReductionMethod(Enum):
+    """How vision tokens become fewer behind the connector; resize: by a smaller image."""
+
+    none = "none"
+    random = "random"
+    stride = "stride"
+    pool = "pool"
+    resize = "resize"
+    max_min = "max_min"
+    cls_attention = "cls_attention"
+    conditional = "conditional"
+    python = "python"
+
+
+class StructureTokens(Enum):
+    """What becomes of the tokens around an image: start, end, and after each row."""
+
+    keep = "keep"
+    drop = "drop"
+
+
+class Positions(Enum):
+    """Positions of what stays in a reduced prompt: those of the whole one, or one after another."""
+
+    keep = "keep"
+    renumber = "renumber"
 
 
 class Form(Enum):
@@ -241,6 +270,48 @@ class MaxCropsKnob(KnobConfig):
 
 
 @dataclass
+class KeptTokensKnob(KnobConfig):
+    """Vision tokens that a reduction keeps per image, or their share; and the cap on crops beside.
+
+    Where `keep_ratio` is given, it takes the place of `kept`.
+    """
+
+    kept: list[int] = number(MISSING, 1, MOST_TOKENS, "vision tokens")
+    keep_ratio: list[float] | None = number(None, 0.001, 1, "of the tokens")
+    max_crops: list[int] = number(MISSING, 1, MOST_TOKENS, "crops")
+
+
+@dataclass
+class ReductionConfig:
+    """How `knob=kept_tokens` reduces vision tokens.
+
+    seed: of random; merge: of cls_attention, whether means of the others are among those kept;
+    function: of python, as module:function.
+    """
+
+    method: ReductionMethod = ReductionMethod.none
+    structure_tokens: StructureTokens = StructureTokens.keep
+    positions: Positions = Positions.renumber
+    seed: int = number(0, 0, MOST_SEED)
+    merge: bool = False
+    function: str | None = None
+
+    def reduction(self, value: str) -> Reduction:
+        """What is asked of the model for a value of the knob."""
+        kept, ratio = parse_kept(value)
+        return Reduction(
+            self.method.value,
+            kept,
+            ratio,
+            self.structure_tokens.value,
+            self.positions.value,
+            self.seed if self.method is ReductionMethod.random else 0,
+            self.merge and self.method is ReductionMethod.cls_attention,
+            self.function,
+        )
+
+
+@dataclass
 class SlurmConfig:
     """What is asked of SLURM for one job; None leaves it to the site's defaults.
 
@@ -358,12 +429,16 @@ class ReportConfig:
 
 @dataclass
 class SweepConfig:
-    """Name and folder of a sweep, and how its runs are grouped into jobs."""
+    """Name and folder of a sweep, and how its runs are grouped into jobs.
+
+    `identical_runs`: whether runs with the same inputs as another one are made all the same.
+    """
 
     name: str = _name()
     folder: str = "outputs"
     values_per_job: int = number(1, 1, 100_000, "values")
     wait: bool = True
+    identical_runs: bool = False
 
 
 #: Settings that change no number of a run.
@@ -394,6 +469,7 @@ class Config:
     measure: MeasureConfig = MISSING
     sweep: SweepConfig = MISSING
     report: ReportConfig = field(default_factory=ReportConfig)
+    reduction: ReductionConfig = field(default_factory=ReductionConfig)
     force_full_tokens: bool = False
     plan: bool = False
 
@@ -409,7 +485,11 @@ class Config:
         if doubled:
             raise ConfigError(f"{values_key(self.knob)}: {', '.join(doubled)} is given twice")
         fit = self.knob.fit.value if isinstance(self.knob, ImageSizeKnob) else None
-        return [KnobValue(self.knob.name, value, fit, self.force_full_tokens) for value in values]
+        full = self.force_full_tokens
+        if isinstance(self.knob, KeptTokensKnob):
+            (cap,), reduction = self.knob.max_crops, self.reduction.reduction
+            return [KnobValue("kept_tokens", v, None, full, reduction(v), cap) for v in values]
+        return [KnobValue(self.knob.name, value, fit, full) for value in values]
 
     def run_id(self, value: KnobValue, checkpoint: str) -> str:
         """12 hex digits of everything that can change the numbers of one run.
@@ -421,7 +501,8 @@ class Config:
         parts = {key: plain[key] for key in ("model", "dataset", "hardware", "measure")}
         for group, key in OF_NO_NUMBER:
             del parts[group][key]
-        identity = parts | {"knob": asdict(value), "checkpoint": checkpoint}
+        knob = {key: v for key, v in asdict(value).items() if v is not None or key == "fit"}
+        identity = parts | {"knob": knob, "checkpoint": checkpoint}
         text = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -435,15 +516,17 @@ GROUP_SCHEMAS: dict[str, type] = {
     "tracking": TrackingConfig,
     "sweep": SweepConfig,
     "report": ReportConfig,
+    "reduction": ReductionConfig,
 }
 #: The schema and the list of values of each knob: the key a user sweeps.
 KNOB_SCHEMAS: dict[str, tuple[type[KnobConfig], str]] = {
     "image_size": (ImageSizeKnob, "sizes"),
     "vision_tokens": (VisionTokensKnob, "targets"),
     "max_crops": (MaxCropsKnob, "max_crops"),
+    "kept_tokens": (KeptTokensKnob, "kept"),
 }
 #: Keys whose value is a list of knob values, with or without brackets on the command line.
-VALUE_KEYS = tuple(f"knob.{key}" for _, key in KNOB_SCHEMAS.values())
+VALUE_KEYS = (*(f"knob.{key}" for _, key in KNOB_SCHEMAS.values()), "knob.keep_ratio")
 
 
 def rule_of_key(key: str) -> Range | Pattern | None:
@@ -468,6 +551,8 @@ def _ranges_table() -> str:
 
 def values_key(knob: KnobConfig | DictConfig) -> str:
     """Config key of the values in use, such as `knob.sizes`."""
+    if getattr(knob, "keep_ratio", None) is not None:
+        return "knob.keep_ratio"
     return f"knob.{KNOB_SCHEMAS[knob.name][1]}"
 
 

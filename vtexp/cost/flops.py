@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from vtexp.budget.geometry import Geometry, Tiling
+from vtexp.budget.reduction import Reduction
+from vtexp.cost.reductions import attention_flops, similarity_flops
 
 #: Bytes of one number.
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -32,13 +34,21 @@ class PromptCounts:
     """What a prompt's image became, by the names that rows of latency.jsonl have.
 
     num_crops: high-resolution crops; vision_tokens: those that enter the language model;
-    sequence_length: tokens of the whole prompt; tiling: of the crops, where it is known.
+    sequence_length: tokens of the whole prompt; tiling: of the crops, where it is known;
+    connected_tokens: those that the connector makes, where a `reduction` then drops some of them.
     """
 
     num_crops: int
     vision_tokens: int
     sequence_length: int
     tiling: Tiling | None = None
+    connected_tokens: int | None = None
+    reduction: Reduction | None = None
+
+    @property
+    def connected(self) -> int:
+        """Vision tokens that the connector makes."""
+        return self.vision_tokens if self.connected_tokens is None else self.connected_tokens
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Self:
@@ -324,13 +334,26 @@ class ModelArithmetic:
         return counts.num_crops + self.geometry.global_crops(counts.num_crops)
 
     def flops(self, counts: PromptCounts, pairs: Pairs = "all") -> dict[str, float]:
-        """FLOPs of each stage of one prefill."""
+        """FLOPs of each stage of one prefill; of `reduction` where tokens are reduced."""
         length, tokens = counts.sequence_length, counts.vision_tokens
-        return {
+        scoring = {} if counts.reduction is None else {"reduction": self._scoring_flops(counts)}
+        return scoring | {
             "vision_encoder": self.encoder.flops(self.encoded_crops(counts), counts.tiling),
-            "connector": self.connector.flops(tokens),
+            "connector": self.connector.flops(counts.connected),
             "llm_prefill": self.llm.flops(length, tokens, pairs),
         }
+
+    def _scoring_flops(self, counts: PromptCounts) -> float:
+        asked, encoder = counts.reduction, self.encoder
+        assert asked is not None
+        if asked.method == "cls_attention":
+            attention = encoder.block.attention
+            crops = self.encoded_crops(counts)
+            flops = attention_flops(crops, encoder.positions, encoder.width, attention.inner)
+        else:
+            flops = 0.0
+        kept = counts.vision_tokens
+        return flops + similarity_flops(asked, counts.connected, kept, self.llm.width)
 
     def decode_flops(self, context: int) -> float:
         """FLOPs of one further token that looks at `context` positions, its own included."""
@@ -350,8 +373,8 @@ class ModelArithmetic:
             "vision_encoder": encoder.weights(encoder.layers_run)
             + patches * (encoder.patch_values + encoder.features_width),
             "connector": self.connector.weights
-            + min(patches, tokens * self.connector.pooled) * encoder.features_width
-            + tokens * llm.width,
+            + min(patches, counts.connected * self.connector.pooled) * encoder.features_width
+            + counts.connected * llm.width,
             "llm_prefill": llm.weights_read(length)
             + tokens * llm.width
             + length * llm.cache_values
@@ -400,7 +423,7 @@ class ModelArithmetic:
         docs/arithmetic.md for what is in them.
         """
         crops = self.encoded_crops(counts) * batch_size
-        length, tokens = counts.sequence_length, counts.vision_tokens * batch_size
+        length, tokens = counts.sequence_length, counts.connected * batch_size
         pixels = crops * self.encoder.patches * self.encoder.patch_values
         features = tokens * self.llm.width
         largest = max(

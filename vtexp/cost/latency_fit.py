@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import vtexp
+from vtexp.budget.reduction import RESIZE
 from vtexp.config.schema import Config, to_plain
 from vtexp.cost.flops import PromptCounts
 from vtexp.errors import DataError
@@ -142,13 +143,15 @@ def write_cost_model(sweep: Path) -> Path | None:
 
 
 def timed_run(folder: Path) -> TimedRun | None:
-    """What a run folder says of time; None where it has no result or cannot be read."""
+    """What a run folder says of time; None where it has no result of its own or cannot be read."""
     if not (folder / files.RESULT).is_file():
         return None
     try:
         result = files.read_json(folder / files.RESULT)
         surroundings = files.read_json(folder / files.ENVIRONMENT)
         config = files.read_config(folder)
+        if result.get("same_run_as") is not None:
+            return None
         return TimedRun(
             setting=result["inputs_fingerprint"],
             label=f"{result['knob']}={result['knob_value']}",
@@ -165,11 +168,14 @@ def timed_run(folder: Path) -> TimedRun | None:
 
 def _conditions(plain: dict[str, Any]) -> dict[str, Any]:
     """Of a plain config: settings that decide how long a prefill takes."""
-    return {
+    found = {
         f"{group}.{key}": plain[group].get(key)
         for group, keys in OF_PREFILL.items()
         for key in keys
     }
+    # With a reduction a prefill is another thing; fits of before there were any lack the key.
+    method = (plain.get("reduction") or {}).get("method", "none")
+    return found if method in ("none", RESIZE) else found | {"reduction": method}
 
 
 def _measured_on(surroundings: dict[str, Any]) -> dict[str, Any]:

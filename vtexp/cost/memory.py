@@ -34,6 +34,7 @@ def estimate(
         max(prompt.num_crops for prompt in prompts),
         max(prompt.vision_tokens for prompt in prompts),
         max(prompt.sequence_length for prompt in prompts),
+        connected_tokens=max(prompt.connected for prompt in prompts),
     )
     dtype, new_tokens = config.hardware.dtype.of_weights, config.dataset.max_new_tokens
     return arithmetic.memory(largest, dtype, batch_size, new_tokens)

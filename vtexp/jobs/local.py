@@ -1,7 +1,7 @@
-"""Jobs as processes of this machine: lanes, each a process that runs its jobs one after the other.
+"""Jobs as processes of this machine: workers, each a process that runs its jobs in turn.
 
-A lane lives on when whoever started it ends. Each job is a process of its own, so that one that is
-killed takes no other along.
+A worker lives on when whoever started it ends. Each job is a process of its own, so that one that
+is killed takes no other along.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from vtexp.utils.source import same_source
 
 
 def submit(sweep: Path, jobs: Sequence[Job]) -> list[SubmittedJob]:
-    """Start `hardware.max_parallel` lanes (1 if null, the most of all jobs) over the jobs.
+    """Start `hardware.max_parallel` workers (1 if null, the most of all jobs) over the jobs.
 
-    Raises ConfigError where there are fewer GPUs than lanes.
+    Raises ConfigError where there are fewer GPUs than workers.
     """
     (sweep / JOBS).mkdir(parents=True, exist_ok=True)
     count = min(max(job.hardware.max_parallel or 1 for job in jobs), len(jobs))
-    gpus = _gpus_of_lanes(count) if any(on_gpu(job) for job in jobs) else [{}] * count
+    gpus = _gpus_of_workers(count) if any(on_gpu(job) for job in jobs) else [{}] * count
     submitted = []
     for number in range(count):
         own = jobs[number::count]
@@ -58,17 +58,17 @@ def on_gpu(job: Job) -> bool:
 
 
 def _new_log(folder: Path) -> Path:
-    """A log that no earlier lane has written."""
+    """A log that no earlier worker has written."""
     for number in itertools.count():
-        path = folder / f"lane{number}.log"
+        path = folder / f"worker{number}.log"
         with suppress(FileExistsError):
             path.touch(exist_ok=False)
             return path
     raise AssertionError
 
 
-def _gpus_of_lanes(count: int) -> list[dict[str, str]]:
-    """Environment variables by which each lane sees its share of the GPUs of this process.
+def _gpus_of_workers(count: int) -> list[dict[str, str]]:
+    """Environment variables by which each worker sees its share of the GPUs of this process.
 
     Raises ConfigError where they are too few.
     """
@@ -89,7 +89,7 @@ def _gpus_of_lanes(count: int) -> list[dict[str, str]]:
 
 
 def states(jobs: Sequence[SubmittedJob]) -> dict[SubmittedJob, JobState]:
-    """State of each job by its process: `running`, a lane for all of its jobs, until it ends."""
+    """State of each job by its process: `running`, a worker for all of its jobs, until it ends."""
     here, found = environment.host(), {}
     for job in jobs:
         if job.host != here:
@@ -102,7 +102,7 @@ def states(jobs: Sequence[SubmittedJob]) -> dict[SubmittedJob, JobState]:
 
 
 def cancel(jobs: Sequence[SubmittedJob]) -> None:
-    """End lanes of this machine and all that they started. Raises VtexpError for another's."""
+    """End workers of this machine and all that they started. Raises VtexpError for another's."""
     for job in jobs:
         if job.host != environment.host():
             raise VtexpError(f"process {job.job_id} was started on {job.host}: cancel it there")
@@ -119,7 +119,7 @@ def alive(job: SubmittedJob) -> bool:
     return started is not None and started == job.process_started
 
 
-def run_lane(sweep: Path, log: Path, jobs: Sequence[tuple[int, Sequence[str]]]) -> None:
+def run_jobs(sweep: Path, log: Path, jobs: Sequence[tuple[int, Sequence[str]]]) -> None:
     """Run jobs (processes, runs) one after the other; what a killed one leaves has failed."""
     for ranks, names in jobs:
         command = [sys.executable, "-m", "vtexp.jobs.worker", str(sweep), *names]
@@ -150,7 +150,7 @@ def _wait_for_all(processes: Sequence[subprocess.Popen[bytes]]) -> str:
 
 def _main(sweep: str, log: str, *parts: str) -> None:
     split = [part.split("/") for part in parts]
-    run_lane(Path(sweep), Path(log), [(int(ranks), names) for ranks, *names in split])
+    run_jobs(Path(sweep), Path(log), [(int(ranks), names) for ranks, *names in split])
 
 
 if __name__ == "__main__":

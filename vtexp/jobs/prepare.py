@@ -10,6 +10,7 @@ from vtexp.config.schema import Config, Launcher
 from vtexp.errors import ConfigError
 from vtexp.report.plan import show_plan
 from vtexp.runs.frozen import freeze
+from vtexp.runs.identical import originals
 from vtexp.runs.ledger import Job
 from vtexp.runs.plan import Plan, make_plan, sweep_folder
 from vtexp.tracking.mirror import wanted
@@ -87,10 +88,15 @@ def _headings(combinations: Sequence[list[str]]) -> list[str]:
 
 
 def _jobs(plan: Plan) -> list[Job]:
-    """A plan's runs, `sweep.values_per_job` to a job."""
-    step, folders = plan.config.sweep.values_per_job, [run.folder for run in plan.runs]
-    groups = [tuple(folders[start : start + step]) for start in range(0, len(folders), step)]
-    return [Job(group, plan.config.hardware) for group in groups]
+    """A plan's runs, `sweep.values_per_job` to a job; those that are not made go with another."""
+    step, twins = plan.config.sweep.values_per_job, originals(plan.runs, plan.config)
+    made = [run.folder for run in plan.runs if run.folder not in twins]
+    jobs = []
+    for start in range(0, len(made), step):
+        own = made[start : start + step]
+        others = [folder for folder, original in twins.items() if original.folder in own]
+        jobs.append(Job((*own, *others), plan.config.hardware))
+    return jobs
 
 
 def _counted(count: int, noun: str) -> str:

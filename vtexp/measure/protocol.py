@@ -92,7 +92,7 @@ class Timing:
             for index, sample in enumerate(self._samples):
                 self._runner.eager_prefill(sample, *self._asked)
                 (counts,) = probe.take()
-                length = len(self._runner.prepare(sample, *self._asked).input_ids)
+                length = self._runner.prepare(sample, *self._asked).sequence_length
                 check(index, counts, length)
                 self._counted.append(
                     TimedQuestion(

@@ -13,7 +13,7 @@ from vtexp.measure.limits import LEAST_BUSY
 from vtexp.measure.monitor import disturbances
 from vtexp.measure.summary import median_by_rank
 from vtexp.measure.timings import LatencyRow
-from vtexp.stages import STAGES
+from vtexp.stages import STAGE_NAMES
 from vtexp.stats.trend import kendall_z, relative_change
 
 #: Medians of ranks may differ by so much before it is told.
@@ -139,7 +139,7 @@ def _clocks(rows: Sequence[LatencyRow]) -> list[str]:
     """Whether the clocks contradict each other, or the device answered before it was done."""
     found = []
     over = sum(
-        sum(getattr(row, part) for part in STAGES) > (1 + CLOCKS_DIFFER) * row.ttft_ms
+        sum(getattr(row, part) or 0.0 for part in STAGE_NAMES) > (1 + CLOCKS_DIFFER) * row.ttft_ms
         for row in rows
     )
     if over:

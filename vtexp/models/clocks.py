@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vtexp.stages import STAGES, StageTimes
+from vtexp.stages import REDUCTION, STAGES, StageTimes
 
 MIB = 2**20
 
@@ -33,7 +32,7 @@ class StageClock:
         wait()
         self._began_s = self._ended_s = time.perf_counter()
         self._decoded_s = self._began_s
-        self._marks: list[float | torch.cuda.Event] = []
+        self._marks: dict[str, float | torch.cuda.Event] = {}
 
     def end_of(self, stage: str) -> None:
         """Mark the end of a stage."""
@@ -41,7 +40,7 @@ class StageClock:
             self._wait()
         if stage == STAGES[0]:
             self._decoded_s = time.perf_counter()
-        self._marks.append(self._mark())
+        self._marks[stage] = self._mark()
         if stage == STAGES[-1]:
             self._wait()
             self._ended_s = time.perf_counter()
@@ -56,20 +55,22 @@ class StageClock:
     def times(self, *, cuda_graph: bool = False) -> StageTimes:
         """Of a pass that has ended."""
         marks = self._marks
-        preprocess, transfer, encoder, connector, llm, first = (
-            _ms(before, after) for before, after in itertools.pairwise(marks)
+        decoded, preprocessed, sent, encoded, connected, read, first = (
+            marks[stage] for stage in STAGES
         )
+        reduced = marks.get(REDUCTION)
         return StageTimes(
             image_decode_ms=_ms(self._began_s, self._decoded_s),
-            preprocess_ms=preprocess,
-            transfer_ms=transfer,
-            vision_encoder_ms=encoder,
-            connector_ms=connector,
-            llm_prefill_ms=llm,
-            first_token_ms=first,
-            vision_ms=_ms(marks[2], marks[4]),
-            prefill_ms=_ms(marks[2], marks[5]),
-            ttft_without_preprocess_ms=_ms(marks[1], marks[6]),
+            preprocess_ms=_ms(decoded, preprocessed),
+            transfer_ms=_ms(preprocessed, sent),
+            vision_encoder_ms=_ms(sent, encoded),
+            connector_ms=_ms(encoded, connected),
+            reduction_ms=None if reduced is None else _ms(connected, reduced),
+            llm_prefill_ms=_ms(connected if reduced is None else reduced, read),
+            first_token_ms=_ms(read, first),
+            vision_ms=_ms(sent, connected),
+            prefill_ms=_ms(sent, read),
+            ttft_without_preprocess_ms=_ms(preprocessed, first),
             ttft_ms=_ms(self._began_s, self._ended_s),
             cuda_graph=cuda_graph,
         )

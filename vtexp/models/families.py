@@ -40,7 +40,8 @@ class Family:
     number); `id_keys` say where config.json has the ids of image tokens, empty where it has none;
     `processor_keys` are the values of processor_config.json that are read too, and `images` the
     rules for what the image processor's file says; `transparent_on_white`: whether its own loader
-    pastes RGBA images on white.
+    pastes RGBA images on white; `reduces`: whether its runner can reduce vision tokens behind the
+    connector.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Family:
     id_keys: tuple[str, ...] = ("image_token_id",)
     processor_keys: tuple[str, ...] = ()
     transparent_on_white: bool = False
+    reduces: bool = False
 
     def problem(self, config: dict[str, Any]) -> str:
         """Why this family's classes cannot be a config.json's model; empty where they can.
@@ -277,6 +279,7 @@ FAMILIES: dict[str, Family] = {
             "connector.image_pooling_w": 2,
         },
         id_keys=(),
+        reduces=True,
     ),
     "molmo2": _Molmo2(
         "Molmo2",

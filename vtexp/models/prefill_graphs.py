@@ -30,20 +30,24 @@ MOST_MEMORY = 0.1
 class GraphStages(NamedTuple):
     """The stages of one prompt's prefill, from nothing but tensors on the device.
 
-    inputs: what differs between prompts of one shape. The three functions take it, and the result
-    of the stage before; nothing in them may wait for the device or read its memory on the host.
-    `read_prompt` returns the logits (1, 1, vocabulary) of the last position.
+    inputs: what differs between prompts of one shape. The functions take it, and the result of the
+    stage before; nothing in them may wait for the device or read its memory on the host. `reduce`
+    is there where vision tokens are reduced. `read_prompt` returns the logits (1, 1, vocabulary) of
+    the last position.
     """
 
     inputs: Tensors
-    encode: Callable[[Tensors], torch.Tensor]
-    connect: Callable[[Tensors, torch.Tensor], torch.Tensor]
-    read_prompt: Callable[[Tensors, torch.Tensor], torch.Tensor]
+    encode: Callable[[Tensors], Any]
+    connect: Callable[[Tensors, Any], Any]
+    read_prompt: Callable[[Tensors, Any], torch.Tensor]
+    reduce: Callable[[Tensors, Any], Any] | None = None
 
     def run(self) -> torch.Tensor:
         """Logits of an eager pass."""
-        encoded = self.encode(self.inputs)
-        return self.read_prompt(self.inputs, self.connect(self.inputs, encoded))
+        features = self.connect(self.inputs, self.encode(self.inputs))
+        if self.reduce is not None:
+            features = self.reduce(self.inputs, features)
+        return self.read_prompt(self.inputs, features)
 
 
 class PromptCache(DynamicCache):
@@ -79,14 +83,18 @@ class PrefillGraph:
             # The outputs of the first two are let go at the end: their memory serves the next
             # shapes, as no other graph runs between the stages of this one.
             self._encode, encoded = captured(pool, lambda: own.encode(self._inputs))
-            self._connect, features = captured(pool, lambda: own.connect(self._inputs, encoded))
+            self._connect, connected = captured(pool, lambda: own.connect(self._inputs, encoded))
+            self._reduce, features = None, connected
+            if (reduce := own.reduce) is not None:
+                self._reduce, features = captured(pool, lambda: reduce(self._inputs, connected))
             self._read_prompt, self._logits = captured(
                 pool, lambda: own.read_prompt(self._inputs, features)
             )
             #: Memory that the capture took of the device, beside the inputs.
             self.bytes = max(0, before - torch.cuda.mem_get_info(stream.device)[0])
-            for graph in (self._encode, self._connect, self._read_prompt):
-                graph.replay()
+            for graph in (self._encode, self._connect, self._reduce, self._read_prompt):
+                if graph is not None:
+                    graph.replay()
             difference = (self._logits.float() - expected.float()).norm() / expected.float().norm()
         torch.cuda.current_stream().wait_stream(stream)
         if difference.item() > MOST_DIFFERENT:
@@ -106,6 +114,16 @@ class PrefillGraph:
     def connect(self) -> None:
         """Run the connector."""
         self._connect.replay()
+
+    @property
+    def reduces(self) -> bool:
+        """Whether there are vision tokens to reduce between connector and language model."""
+        return self._reduce is not None
+
+    def reduce(self) -> None:
+        """Reduce vision tokens, where that is wanted."""
+        if self._reduce is not None:
+            self._reduce.replay()
 
     def read_prompt(self) -> torch.Tensor:
         """Run the language model: logits (1, 1, vocabulary), overwritten by the next replay."""

@@ -19,6 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from vtexp.budget.geometry import Geometry
 from vtexp.budget.knobs import CropSetting
+from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
 from vtexp.data.sample import Sample
 from vtexp.errors import ConfigError, VtexpError
@@ -44,12 +45,20 @@ LEAST_FOR_FLOAT8 = (9, 0)
 class PreparedSample:
     """One sample's inputs on the host: ids (L,) of the whole prompt, and the image as read.
 
-    `image` is what the runner's `read_image` gave; `image_at` the place of its first token.
+    `image` is what the runner's `read_image` gave; `image_at` the place of its first token;
+    `reduction` what the model is to reduce, and `dropped` how many tokens that takes off.
     """
 
     input_ids: torch.Tensor
     image: Any
     image_at: int
+    reduction: Reduction | None = None
+    dropped: int = 0
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of the prompt that the language model reads."""
+        return len(self.input_ids) - self.dropped
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,14 @@ class Runner(ABC):
     def prefill(self, inputs: Inputs, features: Any) -> torch.Tensor:
         """One pass over a prompt with the encoded image: logits (1, 1, vocabulary), with cache."""
 
+    def reduce(self, inputs: Inputs, features: Any) -> Any:
+        """Reduce what `encode` gave, where `prepare` was asked to; `prefill` takes the result."""
+        raise NotImplementedError
+
+    def dropped(self, image: Any, reduction: Reduction) -> int:
+        """How many tokens of a prompt with this image a reduction takes off."""
+        raise NotImplementedError
+
     @abstractmethod
     def on_encoded(self, call: Callable[[], None]) -> RemovableHandle:
         """Have `call` called in each `encode` where the encoder ends and the connector starts."""
@@ -207,7 +224,9 @@ class Runner(ABC):
         )
         before, after = self.tokenizer.prompt(sample, style)
         parts = (torch.tensor(before).long(), image.image_tokens, torch.tensor(after).long())
-        return PreparedSample(torch.cat(parts), image, len(before))
+        reduction = setting.behind_connector
+        dropped = 0 if reduction is None else self.dropped(image, reduction)
+        return PreparedSample(torch.cat(parts), image, len(before), reduction, dropped)
 
     def _sent(self, pixels: np.ndarray) -> torch.Tensor:
         """Decoded pixels on the device; from pinned memory they are on their way meanwhile."""
@@ -283,7 +302,8 @@ class Runner(ABC):
     ) -> tuple[torch.Tensor, bool]:
         """One pass at batch 1, from the image file to the first token: logits, and if replayed.
 
-        `end_of` hears of the end of each stage, in the order of `STAGES`.
+        `end_of` hears of the end of each stage, in the order of `STAGE_NAMES`; of a reduction only
+        where there is one.
         """
         pixels = sample.pixels()
         end_of("image_decode_ms")
@@ -299,6 +319,9 @@ class Runner(ABC):
             end_of("vision_encoder_ms")
             graph.connect()
             end_of("connector_ms")
+            if graph.reduces:
+                graph.reduce()
+                end_of("reduction_ms")
             logits = graph.read_prompt()
             end_of("llm_prefill_ms")
         logits[0, -1].argmax().item()
@@ -316,6 +339,9 @@ class Runner(ABC):
         finally:
             border.remove()
         end_of("connector_ms")
+        if prepared.reduction is not None:
+            features = self.reduce(inputs, features)
+            end_of("reduction_ms")
         logits = self.prefill(inputs, features)
         end_of("llm_prefill_ms")
         return logits
@@ -330,11 +356,14 @@ class Runner(ABC):
         @torch.inference_mode()
         def again() -> None:
             if graph is None:
-                self.prefill(inputs, self.encode(inputs))
+                features = self.encode(inputs)
+                reduces = prepared.reduction is not None
+                self.prefill(inputs, self.reduce(inputs, features) if reduces else features)
                 return
             graph.load(inputs)
             graph.encode()
             graph.connect()
+            graph.reduce()
             graph.read_prompt()
 
         return again

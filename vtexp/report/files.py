@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from vtexp.analysis.answer import interval, points
-from vtexp.analysis.findings import AnalysedRun, Analysis, GroupCell, Grouping, Series
+from vtexp.analysis.findings import Across, AnalysedRun, Analysis, GroupCell, Grouping, Series
 from vtexp.analysis.rows import ComparedRun, warnings
 from vtexp.report.columns import MARKDOWN, ReportRow, in_files, shown
 from vtexp.report.format import answer_lines, common_lines, headline, p_value
+from vtexp.report.next_steps import next_lines
 from vtexp.utils.text import csv_cell, visible
 
 CSV_NAME = "comparison.csv"
@@ -72,6 +73,8 @@ def markdown(rows: Sequence[ReportRow], analysis: Analysis) -> str:
         for grouping in series.groupings:
             parts += _groups(series, grouping)
     parts += _between(analysis)
+    for one in analysis.across:
+        parts += _across(one)
     told = [f"- {_text(warning)}" for warning in warnings(runs)]
     parts += ["", "## Warnings", "", *(told or ["None."]), ""]
     parts += ["## Statistics", "", *(f"- {_text(method)}" for method in analysis.methods)]
@@ -87,7 +90,8 @@ def _answers(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
         lines += ["", f"**{_text(headline(series, analysis.margin))}**", ""]
         first, *rest = answer_lines(series)
         lines += [_text(first), "", *(f"- {_text(line)}" for line in rest)]
-    common = [_text(line) for line in common_lines(runs, analysis)]
+    common = [*common_lines(runs, analysis), *next_lines(runs, analysis)]
+    common = [_text(line) for line in common]
     if not analysis.series:
         return ["", *(f"**{line}**" for line in common)]
     if len(analysis.series) > 1 and common:
@@ -181,6 +185,28 @@ def _between(analysis: Analysis) -> list[str]:
         cells = [series, names[pair.baseline][0], budget, points(pair.difference, signed=True)]
         rows.append([*cells, interval(pair), p_value(pair.p_holm, pair.p_at_floor)])
     return ["", "## Between series", "", *_table(heads, rows)]
+
+
+def _across(found: Across) -> list[str]:
+    """One budget for several data sets: its accuracy and loss on average, and the worst."""
+    heads = (
+        "budget",
+        "tokens",
+        "accuracy, %",
+        "loss at most, average",
+        "loss at most, worst",
+        "on",
+    )
+    rows = [
+        [
+            *(budget.label, f"{budget.vision_tokens:.5g}", f"{100 * budget.accuracy:.1f}"),
+            "" if budget.average_at_most is None else points(budget.average_at_most),
+            *(points(budget.worst_at_most), budget.worst_dataset),
+        ]
+        for budget in found.budgets
+    ]
+    title = f"## Across data sets{f': {_text(found.name)}' if found.name else ''}"
+    return ["", title, "", *_table(heads, rows)]
 
 
 def _line(cells: Sequence[str]) -> str:

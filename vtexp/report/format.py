@@ -51,9 +51,10 @@ def answer_lines(series: Series) -> list[str]:
 
 def common_lines(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
     """What must be known of all series."""
-    said = []
+    said = [one.sentence for one in analysis.across]
     if analysis.shared:
         said.append("all this is of the questions that all runs on a data set answered")
+    said += analysis.reductions
     said += [f"not fair: {line}" for line in analysis.caveats]
     if analysis.errors:
         said.append(f"{len(analysis.errors)} of {len(runs)} runs have no result")

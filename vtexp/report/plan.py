@@ -43,9 +43,11 @@ def show_plan(plan: Plan) -> None:
             console.print(f"{run.label}: {run.verdict.level}: {run.verdict.reason}")
         for warning in run.warnings:
             console.print(f"{run.label}: {warning}")
-    same = same_inputs([(run.label, run.inputs_fingerprint) for run in plan.runs])
+    ordered = sorted(plan.runs, key=lambda run: run.target_vision_tokens)
+    same = same_inputs([(run.label, run.inputs_fingerprint) for run in ordered])
+    once = "" if plan.config.sweep.identical_runs else ", which is run once for both"
     for label, first in same.items():
-        console.print(f"{label}: every image gives the same inputs as {first}")
+        console.print(f"{label}: every image gives the same inputs as {first}{once}")
     for line in (*_margin(plan, len(plan.runs) - len(same)), *settings_within(plan)):
         console.print(line)
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from vtexp.config.compose import COMPOSE_ERRORS, compose_config
-from vtexp.config.schema import Config, to_plain
+from vtexp.config.schema import Config, SweepConfig, to_plain
 from vtexp.errors import VtexpError
 from vtexp.runs.frozen import thaw
 from vtexp.utils import files
@@ -69,6 +69,31 @@ def _command(folders: Sequence[Path]) -> str | None:
         return None
     said = ["python", "launch.py", *choices, *_assignments(public(differing))]
     return shlex.join(said) if same else None
+
+
+def command_with(
+    folders: Sequence[Path], changes: Mapping[str, Any], sweep: Path | None = None
+) -> str | None:
+    """The command whose config is that of these runs but for some keys; None where none was found.
+
+    `sweep`: of the sweep in this folder, else of a new one. It is composed and compared, as in
+    `configs`.
+    """
+    try:
+        config = thaw(folders)
+        choices, differing = _overrides(config)
+        wanted = dict(flat(_plain(config))) | changes
+        differing |= changes
+        found = dict(flat(_plain(compose_config([*choices, *_assignments(differing)]))))
+    except (VtexpError, *COMPOSE_ERRORS, KeyError, TypeError):
+        return None
+    said = ["python", "launch.py", *choices, *_assignments(public(differing))]
+    if sweep is not None:
+        own = {"sweep.name": sweep.name}
+        if sweep.parent != Path(SweepConfig.folder).absolute():
+            own["sweep.folder"] = str(sweep.parent)
+        said += _assignments(own)
+    return shlex.join(said) if found == wanted else None
 
 
 def _overrides(config: Config) -> tuple[list[str], dict[str, Any]]:

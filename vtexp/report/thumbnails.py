@@ -10,7 +10,7 @@ import base64
 import io
 from collections.abc import Iterable
 from contextlib import chdir
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -35,8 +35,6 @@ MOST_IMAGES, MOST_BYTES, LONGEST_PX = 150, 6_000_000, 640
 MOST_WARNINGS = 3
 #: So many crops are drawn one by one; of more (Qwen2.5-VL's cells) only the canvas is.
 MOST_CROPS = 64
-
-_KNOB_KEYS = tuple(one.name for one in fields(KnobValue))
 
 #: Top, left, height, width, as shares of the image's own height and width.
 Box = tuple[float, float, float, float]
@@ -175,7 +173,7 @@ def _samples(run: Path) -> dict[str, Sample]:
 def _crop_setting(run: Path) -> tuple[CropSetting, Geometry]:
     """How a run cut its images. Raises VtexpError or OSError where its model is not here."""
     plain = files.read_config(run)
-    value = KnobValue(**{key: plain["run"][key] for key in _KNOB_KEYS})
+    value = KnobValue.from_plain(plain["run"])
     model = plain["model"]
     geometry = _geometry(model["path"], model["revision"], model["weights"])
     return value.crop_setting(geometry), geometry

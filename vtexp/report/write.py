@@ -22,6 +22,7 @@ from vtexp.report.files import (
 from vtexp.report.format import sentences, title
 from vtexp.report.html import write_page
 from vtexp.report.latex import LATEX_NAME, latex_table
+from vtexp.report.next_steps import next_lines
 from vtexp.report.terminal import between_table, question_types_table, steps_table, table
 from vtexp.utils.console import console
 from vtexp.utils.extras import missing_modules
@@ -78,7 +79,7 @@ def show(runs: Sequence[ComparedRun], analysis: Analysis, out: Path) -> None:
     plain = not console.is_terminal
     console.print()
     console.print(table(report_rows(runs, analysis), console.width, plain=plain))
-    for line in sentences(runs, analysis):
+    for line in (*sentences(runs, analysis), *(f"- {line}" for line in next_lines(runs, analysis))):
         console.print(line, soft_wrap=plain)
     if len(analysis.series) == 1:
         for part in (

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from vtexp.config.checks import from_plain
-from vtexp.config.schema import KNOB_SCHEMAS, Config
+from vtexp.config.schema import Config, values_key
 from vtexp.errors import DataError
 from vtexp.runs import records
 from vtexp.runs.folder import finished
@@ -47,7 +49,7 @@ def thaw(folders: Sequence[Path]) -> Config:
 
 def _thawed(plain: dict[str, Any], values: Sequence[Any], sweep: Path) -> Config:
     knob = plain["knob"]
-    knob[KNOB_SCHEMAS[knob["name"]][1]] = values
+    knob[values_key(OmegaConf.create(knob)).removeprefix("knob.")] = values
     plain["sweep"] |= {"folder": str(sweep.parent), "name": sweep.name}
     return from_plain(plain)
 

@@ -25,6 +25,7 @@ from vtexp.measure.protocol import Reference, undisturbed
 from vtexp.metrics import metric
 from vtexp.models.families import runner_class
 from vtexp.runs.folder import finished, record_failure, settled
+from vtexp.runs.identical import copy_results, originals
 from vtexp.runs.plan import Plan, PlannedRun
 from vtexp.runs.preemption import preempted
 from vtexp.runs.ranks import drop_other_processes, process_path, rank_folder, record_rank_failure
@@ -51,7 +52,8 @@ def make_runs(plan: Plan, rank: int = 0, on_result: OnResult = _nothing) -> None
     `on_result` hears of each run that has its result, kept or new.
     """
     # One that failed since it was frozen is not made again when SLURM starts its job again.
-    waiting = [run for run in plan.runs if not settled(run.folder)]
+    twins = originals(plan.runs, plan.config)
+    waiting = [run for run in plan.runs if not settled(run.folder) and run.folder not in twins]
     time_in_fresh_processes(plan, waiting, rank)
     for run in plan.runs:
         if finished(run.folder) and rank == 0:
@@ -59,6 +61,9 @@ def make_runs(plan: Plan, rank: int = 0, on_result: OnResult = _nothing) -> None
             on_result(plan.config, run.folder, plan.samples)
     if waiting:
         RunsUnderWay(plan, waiting, load_runner(plan), rank, on_result=on_result).make()
+    for run in copy_results(plan.runs, plan.config) if rank == 0 else []:
+        console.print(f"{run.label}: the same inputs as {twins[run.folder].label}, not run again")
+        on_result(plan.config, run.folder, plan.samples)
 
 
 def _older_code(run: PlannedRun) -> str:

@@ -22,6 +22,7 @@ from vtexp.budget.geometry import (
     Geometry,
     Size,
     Tiling,
+    TokenLayout,
     Verdict,
     aspect_ratio_warning,
     crop_limit,
@@ -86,6 +87,7 @@ class PlannedRun:
             theoretical_vision_tokens=self.theoretical_vision_tokens,
             force_full_tokens=self.setting.force_full_tokens,
             fit=self.setting.fit,
+            reduction=None if self.setting.reduction is None else self.setting.reduction.method,
             model=config.model.name,
             weights=config.model.weights.value,
             dataset=config.dataset.name,
@@ -109,9 +111,12 @@ class PlannedRun:
 
     @property
     def target_vision_tokens(self) -> int:
-        """The target itself for `vision_tokens`, else the theoretical tokens of `num_crops`."""
+        """The target itself for `vision_tokens` and `kept_tokens` (the mean, of shares), else the
+        theoretical tokens of `num_crops`."""
         if self.value.name == "vision_tokens":
             return int(self.value.value)
+        if (own := self.value.reduction) is not None:
+            return round(self.predicted_vision_tokens) if own.kept is None else own.kept
         return theoretical_tokens(self.num_crops, self.geometry)
 
     @cached_property
@@ -124,7 +129,7 @@ class PlannedRun:
         """How many prompts have the same counts."""
         tokens = {tiling: self.predicted_tokens(tiling) for tiling in set(self.tilings)}
         return Counter(
-            PromptCounts(tiling.num_crops, tokens[tiling], length, tiling)
+            self.with_connected(PromptCounts(tiling.num_crops, tokens[tiling], length, tiling))
             for tiling, length in zip(self.tilings, self.prompt_lengths, strict=True)
         )
 
@@ -144,9 +149,17 @@ class PlannedRun:
         return fmean(self.predicted_tokens(tiling) for tiling in self.tilings)
 
     def predicted_tokens(self, tiling: Tiling) -> int:
-        """Vision tokens of an image with this tiling, overlap dropped unless tokens are forced."""
+        """Vision tokens that the language model reads of an image with this tiling."""
+        return _read_of(self.setting, tiling, self.geometry)[0]
+
+    def with_connected(self, counts: PromptCounts) -> PromptCounts:
+        """The counts of a prompt, with the tokens from before a reduction where there is one."""
+        if self.setting.behind_connector is None or counts.tiling is None:
+            return counts
         full = self.setting.force_full_tokens
-        return token_layout(tiling, self.geometry, force_full_tokens=full).vision_tokens
+        layout = token_layout(counts.tiling, self.geometry, force_full_tokens=full)
+        asked = self.setting.behind_connector
+        return replace(counts, connected_tokens=layout.vision_tokens, reduction=asked)
 
     @cached_property
     def inputs_fingerprint(self) -> str:
@@ -156,8 +169,35 @@ class PlannedRun:
             t: token_layout(t, self.geometry, force_full_tokens=full) for t in set(self.tilings)
         }
         grids = [(*t, views[t].grid_rows, views[t].grid_cols) for t in self.tilings]
-        text = json.dumps([self.setting.fit, self.geometry.crop_px, grids])
+        parts = [self.setting.fit, self.geometry.crop_px, grids]
+        if any(self._reduces(views[t]) for t in set(self.tilings)):
+            assert self.setting.reduction is not None
+            parts.append(asdict(self.setting.reduction))
+        text = json.dumps(parts)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _reduces(self, layout: TokenLayout) -> bool:
+        """Whether a reduction takes anything off an image with this layout."""
+        own = self.setting.behind_connector
+        if own is None:
+            return False
+        tokens = layout.vision_tokens
+        return own.structure_tokens == "drop" or own.kept_of(tokens) < tokens
+
+
+def _read_of(setting: CropSetting, tiling: Tiling, geometry: Geometry) -> tuple[int, int]:
+    """Vision tokens, and all tokens of an image, that the language model reads under a tiling.
+
+    Overlap is dropped unless tokens are forced; then what a reduction takes off is.
+    """
+    layout = token_layout(tiling, geometry, force_full_tokens=setting.force_full_tokens)
+    tokens, length = layout.vision_tokens, layout.sequence_length
+    own = setting.behind_connector
+    if own is None:
+        return tokens, length
+    kept = own.kept_of(tokens)
+    structure = 0 if own.structure_tokens == "drop" else length - tokens
+    return kept, kept + structure
 
 
 @dataclass(frozen=True)
@@ -218,6 +258,7 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     checkpoint = find(weights=False, sizes_suffice=config.plan)
     geometry = geometry_of(config.model, checkpoint)
     settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
+    _require_reducible(config, checkpoint, settings)
     scored = checkpoint.answers
     samples, sizes, transparent, failed = _draw(
         config, checkpoint, index, scoring if scored else None, geometry, settings
@@ -254,15 +295,25 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     )
 
 
+def _require_reducible(
+    config: Config, checkpoint: Checkpoint, settings: Sequence[tuple[KnobValue, CropSetting]]
+) -> None:
+    """Raises ConfigError where the model's family cannot reduce tokens behind its connector."""
+    if any(setting.behind_connector for _, setting in settings) and not checkpoint.family.reduces:
+        raise ConfigError(
+            f"reduction={config.reduction.method.value}: not for {checkpoint.family.name}, only "
+            "for Molmo v1; reduction=resize works with every family"
+        )
+
+
 def with_value(plan: Plan, value: KnobValue) -> PlannedRun:
     """What another value would mean for a plan's samples; it has no id and belongs to no sweep.
 
     Raises ConfigError for a bad value.
     """
     config, geometry, planned = plan.config, plan.geometry, plan.runs[0]
-    full = planned.setting.force_full_tokens
     text_lengths = [
-        length - token_layout(tiling, geometry, force_full_tokens=full).sequence_length
+        length - _read_of(planned.setting, tiling, geometry)[1]
         for tiling, length in zip(planned.tilings, planned.prompt_lengths, strict=True)
     ]
     setting = value.crop_setting(geometry)
@@ -428,10 +479,7 @@ def _plan_run(
 ) -> PlannedRun:
     per_size = {size: setting.tiling(size, geometry) for size in set(sizes)}
     tilings = tuple(per_size[size] for size in sizes)
-    full = setting.force_full_tokens
-    image_tokens = {
-        t: token_layout(t, geometry, force_full_tokens=full).sequence_length for t in set(tilings)
-    }
+    image_tokens = {t: _read_of(setting, t, geometry)[1] for t in set(tilings)}
     lengths = tuple(
         image_tokens[tiling] + text for tiling, text in zip(tilings, text_lengths, strict=True)
     )

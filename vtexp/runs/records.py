@@ -50,6 +50,7 @@ class Asked:
     theoretical_vision_tokens: float
     force_full_tokens: bool
     fit: str | None
+    reduction: str | None = None
     model: str
     weights: str
     dataset: str
@@ -123,8 +124,9 @@ class Result(Asked):
     Counts are means over the images, tilings None of models that show none. Accuracies are None
     with random weights; their interval, too, for a single image. Memory in MiB, energy in joules,
     power in watts, time in ms or, by name, seconds. None stands for what was not measured.
-    `limit` is what the plan said of the model's context. `timing_warnings` say why the times are
-    doubtful, `warnings` all else that a reader must know.
+    `limit` is what the plan said of the model's context. `same_run_as`: the folder of the run with
+    the same inputs whose numbers these are; this one was not made. `timing_warnings` say why the
+    times are doubtful, `warnings` all else that a reader must know.
     """
 
     measured_num_crops: float
@@ -169,6 +171,7 @@ class Result(Asked):
     answer_times: AnswerTimes | None = None
     out_of_memory_count: int = 0
     duration_s: float | None = None
+    same_run_as: str | None = None
 
     @property
     def num_processes(self) -> int:

@@ -65,7 +65,7 @@ def summarise_run(
         **_accuracy(columns, metric(plan.config.dataset.metric).highest),
         sequence_length=fmean(columns["sequence_length"]),
         **_latency(latency_rows, timings),
-        **_arithmetic(plan, latency_rows),
+        **_arithmetic(plan, run, latency_rows),
         device=environment.device.name,
         inputs_fingerprint=run.inputs_fingerprint,
         limit=run.verdict.level,
@@ -121,7 +121,7 @@ def _latency(rows: Sequence[LatencyRow], timings: Sequence[dict[str, Any]]) -> d
     }
 
 
-def _arithmetic(plan: Plan, rows: Sequence[LatencyRow]) -> dict[str, Any]:
+def _arithmetic(plan: Plan, run: PlannedRun, rows: Sequence[LatencyRow]) -> dict[str, Any]:
     """FLOPs of the timed prefills and what part of the hardware's figures they reached.
 
     `flops_per_prefill` and `roofline_ms` are means over the timings, `flops` by stage; `mfu` is the
@@ -133,9 +133,9 @@ def _arithmetic(plan: Plan, rows: Sequence[LatencyRow]) -> dict[str, Any]:
     nothing = ("flops_per_prefill", "flops", "mfu", "mfu_by_stage", "roofline_ms")
     if model is None:
         return dict.fromkeys(nothing)
-    prompts = [PromptCounts.of_row(asdict(row)) for row in rows]
+    prompts = [run.with_connected(PromptCounts.of_row(asdict(row))) for row in rows]
     flops = {prompt: model.flops(prompt) for prompt in set(prompts)}
-    by_stage = {stage: fmean(flops[p][stage] for p in prompts) for stage in COMPUTED_STAGES}
+    by_stage = {stage: fmean(flops[p][stage] for p in prompts) for stage in flops[prompts[0]]}
     found = dict.fromkeys(nothing) | {
         "flops_per_prefill": sum(by_stage.values()),
         "flops": by_stage,

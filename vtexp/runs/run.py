@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtexp.budget.geometry import Tiling, theoretical_tokens, token_layout
+from vtexp.budget.geometry import Tiling, theoretical_tokens
 from vtexp.data.sample import FailedSample, Sample, fingerprint, require_few_failed
 from vtexp.errors import CountMismatchError, DataError, VtexpError
 from vtexp.measure.energy import EnergyMeter
@@ -263,7 +263,7 @@ class Measurement:
                         found,
                         prediction=prediction,
                         score=score(prediction, sample),
-                        sequence_length=len(inputs.input_ids),
+                        sequence_length=inputs.sequence_length,
                         answer_tokens=len(ids),
                     )
                     rows.append(sample_to_json(row))
@@ -430,14 +430,19 @@ def check_counts(run: PlannedRun, sample: Sample, tiling: Tiling, measured: Coun
         tiling.num_crops, theoretical_tokens(tiling.num_crops, run.geometry), shown
     )
     full = run.setting.force_full_tokens
-    layout = token_layout(tiling, run.geometry, force_full_tokens=full)
-    predicted = Counts(tiling.num_crops, layout.vision_tokens, shown)
+    predicted = Counts(tiling.num_crops, run.predicted_tokens(tiling), shown)
     if measured != predicted and not full:
         raise CountMismatchError(
             f"sample {sample.sample_id}: the layout predicts {_text(predicted)}, but the model "
             f"read {_text(measured)}; the run's numbers would be wrong"
         )
-    overridden = full and measured != theoretical
+    reduced = run.setting.behind_connector is not None
+    if reduced and measured != predicted:
+        raise CountMismatchError(
+            f"sample {sample.sample_id}: a reduction to {_text(predicted)} left {_text(measured)}; "
+            "the run's numbers would be wrong"
+        )
+    overridden = full and not reduced and measured != theoretical
     actual = theoretical if overridden else measured
     kinds = {"theoretical": theoretical, "measured": measured, "actual": actual}
     columns = {key: value for kind, own in kinds.items() for key, value in _columns(kind, own)}

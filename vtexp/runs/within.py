@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from vtexp.budget.geometry import Geometry, Tiling, theoretical_tokens, tiling_to_resolution
-from vtexp.budget.knobs import KnobValue, same_inputs
+from vtexp.budget.knobs import same_inputs
 from vtexp.config.schema import values_key
 from vtexp.runs.forecast import Clock, clock_of
 from vtexp.runs.plan import Plan, PlannedRun, with_value
@@ -61,7 +61,10 @@ def candidates(plan: Plan, clock: Clock) -> list[Candidate]:
     Those that give the plan's images the same inputs as a smaller one are left out.
     """
     planned = plan.runs[0].value
-    found = [with_value(plan, replace(planned, value=value)) for value in _values(plan, clock)]
+    values = [replace(planned, value=value) for value in _values(plan, clock)]
+    if planned.reduction is not None:  # the plan's own: any number can be kept
+        values = [run.value for run in plan.runs]
+    found = [with_value(plan, value) for value in values]
     same = same_inputs([(run.label, run.inputs_fingerprint) for run in found])
     kept = [
         Candidate(
@@ -80,13 +83,16 @@ def _covered(clock: Clock, run: PlannedRun) -> bool:
 
 
 def _values(plan: Plan, clock: Clock) -> list[str]:
-    """Values to try, as a user writes them, from the fewest crops to the most."""
-    knob: KnobValue = plan.runs[0].value
     geometry = plan.geometry
     most = clock.model.num_crops[1] if clock.model else geometry.own_max_crops or MOST_CROPS
-    if knob.name == "max_crops":
+    return values_up_to(plan.runs[0].value.name, most, geometry)
+
+
+def values_up_to(knob: str, most: int, geometry: Geometry) -> list[str]:
+    """Values of a knob that mean at most so many crops, as a user writes them, by their crops."""
+    if knob == "max_crops":
         return [str(crops) for crops in range(1, most + 1)]
-    if knob.name == "vision_tokens":
+    if knob == "vision_tokens":
         return [str(theoretical_tokens(crops, geometry)) for crops in range(1, most + 1)]
     return [str(tiling_to_resolution(tiling, geometry)) for tiling in _tilings(most, geometry)]
 

@@ -23,7 +23,7 @@ from vtexp.errors import error_line
 from vtexp.report.columns import OF_RUNS, in_files
 from vtexp.report.format import headline, score_unit
 from vtexp.runs.records import Result
-from vtexp.stages import STAGES
+from vtexp.stages import STAGE_NAMES
 from vtexp.tracking import wandb_runs
 from vtexp.utils import files
 from vtexp.utils.text import public
@@ -175,7 +175,7 @@ def _blocks(sweeps: Sequence[Path], runs: Sequence[ComparedRun], analysis: Analy
     done = [run.result for run in runs if run.result is not None]
     names = ", ".join(sweep.name for sweep in sweeps)
     of = f"the sweep{'s' * (len(sweeps) > 1)} {names}"
-    found = public([*analysis.caveats, *warnings(runs)])
+    found = public([*analysis.reductions, *analysis.caveats, *warnings(runs)])
     more = [f"and {len(found) - MOST_WARNINGS} more"] if len(found) > MOST_WARNINGS else []
     blocks = [
         wr.H1("Answer"),
@@ -235,7 +235,7 @@ def _answer(all_series: Sequence[Series], margin: float) -> list[Any]:
 
 def _stages(done: Sequence[Result]) -> list[Any]:
     """The stages that were timed."""
-    return [f"{stage}_mean" for stage in STAGES if any(stage in own.latency for own in done)]
+    return [f"{stage}_mean" for stage in STAGE_NAMES if any(stage in own.latency for own in done)]
 
 
 def _curve_panels(done: Sequence[Result]) -> list[Any]:

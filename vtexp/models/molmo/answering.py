@@ -45,6 +45,8 @@ class AnswerCache(DynamicCache):
         self.keys, self.values = buffers(), buffers()
         self.rows = torch.arange(batch, device=weights[0].device)
         self.lengths = torch.zeros_like(self.rows)
+        #: Position of each row's next token: of a reduced prompt it may be beyond its length.
+        self.positions = torch.zeros_like(self.rows)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any
@@ -85,6 +87,9 @@ class AnswerSteps:
     def start(self, inputs: dict[str, Any], lengths: torch.Tensor) -> torch.Tensor:
         """Read prompts (B, L) of `lengths` (B,): the first token of each answer, int64 (B,)."""
         self._cache.lengths.copy_(lengths)
+        self._cache.positions.copy_(inputs.get("next_positions", lengths))
+        if "read_images" in inputs:
+            inputs = inputs | inputs["read_images"]()
         self._cache.is_prompt = True
         last: dict[str, Any] = {"logits_to_keep": 1}
         if inputs["attention_mask"] is not None:
@@ -108,6 +113,7 @@ class AnswerSteps:
             return
         self._tried, self._cache.is_prompt = True, False
         self._cache.lengths.zero_()  # those of an earlier batch may be at the buffers' end
+        self._cache.positions.zero_()
         with suppress(RuntimeError):  # of a driver or the memory
             self._graph = self._captured(stream)
 
@@ -122,13 +128,14 @@ class AnswerSteps:
     def _step(self) -> None:
         model, cache = self._model, self._cache
         parts = model.model.transformer
-        rotary = rotary_of(cache.lengths[:, None], model.config)
+        rotary = rotary_of(cache.positions[:, None], model.config)
         context = PassContext(rotary, cache.mask, cache, is_prompt=False)
         x = parts.wte(self._ids[:, None])
         for block in parts.blocks:
             x = block(x, context)
         self._choose(model.logits_of(x)[:, -1])
         cache.lengths.add_(1)
+        cache.positions.add_(1)
 
     def _choose(self, logits: torch.Tensor) -> None:
         """The likeliest next token of each row, and whether its logits (B, ids) were numbers."""
@@ -168,13 +175,16 @@ class Answering:
         logits behind those of a row were numbers, bool (B,).
 
         inputs: as `MolmoForCausalLM.forward` takes them, prompts padded on the right with
-        `attention_mask` (B, L) where their lengths differ. With `on_token`, which hears of each
-        token, nothing ends before `max_new_tokens`. A shape is captured before it is timed, else
-        at its second batch: many shapes come once.
+        `attention_mask` (B, L) where their lengths differ. Of reduced prompts L is `longest`,
+        `read_images` gives what the model takes in place of images, and with `next_positions` (B,)
+        answers go on there and not at the prompts' lengths. With `on_token`,
+        which hears of each token, nothing ends before `max_new_tokens`. A shape is captured before
+        it is timed, else at its second batch: many shapes come once.
         """
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        lengths = torch.full((len(ids),), ids.shape[1]) if mask is None else mask.sum(dim=1)
-        steps = self._steps_for(len(ids), ids.shape[1] + max_new_tokens - 1)
+        longest = inputs.get("longest", ids.shape[1])
+        lengths = torch.full((len(ids),), longest) if mask is None else mask.sum(dim=1)
+        steps = self._steps_for(len(ids), longest + max_new_tokens - 1)
         steps.uses += 1
         if self._stream is not None and (on_token is not None or steps.uses > 1):
             steps.prepare(self._stream)

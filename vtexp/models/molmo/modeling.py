@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vtexp.models.molmo.configuration import MolmoConfig
+from vtexp.models.molmo.reduced import RowSelection, TokenReduction
 from vtexp.models.molmo.vision import VisionBackbone
 
 
@@ -250,6 +251,8 @@ class MolmoModel(nn.Module):
             )
         self.vision_backbone = VisionBackbone(config)
         self.image_insertion = ImageInsertion()
+        self.token_reduction = TokenReduction()
+        self.row_selection = RowSelection()
 
 
 class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
@@ -351,6 +354,7 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         last_positions: torch.Tensor | None = None,
+        rows: torch.Tensor | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
         """Next-token logits (B, L or logits_to_keep, embedding_size) and the KV cache.
@@ -362,6 +366,8 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         the output of `encode_images`, in place of the first two. Where the last logits alone are
         wanted, the last block works on the last position alone, but for keys and values. With
         last_positions int64 (B,) the logits are those of one position of each prompt, (B, 1, ...).
+        With rows int64 (B, l) the blocks read only these rows of the prompts, in this order; all
+        else that has positions is of these then.
         """
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             image_input_idx = None  # the image was read with the prompt
@@ -369,7 +375,9 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        length = input_ids.shape[1]
+        if rows is not None:
+            x = self.model.row_selection(x, rows)
+        length = x.shape[1]
         if position_ids is None:
             position_ids = _position_ids(attention_mask, past, length, x.device)
         mask = _attention_mask(attention_mask, past, length)

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from vtexp.budget.geometry import Geometry
+from vtexp.budget.geometry import Geometry, theoretical_tokens
 from vtexp.budget.knobs import CropSetting
+from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
 from vtexp.models.checkpoints import Checkpoint
 from vtexp.models.clocks import AnswerClock
@@ -26,6 +27,14 @@ from vtexp.models.molmo.preprocess import (
     ProcessedImage,
     Resize,
     preprocess_image,
+)
+from vtexp.models.molmo.reduced import (
+    Connected,
+    ReducedPrompts,
+    ReduciblePrompt,
+    reduce_prompts,
+    reducible_prompt,
+    view_grids,
 )
 from vtexp.models.prefill_graphs import GraphStages, PromptCache, Tensors
 from vtexp.models.probe import Probe, Seen, tiling_of_views
@@ -85,7 +94,8 @@ class MolmoRunner(Runner):
             index[row, :n] = _index(prepared)
         padded = any(len(p.input_ids) != length for p in batch)
         mask = (input_ids >= 0).long() if padded else None
-        return {
+        reducible = [self._reducible(p).to(self.device) for p in batch if p.reduction is not None]
+        return ({"reducible": reducible} if reducible else {}) | {
             "input_ids": input_ids.to(self.device),
             "attention_mask": None if mask is None else mask.to(self.device),
             "images": images.to(self.device, non_blocking=True).to(self.dtype),
@@ -93,31 +103,70 @@ class MolmoRunner(Runner):
             "image_input_idx": index,  # stays on the host: no wait for the device
         }
 
-    def encode(self, inputs: Inputs) -> torch.Tensor:
-        """Vision tokens (n, hidden) of the one image, those of the overlap left out."""
-        kept = image_places(inputs["image_input_idx"], inputs["input_ids"].shape[1]).kept
-        return self.model.encode_images(inputs["images"][0], inputs["image_masks"][0], kept)
+    def encode(self, inputs: Inputs) -> torch.Tensor | Connected:
+        """Vision tokens (n, hidden) of the one image, those of the overlap left out.
 
-    def prefill(self, inputs: Inputs, features: torch.Tensor) -> torch.Tensor:
+        Where they are to be reduced, of all images of a batch, with what the method may need.
+        """
+        real, kept, _ = image_places(inputs["image_input_idx"], inputs["input_ids"].shape[1])
+        if "reducible" not in inputs:
+            return self.model.encode_images(inputs["images"][0], inputs["image_masks"][0], kept)
+        images, masks = inputs["images"].flatten(0, 1), inputs["image_masks"].flatten(0, 1)
+        if not real.all():
+            real = real.to(images.device)
+            images, masks = images[real], masks[real]
+        backbone = self.model.model.vision_backbone
+        features, last_input = backbone.image_vit(images, with_last_input=True)
+        return Connected(backbone.connect(features, masks, kept), last_input)
+
+    def reduce(self, inputs: Inputs, features: Connected) -> ReducedPrompts:
+        """The tokens that stay of each image, and what stays of the prompts."""
+        return reduce_prompts(self.model.model, inputs["reducible"], features, inputs["input_ids"])
+
+    def prefill(self, inputs: Inputs, features: torch.Tensor | ReducedPrompts) -> torch.Tensor:
         """Logits (1, 1, embedding_size) of the last position."""
-        return self._read_prompt(inputs["input_ids"], inputs["image_input_idx"], features)
+        return self._read_prompt(inputs["input_ids"], features, inputs["image_input_idx"])
 
     def _read_prompt(
-        self, input_ids: torch.Tensor, index: torch.Tensor | ImagePlaces, features: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        features: torch.Tensor | ReducedPrompts,
+        index: torch.Tensor | ImagePlaces | None = None,
     ) -> torch.Tensor:
+        if isinstance(features, ReducedPrompts):
+            inputs = _reduced_inputs(features)
+        else:
+            inputs = {"image_input_idx": index, "image_features": features}
         output = self.model(
-            input_ids=input_ids,
-            image_input_idx=index,
-            image_features=features,
-            past_key_values=PromptCache(),
-            logits_to_keep=1,
+            input_ids=input_ids, past_key_values=PromptCache(), logits_to_keep=1, **inputs
         )
         return output.logits
+
+    def dropped(self, image: ProcessedImage, reduction: Reduction) -> int:
+        """Vision tokens beyond those kept and, where they go too, structure tokens."""
+        tokens = int((image.image_input_idx >= 0).sum())
+        drops = reduction.structure_tokens == "drop"
+        structure = len(image.image_tokens) - tokens if drops else 0
+        return tokens - reduction.kept_of(tokens) + structure
+
+    def _reducible(self, prepared: PreparedSample) -> ReduciblePrompt:
+        image, start, length = prepared.image, prepared.image_at, len(prepared.input_ids)
+        assert prepared.reduction is not None
+        index, crops = _index(prepared), image.tiling.num_crops
+        full = int((index >= 0).sum()) == theoretical_tokens(crops, self.geometry)
+        return reducible_prompt(
+            prepared.reduction,
+            index,
+            length,
+            slice(start, start + len(image.image_tokens)),
+            view_grids(image.tiling, self.geometry, full=full),
+        )
 
     def shape(self, prepared: PreparedSample) -> Hashable:
         """Length, and how the image's tokens lie in it."""
         image = prepared.image
-        return len(prepared.input_ids), prepared.image_at, image.tiling, len(image.image_tokens)
+        layout = image.tiling, len(image.image_tokens), prepared.reduction
+        return len(prepared.input_ids), prepared.image_at, *layout
 
     def graph_inputs(self, prepared: PreparedSample) -> Tensors:
         """Ids, crops and their padding."""
@@ -133,11 +182,32 @@ class MolmoRunner(Runner):
         places = image_places(_index(prepared)[None], len(prepared.input_ids))
         places = ImagePlaces(*(part.to(self.device) for part in places))
         backbone = self.model.model.vision_backbone
+        if prepared.reduction is not None:
+            return self._reducing_stages(prepared, places.kept)
         return GraphStages(
             self.graph_inputs(prepared),
             lambda inputs: backbone.image_vit(inputs["images"]),
             lambda inputs, read: backbone.connect(read, inputs["image_masks"], places.kept),
-            lambda inputs, features: self._read_prompt(inputs["input_ids"], places, features),
+            lambda inputs, features: self._read_prompt(inputs["input_ids"], features, places),
+        )
+
+    def _reducing_stages(self, prepared: PreparedSample, kept: torch.Tensor) -> GraphStages:
+        """`graph_stages` of a prompt whose vision tokens are reduced."""
+        backbone = self.model.model.vision_backbone
+        prompts = [self._reducible(prepared).to(self.device)]
+
+        def connect(inputs: Tensors, read: tuple[torch.Tensor, torch.Tensor]) -> Connected:
+            features, last_input = read
+            return Connected(backbone.connect(features, inputs["image_masks"], kept), last_input)
+
+        return GraphStages(
+            self.graph_inputs(prepared),
+            lambda inputs: backbone.image_vit(inputs["images"], with_last_input=True),
+            connect,
+            lambda inputs, reduced: self._read_prompt(inputs["input_ids"], reduced),
+            lambda inputs, connected: reduce_prompts(
+                self.model.model, prompts, connected, inputs["input_ids"]
+            ),
         )
 
     def on_encoded(self, call: Callable[[], None]) -> RemovableHandle:
@@ -162,9 +232,26 @@ class MolmoRunner(Runner):
         clock: AnswerClock | None = None,
     ) -> torch.Tensor:
         """Ids after the prompts."""
+        if "reducible" in inputs:
+            inputs = self._reduced_batch(inputs)
         ids, finite = self._answering.answer(inputs, max_new_tokens, on_token, clock)
         self.require_finite(finite)
         return ids
+
+    def _reduced_batch(self, inputs: Inputs) -> Inputs:
+        """Inputs of a batch whose images are read and reduced when its prompts are."""
+        prompts: list[ReduciblePrompt] = inputs["reducible"]
+        lengths = torch.tensor([prompt.kept_length for prompt in prompts])
+        longest, mask = int(lengths.max()), None
+        if bool((lengths != longest).any()):
+            mask = (torch.arange(longest) < lengths[:, None]).long().to(self.device)
+        found = {"input_ids": inputs["input_ids"], "attention_mask": mask, "longest": longest}
+        if prompts[0].asked.positions == "keep":
+            whole = torch.tensor([prompt.length for prompt in prompts])
+            found["next_positions"] = whole.to(self.device)
+        return found | {
+            "read_images": lambda: _reduced_inputs(self.reduce(inputs, self.encode(inputs)))
+        }
 
     def compile_blocks(self) -> None:
         """Blocks of both transformers."""
@@ -185,27 +272,64 @@ def _index(prepared: PreparedSample) -> torch.Tensor:
     return torch.where(index < 0, DROPPED, index + prepared.image_at)
 
 
+def _reduced_inputs(reduced: ReducedPrompts) -> dict[str, Any]:
+    """What the model takes in place of images and their places."""
+    places = ImagePlaces(torch.ones(1, dtype=torch.bool), reduced.source, reduced.places)
+    return {
+        "image_input_idx": places,
+        "image_features": reduced.features,
+        "rows": reduced.rows,
+        "position_ids": reduced.positions,
+    }
+
+
 class MolmoProbe(Probe):
-    """Crops are those whose tokens entered the language model, tokens the rows it added."""
+    """Crops are those whose tokens entered the language model, tokens the rows it added.
+
+    Of a reduced image: crops whose tokens were there to choose from, tokens the image's rows that
+    stay in the prompt.
+    """
 
     def __init__(self, runner: MolmoRunner) -> None:
         super().__init__(runner.geometry)
         self._parts, self._image_ids = runner.model.model, runner.tokenizer.image_ids
         self._input_ids: torch.Tensor | None = None
+        self._reduced_crops: list[int] = []
 
     def _hooks(self) -> list[RemovableHandle]:
         parts = self._parts
         return [
             parts.vision_backbone.image_vit.register_forward_hook(self._on_encode),
             parts.transformer.wte.register_forward_hook(self._on_embed),
+            parts.token_reduction.register_forward_hook(self._on_reduce),
             parts.image_insertion.register_forward_hook(self._on_insert),
+            parts.row_selection.register_forward_hook(self._on_select),
         ]
+
+    def reset(self) -> None:
+        """As of any probe."""
+        super().reset()
+        self._reduced_crops = []
 
     def _on_encode(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
         self._encoded += len(inputs[0])
 
     def _on_embed(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
         self._input_ids = inputs[0]
+
+    def _on_reduce(self, _: Any, inputs: tuple[Any, ...], __: Any) -> None:
+        source = inputs[3].cpu()
+        self._reduced_crops.append(len((source // self._geometry.tokens_per_crop).unique()))
+
+    def _on_select(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
+        """What stays: the image's rows among those that the blocks read."""
+        assert self._input_ids is not None and self._seen is not None
+        patch = self._image_ids[2]
+        staying = (self._input_ids.take_along_dim(inputs[1], dim=1) == patch).sum(dim=1).tolist()
+        self._seen = [
+            one._replace(tokens=count, crops=crops)
+            for one, count, crops in zip(self._seen, staying, self._reduced_crops, strict=True)
+        ]
 
     def _on_insert(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
         embeddings, _, places, source = inputs
@@ -214,6 +338,7 @@ class MolmoProbe(Probe):
         assert self._input_ids is not None
         tokens = torch.bincount(rows, minlength=batch).tolist()
         encoded = [len(crops[rows == row].unique()) for row in range(batch)]
+        encoded = self._reduced_crops or encoded
         self._seen = [
             Seen(count, read, tiling_of_views(ids, read, self._image_ids, self._geometry))
             for count, read, ids in zip(tokens, encoded, self._input_ids.tolist(), strict=True)

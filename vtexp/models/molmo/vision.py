@@ -121,17 +121,35 @@ class VisionTransformer(nn.Module):
         num_layers = vit["image_num_layers"]
         self.read_layers = [layer % num_layers for layer in config.connector["vit_layers"]]
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """patches (N, P, 588) -> (N, P, width * layers read); stops at the last layer read."""
+    def forward(
+        self, patches: torch.Tensor, with_last_input: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """patches (N, P, 588) -> (N, P, width * layers read); stops at the last layer read.
+
+        With `with_last_input` also what the last block read, (N, 1 + P, width).
+        """
         x = self.patch_embedding(patches)
         cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = self.pre_ln(torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype))
-        outputs = {}
+        outputs, read = {}, x
         for index in range(max(self.read_layers) + 1):
-            x = self.transformer.resblocks[index](x)
+            read, x = x, self.transformer.resblocks[index](x)
             if index in self.read_layers:
                 outputs[index] = x[:, 1:]
-        return torch.cat([outputs[index] for index in self.read_layers], dim=-1)
+        features = torch.cat([outputs[index] for index in self.read_layers], dim=-1)
+        return (features, read) if with_last_input else features
+
+    def cls_attention(self, last_input: torch.Tensor) -> torch.Tensor:
+        """What CLS pays to each patch in the last block, mean over the heads: float32 (N, P).
+
+        Computed once more from the block's input (N, 1 + P, width): the fast kernels keep none.
+        """
+        block = self.transformer.resblocks[max(self.read_layers)]
+        own, x = block.attention, block.attention_norm(last_input)
+        query, key = own.wq(x[:, :1]), own.wk(x)
+        query, key = (t.unflatten(-1, (own.num_heads, -1)).transpose(1, 2) for t in (query, key))
+        products = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+        return products.softmax(dim=-1).mean(dim=1)[:, 0, 1:]
 
     def fuse(self) -> None:
         """One matmul for queries, keys and values of each block, see `VisionAttention.fuse`."""
@@ -203,3 +221,8 @@ class VisionBackbone(nn.Module):
         )
         shape = (len(features), side * side) if kept is None else (len(pooled),)
         return self.image_projector(pooled.view(*shape, -1))
+
+    def pooled_scores(self, scores: torch.Tensor) -> torch.Tensor:
+        """Mean of the scores (N, P) of the patches behind each pooled token: (N, T)."""
+        side, pool = self.side // self.pool, self.pool
+        return scores.unflatten(1, (side, pool, side, pool)).mean(dim=(2, 4)).flatten(1)

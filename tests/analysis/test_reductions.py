@@ -1,0 +1,105 @@
+"""Reductions against the floors, on made-up sweeps whose differences are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers.made_records import summary
+from tests.helpers.made_sweeps import make_run
+from vtexp.analysis.analyse import analyse
+from vtexp.analysis.reductions import against_floors, reduction_findings
+from vtexp.analysis.rows import collect
+from vtexp.analysis.samples import read_columns
+from vtexp.stats import comparison
+from vtexp.utils import files
+
+COUNT = 200
+
+
+def add(sweep: Path, method: str, tokens: int, right: int, **more: Any) -> None:
+    """A run of a method that answers the first `right` of 200 questions rightly."""
+    scores = [float(i < right) for i in range(COUNT)]
+    make_run(
+        sweep, str(tokens), tokens, scores, knob="kept_tokens",
+        result={"reduction": method} | more.pop("result", {}),
+        settings={"run.reduction": {"method": method}}, **more,
+    )  # fmt: skip
+
+
+def compared(sweep: Path) -> dict[tuple[str, str], Any]:
+    runs = collect(sweep)
+    read = {run.folder: read_columns(run.folder / files.SAMPLES) for run in runs}
+    return {
+        (str(own.run.asked.reduction), str(own.floor.asked.reduction)): own
+        for own in against_floors(runs, read)
+    }
+
+
+def test_verdicts_follow_the_paired_interval(tmp_path: Path) -> None:
+    add(tmp_path, "resize", 288, 100)
+    add(tmp_path, "max_min", 288, 160)
+    add(tmp_path, "cls_attention", 288, 40)
+    add(tmp_path, "pool", 288, 101)
+    found = compared(tmp_path)
+    verdicts = {method: own.verdict for (method, _), own in found.items()}
+    assert verdicts == {"max_min": "better", "cls_attention": "worse", "pool": "no better"}
+    own = found["max_min", "resize"]
+    scores = np.array([[float(i < 160), float(i < 100)] for i in range(COUNT)])
+    paired = comparison.paired_scores(scores, np.arange(COUNT))
+    expected = comparison.differences(paired)
+    assert own.difference == pytest.approx(0.3)
+    assert (own.low, own.high) == pytest.approx((expected.low[0, 1], expected.high[0, 1]))
+    assert own.p_holm <= 3 * 2**-20 or own.at_floor
+
+
+def test_only_equal_tokens_are_compared(tmp_path: Path) -> None:
+    add(tmp_path, "resize", 288, 100)
+    add(tmp_path, "random", 144, 90)
+    add(tmp_path, "max_min", 144, 100)
+    add(tmp_path, "max_min", 280, 100)  # within 5 %
+    found = compared(tmp_path)
+    assert set(found) == {("max_min", "random"), ("max_min", "resize")}
+    assert found["max_min", "resize"].run.vision_tokens == 280
+    assert found["max_min", "random"].run.vision_tokens == 144
+    said = reduction_findings(collect(tmp_path), {})
+    assert any("144" in line and "288" in line and "no run with" in line for line in said)
+
+
+def test_a_line_for_each_method_and_floor(tmp_path: Path) -> None:
+    for tokens, right in ((288, 20), (384, 60)):
+        add(tmp_path, "resize", tokens, right)
+        add(tmp_path, "max_min", tokens, 60)
+        add(tmp_path, "stride", tokens, 5)
+    said = analyse(collect(tmp_path)).reductions
+    assert [line.partition(":")[2].partition(":")[0] for line in said] == [
+        " max_min is better than resize at 288 vision tokens",
+        " stride is no better than resize",
+        " max_min is better than stride",
+    ]
+    assert "+20.0 points" in said[0] and said[1].count("worse") == 2
+
+
+def test_a_slower_prefill_is_said(tmp_path: Path) -> None:
+    for method, ms in (("resize", 10.0), ("max_min", 30.0), ("stride", 5.0), ("pool", 10.2)):
+        times = {"prefill_ms": summary(ms, mean_low=0.9 * ms, mean_high=1.1 * ms)}
+        add(tmp_path, method, 288, 100, prefill_ms=ms, result={"latency": times})
+    said = [line for line in analyse(collect(tmp_path)).reductions if "slower" in line]
+    assert len(said) == 1 and "max_min" in said[0] and "resize" in said[0]
+
+
+def test_nothing_is_said_without_reductions(tmp_path: Path) -> None:
+    make_run(tmp_path, "336x336", 288, [1.0, 0.0] * 20)
+    make_run(tmp_path, "560x336", 384, [1.0, 1.0] * 20)
+    assert reduction_findings(collect(tmp_path), {}) == ()
+
+
+def test_methods_are_series_of_their_own(tmp_path: Path) -> None:
+    for method in ("resize", "max_min"):
+        add(tmp_path, method, 288, 100)
+        add(tmp_path, method, 144, 50)
+    found = analyse(collect(tmp_path))
+    assert [series.settings for series in found.series] == ["reduction=max_min", "reduction=resize"]

@@ -1,0 +1,89 @@
+"""What to measure next, and that the commands do it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.answered_sweeps import answered_sweep
+from tests.helpers.made_sweeps import make_run
+from vtexp.analysis.analyse import analyse
+from vtexp.analysis.rows import collect
+from vtexp.config.compose import compose_config
+from vtexp.config.schema import Config
+from vtexp.report.next_steps import _rounded, next_lines
+from vtexp.runs.plan import make_plan, sweep_folder
+
+SETS = ("dataset=small_print", "dataset.limit=60")
+
+
+def lines_of(sweep: Path, margin: float) -> list[str]:
+    runs = collect(sweep)
+    return next_lines(runs, analyse(runs, margin))
+
+
+def config_of(line: str) -> Config:
+    """The config of the command at the end of a line."""
+    words = shlex.split(line[line.index("python launch.py") :])
+    return compose_config(words[2:])
+
+
+@pytest.mark.parametrize(
+    ("knob", "values", "expected"),
+    [
+        ("max_crops", "knob.max_crops=[1,9]", "max_crops=5"),
+        ("vision_tokens", "knob.targets=[432,1440]", "vision_tokens=864"),
+        ("image_size", "knob.sizes=[336x336,784x784]", "image_size="),
+    ],
+)
+def test_the_value_between_in_the_same_sweep(
+    tmp_path: Path, knob: str, values: str, expected: str
+) -> None:
+    sweep = tmp_path / "one"
+    first = answered_sweep(sweep, *SETS, f"knob={knob}", values, share=0.2)
+    (line,) = (line for line in lines_of(sweep, 5.0) if "between" in line)
+    assert line.startswith("next: measure ") and expected in line
+    config = config_of(line)
+    assert sweep_folder(config) == sweep
+    plan = make_plan(config)
+    (run,) = plan.runs
+    tokens = [own.predicted_vision_tokens for own in first.runs]
+    assert min(tokens) < run.predicted_vision_tokens < max(tokens)
+    assert run.run_id not in {own.run_id for own in first.runs}
+    assert [own.sample_id for own in plan.samples] == [own.sample_id for own in first.samples]
+
+
+def test_more_questions_in_a_new_sweep(tmp_path: Path) -> None:
+    first = answered_sweep(tmp_path / "one", *SETS, "knob.sizes=[336x336,560x336]", share=0.9)
+    (line,) = (line for line in lines_of(tmp_path / "one", 3.0) if "questions" in line)
+    config = config_of(line)
+    asked = config.dataset.limit
+    assert asked is not None and asked > 60 and f"ask {asked} questions" in line
+    assert sweep_folder(config) != tmp_path / "one"
+    plan = make_plan(config)
+    assert [run.value for run in plan.runs] == [run.value for run in first.runs]
+    ids = {sample.sample_id for sample in plan.samples}
+    assert {sample.sample_id for sample in first.samples} < ids
+
+
+def test_no_more_questions_than_there_are(tmp_path: Path) -> None:
+    few = ("dataset=small_print", "dataset.split=validation", "dataset.limit=60")
+    answered_sweep(tmp_path / "one", *few, "knob.sizes=[336x336,560x336]", share=0.9)
+    (line,) = (line for line in lines_of(tmp_path / "one", 0.1) if "questions" in line)
+    assert "ask all 600 questions" in line and config_of(line).dataset.limit is None
+
+
+def test_nothing_is_next_where_all_is_known_or_nothing_is(tmp_path: Path) -> None:
+    answered_sweep(tmp_path / "known", *SETS, "knob=max_crops", "knob.max_crops=[1,2]", share=0.0)
+    assert not any("between" in line for line in lines_of(tmp_path / "known", 5.0))
+    make_run(tmp_path / "made", "336x336", 288, [1.0] * 20)  # a config that is none of vtexp's
+    assert lines_of(tmp_path / "made", 5.0) == []
+
+
+def test_numbers_are_rounded_up_to_two_digits() -> None:
+    for count, expected in ((7, 7), (87, 87), (381, 390), (1201, 1300), (2000, 2000)):
+        assert _rounded(count) == expected
+    assert re.fullmatch(r"\d+", str(_rounded(123)))

@@ -1,0 +1,90 @@
+"""Runs with a token reduction: planned as they are measured, recorded, and refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vtexp.analysis.rows import collect
+from vtexp.config.schema import Config
+from vtexp.cost.architectures import model_arithmetic
+from vtexp.errors import ConfigError
+from vtexp.jobs.here import run_job
+from vtexp.runs.frozen import thaw
+from vtexp.runs.plan import make_plan
+
+MakeConfig = Callable[..., Config]
+KNOB = ("knob=kept_tokens", "knob.max_crops=[4]")
+
+
+@pytest.mark.parametrize(
+    ("asked", "tokens"),
+    [("knob.kept=[100,40]", [40, 100]), ("knob.keep_ratio=[0.25]", [72])],
+)
+def test_a_run_keeps_what_was_planned(
+    make_config: MakeConfig, tmp_path: Path, asked: str, tokens: list[int]
+) -> None:
+    config = make_config(*KNOB, "reduction=stride", "reduction.structure_tokens=drop", asked)
+    plan = make_plan(config)
+    run_job(config)
+    runs = collect(tmp_path / "sweep")
+    assert [run.found.measured_vision_tokens for run in runs] == tokens
+    planned = {run.label: run for run in plan.runs}
+    for run in runs:
+        own, found = planned[run.label], run.found
+        assert found.reduction == "stride" and found.latency["reduction_ms"].mean > 0
+        assert found.sequence_length == pytest.approx(sum(own.prompt_lengths) / 6)
+        arithmetic = model_arithmetic(plan.checkpoint.config, plan.geometry)
+        assert arithmetic is not None and found.flops is not None
+        (counts, *_) = own.prompts
+        assert counts.connected == 288 and counts.vision_tokens == run.vision_tokens
+        assert found.flops["connector"] == arithmetic.connector.flops(288)
+        assert thaw([run.folder]).knob_values[0] == own.value
+
+
+def test_resizing_is_no_stage(make_config: MakeConfig, tmp_path: Path) -> None:
+    run_job(make_config(*KNOB, "reduction=resize", "knob.kept=[288]"))
+    (run,) = collect(tmp_path / "sweep")
+    assert run.found.measured_vision_tokens == 288 and "reduction_ms" not in run.found.latency
+
+
+def test_all_kept_has_the_inputs_of_the_plain_run(make_config: MakeConfig) -> None:
+    reduced = make_plan(make_config(*KNOB, "reduction=max_min", "knob.kept=[288,1000,64]")).runs
+    (plain,) = make_plan(make_config("knob=max_crops", "knob.max_crops=[4]")).runs
+    prints = [run.inputs_fingerprint for run in reduced]
+    assert prints[0] == prints[1] == plain.inputs_fingerprint != prints[2]
+
+
+def test_methods_and_their_settings_are_runs_of_their_own(make_config: MakeConfig) -> None:
+    asked = [
+        ("reduction=max_min",), ("reduction=random",), ("reduction=random", "reduction.seed=1"),
+        ("reduction=cls_attention",), ("reduction=cls_attention", "reduction.merge=true"),
+        ("reduction=stride", "reduction.positions=keep"), ("reduction=stride",),
+        ("reduction=stride", "knob.max_crops=[5]"),
+    ]  # fmt: skip
+    configs = [make_config(*KNOB, "knob.kept=[64]", *own) for own in asked]
+    ids = [config.run_id(config.knob_values[0], "weights") for config in configs]
+    assert len(set(ids)) == len(ids)
+    seeded = make_config(*KNOB, "knob.kept=[64]", "reduction=stride", "reduction.seed=1")
+    assert seeded.run_id(seeded.knob_values[0], "weights") == ids[6]  # stride draws nothing
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (("knob=kept_tokens",), "max_min"),
+        (("reduction=pool",), "knob=kept_tokens"),
+        (("knob=kept_tokens", "reduction=python"), "module:function"),
+        (("knob=kept_tokens", "reduction=pool", "knob.max_crops=[1,2]"), "one cap"),
+        ((*KNOB, "reduction=resize", "force_full_tokens=true"), "force_full_tokens"),
+        ((*KNOB, "reduction=pool", "knob.kept=[0]"), "knob.kept"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    make_config: MakeConfig, overrides: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        make_config(*overrides)
+    assert "\n" not in str(caught.value)

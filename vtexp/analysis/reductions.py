@@ -1,0 +1,226 @@
+"""Token reductions against the floors, at equal measured tokens: is a method worth its trouble?
+
+A method is compared with `reduction=resize` where both read nearly as many tokens on average, and
+with `random` and `stride` at the same number of kept tokens, question by question.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vtexp.analysis.rows import ComparedRun
+from vtexp.analysis.samples import SampleColumns
+from vtexp.budget.reduction import RESIZE
+from vtexp.metrics import metric
+from vtexp.stats.comparison import differences, paired_scores
+from vtexp.stats.permutation import PValues, holm, sign_flip_tests
+from vtexp.utils.text import listed
+
+#: Floors that work behind the connector, and the share by which mean tokens of a method and of
+#: resizing may differ to be called equal.
+FLOORS, EQUAL = ("random", "stride"), 0.05
+
+
+@dataclass(frozen=True)
+class AgainstFloor:
+    """A method's accuracy minus a floor's, on the same questions and with as many tokens.
+
+    low and high: 95 % interval of this pair, None where the images carry none. p_holm: of no
+    difference, corrected for all pairs against this floor; `at_floor`: an upper bound of it.
+    """
+
+    run: ComparedRun
+    floor: ComparedRun
+    difference: float
+    low: float | None
+    high: float | None
+    p_holm: float
+    at_floor: bool
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse`, or `no better`: the interval holds both, or there is none."""
+        if self.low is None or self.high is None:
+            return "no better"
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "no better"
+
+
+def against_floors(
+    runs: Sequence[ComparedRun], read: Mapping[Path, SampleColumns]
+) -> list[AgainstFloor]:
+    """Each reduced run against each floor that answered the same questions with as many tokens."""
+    reduced = [run for run in runs if run.result is not None and run.asked.reduction]
+    found = []
+    for floor in (RESIZE, *FLOORS):
+        floors = [run for run in reduced if run.asked.reduction == floor]
+        pairs = [
+            (run, other)
+            for run in reduced
+            if run.asked.reduction not in (RESIZE, *FLOORS)
+            or (floor == RESIZE and run.asked.reduction != RESIZE)
+            if (other := _nearest(run, floors)) is not None
+        ]
+        found += _tested(pairs, read)
+    return found
+
+
+def _nearest(run: ComparedRun, floors: Sequence[ComparedRun]) -> ComparedRun | None:
+    """The floor's run on the same questions whose mean tokens are equal to a run's, or nearly."""
+
+    def distance(other: ComparedRun) -> float:
+        return abs(other.vision_tokens / run.vision_tokens - 1)
+
+    alike = [other for other in floors if _same_questions(run, other)]
+    nearest = min(alike, key=distance, default=None)
+    return None if nearest is None or distance(nearest) > EQUAL else nearest
+
+
+def _same_questions(run: ComparedRun, other: ComparedRun) -> bool:
+    asked, theirs = run.asked, other.asked
+    keys = ("model", "weights", "dataset", "split", "metric", "hardware")
+    prints = run.found.samples_fingerprint, other.found.samples_fingerprint
+    return prints[0] == prints[1] and all(getattr(asked, k) == getattr(theirs, k) for k in keys)
+
+
+def _tested(
+    pairs: Sequence[tuple[ComparedRun, ComparedRun]], read: Mapping[Path, SampleColumns]
+) -> list[AgainstFloor]:
+    scored = []
+    for run, floor in pairs:
+        columns = [read[own.folder] for own in (run, floor) if own.folder in read]
+        if len(columns) == 2 and np.array_equal(columns[0].questions, columns[1].questions):
+            scores = np.column_stack([own.scores for own in columns])
+            if not np.isnan(scores).any() and len(np.unique(columns[0].images)) > 1:
+                highest = metric(run.asked.metric).highest
+                scored.append(
+                    (run, floor, paired_scores(scores, columns[0].images, (0.0, highest)))
+                )
+    tests = [sign_flip_tests(paired.sums, len(scored)) for _, _, paired in scored]
+    p_values = PValues(
+        np.array([test.value[0, 1] for test in tests]),
+        np.array([test.at_floor[0, 1] for test in tests]),
+    )
+    corrected = holm(p_values).value
+    found = []
+    for i, (run, floor, paired) in enumerate(scored):
+        own = differences(paired)
+        low, high = (
+            None if np.isnan(end[0, 1]) else float(end[0, 1]) for end in (own.low, own.high)
+        )
+        found.append(
+            AgainstFloor(
+                run,
+                floor,
+                float(own.difference[0, 1]),
+                low,
+                high,
+                float(corrected[i]),
+                bool(p_values.at_floor[i]),
+            )
+        )
+    return found
+
+
+def reduction_findings(
+    runs: Sequence[ComparedRun], read: Mapping[Path, SampleColumns]
+) -> tuple[str, ...]:
+    """What a reader must know of the token reductions among runs, one sentence each."""
+    reduced = [run for run in runs if run.result is not None and run.asked.reduction]
+    methods = [run for run in reduced if run.asked.reduction != RESIZE]
+    if not methods:
+        return ()
+    tested = against_floors(runs, read)
+    lines: dict[tuple[str, str, str], list[AgainstFloor]] = defaultdict(list)
+    for own in tested:
+        floor = own.floor.asked.reduction or ""
+        lines[floor, own.run.asked.dataset, _method(own.run)].append(own)
+    resized = {own.run.name for own in tested if own.floor.asked.reduction == RESIZE}
+    lacking = [run for run in methods if run.name not in resized]
+    said = [
+        _sentence(dataset, method, floor, own) for (floor, dataset, method), own in lines.items()
+    ]
+    return (*said, *_without_resize(lacking, reduced), *_slower(methods, runs))
+
+
+def _sentence(dataset: str, method: str, floor: str, pairs: Sequence[AgainstFloor]) -> str:
+    """A method against a floor at all its numbers of tokens, such as `small_print: max_min is no
+    better than resize: -2.0 points (-5.0 to +1.0, p = 0.30) at 288 vision tokens`."""
+    better = [f"{own.run.vision_tokens:.5g}" for own in pairs if own.verdict == "better"]
+    where = "" if len(better) == len(pairs) else f" at {listed(better)} vision tokens"
+    verdict = f"is better than {floor}{where}" if better else f"is no better than {floor}"
+    return f"{dataset}: {method} {verdict}: {'; '.join(_difference(own) for own in pairs)}"
+
+
+def _difference(own: AgainstFloor) -> str:
+    text = f"{100 * own.difference:+.1f} points"
+    if own.low is not None and own.high is not None:
+        sign = "<" if own.at_floor else "="
+        interval = f"{100 * own.low:+.1f} to {100 * own.high:+.1f}"
+        text += f" ({interval}, p {sign} {own.p_holm:.2g})"
+    text += f" at {own.run.vision_tokens:.5g} vision tokens"
+    if own.floor.vision_tokens != own.run.vision_tokens:
+        text += f" (the floor has {own.floor.vision_tokens:.5g})"
+    return text + (", worse" if own.verdict == "worse" else "")
+
+
+def _method(run: ComparedRun) -> str:
+    """A method with the settings in which its runs differ."""
+    shown = [part for part in run.settings.split(", ") if part.startswith(("reduction.", "knob."))]
+    name = run.asked.reduction or ""
+    return f"{name} ({', '.join(shown)})" if shown else name
+
+
+def _without_resize(lacking: Sequence[ComparedRun], reduced: Sequence[ComparedRun]) -> list[str]:
+    """Numbers of tokens at which nothing says whether a method is worth it."""
+    found = []
+    for dataset in sorted({run.asked.dataset for run in lacking}):
+        own = [run for run in reduced if run.asked.dataset == dataset]
+        resized = _tokens([run for run in own if run.asked.reduction == RESIZE])
+        budgets = _tokens([run for run in lacking if run.asked.dataset == dataset])
+        text = f"{dataset}: no run with reduction=resize has {budgets} vision tokens"
+        found.append(text + (f"; resizing gives {resized}" if resized else "; add one"))
+    return found
+
+
+def _tokens(runs: Sequence[ComparedRun]) -> str:
+    return listed([str(count) for count in sorted({round(run.vision_tokens) for run in runs})])
+
+
+def _slower(methods: Sequence[ComparedRun], runs: Sequence[ComparedRun]) -> list[str]:
+    """Reduced runs whose prefill is longer than with the same crops and no reduction, or than that
+    of resizing to as many tokens, by means whose 95 % intervals do not meet."""
+    found = []
+    done = [run for run in runs if run.result is not None]
+    resized = [run for run in done if run.asked.reduction == RESIZE]
+    for run in methods:
+        for other, what in ((_plain(run, done), "no reduction"), (_nearest(run, resized), RESIZE)):
+            if other is not None and _is_slower(run, other):
+                own, theirs = run.found.mean("prefill_ms"), other.found.mean("prefill_ms")
+                spent = run.found.mean("reduction_ms")
+                takes = "" if spent is None else f"; the reduction itself takes {spent:.1f} ms"
+                found.append(
+                    f"{run.asked.dataset}: {_method(run)} at {run.vision_tokens:.5g} vision tokens "
+                    f"makes prefill slower than {what}: {own:.1f} against {theirs:.1f} ms{takes}"
+                )
+    return found
+
+
+def _plain(run: ComparedRun, done: Sequence[ComparedRun]) -> ComparedRun | None:
+    """The run of the same cap on crops that keeps all tokens."""
+    for other in done:
+        same_cap = other.asked.num_crops == run.asked.num_crops
+        if other.asked.knob == "max_crops" and same_cap and _same_questions(run, other):
+            return other
+    return None
+
+
+def _is_slower(run: ComparedRun, other: ComparedRun) -> bool:
+    own, theirs = (one.found.latency.get("prefill_ms") for one in (run, other))
+    if own is None or theirs is None or own.mean_low is None or theirs.mean_high is None:
+        return False
+    return own.mean_low > theirs.mean_high

@@ -1,0 +1,96 @@
+"""What a run asks of token reduction: how many vision tokens stay, and by which method. No torch.
+
+A reduction works behind the connector. `resize` is none: it makes the image smaller instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vtexp.budget.geometry import (
+    Geometry,
+    Size,
+    Tiling,
+    largest_tiling,
+    tiling_to_resolution,
+    token_layout,
+)
+from vtexp.errors import ConfigError
+
+#: The floor that works before the encoder: every family has it.
+RESIZE = "resize"
+#: Share of merged tokens among those that `cls_attention` keeps with `merge`: VisionZip's 10 of 64,
+#: 20 of 128, 30 of 192.
+CONTEXTUAL = 10 / 64
+#: An image is stretched by so much more on one side than on the other, at most.
+MOST_STRETCHED = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """One reduction, as the config has it; keys that the method does not use are at their defaults.
+
+    kept: vision tokens that stay per image, all crops together; or ratio: their share of those that
+    the crop setting gives. structure_tokens (`keep` or `drop`): start, end and column tokens around
+    the image; positions (`keep` or `renumber`): of what stays in the prompt.
+    """
+
+    method: str
+    kept: int | None = None
+    ratio: float | None = None
+    structure_tokens: str = "keep"
+    positions: str = "renumber"
+    seed: int = 0
+    merge: bool = False
+    function: str | None = None
+
+    def kept_of(self, tokens: int) -> int:
+        """How many of an image's vision tokens stay: at least 1, at most all."""
+        wanted = self.kept if self.kept is not None else round((self.ratio or 0.0) * tokens)
+        return max(1, min(tokens, wanted))
+
+
+def contextual_tokens(kept: int, tokens: int) -> int:
+    """How many of the kept tokens are merged ones; none where all are kept."""
+    return round(CONTEXTUAL * kept) if kept < tokens else 0
+
+
+def nearest_tiling(size: Size, tokens: int, most: Tiling, geometry: Geometry) -> Tiling:
+    """The tiling whose measured vision tokens are nearest to a number: the floor `resize`.
+
+    Of tilings with at most as many crops as `most` whose canvas has nearly the image's shape (W/H
+    within a factor of MOST_STRETCHED), and of 1x1; among equally near ones that of the nearest
+    shape, then the one with fewer rows. Where an image has no crops, the largest of its shape that
+    has no more tokens.
+    """
+    if geometry.tiling_rule == "pixels":
+        return largest_tiling(size, min(tokens, most.num_crops), geometry)
+
+    def stretched(tiling: Tiling) -> float:
+        height, width = tiling_to_resolution(tiling, geometry)
+        ratio = width / height / size.aspect_ratio
+        return max(ratio, 1 / ratio)
+
+    def distance(tiling: Tiling) -> tuple[int, float, int]:
+        found = token_layout(tiling, geometry).vision_tokens
+        return abs(found - tokens), stretched(tiling), tiling.rows
+
+    crops = most.num_crops
+    tilings = (
+        Tiling(rows, cols) for rows in range(1, crops + 1) for cols in range(1, crops // rows + 1)
+    )
+    near = [tiling for tiling in tilings if stretched(tiling) <= MOST_STRETCHED]
+    return min([Tiling(1, 1), *near], key=distance)
+
+
+def parse_kept(value: str) -> tuple[int | None, float | None]:
+    """Of a value of `knob=kept_tokens`: tokens (`144`), or a share of them (`0.25`).
+
+    Raises ConfigError for what is neither.
+    """
+    try:
+        return (None, float(value)) if "." in value else (int(value), None)
+    except ValueError:
+        raise ConfigError(
+            f"kept_tokens value {value!r} is neither a number of tokens nor a share such as 0.25"
+        ) from None

@@ -1,0 +1,27 @@
+"""What the scores of a token reduction cost: products of matrices in closed form. No torch here."""
+
+from __future__ import annotations
+
+from vtexp.budget.reduction import Reduction, contextual_tokens
+
+
+def similarity_flops(asked: Reduction, tokens: int, kept: int, width: int) -> float:
+    """FLOPs of comparing vision tokens of a width with each other and with the question.
+
+    max_min: all pairs. conditional: all pairs, the question's mean, and per token kept the products
+    with those before. cls_attention with `merge`: each of the rest with each target. A method of
+    the user's own is not known, and counts as none.
+    """
+    if asked.method == "max_min":
+        return 2 * tokens**2 * width
+    if asked.method == "conditional":
+        return 2 * tokens**2 * width + 2 * tokens * width + tokens * kept * (kept - 1)
+    if asked.method == "cls_attention" and asked.merge:
+        targets = contextual_tokens(kept, tokens)
+        return 2 * (tokens - kept + targets) * targets * width
+    return 0
+
+
+def attention_flops(crops: int, positions: int, width: int, inner: int) -> float:
+    """FLOPs of CLS's attention, computed once more: keys of all positions, one query a crop."""
+    return 2 * crops * (positions * width * inner + width * inner + positions * inner)

@@ -1,0 +1,179 @@
+"""Token reduction in Molmo v1: behind the connector and before the language model.
+
+What stays of a prompt has a fixed length, whatever the tokens: a CUDA graph can capture it, and
+nothing here waits for the device. Shapes: n vision tokens of an image, k kept, L tokens of its
+prompt, l that stay, N crops with the global crop first, P patches of a crop.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from vtexp.budget.geometry import Geometry, Tiling, token_layout
+from vtexp.budget.reduction import Reduction
+from vtexp.errors import VtexpError
+from vtexp.models.reduction.method import Encoded, Grid, Method, Reduced
+from vtexp.models.reduction.methods import method_of
+
+
+class TokenReduction(nn.Module):
+    """Runs a method. Its hook sees the image that is reduced and what comes out."""
+
+    def forward(self, method: Method, encoded: Encoded, k: int, source: torch.Tensor) -> Reduced:
+        """k tokens of an image. `source` (n,): which pooled tokens of its N crops they are.
+
+        Raises VtexpError where the method, which may be a user's own, gives another number.
+        """
+        reduced = method(encoded, k)
+        shapes = tuple(reduced.features.shape), tuple(reduced.indices.shape)
+        if shapes != ((k, encoded.features.shape[1]), (k,)):
+            raise VtexpError(
+                f"a reduction to {k} tokens gave features and indices of the shapes {shapes[0]} "
+                f"and {shapes[1]}"
+            )
+        return reduced
+
+
+class RowSelection(nn.Module):
+    """Takes the rows of prompts that stay. Its hook sees which."""
+
+    def forward(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """x (B, L, hidden), rows int64 (B, l) -> (B, l, hidden)."""
+        return x.take_along_dim(rows[..., None], dim=1)
+
+
+class ReduciblePrompt(NamedTuple):
+    """What a reduction must know of one prompt, from its layout alone.
+
+    order: int64 (n,), the connector's tokens in the order of the prompt; source: int64 (n,), which
+    pooled tokens they are in that order; places: int64 (n,), their rows, ascending; fixed: int64,
+    rows that stay in any case. grids: of the views. text: where the text behind the image is.
+    """
+
+    asked: Reduction
+    k: int
+    crops: int
+    length: int
+    order: torch.Tensor
+    source: torch.Tensor
+    places: torch.Tensor
+    fixed: torch.Tensor
+    grids: tuple[Grid, ...]
+    text: slice
+
+    @property
+    def kept_length(self) -> int:
+        """l: tokens of the prompt that stay."""
+        return len(self.fixed) + self.k
+
+    def to(self, device: torch.device) -> ReduciblePrompt:
+        """The same with its tensors on a device."""
+        names = ("order", "source", "places", "fixed")
+        return self._replace(**{name: getattr(self, name).to(device) for name in names})
+
+
+def reducible_prompt(
+    asked: Reduction, index: torch.Tensor, length: int, image: slice, grids: tuple[Grid, ...]
+) -> ReduciblePrompt:
+    """Of a prompt of `length` tokens whose image's tokens are `image`; index (N, T) are the places
+    of pooled tokens in it, negative where they are dropped."""
+    flat = index.flatten().long()
+    source = (flat >= 0).nonzero().squeeze(-1)
+    places, order = flat[source].sort()
+    stays = torch.ones(length, dtype=torch.bool)
+    stays[image if asked.structure_tokens == "drop" else places] = False
+    return ReduciblePrompt(
+        asked=asked,
+        k=asked.kept_of(len(places)),
+        crops=len(index),
+        length=length,
+        order=order,
+        source=source[order],
+        places=places,
+        fixed=stays.nonzero().squeeze(-1),
+        grids=grids,
+        text=slice(image.stop, length),
+    )
+
+
+def view_grids(tiling: Tiling, geometry: Geometry, *, full: bool) -> tuple[Grid, ...]:
+    """Grids of the global view and of the crops together; `full`: no overlap is dropped."""
+    layout = token_layout(tiling, geometry, force_full_tokens=full)
+    side = geometry.tokens_per_side
+    return Grid(side, side), Grid(layout.grid_rows, layout.grid_cols)
+
+
+class Connected(NamedTuple):
+    """What encoder and connector give: vision tokens (n, hidden) of all images, one after the
+    other, and what the encoder's last block read, (N, 1 + P, width)."""
+
+    tokens: torch.Tensor
+    last_input: torch.Tensor
+
+
+class ReducedPrompts(NamedTuple):
+    """B prompts after their reduction.
+
+    features (sum of k, hidden) stand at `places` of (B * L, hidden); source (sum of k,): which of
+    all pooled tokens they took the place of. rows int64 (B, most l): what stays of each prompt,
+    padded with 0; positions (B, most l), or None where they are 0, 1, 2.
+    """
+
+    features: torch.Tensor
+    places: torch.Tensor
+    source: torch.Tensor
+    rows: torch.Tensor
+    positions: torch.Tensor | None
+
+
+def reduce_prompts(
+    model: nn.Module,
+    prompts: list[ReduciblePrompt],
+    connected: Connected,
+    input_ids: torch.Tensor,
+) -> ReducedPrompts:
+    """Reduce each image of a batch. model: MolmoModel; input_ids (B, L), padded on the right."""
+    tokens = connected.tokens.split([len(prompt.order) for prompt in prompts])
+    inputs = connected.last_input.split([prompt.crops for prompt in prompts])
+    features, places, sources, rows = [], [], [], []
+    for row, (prompt, own, last_input) in enumerate(zip(prompts, tokens, inputs, strict=True)):
+        encoded = _encoded(model, prompt, own, last_input, input_ids[row])
+        method = method_of(prompt.asked)
+        reduced = model.token_reduction(method, encoded, prompt.k, prompt.source)
+        kept_places = prompt.places[reduced.indices]
+        features.append(reduced.features)
+        places.append(kept_places + row * input_ids.shape[1])
+        sources.append(prompt.source[reduced.indices])
+        rows.append(torch.cat([prompt.fixed, kept_places]).sort().values)
+    padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return ReducedPrompts(
+        torch.cat(features),
+        torch.cat(places),
+        torch.cat(sources),
+        padded,
+        padded if prompts[0].asked.positions == "keep" else None,
+    )
+
+
+def _encoded(
+    model: nn.Module,
+    prompt: ReduciblePrompt,
+    tokens: torch.Tensor,
+    last_input: torch.Tensor,
+    input_ids: torch.Tensor,
+) -> Encoded:
+    backbone = model.vision_backbone
+
+    def attention() -> torch.Tensor:
+        of_patches = backbone.image_vit.cls_attention(last_input)
+        return backbone.pooled_scores(of_patches).flatten()[prompt.source]
+
+    return Encoded(
+        tokens[prompt.order],
+        prompt.grids,
+        attention,
+        model.transformer.wte(input_ids[None, prompt.text])[0],
+    )

@@ -1,0 +1,135 @@
+"""What to measure next: the budget between, or more questions, with the command as it is typed.
+
+A command stands here only if Hydra composes it to the config of the runs but for what it changes;
+else the keys alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vtexp.analysis.findings import AnalysedRun, Analysis, Series
+from vtexp.analysis.rows import ComparedRun
+from vtexp.budget.geometry import Geometry
+from vtexp.budget.knobs import KnobValue
+from vtexp.config.schema import KNOB_SCHEMAS, Config
+from vtexp.errors import VtexpError
+from vtexp.models.checkpoints import find_checkpoint
+from vtexp.report.reproduce import command_with
+from vtexp.runs.frozen import thaw
+from vtexp.runs.plan import geometry_of
+from vtexp.runs.within import values_up_to
+
+
+def next_lines(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
+    """What to measure next, a line for each step of each series; none where nothing is open."""
+    by_name = {run.name: run for run in runs}
+    lines = []
+    for series in analysis.series:
+        name = f" ({series.name})" if len(analysis.series) > 1 else ""
+        own = [by_name[run.run] for run in series.runs]
+        steps = (_more_questions(series, own), _budget_between(series, own))
+        lines += [f"next{name}: {step}" for step in steps if step is not None]
+    return lines
+
+
+def _more_questions(series: Series, runs: Sequence[ComparedRun]) -> str | None:
+    """Where the data cannot tell of some budget, and the data set has more questions."""
+    config, power = _config(runs[0].folder), series.power
+    if config is None or power is None or not _open(series):
+        return None
+    needed, asked = power.questions_for_margin, config.dataset.limit
+    if needed is None or asked is None or needed <= series.num_samples:
+        return None
+    there = config.dataset.num_questions.get(config.dataset.split)
+    limit: int | None = _rounded(needed)
+    said = f"ask {limit} questions"
+    if there is not None and there <= limit:
+        limit, said = None, f"ask all {there} questions (it takes about {limit})"
+    folders = [run.folder for run in runs]
+    return _with_command(said, folders, {"dataset.limit": limit})
+
+
+def _open(series: Series) -> bool:
+    """Whether a budget that could be the answer is neither known to be enough nor known not to."""
+    best = next((run for run in series.runs if run.run == series.answer.best), None)
+    chosen = next((run for run in series.runs if run.run == series.answer.run), best)
+    return chosen is not None and (
+        series.answer.verdict == "cannot_tell"
+        or (
+            (series.answer.verdict in ("smaller", "best") and not series.answer.needed)
+            and any(run.vision_tokens < chosen.vision_tokens for run in _candidates(series))
+        )
+    )
+
+
+def _candidates(series: Series) -> list[AnalysedRun]:
+    return [run for run in series.runs if run.same_inputs_as is None]
+
+
+def _rounded(count: int) -> int:
+    """Up to two digits."""
+    step = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // step) * step
+
+
+def _budget_between(series: Series, runs: Sequence[ComparedRun]) -> str | None:
+    """A budget between the answer and the next smaller one that was measured, if there is one."""
+    by_name = {run.name: run for run in runs}
+    order = [by_name[run.run] for run in _candidates(series)]
+    place = next((i for i, run in enumerate(order) if run.name == series.answer.run), None)
+    if place is None or place == 0:
+        return None
+    below, chosen = order[place - 1], order[place]
+    config = _config(chosen.folder)
+    if config is None or below.asked.knob != chosen.asked.knob:
+        return None
+    value = _value_between(config, below, chosen)
+    if value is None:
+        return None
+    said = f"measure {chosen.asked.knob}={value}, between {below.label} and {chosen.label}"
+    number: Any = value if chosen.asked.knob == "image_size" else int(value)
+    key = f"knob.{KNOB_SCHEMAS[chosen.asked.knob][1]}"
+    return _with_command(said, [chosen.folder], {key: [number]}, chosen.folder.parent)
+
+
+def _value_between(config: Config, below: ComparedRun, chosen: ComparedRun) -> str | None:
+    """The value in the middle of those that mean more crops than one run and fewer than another."""
+    geometry = _geometry(config)
+    if geometry is None:
+        return None
+    knob, ends = chosen.asked.knob, (below.asked.num_crops, chosen.asked.num_crops)
+    values = values_up_to(knob, ends[1], geometry)
+    crops = {v: KnobValue(knob, v).crop_setting(geometry).max_crops for v in values}
+    between = [value for value in values if ends[0] < crops[value] < ends[1]]
+    return between[(len(between) - 1) // 2] if between else None
+
+
+def _geometry(config: Config) -> Geometry | None:
+    """Of the runs' model; None where it is not on this machine."""
+    model = config.model
+    try:
+        checkpoint = find_checkpoint(model.path, model.revision, weights=False, sizes_suffice=True)
+        return geometry_of(model, checkpoint)
+    except (VtexpError, OSError):
+        return None
+
+
+def _config(folder: Path) -> Config | None:
+    """The config of a run; None where this vtexp does not read it."""
+    try:
+        return thaw([folder])
+    except VtexpError:
+        return None
+
+
+def _with_command(
+    said: str, folders: Sequence[Path], changes: dict[str, Any], sweep: Path | None = None
+) -> str:
+    command = command_with(folders, changes, sweep)
+    if command is not None:
+        return f"{said}: {command}"
+    keys = " ".join(f"{key}={value}" for key, value in changes.items())
+    return f"{said}: the same command with {keys}".replace("=None", "=null").replace("'", "")

@@ -46,6 +46,7 @@ def write_page(folder: Path, rows: Sequence[ReportRow], found: Analysis) -> list
     asked = read_answers(runs)
     counted = {run: answers for one in asked for run, answers in one.by_run.items()}
     plots = [*all_plots(found, runs, counted), *decision_plots(found, runs)]
+    plots.sort(key=lambda plot: plot.kind != "forest")  # the test, drawn, is the answer's picture
     browsers, warnings = _browsers(runs, found, asked)
     data = {
         "plots": [

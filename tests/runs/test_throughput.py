@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vtexp.config.schema import Config
-from vtexp.models.clocks import AnswerClock
+from vtexp.models.answer_clock import AnswerClock
 from vtexp.models.molmo.answering import AnswerSteps
 from vtexp.runs.job import load_runner
 from vtexp.runs.plan import make_plan

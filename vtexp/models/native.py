@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from vtexp.budget.geometry import Tiling
 from vtexp.budget.knobs import CropSetting
 from vtexp.errors import CountMismatchError
-from vtexp.models.clocks import AnswerClock
+from vtexp.models.answer_clock import AnswerClock
 from vtexp.models.prefill_graphs import GraphStages, PromptCache, Tensors
 from vtexp.models.probe import Probe, Seen
 from vtexp.models.runner import Inputs, PreparedSample, Runner

@@ -23,9 +23,10 @@ from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
 from vtexp.data.sample import Sample
 from vtexp.errors import ConfigError, VtexpError
+from vtexp.models.answer_clock import AnswerClock
 from vtexp.models.busy import kernels_ms
 from vtexp.models.checkpoints import Checkpoint
-from vtexp.models.clocks import AnswerClock, StageClock, StageMemory
+from vtexp.models.clocks import StageClock, StageMemory
 from vtexp.models.loading import load_model
 from vtexp.models.prefill_graphs import GraphStages, PrefillGraphs, Tensors
 from vtexp.models.probe import Probe

@@ -19,7 +19,7 @@ from vtexp.measure.energy import EnergyMeter
 from vtexp.measure.protocol import Reference, Timing
 from vtexp.measure.timings import LatencyRow
 from vtexp.metrics.registry import Score
-from vtexp.models.clocks import AnswerClock
+from vtexp.models.answer_clock import AnswerClock
 from vtexp.models.probe import Counts
 from vtexp.runs.batching import BatchSize
 from vtexp.runs.plan import Plan, PlannedRun

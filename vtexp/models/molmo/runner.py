@@ -15,8 +15,8 @@ from vtexp.budget.geometry import Geometry, theoretical_tokens
 from vtexp.budget.knobs import CropSetting
 from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
+from vtexp.models.answer_clock import AnswerClock
 from vtexp.models.checkpoints import Checkpoint
-from vtexp.models.clocks import AnswerClock
 from vtexp.models.molmo.answering import Answering
 from vtexp.models.molmo.float8 import use_float8
 from vtexp.models.molmo.modeling import ImagePlaces, MolmoForCausalLM, image_places

@@ -97,8 +97,8 @@ def command_with(
 
 
 def _word(text: str) -> str:
-    """A text as Hydra's command line reads it, bare where that is the same."""
-    return text if re.fullmatch(r"[A-Za-z/][\w./-]*", text) else _hydra(text)
+    """A text as Hydra's command line reads it, bare where that is the same: time stamps are."""
+    return text if re.fullmatch(r"([A-Za-z/]|\d+-)[\w./-]*", text) else _hydra(text)
 
 
 def _overrides(config: Config) -> tuple[list[str], dict[str, Any]]:

@@ -45,6 +45,15 @@ def test_the_best_budget_itself_may_be_the_guess(tmp_path: Path) -> None:
     assert "Best guess: image_size=560x336." in series.guess.sentence
 
 
+def test_a_run_whose_samples_are_gone_is_no_guess(tmp_path: Path) -> None:
+    series_of(tmp_path, [0.2, 0.7, 0.72, 0.75], 100, 1.0)
+    (gone,) = [folder for folder in tmp_path.iterdir() if "336x336" in folder.name]
+    (gone / "samples.jsonl").unlink()
+    (series,) = analyse(collect(tmp_path), 1.0).series
+    assert series.answer.verdict == "cannot_tell" and series.guess is not None
+    assert series.guess.run != gone.name
+
+
 def test_there_is_no_guess_beside_an_answer(tmp_path: Path) -> None:
     series = series_of(tmp_path / "a", [0.4, 0.8, 0.8], 1000, 3.0)
     assert series.answer.verdict == "best" and series.guess is None

@@ -150,3 +150,34 @@ def test_limits_come_from_configs_or_the_command_line(tmp_path: Path, capfd, mon
             files.write_text(folder / files.CONFIG, yaml.safe_dump(other))
     with pytest.raises(ConfigError, match="max_prefill_ms: the sweeps have 13, 14"):
         configured_limits([tmp_path / "a", tmp_path / "b"])
+
+
+def test_two_limits_are_kept_together_only_if_their_doubts_add_up_to_little(
+    tmp_path: Path,
+) -> None:
+    folders = made(tmp_path)
+    for number, folder in enumerate(folders, 1):
+        timed(folder, [[10.0 * number], [10.5 * number], [9.5 * number]])
+    one = under(tmp_path, max_prefill_ms=41.4)
+    both = under(tmp_path, max_prefill_ms=41.4, max_ttft_ms=46.4)
+    (chance,) = (cost.chance for cost in one.costs)
+    assert one.run == both.run == folders[3].name
+    assert chance is not None and 0.5 < chance < 1
+    doubts = sum(1 - (cost.chance or 0) for cost in both.costs)
+    assert (both.surer is None) == (doubts <= 0.05)
+
+
+def test_budgets_without_the_measurement_are_counted(tmp_path: Path) -> None:
+    folders = made(tmp_path)
+    for number, folder in enumerate(folders[:3], 1):
+        change_result(folder, energy_j_per_prefill=float(number))
+    assert "1 of 4 budgets" in under(tmp_path, max_energy_j=10.0).sentence
+
+
+def test_limits_that_are_kept_but_not_together(tmp_path: Path) -> None:
+    folders = made(tmp_path, (0.5, 0.6))
+    for folder, ms, energy in zip(folders, (10.0, 20.0), (9.0, 2.0), strict=True):
+        timed(folder, [[ms, ms + 1]])
+        change_result(folder, energy_j_per_prefill=energy)
+    found = under(tmp_path, max_prefill_ms=15.0, max_energy_j=5.0)
+    assert found.run is None and "but all by none" in found.sentence

@@ -46,11 +46,14 @@ class Answered:
 
 
 def across(answered: Sequence[Answered], margin: float) -> tuple[Across, ...]:
-    """Of series that differ in their data set alone, each on another one; `margin` in points."""
+    """Of series that differ in their data set alone, each on another one; `margin` in points.
+
+    Scores of several metrics have no average, so the metric is the same too.
+    """
     groups: dict[tuple[str, ...], list[Answered]] = defaultdict(list)
     for one in answered:
         own = one.series
-        groups[own.model, own.weights, own.hardware, own.settings].append(one)
+        groups[own.model, own.weights, own.hardware, own.settings, own.metric].append(one)
     several = len(groups) > 1
     found = []
     for key, parts in groups.items():

@@ -111,14 +111,16 @@ def _tokens(run: AnalysedRun) -> str:
 def _speed(ratio: Ratio) -> str:
     """How much faster or slower than its baseline, in words."""
     if ratio.low is None or ratio.high is None:
-        return "is no faster"
+        return "is not known to be faster"
     within = scope(ratio.processes)
     if ratio.low > 1:
         return f"is {ratio.ratio:.2f} times as fast ({interval(ratio)} {within})"
     if ratio.high < 1:
         longer = f"{1 / ratio.ratio:.2f} times as long"
         return f"is slower ({longer}, {1 / ratio.high:.2f} to {1 / ratio.low:.2f} {within})"
-    return "is no faster"
+    return (
+        f"is not known to be faster ({ratio.ratio:.2f} times as fast, {interval(ratio)} {within})"
+    )
 
 
 def _enough(

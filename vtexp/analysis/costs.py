@@ -1,8 +1,9 @@
 """What 1 000 images cost: seconds of the device, energy and money, at batch 1 and in batches.
 
 At batch 1 it is the mean prefill: what an interactive user waits for. In batches it is the measured
-throughput of the answers, prefill and further tokens apart: what a service pays. All are of the
-model alone: decoding and preprocessing of images have their own columns.
+throughput of the answers, prefill and further tokens apart: what a service pays. That stands only
+where the timed batches, the largest, have images like all. All are of the model alone: decoding and
+preprocessing of images have their own columns.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from vtexp.errors import DataError
 from vtexp.utils import files
 
 IMAGES = 1000
+#: By which share tokens of the timed batches may differ from the mean of all.
+ALIKE = 0.02
 _HOUR_S = 3600
 
 
@@ -42,7 +45,7 @@ def cost_of_run(run: AnalysedRun, compared: ComparedRun) -> Cost:
         price=_priced(seconds, price),
     )
     batched = found.answer_times
-    if batched is None:
+    if batched is None or not _like_all(batched.vision_tokens, found.measured_vision_tokens):
         return cost
     own = IMAGES * batched.prefill_s / batched.samples
     return replace(
@@ -53,6 +56,15 @@ def cost_of_run(run: AnalysedRun, compared: ComparedRun) -> Cost:
         batch_price=_priced(own, price),
         images_per_s=IMAGES / own if own > 0 else None,
     )
+
+
+def _like_all(timed: float, mean: float) -> bool:
+    """Whether the images of the timed batches have as many tokens as all have on average.
+
+    Batches are sorted by crops and the largest are timed: of mixed images these are other ones, and
+    what they cost says nothing of the rest.
+    """
+    return abs(timed - mean) <= ALIKE * mean
 
 
 def _priced(seconds: float, price_per_hour: float | None) -> float | None:

@@ -17,7 +17,8 @@ def best_guess(runs: Sequence[AnalysedRun], answer: Answer, margin: float) -> Gu
 
     Only where the answer is that the data cannot tell; None where even that has nothing to say.
     """
-    scored = [run for run in _candidates(runs) if run.accuracy is not None]
+    # Without its samples a run has an accuracy, but no loss that is known.
+    scored = [run for run in _candidates(runs) if run.run == answer.best or run.versus_best]
     best = next((run for run in scored if run.run == answer.best), None)
     if answer.verdict != "cannot_tell" or best is None or not best.accuracy:
         return None

@@ -53,7 +53,7 @@ def under_limits(
     if not within:
         return UnderLimits(_none_within(limits, own, costs))
     best = most_accurate(within)
-    sure = [run for run in within if all(_surely(one) for one in costs[run.run])]
+    sure = [run for run in within if _surely(costs[run.run])]
     surer = most_accurate(sure) if sure and best not in sure else None
     return UnderLimits(
         sentence=_sentence(limits, best, most_accurate(own), surer, costs),
@@ -110,8 +110,13 @@ def memory_gb(run: ComparedRun) -> float | None:
     return None if peak is None else peak * MIB / 1e9
 
 
-def _surely(cost: AgainstLimit) -> bool:
-    return cost.chance is None or cost.chance >= SURE
+def _surely(costs: Sequence[AgainstLimit]) -> bool:
+    """Whether all limits are kept together: chances of breaking each add up, at worst.
+
+    A time without a chance may be on either side; memory and energy are taken as measured.
+    """
+    times = [cost.chance for cost in costs if cost.key in _TIMES]
+    return sum(1.0 if chance is None else 1.0 - chance for chance in times) <= 1.0 - SURE
 
 
 def _asked(limits: Mapping[str, float]) -> str:
@@ -135,6 +140,8 @@ def _none_within(
         value = known_ones[least] or 0.0
         if value > limit:
             said.append(f"{labels[least]} is nearest: its {name} is {_three(value)} {unit}.")
+    if len(said) == 1:
+        said.append("Each limit is kept by some of them, but all by none.")
     return " ".join(said)
 
 
@@ -154,10 +161,25 @@ def _sentence(
     if run.accuracy is not None and run.run != best.run:
         lost = 100 * ((best.accuracy or 0.0) - run.accuracy)
         said.append(f"{best.label}, which scored highest, scored {lost:.1f} points more.")
+    said += _unmeasured(limits, costs)
     if surer is not None:
         own = ", ".join(_chance(cost) for cost in costs[surer.run] if cost.chance is not None)
         said.append(f"{surer.label}{_scored(surer)} is within with a chance of {own}.")
     return " ".join(said)
+
+
+def _unmeasured(
+    limits: Mapping[str, float], costs: Mapping[str, tuple[AgainstLimit, ...]]
+) -> list[str]:
+    """Of how many budgets it is not known whether they are within a limit."""
+    counts = {
+        key: sum(cost[i].value is None for cost in costs.values()) for i, key in enumerate(limits)
+    }
+    return [
+        f"The {_NAMES[key][0]} of {count} of {len(costs)} budgets was not measured."
+        for key, count in counts.items()
+        if count
+    ]
 
 
 def _scored(run: AnalysedRun) -> str:
@@ -174,10 +196,11 @@ def _said(cost: AgainstLimit) -> str:
     name, unit = _NAMES[cost.key]
     text = f"Its {name} is {_three(cost.value or 0.0)} {unit}"
     if cost.key not in _TIMES:
-        return f"{text} (measured once)."
+        return f"{text}."
     if cost.low is not None and cost.high is not None:
         text += f" ({_three(cost.low)} to {_three(cost.high)} {scope(cost.processes)}"
-        text += f"; within {cost.limit:g} {unit} with a chance of {_chance(cost)})"
+        here = " in this process" if cost.processes == 1 else ""
+        text += f"; within {cost.limit:g} {unit} with a chance of {_chance(cost)}{here})"
     longer = f"{cost.beyond} of {cost.timed} timed images take longer than {cost.limit:g} {unit}"
     return f"{text}; {longer}."
 

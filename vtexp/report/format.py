@@ -99,7 +99,7 @@ def _gain(answer: Answer) -> str:
     if ratio.low is not None and ratio.low > 1:
         return f"{saved}, {ratio.ratio:.2f} times as fast"
     slower = ratio.high is not None and ratio.high < 1
-    return f"{saved}, but {'slower' if slower else 'no faster'}"
+    return f"{saved}, but {'slower' if slower else 'not known to be faster'}"
 
 
 def beside(series: Series) -> list[str]:

@@ -6,7 +6,7 @@ else the keys alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,20 @@ def next_lines(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
     for series in analysis.series:
         name = f" ({series.name})" if len(analysis.series) > 1 else ""
         own = [by_name[run.run] for run in series.runs]
-        steps = (_more_questions(series, own), _budget_between(series, own))
+        asked = {run.asked.value_label for run in runs if run.asked.knob == own[0].asked.knob}
+        steps = (
+            _more_questions(series, own, analysis.margin),
+            _budget_between(series, own, asked, analysis.margin),
+        )
         lines += [f"next{name}: {step}" for step in steps if step is not None]
     return lines
 
 
-def _more_questions(series: Series, runs: Sequence[ComparedRun]) -> str | None:
-    """Where the data cannot tell of some budget, and the data set has more questions."""
+def _more_questions(series: Series, runs: Sequence[ComparedRun], margin: float) -> str | None:
+    """Where the data cannot tell of some budget, and the data set has more questions.
+
+    `margin` in points, of the report, which the runs' config may not have.
+    """
     config, power = _config(runs[0].folder), series.power
     if config is None or power is None or not _open(series):
         return None
@@ -44,11 +51,19 @@ def _more_questions(series: Series, runs: Sequence[ComparedRun]) -> str | None:
     if needed is None or asked is None or needed <= series.num_samples:
         return None
     there = config.dataset.num_questions.get(config.dataset.split)
+    if there is not None and there <= series.num_samples:
+        return None
     folders, limit = [run.folder for run in runs], _rounded(needed)
+    changes = _margin(config, margin)
     if there is not None and there <= limit:
         said = f"ask all {there} questions (it takes about {limit})"
-        return _with_command(said, folders, {"dataset.limit": None})
-    return _with_command(f"ask {limit} questions", folders, {"dataset.limit": limit})
+        return _with_command(said, folders, {"dataset.limit": None, **changes})
+    return _with_command(f"ask {limit} questions", folders, {"dataset.limit": limit, **changes})
+
+
+def _margin(config: Config, margin: float) -> dict[str, Any]:
+    """The report's margin as a change of the config, where that has another."""
+    return {} if config.report.margin == margin else {"report.margin": margin}
 
 
 def _open(series: Series) -> bool:
@@ -74,8 +89,13 @@ def _rounded(count: int) -> int:
     return -(-count // step) * step
 
 
-def _budget_between(series: Series, runs: Sequence[ComparedRun]) -> str | None:
-    """A budget between the answer and the next smaller one that was measured, if there is one."""
+def _budget_between(
+    series: Series, runs: Sequence[ComparedRun], asked: Collection[str], margin: float
+) -> str | None:
+    """A budget between the answer and the next smaller one that was measured, if there is one.
+
+    `asked`: values of the knob that were tried, those that failed too.
+    """
     by_name = {run.name: run for run in runs}
     order = [by_name[run.run] for run in _candidates(series)]
     place = next((i for i, run in enumerate(order) if run.name == series.answer.run), None)
@@ -85,24 +105,30 @@ def _budget_between(series: Series, runs: Sequence[ComparedRun]) -> str | None:
     config = _config(chosen.folder)
     if config is None or below.asked.knob != chosen.asked.knob:
         return None
-    value = _value_between(config, below, chosen)
+    value = _value_between(config, below, chosen, asked)
     if value is None:
         return None
     said = f"measure {chosen.asked.knob}={value}, between {below.label} and {chosen.label}"
     number: Any = value if chosen.asked.knob == "image_size" else int(value)
     key = f"knob.{KNOB_SCHEMAS[chosen.asked.knob][1]}"
-    return _with_command(said, [chosen.folder], {key: [number]}, chosen.folder.parent)
+    changes = {key: [number], **_margin(config, margin)}
+    return _with_command(said, [chosen.folder], changes, chosen.folder.parent)
 
 
-def _value_between(config: Config, below: ComparedRun, chosen: ComparedRun) -> str | None:
-    """The value in the middle of those that mean more crops than one run and fewer than another."""
+def _value_between(
+    config: Config, below: ComparedRun, chosen: ComparedRun, asked: Collection[str]
+) -> str | None:
+    """The value in the middle of those that mean more crops than one run and fewer than another.
+
+    Those `asked` are left out.
+    """
     geometry = _geometry(config)
     if geometry is None:
         return None
     knob, ends = chosen.asked.knob, (below.asked.num_crops, chosen.asked.num_crops)
     values = values_up_to(knob, ends[1], geometry)
     crops = {v: KnobValue(knob, v).crop_setting(geometry).max_crops for v in values}
-    between = [value for value in values if ends[0] < crops[value] < ends[1]]
+    between = [v for v in values if ends[0] < crops[v] < ends[1] and str(v) not in asked]
     return between[(len(between) - 1) // 2] if between else None
 
 

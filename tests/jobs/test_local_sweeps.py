@@ -171,7 +171,7 @@ def test_a_finished_share_is_not_answered_again(tmp_path: Path) -> None:
     "resumed, the same answers",
 )
 def test_a_local_sweep_is_cancelled_and_resumed(tmp_path: Path, small_checkpoint: Path) -> None:
-    sizes = "knob.sizes=784x784,672x672"
+    sizes = "knob.sizes=784x784,784x560"
     here = Sweep(tmp_path / "here" / "sweep", small_checkpoint, *LONG, sizes)
     assert here.launch().returncode == 0
     sweep = Sweep(tmp_path / "there" / "sweep", small_checkpoint, *LONG, sizes, *LOCAL)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers.made_records import change_result
 from tests.helpers.made_sweeps import make_run, steady_scores
 from vtexp.analysis.analyse import analyse
 from vtexp.analysis.findings import Analysis
@@ -53,6 +54,16 @@ def test_worst_case_and_average(tmp_path: Path) -> None:
 def test_nothing_is_enough_for_all_where_one_cannot_tell(tmp_path: Path) -> None:
     (found,) = made(tmp_path, 60, easy=(0.8, 0.8, 0.8), hard=(0.5, 0.6, 0.7)).across
     assert found.enough_for_all is None and "is nearest" in found.sentence
+
+
+def test_scores_of_several_metrics_have_no_average(tmp_path: Path) -> None:
+    made(tmp_path, 100, a=(0.8, 0.8, 0.8), b=(0.7, 0.7, 0.7))
+    for run in collect(tmp_path):
+        if run.asked.dataset == "b":
+            change_result(run.folder, metric="anls")
+    analysis = analyse(collect(tmp_path), 5.0)
+    assert [series.metric for series in analysis.series] == ["exact_match", "anls"]
+    assert analysis.across == ()
 
 
 def test_one_data_set_has_nothing_across(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from vtexp.analysis.findings import Analysis, Series
 from vtexp.analysis.rows import collect, timing_warnings
 from vtexp.analysis.samples import MOST_GROUPS, RANGES, read_columns
 from vtexp.errors import ConfigError, DataError
+from vtexp.report.format import headline
 from vtexp.runs.records import Device, GitState
 from vtexp.utils import files
 
@@ -85,6 +86,18 @@ def test_few_questions_cannot_tell(tmp_path: Path) -> None:
     assert "questions to show that an equally good budget is within 1 point" in answer.sentence
     assert "takes about 0 " not in answer.sentence
     assert "would be enough" in answer.sentence
+
+
+def test_none_up_to_the_most_accurate_may_be_known_where_a_larger_one_is(tmp_path: Path) -> None:
+    """The larger one's few losses are surer than the other's many: no sentence denies that."""
+    wrong = [range(24), [*range(12), *range(100, 113)], range(100, 125)]
+    for value, tokens, own in zip(VALUES, TOKENS, wrong, strict=False):
+        make_run(tmp_path, value, tokens, [float(i not in own) for i in range(600)])
+    series = only(analyse(collect(tmp_path), 2.0))
+    assert [run.sufficient for run in series.runs] == [False, True, False]
+    assert series.answer.verdict == "cannot_tell" and series.answer.best == series.runs[0].run
+    for said in (series.answer.sentence, headline(series, 2.0)):
+        assert "up to image_size=336x336" in said
 
 
 def test_a_smaller_budget_that_may_do_is_not_called_too_small(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,15 @@ def test_seconds_energy_and_money_at_batch_1_and_in_batches(tmp_path: Path) -> N
         priced(folder, wrong)
         with pytest.raises(DataError, match="price_per_hour"):
             cost(tmp_path)
+
+
+def test_batches_of_other_images_say_nothing_of_all(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    times = collect(tmp_path)[0].found.answer_times
+    assert times is not None and cost(tmp_path).batch_seconds == pytest.approx(5.0)
+    change_result(folder, answer_times=replace(times, vision_tokens=912.0))
+    found = cost(tmp_path)
+    assert found.batch_seconds is None and found.images_per_s is None and found.seconds == 20.0
 
 
 def test_what_was_not_measured_has_no_cost(tmp_path: Path) -> None:

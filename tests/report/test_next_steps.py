@@ -14,7 +14,9 @@ from vtexp.analysis.analyse import analyse
 from vtexp.analysis.rows import collect
 from vtexp.config.compose import compose_config
 from vtexp.config.schema import Config
+from vtexp.errors import VtexpError
 from vtexp.report.next_steps import _rounded, next_lines
+from vtexp.runs.folder import record_failure
 from vtexp.runs.plan import make_plan, sweep_folder
 
 SETS = ("dataset=small_print", "dataset.limit=60")
@@ -54,6 +56,28 @@ def test_the_value_between_in_the_same_sweep(
     assert min(tokens) < run.predicted_vision_tokens < max(tokens)
     assert run.run_id not in {own.run_id for own in first.runs}
     assert [own.sample_id for own in plan.samples] == [own.sample_id for own in first.samples]
+
+
+def test_a_value_that_failed_is_not_advised_again(tmp_path: Path) -> None:
+    values = ("knob=max_crops", "knob.max_crops=[1,5,9]")
+    plan = answered_sweep(tmp_path / "one", *SETS, *values, share=0.2)
+    (failed,) = (run for run in plan.runs if run.value.value == "5")
+    (failed.folder / "result.json").unlink()
+    record_failure(failed.folder, VtexpError("out of memory"), failed.asked(plan.config))
+    (line,) = (line for line in lines_of(tmp_path / "one", 5.0) if "between" in line)
+    assert "measure max_crops=" in line and "measure max_crops=5," not in line
+
+
+def test_the_reports_margin_is_that_of_the_command(tmp_path: Path) -> None:
+    answered_sweep(tmp_path / "one", *SETS, "knob.sizes=[336x336,560x336]", share=0.9)
+    for line in lines_of(tmp_path / "one", 3.0):
+        assert config_of(line).report.margin == 3.0
+
+
+def test_nothing_is_asked_again_where_all_was_asked(tmp_path: Path) -> None:
+    all_of_it = ("dataset=small_print", "dataset.split=validation", "dataset.limit=1000")
+    answered_sweep(tmp_path / "one", *all_of_it, "knob.sizes=[336x336,560x336]", share=0.9)
+    assert not any("questions" in line for line in lines_of(tmp_path / "one", 0.1))
 
 
 def test_more_questions_in_a_new_sweep(tmp_path: Path) -> None:

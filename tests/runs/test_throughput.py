@@ -14,15 +14,15 @@ from vtexp.models.molmo.answering import AnswerSteps
 from vtexp.runs.job import load_runner
 from vtexp.runs.plan import make_plan
 from vtexp.runs.records import AnswerTimes
-from vtexp.runs.throughput import BatchTimes, answer_times, of_all_ranks
+from vtexp.runs.throughput import answer_times, of_all_ranks
 
 MakeConfig = Callable[..., Config]
 
 
-def batch(samples: int, prefill_s: float, tokens: int = 100) -> BatchTimes:
-    return BatchTimes(
-        samples=samples, preprocess_s=0.5, prefill_s=prefill_s, decode_s=0.25,
-        vision_tokens=tokens * samples,
+def batch(samples: int, prefill_s: float, tokens: int = 100) -> AnswerTimes:
+    return AnswerTimes(
+        batch_size=samples, samples=samples, preprocess_s=0.5, prefill_s=prefill_s, decode_s=0.25,
+        vision_tokens=tokens,
     )  # fmt: skip
 
 

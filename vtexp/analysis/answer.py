@@ -223,7 +223,8 @@ def _cannot_tell(scored: Sequence[AnalysedRun], best: AnalysedRun, evidence: Evi
         others = "1 other" if alike == 1 else f"{alike} others"
         highest = f"{best.label} and {others} scored highest"
     said = [
-        f"{evidence.questions} questions cannot tell which budget is within {margin} of the best.",
+        f"{evidence.questions} questions cannot tell which budget{_up_to(scored, best)} is within "
+        f"{margin} of the best.",
         f"{highest}, but the truly best budget could be up to "
         f"{points(best.at_most_worse or 0.0)} points better.",
     ]
@@ -236,6 +237,12 @@ def _cannot_tell(scored: Sequence[AnalysedRun], best: AnalysedRun, evidence: Evi
     said.append(f"With a margin of {wider:g} points, {enough.label} would be enough.")
     said += _questions(evidence)
     return " ".join(said)
+
+
+def _up_to(scored: Sequence[AnalysedRun], best: AnalysedRun) -> str:
+    """Where a larger budget than the most accurate one is enough: that the others are meant."""
+    larger = scored[scored.index(best) + 1 :]
+    return f" up to {best.label}" if any(run.sufficient for run in larger) else ""
 
 
 def _questions(evidence: Evidence) -> list[str]:

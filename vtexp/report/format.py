@@ -67,7 +67,9 @@ def headline(series: Series, margin: float) -> str:
     labels = {run.run: run.label for run in series.runs}
     if answer.verdict == "cannot_tell":
         guess = "" if series.guess is None else f"; best guess: {labels[series.guess.run]}"
-        return f"No budget is known to be within {_in_points(margin)} of the best{guess}"
+        larger = any(run.sufficient for run in series.runs)  # those alone, or they were the answer
+        upto = f" up to {labels[str(answer.best)]}" if larger else ""
+        return f"No budget{upto} is known to be within {_in_points(margin)} of the best{guess}"
     if answer.verdict == "smaller":
         return f"{labels[str(answer.run)]} is enough: {_gain(answer)}"
     if answer.verdict == "best":

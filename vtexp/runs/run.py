@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from vtexp.runs.ranks import (
     wait_for_ranks,
 )
 from vtexp.runs.records import (
+    AnswerTimes,
     Environment,
     ProcessTiming,
     Result,
@@ -46,7 +48,7 @@ from vtexp.runs.records import (
 )
 from vtexp.runs.result import by_column, summarise_run
 from vtexp.runs.surroundings import describe
-from vtexp.runs.throughput import BatchTimes, answer_times, of_all_ranks
+from vtexp.runs.throughput import answer_times, of_all_ranks
 from vtexp.utils import environment, files
 from vtexp.utils.console import ProgressFile
 
@@ -91,7 +93,7 @@ class Measurement:
         self._progress = ProgressFile(self._folder / files.PROGRESS)
         self._environment: Environment = describe(runner.device)
         self._duration_s = 0.0
-        self._batch_times: list[BatchTimes] = []
+        self._batch_times: list[AnswerTimes] = []
 
     def start(self, indices: Sequence[int]) -> None:
         """Get ready to time prefills of the samples of these indices: counted and warmed up.
@@ -277,12 +279,13 @@ class Measurement:
         self, counts: Sequence[Counts], preprocess_s: float, clock: AnswerClock
     ) -> None:
         self._batch_times.append(
-            BatchTimes(
+            AnswerTimes(
+                batch_size=len(counts),
                 samples=len(counts),
                 preprocess_s=preprocess_s,
                 prefill_s=clock.prefill_s,
                 decode_s=clock.decode_s,
-                vision_tokens=sum(own.vision_tokens for own in counts),
+                vision_tokens=fmean(own.vision_tokens for own in counts),
             )
         )
 

@@ -39,13 +39,18 @@ def config_of(line: str) -> Config:
         ("max_crops", "knob.max_crops=[1,9]", "max_crops=5"),
         ("vision_tokens", "knob.targets=[432,1440]", "vision_tokens=864"),
         ("image_size", "knob.sizes=[336x336,784x784]", "image_size="),
+        (
+            "kept_tokens",
+            "knob.kept=[64,576] reduction=max_min knob.max_crops=9",
+            "kept_tokens=320,",
+        ),
     ],
 )
 def test_the_value_between_in_the_same_sweep(
     tmp_path: Path, knob: str, values: str, expected: str
 ) -> None:
     sweep = tmp_path / "one"
-    first = answered_sweep(sweep, *SETS, f"knob={knob}", values, share=0.2)
+    first = answered_sweep(sweep, *SETS, f"knob={knob}", *values.split(), share=0.2)
     (line,) = (line for line in lines_of(sweep, 5.0) if "between" in line)
     assert line.startswith("next: measure ") and expected in line
     config = config_of(line)

@@ -371,4 +371,6 @@ def curve_labels(curves: Sequence[Curve]) -> dict[Curve, str]:
             return "full tokens" if curve.force_full_tokens else "overlap dropped"
         return str(getattr(curve, key))
 
-    return {curve: ", ".join(text(curve, key) for key in differing) for curve in curves}
+    return {
+        curve: ", ".join(filter(None, (text(curve, key) for key in differing))) for curve in curves
+    }

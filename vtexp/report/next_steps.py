@@ -122,6 +122,8 @@ def _value_between(
 
     Those `asked` are left out.
     """
+    if chosen.asked.knob == "kept_tokens":
+        return _kept_between(below.asked.value_label, chosen.asked.value_label, asked)
     geometry = _geometry(config)
     if geometry is None:
         return None
@@ -130,6 +132,15 @@ def _value_between(
     crops = {v: KnobValue(knob, v).crop_setting(geometry).max_crops for v in values}
     between = [v for v in values if ends[0] < crops[v] < ends[1] and str(v) not in asked]
     return between[(len(between) - 1) // 2] if between else None
+
+
+def _kept_between(below: str, chosen: str, asked: Collection[str]) -> str | None:
+    """The number in the middle of two numbers of kept tokens; None between shares of them."""
+    if not (below.isdecimal() and chosen.isdecimal()):
+        return None
+    middle = (int(below) + int(chosen)) // 2
+    found = int(below) < middle < int(chosen) and str(middle) not in asked
+    return str(middle) if found else None
 
 
 def _geometry(config: Config) -> Geometry | None:

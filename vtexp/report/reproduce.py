@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from vtexp.config.compose import COMPOSE_ERRORS, compose_config
-from vtexp.config.schema import Config, SweepConfig, to_plain
+from vtexp.config.schema import Config, ReductionMethod, SweepConfig, to_plain
 from vtexp.errors import VtexpError
 from vtexp.runs.frozen import thaw
 from vtexp.utils import files
@@ -105,6 +105,8 @@ def _overrides(config: Config) -> tuple[list[str], dict[str, Any]]:
     """The config groups by name, and each key in which the config differs from these files."""
     plain = _plain(config)
     choices = [f"{group}={plain[group]['name']}" for group in GROUPS if "name" in plain[group]]
+    if config.reduction.method != ReductionMethod.none:  # a knob may need it beside its own name
+        choices.append(f"reduction={config.reduction.method.value}")
     base = dict(flat(_plain(compose_config(choices))))
     return choices, {key: value for key, value in flat(plain) if base.get(key, ...) != value}
 

@@ -61,9 +61,10 @@ def candidates(plan: Plan, clock: Clock) -> list[Candidate]:
     Those that give the plan's images the same inputs as a smaller one are left out.
     """
     planned = plan.runs[0].value
-    values = [replace(planned, value=value) for value in _values(plan, clock)]
     if planned.reduction is not None:  # the plan's own: any number can be kept
         values = [run.value for run in plan.runs]
+    else:
+        values = [replace(planned, value=value) for value in _values(plan, clock)]
     found = [with_value(plan, value) for value in values]
     same = same_inputs([(run.label, run.inputs_fingerprint) for run in found])
     kept = [
@@ -94,7 +95,9 @@ def values_up_to(knob: str, most: int, geometry: Geometry) -> list[str]:
         return [str(crops) for crops in range(1, most + 1)]
     if knob == "vision_tokens":
         return [str(theoretical_tokens(crops, geometry)) for crops in range(1, most + 1)]
-    return [str(tiling_to_resolution(tiling, geometry)) for tiling in _tilings(most, geometry)]
+    if knob == "image_size":
+        return [str(tiling_to_resolution(tiling, geometry)) for tiling in _tilings(most, geometry)]
+    raise ValueError(f"{knob} is no number of crops")
 
 
 def _tilings(most: int, geometry: Geometry) -> list[Tiling]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -24,6 +25,11 @@ HARDLY_TIMED = (
 )
 
 
+def _hear_ctrl_c() -> None:
+    """Tests in a shell's background ignore it, and hand that on to all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Sweep:
     """A sweep of small runs in a folder; `overrides` are those of all its commands."""
 
@@ -42,10 +48,15 @@ class Sweep:
         self.environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
-        """Type `launch.py -m`; the process."""
-        pipe = subprocess.PIPE
-        command, environment = self.command(*overrides), self.environment
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+        """Type `launch.py -m`; the process, which hears Ctrl-C as in a terminal."""
+        return subprocess.Popen(
+            self.command(*overrides),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+            preexec_fn=_hear_ctrl_c,
+        )
 
     def command(self, *overrides: str) -> list[str]:
         """`launch.py -m` as it is typed."""

@@ -46,6 +46,7 @@ def test_every_command_is_tried() -> None:
     assert set(COMMANDS) - {"publish"} <= set(TYPED)  # publish needs an account
 
 
+@pytest.mark.slow  # a process for each
 @pytest.mark.parametrize("name", TYPED)
 def test_a_closed_pipe_ends_a_command_without_a_word(name: str, tmp_path: Path) -> None:
     make_run(tmp_path / "made", "2", 288, [1.0], knob="max_crops")

@@ -229,6 +229,7 @@ CONTAINERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow  # 144 compositions
 @pytest.mark.parametrize("key", CONTAINERS)
 @pytest.mark.parametrize(
     "other", ["${knob}", "${model}", "${dataset.limit}", "${model.weights}", "${..name}",

@@ -17,12 +17,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from vtexp.budget.geometry import Size
 from vtexp.budget.knobs import MOST_TOKENS, KnobValue
-from vtexp.budget.reduction import Reduction, parse_kept
+from vtexp.budget.reduction import DEFAULT_LAYER, Reduction, parse_kept
 from vtexp.config.fields import Pattern, Range, number, ranges, rule_of, text
 from vtexp.errors import ConfigError
 
 #: The largest seed that numpy takes, and more rows than any data set has.
-MOST_SEED, MOST_ROWS = 2**32 - 1, 10**9
+MOST_SEED, MOST_ROWS, MOST_BLOCKS = 2**32 - 1, 10**9, 1000
 #: Longer than any time that is waited for or measured, in seconds.
 MOST_SECONDS = 10**6
 
@@ -90,7 +90,8 @@ class Weights(Enum):
 
 
 class ReductionMethod(Enum):
-    """How vision tokens become fewer behind the connector; resize: by a smaller image."""
+    """How vision tokens become fewer behind the connector; resize: by a smaller image; early_layer:
+    within the language model."""
 
     none = "none"
     random = "random"
@@ -100,6 +101,7 @@ class ReductionMethod(Enum):
     max_min = "max_min"
     cls_attention = "cls_attention"
     conditional = "conditional"
+    early_layer = "early_layer"
     python = "python"
 
 
@@ -286,7 +288,7 @@ class ReductionConfig:
     """How `knob=kept_tokens` reduces vision tokens.
 
     seed: of random; merge: of cls_attention, whether means of the others are among those kept;
-    function: of python, as module:function.
+    layer: of early_layer, blocks that read all tokens; function: of python, as module:function.
     """
 
     method: ReductionMethod = ReductionMethod.none
@@ -294,6 +296,7 @@ class ReductionConfig:
     positions: Positions = Positions.renumber
     seed: int = number(0, 0, MOST_SEED)
     merge: bool = False
+    layer: int = number(DEFAULT_LAYER, 1, MOST_BLOCKS, "blocks")
     function: str | None = None
 
     def reduction(self, value: str) -> Reduction:
@@ -308,6 +311,7 @@ class ReductionConfig:
             self.seed if self.method is ReductionMethod.random else 0,
             self.merge and self.method is ReductionMethod.cls_attention,
             self.function,
+            self.layer if self.method is ReductionMethod.early_layer else None,
         )
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import yaml
 
@@ -34,7 +35,15 @@ from vtexp.budget.geometry import (
     token_layout,
 )
 from vtexp.budget.knobs import CropSetting, KnobValue, tiling_summary
-from vtexp.config.schema import Config, ModelConfig, Weights, to_plain, values_key
+from vtexp.budget.reduction import mean_over_blocks
+from vtexp.config.schema import (
+    Config,
+    ModelConfig,
+    ReductionMethod,
+    Weights,
+    to_plain,
+    values_key,
+)
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import Memory, ModelArithmetic, PromptCounts
 from vtexp.cost.memory import estimate, refusal, warning
@@ -65,6 +74,7 @@ class PlannedRun:
     folder: Path = Path()
     failed: tuple[FailedSample, ...] = ()  # drawn, but impossible to ask
     memory: Memory | None = None  # of one prompt, estimated; None where sizes are not known
+    blocks: int = 1  # of the language model, where not all of them read the same
 
     def resolved_config(self, config: Config) -> str:
         """YAML of the whole config with the one value of this run, and its id."""
@@ -88,6 +98,9 @@ class PlannedRun:
             force_full_tokens=self.setting.force_full_tokens,
             fit=self.setting.fit,
             reduction=None if self.setting.reduction is None else self.setting.reduction.method,
+            reduction_layer=None
+            if self.setting.reduction is None
+            else self.setting.reduction.layer,
             model=config.model.name,
             weights=config.model.weights.value,
             dataset=config.dataset.name,
@@ -116,7 +129,8 @@ class PlannedRun:
         if self.value.name == "vision_tokens":
             return int(self.value.value)
         if (own := self.value.reduction) is not None:
-            return round(self.predicted_vision_tokens) if own.kept is None else own.kept
+            kept = (self._read(tiling).kept for tiling in self.tilings)
+            return round(fmean(kept)) if own.kept is None else own.kept
         return theoretical_tokens(self.num_crops, self.geometry)
 
     @cached_property
@@ -148,18 +162,26 @@ class PlannedRun:
         """Mean over the samples of what the layout leaves: what hooks should count."""
         return fmean(self.predicted_tokens(tiling) for tiling in self.tilings)
 
-    def predicted_tokens(self, tiling: Tiling) -> int:
-        """Vision tokens that the language model reads of an image with this tiling."""
-        return _read_of(self.setting, tiling, self.geometry)[0]
+    def predicted_tokens(self, tiling: Tiling) -> float:
+        """Vision tokens that the language model reads of an image with this tiling: where its
+        blocks read unlike numbers, their mean."""
+        return mean_over_blocks(self.by_block(tiling))
+
+    def by_block(self, tiling: Tiling) -> tuple[int, ...]:
+        """The same for each of `blocks`."""
+        read, own = self._read(tiling), self.setting.behind_connector
+        return (read.tokens,) if own is None else own.by_block(read.tokens, self.blocks)
+
+    def _read(self, tiling: Tiling) -> _ImageRead:
+        return _read_of(self.setting, tiling, self.geometry)
 
     def with_connected(self, counts: PromptCounts) -> PromptCounts:
         """The counts of a prompt, with the tokens from before a reduction where there is one."""
         if self.setting.behind_connector is None or counts.tiling is None:
             return counts
-        full = self.setting.force_full_tokens
-        layout = token_layout(counts.tiling, self.geometry, force_full_tokens=full)
-        asked = self.setting.behind_connector
-        return replace(counts, connected_tokens=layout.vision_tokens, reduction=asked)
+        asked, read = self.setting.behind_connector, self._read(counts.tiling)
+        late = None if asked.layer is None else counts.sequence_length - read.first + read.last
+        return replace(counts, connected_tokens=read.tokens, reduction=asked, late_length=late)
 
     @cached_property
     def inputs_fingerprint(self) -> str:
@@ -185,8 +207,18 @@ class PlannedRun:
         return own.structure_tokens == "drop" or own.kept_of(tokens) < tokens
 
 
-def _read_of(setting: CropSetting, tiling: Tiling, geometry: Geometry) -> tuple[int, int]:
-    """Vision tokens, and all tokens of an image, that the language model reads under a tiling.
+class _ImageRead(NamedTuple):
+    """Of an image: vision tokens of its layout, how many the language model's last block reads, and
+    all tokens of the image that its first and its last block read."""
+
+    tokens: int
+    kept: int
+    first: int
+    last: int
+
+
+def _read_of(setting: CropSetting, tiling: Tiling, geometry: Geometry) -> _ImageRead:
+    """What is read under a tiling.
 
     Overlap is dropped unless tokens are forced; then what a reduction takes off is.
     """
@@ -194,10 +226,10 @@ def _read_of(setting: CropSetting, tiling: Tiling, geometry: Geometry) -> tuple[
     tokens, length = layout.vision_tokens, layout.sequence_length
     own = setting.behind_connector
     if own is None:
-        return tokens, length
+        return _ImageRead(tokens, tokens, length, length)
     kept = own.kept_of(tokens)
-    structure = 0 if own.structure_tokens == "drop" else length - tokens
-    return kept, kept + structure
+    last = kept + (0 if own.structure_tokens == "drop" else length - tokens)
+    return _ImageRead(tokens, kept, last if own.layer is None else length, last)
 
 
 @dataclass(frozen=True)
@@ -268,15 +300,16 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     samples, sizes, text_lengths, endless = _askable(config, checkpoint, geometry, samples, sizes)
     failed = (*failed, *endless)
     require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
+    arithmetic = model_arithmetic(checkpoint.config, geometry)
+    blocks = _blocks(config, checkpoint, arithmetic)
     runs = [
-        _plan_run(config, geometry, value, setting, sizes, text_lengths)
+        _plan_run(config, geometry, value, setting, sizes, text_lengths, blocks)
         for value, setting in settings
     ]
     runs = [
         replace(run, failed=failed, warnings=(*run.warnings, *_other_styles(config, checkpoint)))
         for run in runs
     ]
-    arithmetic = model_arithmetic(checkpoint.config, geometry)
     if arithmetic is not None:
         batch_size = min(config.hardware.batch_size, len(samples)) if scored else 1
         runs = [_with_memory(config, run, arithmetic, batch_size) for run in runs]
@@ -306,6 +339,22 @@ def _require_reducible(
         )
 
 
+def _blocks(config: Config, checkpoint: Checkpoint, arithmetic: ModelArithmetic | None) -> int:
+    """Blocks of the language model where tokens leave behind some of them, else 1.
+
+    Raises ConfigError where none would be left.
+    """
+    if config.reduction.method is not ReductionMethod.early_layer:
+        return 1
+    blocks = 0 if arithmetic is None else arithmetic.llm.layers
+    if config.reduction.layer >= blocks:
+        raise ConfigError(
+            f"reduction.layer={config.reduction.layer}: must be 1 to {blocks - 1}, "
+            f"{config.model.name} has {blocks} blocks"
+        )
+    return blocks
+
+
 def with_value(plan: Plan, value: KnobValue) -> PlannedRun:
     """What another value would mean for a plan's samples; it has no id and belongs to no sweep.
 
@@ -313,12 +362,13 @@ def with_value(plan: Plan, value: KnobValue) -> PlannedRun:
     """
     config, geometry, planned = plan.config, plan.geometry, plan.runs[0]
     text_lengths = [
-        length - _read_of(planned.setting, tiling, geometry)[1]
+        length - _read_of(planned.setting, tiling, geometry).first
         for tiling, length in zip(planned.tilings, planned.prompt_lengths, strict=True)
     ]
     setting = value.crop_setting(geometry)
-    run = _plan_run(config, geometry, value, setting, list(plan.image_sizes), text_lengths)
     arithmetic = model_arithmetic(plan.checkpoint.config, geometry)
+    sizes = list(plan.image_sizes)
+    run = _plan_run(config, geometry, value, setting, sizes, text_lengths, planned.blocks)
     return run if arithmetic is None else _with_memory(config, run, arithmetic, 1)
 
 
@@ -476,10 +526,11 @@ def _plan_run(
     setting: CropSetting,
     sizes: list[Size],
     text_lengths: list[int],
+    blocks: int,
 ) -> PlannedRun:
     per_size = {size: setting.tiling(size, geometry) for size in set(sizes)}
     tilings = tuple(per_size[size] for size in sizes)
-    image_tokens = {t: _read_of(setting, t, geometry)[1] for t in set(tilings)}
+    image_tokens = {t: _read_of(setting, t, geometry).first for t in set(tilings)}
     lengths = tuple(
         image_tokens[tiling] + text for tiling, text in zip(tilings, text_lengths, strict=True)
     )
@@ -500,6 +551,7 @@ def _plan_run(
         prompt_lengths=lengths,
         verdict=verdict,
         warnings=tuple(warnings),
+        blocks=blocks,
     )
 
 

@@ -271,9 +271,7 @@ def stages(
     return seen[0], logits[0, -1]
 
 
-@pytest.mark.parametrize(
-    "positions", [pytest.param("keep", marks=pytest.mark.slow), "renumber"]
-)
+@pytest.mark.parametrize("positions", [pytest.param("keep", marks=pytest.mark.slow), "renumber"])
 def test_all_kept_is_the_plain_model_bit_for_bit(
     runner: MolmoRunner, samples: list[Sample], positions: str
 ) -> None:

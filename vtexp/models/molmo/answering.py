@@ -30,7 +30,7 @@ MOST_TOKENS = 65_536
 
 
 class LateTokens(NamedTuple):
-    """Of B prompts that lose tokens within the language model: what its blocks from `first` on hold.
+    """Of B prompts that lose tokens within the language model: what blocks from `first` on hold.
 
     lengths int64 (B,), the most of them, and the positions (B,) of the next tokens there.
     """

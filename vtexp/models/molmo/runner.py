@@ -132,9 +132,7 @@ class MolmoRunner(Runner):
         cache = PromptCache() if cache is None else cache
         return read_early(self.model, layer, ids, features.tokens, places, cache, last)
 
-    def reduce(
-        self, inputs: Inputs, features: Connected | EarlyRead
-    ) -> ReducedPrompts | LateRead:
+    def reduce(self, inputs: Inputs, features: Connected | EarlyRead) -> ReducedPrompts | LateRead:
         """The tokens that stay of each image, and what stays of the prompts."""
         prompts = inputs["reducible"]
         if isinstance(features, EarlyRead):

@@ -256,6 +256,8 @@ def test_reductions_are_refused_but_resizing(make_config: MakeConfig, folder: Pa
     asked = (f"model.path={folder}", "knob=kept_tokens", "knob.kept=[600]", "dataset.limit=2")
     with pytest.raises(ConfigError, match="resize") as caught:
         make_plan(make_config(*asked, "reduction=pool"))
+    with pytest.raises(ConfigError, match="reduction=early_layer: not for"):
+        make_plan(make_config(*asked, "reduction=early_layer"))
     assert "\n" not in str(caught.value)
     (run,) = make_plan(make_config(*asked, "reduction=resize")).runs
     assert run.predicted_vision_tokens <= 600 and run.setting.fit == "stretch"

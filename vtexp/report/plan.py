@@ -61,7 +61,7 @@ def _in_unlike_blocks(plan: Plan) -> str:
         return ""
     return (
         f"tokens expected are means over {blocks} blocks: the first {layer} read all, the others "
-        "those kept; the longest prompt and its memory are of all"
+        "those kept"
     )
 
 

@@ -69,6 +69,20 @@ def test_only_equal_tokens_are_compared(tmp_path: Path) -> None:
     assert any("144" in line and "288" in line and "no run with" in line for line in said)
 
 
+def test_tokens_that_leave_within_the_model_are_told_apart(tmp_path: Path) -> None:
+    add(tmp_path, "resize", 544, 100)
+    early = {"reduction_layer": 2, "measured_early_vision_tokens": 912.0}
+    for mean, late in ((528, 144.0), (600, 288.0)):
+        counts = early | {"measured_late_vision_tokens": late}
+        add(tmp_path, "early_layer", mean, 90, result=counts)
+    runs = collect(tmp_path)
+    (line,) = [own for own in reduction_findings(runs, {}) if "means over" in own]
+    for part in ("first 2 blocks", "912", "144 (mean 528)", "288 (mean 600)"):
+        assert part in line
+    compared_runs = compared(tmp_path)
+    assert compared_runs["early_layer", "resize"].run.vision_tokens == 528  # equal by the mean
+
+
 def test_a_line_for_each_method_and_floor(tmp_path: Path) -> None:
     for tokens, right in ((288, 20), (384, 60)):
         add(tmp_path, "resize", tokens, right)

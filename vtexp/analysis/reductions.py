@@ -147,7 +147,12 @@ def reduction_findings(
     said = [
         _sentence(dataset, method, floor, own) for (floor, dataset, method), own in lines.items()
     ]
-    return (*said, *_without_resize(lacking, reduced), *_slower(methods, runs))
+    return (
+        *said,
+        *_in_unlike_blocks(methods),
+        *_without_resize(lacking, reduced),
+        *_slower(methods, runs),
+    )
 
 
 def _sentence(dataset: str, method: str, floor: str, pairs: Sequence[AgainstFloor]) -> str:
@@ -176,6 +181,20 @@ def _method(run: ComparedRun) -> str:
     shown = [part for part in run.settings.split(", ") if part.startswith(("reduction.", "knob."))]
     name = run.asked.reduction or ""
     return f"{name} ({', '.join(shown)})" if shown else name
+
+
+def _in_unlike_blocks(methods: Sequence[ComparedRun]) -> list[str]:
+    """What measured tokens are means of, where tokens leave within the language model."""
+    lines: dict[str, list[str]] = defaultdict(list)
+    for run in methods:
+        found, layer = run.found, run.asked.reduction_layer
+        early, late = found.measured_early_vision_tokens, found.measured_late_vision_tokens
+        if layer is not None and early is not None and late is not None:
+            blocks = f"the first {layer} blocks" if layer > 1 else "the first block"
+            head = f"{run.asked.dataset}: {_method(run)}: vision tokens are means over all blocks"
+            head += f" of the language model; {blocks} read {early:.5g}, the others"
+            lines[head].append(f"{late:.5g} (mean {run.vision_tokens:.5g})")
+    return [f"{head} {listed(own)}" for head, own in lines.items()]
 
 
 def _without_resize(lacking: Sequence[ComparedRun], reduced: Sequence[ComparedRun]) -> list[str]:

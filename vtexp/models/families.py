@@ -31,6 +31,18 @@ if TYPE_CHECKING:
     from vtexp.models.runner import Runner
 
 
+#: Reductions of what any connector made.
+BEHIND_CONNECTOR = (
+    "random",
+    "stride",
+    "pool",
+    "max_min",
+    "cls_attention",
+    "conditional",
+    "python",
+)
+
+
 @dataclass(frozen=True)
 class Family:
     """One kind of model, as a plan sees it.
@@ -40,8 +52,8 @@ class Family:
     number); `id_keys` say where config.json has the ids of image tokens, empty where it has none;
     `processor_keys` are the values of processor_config.json that are read too, and `images` the
     rules for what the image processor's file says; `transparent_on_white`: whether its own loader
-    pastes RGBA images on white; `reduces`: whether its runner can reduce vision tokens behind the
-    connector.
+    pastes RGBA images on white; `reduces`: the methods by which its runner can reduce vision tokens
+    behind the connector.
     """
 
     name: str
@@ -53,7 +65,7 @@ class Family:
     id_keys: tuple[str, ...] = ("image_token_id",)
     processor_keys: tuple[str, ...] = ()
     transparent_on_white: bool = False
-    reduces: bool = False
+    reduces: tuple[str, ...] = ()
 
     def problem(self, config: dict[str, Any]) -> str:
         """Why this family's classes cannot be a config.json's model; empty where they can.
@@ -279,7 +291,7 @@ FAMILIES: dict[str, Family] = {
             "connector.image_pooling_w": 2,
         },
         id_keys=(),
-        reduces=True,
+        reduces=BEHIND_CONNECTOR,
     ),
     "molmo2": _Molmo2(
         "Molmo2",
@@ -309,6 +321,7 @@ FAMILIES: dict[str, Family] = {
             "use_single_crop_col_tokens",
             "use_single_crop_start_token",
         ),
+        reduces=BEHIND_CONNECTOR,
     ),
     "internvl": _InternVL(
         "InternVL",
@@ -330,6 +343,7 @@ FAMILIES: dict[str, Family] = {
             "vision_feature_select_strategy": "default",
         },
         processor_keys=("image_seq_length",),
+        reduces=BEHIND_CONNECTOR,
     ),
     "qwen2_5_vl": _Qwen2_5_VL(
         "Qwen2.5-VL",
@@ -352,6 +366,7 @@ FAMILIES: dict[str, Family] = {
             "vision_config.temporal_patch_size": 2,
         },
         transparent_on_white=True,
+        reduces=BEHIND_CONNECTOR,
     ),
 }
 

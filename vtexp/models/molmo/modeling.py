@@ -16,8 +16,8 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vtexp.models.molmo.configuration import MolmoConfig
-from vtexp.models.molmo.reduced import RowSelection, TokenReduction
 from vtexp.models.molmo.vision import VisionBackbone
+from vtexp.models.reduced_prompt import RowSelection, TokenReduction
 
 
 class MolmoEmbedding(nn.Module):

@@ -53,6 +53,8 @@ TIMES = (
     *("image_decode_ms", "preprocess_ms", "transfer_ms", "vision_encoder_ms", "connector_ms"),
     *("llm_prefill_ms", "prefill_ms", "ttft_ms"),
 )
+#: How other benchmarks are told to run here.
+ON_GPU = ("--device", "cuda", "--dtype", "bfloat16")
 #: Predictions of the default sweep on a CPU in float32: `--write-predictions outputs/NAME` of
 #: `python launch.py sweep.name=NAME`.
 PREDICTIONS = ROOT / "benchmarks" / "results" / "default_sweep" / "predictions.json.gz"
@@ -137,14 +139,29 @@ def beside_reference(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The same prefill beside the public reference code, in turns."""
     if args.reference is None:
         raise Failed("no --reference")
-    out = folder / "prefill.json"
-    command = [sys.executable, "benchmarks/prefill.py", "--reference", str(args.reference)]
-    command += ["--size", "7b_d", "--device", "cuda", "--dtype", "bfloat16", "--compile"]
-    command += ["--graphs", "--crops", "1", "4", "12", "--repeats", "15", "--out", str(out)]
+    how = "--size 7b_d --compile --graphs --crops 1 4 12 --repeats 15".split()
+    found = script(folder, "prefill.py", "--reference", str(args.reference), *how, *ON_GPU)
+    return {"crops": found["rows"]}
+
+
+def script(folder: Path, name: str, *arguments: str) -> dict[str, Any]:
+    """What another benchmark writes. Raises Failed with its last line."""
+    out = folder / "found.json"
+    command = [sys.executable, f"benchmarks/{name}", *arguments, "--out", str(out)]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if made.returncode:
         raise Failed((made.stderr.strip().splitlines() or ["no word"])[-1])
-    return {"crops": json.loads(out.read_text())["rows"]}
+    return json.loads(out.read_text())
+
+
+def reductions(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+    """Each token reduction beside none and resizing, in turns: what it costs and saves."""
+    large = "--model allenai/Molmo-7B-D-0924 --random --max-crops 12 --kept 576 144".split()
+    kinds = {"molmo_7b_d": large, "molmo_tiny": []}
+    return {
+        name: script(folder, "reduction.py", *own, *ON_GPU)["prefills"]
+        for name, own in kinds.items()
+    }
 
 
 def quick_rows(folder: Path, overrides: Sequence[str], label: str) -> list[dict[str, Any]]:
@@ -393,6 +410,7 @@ PARTS: dict[str, tuple[Callable[[Path, argparse.Namespace], dict[str, Any]], flo
     "answers": (answers, 60),
     "molmoe_1b": (two_values("model=molmoe_1b", "knob.sizes=[336x336,784x1008]"), 60),
     "molmo2_8b": (two_values("model=molmo2_8b", "knob.sizes=[378x378,910x910]"), 60),
+    "reductions": (reductions, 90),
     "float8_tiny": (float8_tiny, 50),
     "processes": (processes, 60),
     "repeatability": (repeatability, 90),

@@ -23,6 +23,7 @@ import argparse
 import gzip
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -53,8 +54,6 @@ TIMES = (
     *("image_decode_ms", "preprocess_ms", "transfer_ms", "vision_encoder_ms", "connector_ms"),
     *("llm_prefill_ms", "prefill_ms", "ttft_ms"),
 )
-#: How other benchmarks are told to run here.
-ON_GPU = ("--device", "cuda", "--dtype", "bfloat16")
 #: Predictions of the default sweep on a CPU in float32: `--write-predictions outputs/NAME` of
 #: `python launch.py sweep.name=NAME`.
 PREDICTIONS = ROOT / "benchmarks" / "results" / "default_sweep" / "predictions.json.gz"
@@ -139,15 +138,16 @@ def beside_reference(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The same prefill beside the public reference code, in turns."""
     if args.reference is None:
         raise Failed("no --reference")
-    how = "--size 7b_d --compile --graphs --crops 1 4 12 --repeats 15".split()
-    found = script(folder, "prefill.py", "--reference", str(args.reference), *how, *ON_GPU)
+    how = f"--reference {args.reference} --size 7b_d --compile --graphs --crops 1 4 12 --repeats 15"
+    found = script(folder, "prefill.py", how)
     return {"crops": found["rows"]}
 
 
-def script(folder: Path, name: str, *arguments: str) -> dict[str, Any]:
-    """What another benchmark writes. Raises Failed with its last line."""
+def script(folder: Path, name: str, arguments: str) -> dict[str, Any]:
+    """What another benchmark writes of this GPU in bfloat16. Raises Failed with its last line."""
     out = folder / "found.json"
-    command = [sys.executable, f"benchmarks/{name}", *arguments, "--out", str(out)]
+    how = shlex.split(f"{arguments} --device cuda --dtype bfloat16")
+    command = [sys.executable, f"benchmarks/{name}", *how, "--out", str(out)]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if made.returncode:
         raise Failed((made.stderr.strip().splitlines() or ["no word"])[-1])
@@ -156,12 +156,9 @@ def script(folder: Path, name: str, *arguments: str) -> dict[str, Any]:
 
 def reductions(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
     """Each token reduction beside none and resizing, in turns: what it costs and saves."""
-    large = "--model allenai/Molmo-7B-D-0924 --random --max-crops 12 --kept 576 144".split()
-    kinds = {"molmo_7b_d": large, "molmo_tiny": []}
-    return {
-        name: script(folder, "reduction.py", *own, *ON_GPU)["prefills"]
-        for name, own in kinds.items()
-    }
+    large = "--model allenai/Molmo-7B-D-0924 --random --max-crops 12 --kept 576 144"
+    kinds = {"molmo_7b_d": large, "molmo_tiny": ""}
+    return {name: script(folder, "reduction.py", own)["prefills"] for name, own in kinds.items()}
 
 
 def quick_rows(folder: Path, overrides: Sequence[str], label: str) -> list[dict[str, Any]]:

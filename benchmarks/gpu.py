@@ -36,7 +36,6 @@ import numpy as np
 import torch
 from results_file import write_results
 
-from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import PromptCounts, mfu
 from vtexp.runs import surroundings
 from vtexp.runs.records import read_latency, read_result
@@ -171,9 +170,9 @@ def quick_rows(folder: Path, overrides: Sequence[str], label: str) -> list[dict[
     plan = make_plan(compose_config([*on_gpu(*overrides), *few, "sweep.name=quick"]))
     runner, sample = load_runner(plan), plan.samples[0]
     hardware, rows = plan.config.hardware, []
-    model = model_arithmetic(plan.checkpoint.config, plan.geometry)
     peak = None if hardware.dtype.is_float8 else hardware.peak_tflops
     for run in plan.runs:
+        model = run.arithmetic(plan.checkpoint)
         asked = (sample, run.setting, plan.config.dataset.style)
         with runner.probe() as probe:
             runner.eager_prefill(*asked)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from vtexp.budget.geometry import Geometry, Tiling, theoretical_tokens, tiling_to_resolution
-from vtexp.budget.knobs import same_inputs
+from vtexp.budget.knobs import WITH_CAP, same_inputs
 from vtexp.config.schema import values_key
 from vtexp.runs.forecast import Clock, clock_of
 from vtexp.runs.plan import Plan, PlannedRun, with_value
@@ -61,7 +61,7 @@ def candidates(plan: Plan, clock: Clock) -> list[Candidate]:
     Those that give the plan's images the same inputs as a smaller one are left out.
     """
     planned = plan.runs[0].value
-    if planned.reduction is not None:  # the plan's own: any number can be kept
+    if planned.name in WITH_CAP:  # the plan's own: they are no number of crops
         values = [run.value for run in plan.runs]
     else:
         values = [replace(planned, value=value) for value in _values(plan, clock)]
@@ -70,13 +70,21 @@ def candidates(plan: Plan, clock: Clock) -> list[Candidate]:
     kept = [
         Candidate(
             run,
-            clock.mean_ms(run.prompts),
+            _clock(plan, clock, run).mean_ms(run.prompts),
             None if run.memory is None else run.memory.total / 1e9,
         )
         for run in found
-        if run.label not in same and run.verdict.level != "refused" and _covered(clock, run)
+        if run.label not in same
+        and run.verdict.level != "refused"
+        and _covered(_clock(plan, clock, run), run)
     ]
     return sorted(kept, key=lambda one: one.run.predicted_vision_tokens)
+
+
+def _clock(plan: Plan, clock: Clock, run: PlannedRun) -> Clock:
+    """What times of a run are predicted by: `clock`, of the plan's first, where that can."""
+    same = run.setting.llm == plan.runs[0].setting.llm
+    return clock if same else clock_of(plan, run)
 
 
 def _covered(clock: Clock, run: PlannedRun) -> bool:

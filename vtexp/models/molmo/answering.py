@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from vtexp.budget.llm import LlmSetting
 from vtexp.models.answer_clock import AnswerClock
 from vtexp.models.molmo.modeling import MolmoForCausalLM, PassContext, rotary_of
 from vtexp.models.prefill_graphs import captured
@@ -29,12 +30,19 @@ MOST_TOKENS = 65_536
 
 
 class AnswerCache(DynamicCache):
-    """Keys and values of B prompts, N tokens each; `lengths` int64 (B,) says how many are there."""
+    """Keys and values of B prompts, N tokens each, of the blocks that run.
 
-    def __init__(self, model: MolmoForCausalLM, batch: int, tokens: int) -> None:
+    `lengths` int64 (B,) says how many tokens are there.
+    """
+
+    def __init__(
+        self, model: MolmoForCausalLM, batch: int, tokens: int, llm: LlmSetting | None = None
+    ) -> None:
         super().__init__()
+        config, blocks = model.config, model.blocks_of(llm)
         # Norms stay in the type of activations where linear layers are float8.
-        config, weights = model.config, [b.attn_norm.weight for b in model.model.transformer.blocks]
+        weights = [block.attn_norm.weight for block in blocks]
+        self._places = {block.layer_idx: place for place, block in enumerate(blocks)}
         shape = (batch, config.num_key_value_heads, tokens, config.head_dim)
         #: Whether the next pass reads the prompts.
         self.is_prompt = True
@@ -52,7 +60,8 @@ class AnswerCache(DynamicCache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store (B, heads, L, head_dim) of the prompts, or one token behind those of each row."""
-        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        place = self._places[layer_idx]
+        keys, values = self.keys[place], self.values[place]
         if self.is_prompt:
             count = key_states.shape[2]
             for buffer, states in ((keys, key_states), (values, value_states)):
@@ -74,9 +83,11 @@ class AnswerCache(DynamicCache):
 class AnswerSteps:
     """Steps of B answers: each takes the last token of each row and gives the next."""
 
-    def __init__(self, model: MolmoForCausalLM, batch: int, tokens: int) -> None:
-        self._model = model
-        self._cache = AnswerCache(model, batch, tokens)
+    def __init__(
+        self, model: MolmoForCausalLM, batch: int, tokens: int, llm: LlmSetting | None = None
+    ) -> None:
+        self._model, self._llm = model, llm
+        self._cache = AnswerCache(model, batch, tokens, llm)
         self._ids = torch.zeros_like(self._cache.rows)
         self._finite = torch.ones_like(self._cache.rows, dtype=torch.bool)
         #: Batches that were answered.
@@ -131,7 +142,7 @@ class AnswerSteps:
         rotary = rotary_of(cache.positions[:, None], model.config)
         context = PassContext(rotary, cache.mask, cache, is_prompt=False)
         x = parts.wte(self._ids[:, None])
-        for block in parts.blocks:
+        for block in model.blocks_of(self._llm):
             x = block(x, context)
         self._choose(model.logits_of(x)[:, -1])
         cache.lengths.add_(1)
@@ -162,7 +173,7 @@ class Answering:
     def __init__(self, model: MolmoForCausalLM, end_ids: tuple[int, ...], graphs: bool) -> None:
         self._model, self._end_ids = model, end_ids
         self._stream = torch.cuda.Stream() if graphs else None
-        self._steps: OrderedDict[tuple[int, int], AnswerSteps] = OrderedDict()
+        self._steps: OrderedDict[tuple[int, int, LlmSetting | None], AnswerSteps] = OrderedDict()
 
     def answer(
         self,
@@ -177,14 +188,15 @@ class Answering:
         inputs: as `MolmoForCausalLM.forward` takes them, prompts padded on the right with
         `attention_mask` (B, L) where their lengths differ. Of reduced prompts L is `longest`,
         `read_images` gives what the model takes in place of images, and with `next_positions` (B,)
-        answers go on there and not at the prompts' lengths. With `on_token`,
-        which hears of each token, nothing ends before `max_new_tokens`. A shape is captured before
-        it is timed, else at its second batch: many shapes come once.
+        answers go on there and not at the prompts' lengths. With `llm`, only some experts and
+        blocks work. With `on_token`, which hears of each token, nothing ends before
+        `max_new_tokens`. A shape is captured before it is timed, else at its second batch: many
+        shapes come once.
         """
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         longest = inputs.get("longest", ids.shape[1])
         lengths = torch.full((len(ids),), longest) if mask is None else mask.sum(dim=1)
-        steps = self._steps_for(len(ids), longest + max_new_tokens - 1)
+        steps = self._steps_for(len(ids), longest + max_new_tokens - 1, inputs.get("llm"))
         steps.uses += 1
         if self._stream is not None and (on_token is not None or steps.uses > 1):
             steps.prepare(self._stream)
@@ -221,8 +233,8 @@ class Answering:
                 finished |= torch.isin(token, ends)
             found.append(token)
 
-    def _steps_for(self, batch: int, tokens: int) -> AnswerSteps:
-        shape = (batch, -(-tokens // LENGTH_STEP) * LENGTH_STEP)
+    def _steps_for(self, batch: int, tokens: int, llm: LlmSetting | None) -> AnswerSteps:
+        shape = (batch, -(-tokens // LENGTH_STEP) * LENGTH_STEP, llm)
         if shape not in self._steps:
             held = [own[0] * own[1] for own in self._steps]
             while held and sum(held) + shape[0] * shape[1] > MOST_TOKENS:

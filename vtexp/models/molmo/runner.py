@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from vtexp.budget.geometry import Geometry, theoretical_tokens
 from vtexp.budget.knobs import CropSetting
+from vtexp.budget.llm import LlmSetting
 from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
 from vtexp.models.answer_clock import AnswerClock
@@ -101,6 +102,7 @@ class MolmoRunner(Runner):
             "images": images.to(self.device, non_blocking=True).to(self.dtype),
             "image_masks": masks.to(self.device, self.dtype),
             "image_input_idx": index,  # stays on the host: no wait for the device
+            "llm": batch[0].llm,
         }
 
     def encode(self, inputs: Inputs) -> torch.Tensor | Connected:
@@ -125,12 +127,14 @@ class MolmoRunner(Runner):
 
     def prefill(self, inputs: Inputs, features: torch.Tensor | ReducedPrompts) -> torch.Tensor:
         """Logits (1, 1, embedding_size) of the last position."""
-        return self._read_prompt(inputs["input_ids"], features, inputs["image_input_idx"])
+        llm, index = inputs["llm"], inputs["image_input_idx"]
+        return self._read_prompt(inputs["input_ids"], features, llm, index)
 
     def _read_prompt(
         self,
         input_ids: torch.Tensor,
         features: torch.Tensor | ReducedPrompts,
+        llm: LlmSetting | None,
         index: torch.Tensor | ImagePlaces | None = None,
     ) -> torch.Tensor:
         if isinstance(features, ReducedPrompts):
@@ -138,7 +142,11 @@ class MolmoRunner(Runner):
         else:
             inputs = {"image_input_idx": index, "image_features": features}
         output = self.model(
-            input_ids=input_ids, past_key_values=PromptCache(), logits_to_keep=1, **inputs
+            input_ids=input_ids,
+            past_key_values=PromptCache(),
+            logits_to_keep=1,
+            llm=llm,
+            **inputs,
         )
         return output.logits
 
@@ -163,9 +171,9 @@ class MolmoRunner(Runner):
         )
 
     def shape(self, prepared: PreparedSample) -> Hashable:
-        """Length, and how the image's tokens lie in it."""
+        """Length, how the image's tokens lie in it, and what of the language model works."""
         image = prepared.image
-        layout = image.tiling, len(image.image_tokens), prepared.reduction
+        layout = image.tiling, len(image.image_tokens), prepared.reduction, prepared.llm
         return len(prepared.input_ids), prepared.image_at, *layout
 
     def graph_inputs(self, prepared: PreparedSample) -> Tensors:
@@ -188,7 +196,9 @@ class MolmoRunner(Runner):
             self.graph_inputs(prepared),
             lambda inputs: backbone.image_vit(inputs["images"]),
             lambda inputs, read: backbone.connect(read, inputs["image_masks"], places.kept),
-            lambda inputs, features: self._read_prompt(inputs["input_ids"], features, places),
+            lambda inputs, features: self._read_prompt(
+                inputs["input_ids"], features, prepared.llm, places
+            ),
         )
 
     def _reducing_stages(self, prepared: PreparedSample, kept: torch.Tensor) -> GraphStages:
@@ -204,7 +214,7 @@ class MolmoRunner(Runner):
             self.graph_inputs(prepared),
             lambda inputs: backbone.image_vit(inputs["images"], with_last_input=True),
             connect,
-            lambda inputs, reduced: self._read_prompt(inputs["input_ids"], reduced),
+            lambda inputs, reduced: self._read_prompt(inputs["input_ids"], reduced, prepared.llm),
             lambda inputs, connected: reduce_prompts(
                 self.model.model, prompts, connected, inputs["input_ids"]
             ),
@@ -245,7 +255,8 @@ class MolmoRunner(Runner):
         longest, mask = int(lengths.max()), None
         if bool((lengths != longest).any()):
             mask = (torch.arange(longest) < lengths[:, None]).long().to(self.device)
-        found = {"input_ids": inputs["input_ids"], "attention_mask": mask, "longest": longest}
+        found = {key: inputs[key] for key in ("input_ids", "llm")}
+        found |= {"attention_mask": mask, "longest": longest}
         if prompts[0].asked.positions == "keep":
             whole = torch.tensor([prompt.length for prompt in prompts])
             found["next_positions"] = whole.to(self.device)

@@ -34,6 +34,7 @@ from vtexp.analysis.findings import (
     Power,
     Series,
 )
+from vtexp.analysis.grids import grids
 from vtexp.analysis.guess import at_margins, best_guess
 from vtexp.analysis.limits import under_limits
 from vtexp.analysis.reductions import reduction_findings
@@ -130,6 +131,7 @@ def analyse(
         between=_between(list(by_series.values()), read),
         caveats=tuple(caveats(runs, questions, shared=shared)),
         reductions=reduction_findings(runs, read),
+        grids=grids(runs, read),
         errors=tuple(_error(run) for run in runs if run.result is None),
         methods=METHODS,
         shared=shared,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from vtexp.analysis.answer import points
 from vtexp.analysis.findings import Analysis, Answer, Series
+from vtexp.analysis.grids import grid_sentences
 from vtexp.analysis.guess import margins_sentence
 from vtexp.analysis.rows import ComparedRun
 from vtexp.metrics import METRICS
@@ -55,6 +56,7 @@ def common_lines(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
     if analysis.shared:
         said.append("all this is of the questions that all runs on a data set answered")
     said += analysis.reductions
+    said += [line for grid in analysis.grids for line in grid_sentences(grid)]
     said += [f"not fair: {line}" for line in analysis.caveats]
     if analysis.errors:
         said.append(f"{len(analysis.errors)} of {len(runs)} runs have no result")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtexp.analysis.findings import Analysis, Series, analysis_to_json
+from vtexp.analysis.grids import grid_sentences
 from vtexp.analysis.rows import ComparedRun, Curve, curve_labels, warnings
 from vtexp.config.schema import TrackingConfig
 from vtexp.errors import error_line
@@ -175,7 +176,8 @@ def _blocks(sweeps: Sequence[Path], runs: Sequence[ComparedRun], analysis: Analy
     done = [run.result for run in runs if run.result is not None]
     names = ", ".join(sweep.name for sweep in sweeps)
     of = f"the sweep{'s' * (len(sweeps) > 1)} {names}"
-    found = public([*analysis.reductions, *analysis.caveats, *warnings(runs)])
+    of_grids = [line for grid in analysis.grids for line in grid_sentences(grid)]
+    found = public([*analysis.reductions, *of_grids, *analysis.caveats, *warnings(runs)])
     more = [f"and {len(found) - MOST_WARNINGS} more"] if len(found) > MOST_WARNINGS else []
     blocks = [
         wr.H1("Answer"),

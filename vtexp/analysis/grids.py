@@ -149,8 +149,8 @@ def _front(
     accuracy = [run.found.accuracy for run in runs if run.found.accuracy is not None]
     if not len(names) == len(accuracy) == len(times) == len(memory):
         return None
-    costs = np.array([[times[name], memory[name]] for name in names])
-    on = on_front(np.array(accuracy), costs)
+    costs = ([own[name] for name in names] for own in (times, memory))
+    on = on_front(np.array(accuracy), *map(np.array, costs))
     return {name for name, own in zip(names, on, strict=True) if own}
 
 

@@ -1,4 +1,4 @@
-"""Knobs set together: accuracy over prefill of all settings of a grid, and the table of the best."""
+"""Knobs set together: accuracy over prefill of a grid's settings, and the table of the best."""
 
 from __future__ import annotations
 

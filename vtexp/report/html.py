@@ -102,6 +102,7 @@ def _page(
         analysis=found,
         beside=beside,
         next_lines=next_lines(runs, found),
+        places={run.run: (one.name, run.label) for one in found.series for run in one.runs},
         p_value=p_value,
         headline=headline,
         front_rows=front_rows,

@@ -149,7 +149,7 @@ OF_RUNS: tuple[Column, ...] = (
     _number("moe_top_k", "experts", "", _BUDGET, ".0f", "fmp", kind=int, varying=True),
     _plain("moe_first_block_top_k", int),
     _number("active_blocks", "blocks", "", _BUDGET, ".0f", "fmp", kind=int, varying=True),
-    _plain("blocks", tuple),
+    _text("blocks"),
     _varying("model", "ftmp"),
     _text("weights"),
     _varying("dataset", "ftmp"),

@@ -385,9 +385,12 @@ def read_latency(path: Path) -> Iterator[LatencyRow]:
 def flat_values(record: Asked) -> dict[str, Any]:
     """A record's values under the names of `comparison.csv`'s columns.
 
-    Nested keys are joined by `_`, and `latency` itself goes: `prefill_ms_median`.
+    Nested keys are joined by `_`, and `latency` itself goes: `prefill_ms_median`. Indices of blocks
+    are a text, such as `0 1 4`.
     """
     plain = to_json(record)
+    if record.blocks is not None:
+        plain["blocks"] = " ".join(map(str, record.blocks))
     return flat({key: value for key, value in plain.items() if key != "latency"}) | flat(
         plain.get("latency", {})
     )

@@ -395,7 +395,7 @@ def test_a_time_zone_that_does_not_exist_is_one_line(
     table = dict.fromkeys(("image", "answers", "size", "id"), pa.array(["good.png"]))
     table["question"] = pa.array([0], pa.timestamp("ms", "Nope/Zone"))
     pq.write_table(pa.table(table), tmp_path / "test.parquet")
-    with pytest.raises(DataError, match=r"none of 1 samples can be asked.*tz=Nope/Zone") as caught:
+    with pytest.raises(DataError, match=r"none of 1 .*tz=Nope/Zone") as caught:
         make_plan(make_config(*private(tmp_path, "test.parquet", "parquet")))
     assert "\n" not in str(caught.value)
 
@@ -434,5 +434,5 @@ def test_tables_of_broken_text_are_one_line(make_config: MakeConfig, tmp_path: P
     folder.mkdir()
     line = f'a.png,"{"x" * 200_000}",yes,1,1'
     (folder / "metadata.csv").write_text(f"file_name,question,answers,id,size\n{line}\n")
-    with pytest.raises(DataError, match=r"metadata\.csv: cannot be read \(field larger"):
+    with pytest.raises(DataError, match=r"metadata\.csv: .*field larger"):
         make_plan(make_config(*private(tmp_path, "folder", "imagefolder")))

@@ -471,8 +471,6 @@ def test_no_file_elsewhere_is_taken_for_a_log(tmp_path: Path, where: str) -> Non
 
 @pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000], ids=len)
 def test_a_name_that_no_folder_has_is_one_short_line(name: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"\(File name too long\)"
-    ) as error:
+    with pytest.raises(ConfigError, match=r"\(File name too") as error:
         sweep_commands.status(name)
     assert len(str(error.value)) < 150

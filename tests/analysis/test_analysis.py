@@ -186,7 +186,7 @@ def test_reasons_why_there_is_no_answer(tmp_path: Path) -> None:
         make_run(tmp_path / "random", value, tokens, [None] * 20, result=random, prefill_ms=tokens)
     answer = only(analyse(collect(tmp_path / "random"))).answer
     assert answer.verdict == "no_accuracy"
-    assert re.search(r"=336x336, .*=560x336, .*\b1\.3\d times as fast", answer.sentence)
+    assert re.search(r"=336x336.*=560x336.*\b1\.3\d times", answer.sentence)
 
     make_run(tmp_path / "unlike", *(VALUES[0], TOKENS[0]), [1.0, 0.0, 1.0])
     other = ["question-0", "question-1", "question-9"]
@@ -216,7 +216,7 @@ def test_too_few_or_too_uneven_images_carry_no_answer(tmp_path: Path, sizes: lis
 def test_no_shared_question_is_one_line(tmp_path: Path) -> None:
     make_run(tmp_path, VALUES[0], TOKENS[0], [1.0, 0.0])
     make_run(tmp_path, VALUES[1], TOKENS[1], [1.0, 0.0], questions=["a", "b"])
-    with pytest.raises(DataError, match="^d: .*no question"):
+    with pytest.raises(DataError, match=r"^d: .*no question"):
         analyse(collect(tmp_path), shared=True)
 
 
@@ -343,14 +343,14 @@ def test_what_is_not_fair_is_said(tmp_path: Path) -> None:
         },
     )  # fmt: skip
     text = "\n".join(analyse(collect(tmp_path)).caveats)
-    for line in (
-        "force_full_tokens: False (1 run), True (1 run): budgets of different kinds",
-        "device: a CPU (1 run), another (1 run): prefill times may differ",
-        "torch_threads: 2 (1 run), 4 (1 run)",
-        "vtexp commit: 000000000000 (1 run), 111111111111 with changes (00000000) (1 run)",
-        "torch: 2.13.0 (1 run), 2.14.0 (1 run): accuracies and times may differ",
+    for facts in (
+        ("force_full_tokens: False (1 run), True (1 run)", "budgets"),
+        ("device: a CPU (1 run), another (1 run)", "prefill times"),
+        ("torch_threads: 2 (1 run), 4 (1 run)", "prefill times"),
+        ("vtexp commit", "000000000000 (1 run)", "111111111111 with changes (00000000)"),
+        ("torch: 2.13.0 (1 run), 2.14.0 (1 run)", "accuracies and times"),
     ):
-        assert line in text
+        assert says(text, *facts)
 
 
 def test_margin_is_that_of_the_config_unless_there_are_several(tmp_path: Path) -> None:

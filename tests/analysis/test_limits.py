@@ -148,7 +148,7 @@ def test_limits_come_from_configs_or_the_command_line(tmp_path: Path, capfd, mon
             other = files.read_config(folder)
             other["report"]["max_prefill_ms"] = 14.0
             files.write_text(folder / files.CONFIG, yaml.safe_dump(other))
-    with pytest.raises(ConfigError, match="max_prefill_ms: .*13, 14"):
+    with pytest.raises(ConfigError, match=r"max_prefill_ms: .*13, 14"):
         configured_limits([tmp_path / "a", tmp_path / "b"])
 
 

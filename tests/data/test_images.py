@@ -187,9 +187,9 @@ def bomb(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda folder: folder / "gone.png", "gone.png: no such image"),
+        (lambda folder: folder / "gone.png", "gone.png: no such"),
         (lambda folder: folder, "not a readable image"),
-        (bomb, r"too large to decode \(Pillow's limit is 179 megapixels\)"),
+        (bomb, r"too large .*179 megapixels"),
     ],
 )
 @pytest.mark.fault(

@@ -396,7 +396,7 @@ def test_missing_set_with_the_hub_switched_off(
     make_config: MakeConfig, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match="HF_HUB_OFFLINE.*hf download"):
+    with pytest.raises(DataError, match=r"HF_HUB_OFFLINE.*hf download"):
         load_samples(make_config("dataset=mmmu").dataset, fetch=True)
 
 
@@ -425,7 +425,7 @@ def test_vqa_v2_from_its_own_files(make_config: MakeConfig, tmp_path: Path) -> N
     (folder / "v2_mscoco_val2014_annotations.json").write_text(
         json.dumps({"annotations": [{**annotations[0], "question_id": "42000"}]})
     )
-    with pytest.raises(DataError, match="no question_id .* as 42000 "):
+    with pytest.raises(DataError, match=r"no question_id .* as 42000 "):
         load(make_config, "vqa_v2_files", f"dataset.source.folder={folder}")
 
 
@@ -466,7 +466,7 @@ def test_st_vqa_is_molmos_own_validation_split(make_config: MakeConfig, tmp_path
 
 
 def test_folder_that_is_not_there_says_how_to_get_it(make_config: MakeConfig) -> None:
-    with pytest.raises(DataError, match="no such folder.*https://rrc"):
+    with pytest.raises(DataError, match=r"no such folder.*https://rrc"):
         load(make_config, "st_vqa")
 
 

@@ -77,7 +77,7 @@ def test_a_network_that_swallows_everything_is_given_up_soon(
 
     monkeypatch.setattr(socket, "create_connection", swallow)
     began = time.monotonic()
-    with pytest.raises(CheckpointError, match="cannot be reached.*hf download"):
+    with pytest.raises(CheckpointError, match=r"cannot be reached.*hf download"):
         find_checkpoint("someone/small", fetch=True)
     assert time.monotonic() - began < 1.5
 
@@ -382,14 +382,14 @@ def test_sizes_that_no_model_has_are_refused(
     ("change", "says"),
     [
         ({"model_type": []}, "model_type is"),
-        ({"rope_theta": None}, "rope_theta is not a number"),
-        ({"layer_norm_eps": "x"}, "layer_norm_eps is not a number"),
-        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is not a number"),
+        ({"rope_theta": None}, "rope_theta is not"),
+        ({"layer_norm_eps": "x"}, "layer_norm_eps is not"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is not"),
         ({"connector": {"vit_layers": 5}}, "vit_layers is 5, of"),
         ({"connector": {"vit_layers": None}}, "vit_layers is None, of"),
         ({"connector": {"vit_layers": ["x"]}}, "vit_layers is"),
         ({"vit_layers": [100]}, "vit_layers is"),
-        ({"text_config": {"max_position_embeddings": None}}, "is not a whole number"),
+        ({"text_config": {"max_position_embeddings": None}}, "embeddings .*whole number"),
     ],
 )
 def test_other_values_of_a_config_are_refused(

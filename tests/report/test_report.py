@@ -166,8 +166,8 @@ def test_report_of_a_sweep_as_the_user_types_it(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a" / "analysis.json").read_text())["margin"] == 30.0
     for arguments, message in (
         ((tmp_path / "a", "--margin", "-1"), "--margin -1: must be 0 to 1000 points"),
-        ((tmp_path / "a", tmp_path / "a"), "a sweep is named twice"),
-        ((tmp_path / "nothing",), "no sweep of this name"),
+        ((tmp_path / "a", tmp_path / "a"), "named twice"),
+        ((tmp_path / "nothing",), "no sweep"),
         ((tmp_path / "a", "--questions", "some"), "invalid choice: 'some'"),
     ):
         done = report(*arguments)

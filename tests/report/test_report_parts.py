@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.helpers.facts import says
 from tests.helpers.answered_sweeps import answered_sweep
+from tests.helpers.facts import says
 from vtexp.analysis.analyse import analyse
 from vtexp.analysis.rows import collect
 from vtexp.budget.geometry import MOLMO, Size
@@ -144,7 +144,7 @@ def test_the_report_says_so_where_images_are_gone(sweep: Path) -> None:
     changed = {key: replace(one, question="other") for key, one in asked.questions.items()}
     pictures = take_thumbnails(replace(asked, questions=changed), found)
     assert pictures.by_image == {}
-    assert says(pictures.warnings[0], "not the same sample")
+    assert says(pictures.warnings[0], "not the same")
     assert len(asked.questions) > len(pictures.warnings) <= 4  # the first, and how many more
 
 

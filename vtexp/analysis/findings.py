@@ -190,8 +190,8 @@ class Answer:
 
     `verdict` is one of VERDICTS, `sentence` says it to people, `caveats` what they must know with
     it. `run`: the budget, None where the data cannot tell; `best` the one with the highest
-    accuracy; tokens saved are against `best`, below 0 where `run` is larger. `needed`: every smaller
-    budget was measured and loses more than the margin. `worse_larger`: larger budgets with
+    accuracy; tokens saved are against `best`, below 0 where `run` is larger. `needed`: every
+    smaller budget was measured and loses more than the margin. `worse_larger`: larger budgets with
     significantly lower accuracy than `run`.
     """
 

@@ -16,7 +16,8 @@ from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.times import known, read_times, scope
 from vtexp.measure.summary import cost_of, shared_processes, time_blocks
 from vtexp.measure.timings import LatencyRow
-from vtexp.utils.text import listed
+from vtexp.stats.times import SURE
+from vtexp.utils.text import chance_text, listed
 
 #: What a limit is on, and its unit.
 _TIMES = {"max_prefill_ms": "prefill_ms", "max_ttft_ms": "ttft_ms"}
@@ -26,8 +27,6 @@ _NAMES = {
     "max_memory_gb": ("peak memory", "GB"),
     "max_energy_j": ("energy of a prefill", "J"),
 }
-#: From this chance on a budget is called surely within a limit.
-SURE = 0.95
 MIB = 2**20
 
 
@@ -163,7 +162,8 @@ def _sentence(
         said.append(f"{best.label}, which scored highest, scored {lost:.1f} points more.")
     said += _unmeasured(limits, costs)
     if surer is not None:
-        own = ", ".join(_chance(cost) for cost in costs[surer.run] if cost.chance is not None)
+        chances = [cost.chance for cost in costs[surer.run] if cost.chance is not None]
+        own = ", ".join(map(chance_text, chances))
         said.append(f"{surer.label}{_scored(surer)} is within with a chance of {own}.")
     return " ".join(said)
 
@@ -200,7 +200,8 @@ def _said(cost: AgainstLimit) -> str:
     if cost.low is not None and cost.high is not None:
         text += f" ({_three(cost.low)} to {_three(cost.high)} {scope(cost.processes)}"
         here = " in this process" if cost.processes == 1 else ""
-        text += f"; within {cost.limit:g} {unit} with a chance of {_chance(cost)}{here})"
+        chance = chance_text(cost.chance or 0.0)
+        text += f"; within {cost.limit:g} {unit} with a chance of {chance}{here})"
     longer = f"{cost.beyond} of {cost.timed} timed images take longer than {cost.limit:g} {unit}"
     return f"{text}; {longer}."
 
@@ -208,10 +209,3 @@ def _said(cost: AgainstLimit) -> str:
 def _three(value: float) -> str:
     """Three digits, or all before the point, such as `30.0` and `1313`."""
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
-
-
-def _chance(cost: AgainstLimit) -> str:
-    chance = cost.chance or 0.0
-    if chance > 0.99:
-        return "over 99 %"
-    return "under 1 %" if chance < 0.01 else f"{chance:.0%}".replace("%", " %")

@@ -103,3 +103,10 @@ def _masked(content: Any, secrets: list[str]) -> Any:
     if isinstance(content, list | tuple):
         return [_masked(value, secrets) for value in content]
     return content
+
+
+def chance_text(chance: float) -> str:
+    """A chance in percent, such as `83 %`; never 0 or 100."""
+    if chance > 0.99:
+        return "over 99 %"
+    return "under 1 %" if chance < 0.01 else f"{chance:.0%}".replace("%", " %")

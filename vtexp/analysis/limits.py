@@ -1,8 +1,10 @@
 """The most accurate budget within limits on its cost: `report.max_prefill_ms` and the others.
 
 A limit on a time is one on its mean over the images as they come. Whether a budget is within it is
-known with a chance, since the mean is: see `stats.times.Estimate.chance_at_most`. Single images
-may take longer all the same, so their number is said too.
+known with a chance, since the mean is: see `stats.times.Estimate.chance_at_most`. It is that of the
+budget by itself. Where the intervals of several budgets hold the limit, the choice of the most
+accurate one within favours a budget that was timed too fast; then that is said. Single images may
+take longer all the same, so their number is said too.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ _NAMES = {
     "max_memory_gb": ("peak memory", "GB"),
     "max_energy_j": ("energy of a prefill", "J"),
 }
+#: From so many budgets whose intervals hold a limit, the chance of the chosen one is too high by
+#: more than 5 points (benchmarks/coverage.py, `limits`).
+MANY_NEAR = 4
 MIB = 2**20
 
 
@@ -160,12 +165,29 @@ def _sentence(
     if run.accuracy is not None and run.run != best.run:
         lost = 100 * ((best.accuracy or 0.0) - run.accuracy)
         said.append(f"{best.label}, which scored highest, scored {lost:.1f} points more.")
+    said += _chosen_among(limits, costs)
     said += _unmeasured(limits, costs)
     if surer is not None:
         chances = [cost.chance for cost in costs[surer.run] if cost.chance is not None]
         own = ", ".join(map(chance_text, chances))
         said.append(f"{surer.label}{_scored(surer)} is within with a chance of {own}.")
     return " ".join(said)
+
+
+def _chosen_among(
+    limits: Mapping[str, float], costs: Mapping[str, tuple[AgainstLimit, ...]]
+) -> list[str]:
+    """That a chance is too high, for each limit that many budgets may be on either side of."""
+    counts = {
+        key: sum((own[i].low or np.inf) <= limit <= (own[i].high or 0.0) for own in costs.values())
+        for i, (key, limit) in enumerate(limits.items())
+    }
+    return [
+        f"The intervals of {count} budgets hold {key}={limits[key]:g}: the one chosen among them "
+        "was rather timed too fast than too slow, so that its chance is lower than said."
+        for key, count in counts.items()
+        if count >= MANY_NEAR
+    ]
 
 
 def _unmeasured(

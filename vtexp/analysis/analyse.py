@@ -226,6 +226,11 @@ class _Paired:
         """(k,) accuracies."""
         return self.scores.mean(axis=0)
 
+    @property
+    def scored(self) -> bool:
+        """Whether anything scored more than 0."""
+        return bool(self.scores.any())
+
     @cached_property
     def drawn(self) -> np.ndarray:
         """(draws, k) accuracies of bootstrap draws, as parts of the highest."""
@@ -466,7 +471,8 @@ def _with_differences(
                 run,
                 at_least_worse=known(compared.at_least_worse[i]),
                 at_most_worse=known(compared.at_most_worse[i]),
-                sufficient=None if compared.reason else bool(compared.enough[i]),
+                # Where all scored 0, none is worse, but none does either.
+                sufficient=None if compared.reason else bool(compared.enough[i] and paired.scored),
                 versus_best=None if i == best else paired.difference(i, best, paired.together),
                 versus_smaller=paired.difference(i, i - 1, paired.alone) if i else None,
             )

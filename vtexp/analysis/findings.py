@@ -19,6 +19,7 @@ ANALYSIS_NAME, FORMAT = "analysis.json", 3
 VERDICTS = (
     "smaller",  # a budget smaller than the best one is not worse by more than the margin
     "best",  # the best budget itself is the smallest measured that is known to suffice
+    "larger",  # a larger one than the best is the smallest that is known to suffice
     "cannot_tell",  # too few questions to show for any budget that it suffices
     "one_value",  # a single budget was measured: nothing to compare with
     "no_accuracy",  # random weights: latency and counts alone
@@ -189,8 +190,8 @@ class Answer:
 
     `verdict` is one of VERDICTS, `sentence` says it to people, `caveats` what they must know with
     it. `run`: the budget, None where the data cannot tell; `best` the one with the highest
-    accuracy; tokens saved are against `best`, 0 where they are the same. `needed`: every smaller
-    budget was measured and loses more than the margin. `worse_larger`: larger budgets with
+    accuracy; tokens saved are against `best`, below 0 where `run` is larger. `needed`: every
+    smaller budget was measured and loses more than the margin. `worse_larger`: larger budgets with
     significantly lower accuracy than `run`.
     """
 

@@ -69,14 +69,15 @@ def headline(series: Series, margin: float) -> str:
     labels = {run.run: run.label for run in series.runs}
     if answer.verdict == "cannot_tell":
         guess = "" if series.guess is None else f"; best guess: {labels[series.guess.run]}"
-        larger = any(run.sufficient for run in series.runs)  # those alone, or they were the answer
-        upto = f" up to {labels[str(answer.best)]}" if larger else ""
-        return f"No budget{upto} is known to be within {_in_points(margin)} of the best{guess}"
+        return f"No budget is known to be within {_in_points(margin)} of the best{guess}"
     if answer.verdict == "smaller":
         return f"{labels[str(answer.run)]} is enough: {_gain(answer)}"
     if answer.verdict == "best":
         said = "is needed: smaller ones lose too much" if answer.needed else "is enough"
         return f"{labels[str(answer.run)]} {said}"
+    if answer.verdict == "larger":
+        best = labels[str(answer.best)]
+        return f"{labels[str(answer.run)]} is enough; {best} scored highest, but may lose more"
     return _NOTHING[answer.verdict]
 
 

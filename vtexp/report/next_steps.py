@@ -73,7 +73,7 @@ def _open(series: Series) -> bool:
     return chosen is not None and (
         series.answer.verdict == "cannot_tell"
         or (
-            (series.answer.verdict in ("smaller", "best") and not series.answer.needed)
+            (series.answer.run is not None and not series.answer.needed)
             and any(run.vision_tokens < chosen.vision_tokens for run in _candidates(series))
         )
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from vtexp.runs.records import Result
 from vtexp.stages import STAGE_NAMES
 from vtexp.tracking import wandb_runs
 from vtexp.utils import files
-from vtexp.utils.text import public
+from vtexp.utils.text import command_line, public
 
 if TYPE_CHECKING:
     import wandb
@@ -150,7 +149,7 @@ def write_report(
     title = f"How many vision tokens, sweep{'s' * (len(sweeps) > 1)} {names}"  # part of an address
     blocks = _blocks(sweeps, runs, analysis)
     report = {
-        "publish": f"python -m vtexp publish {shlex.join(map(str, sweeps))}",
+        "publish": f"python -m vtexp publish {command_line(list(map(str, sweeps)))}",
         "url": before.get("url") if same else None,
         "id": before.get("id", "") if same else "",
         "saved": False,

@@ -1,5 +1,7 @@
 """Token reduction in Molmo v1: behind the connector and before the language model.
 
+`early.py` has the one within it.
+
 What stays of a prompt has a fixed length, whatever the tokens: a CUDA graph can capture it, and
 nothing here waits for the device. Shapes: n vision tokens of an image, k kept, L tokens of its
 prompt, l that stay, N crops with the global crop first, P patches of a crop.
@@ -65,9 +67,18 @@ class ReduciblePrompt(NamedTuple):
     text: slice
 
     @property
+    def layer(self) -> int:
+        """Blocks of the language model that read all tokens."""
+        return self.asked.layer or 0
+
+    @property
     def kept_length(self) -> int:
         """l: tokens of the prompt that stay."""
         return len(self.fixed) + self.k
+
+    def rows_with(self, kept_places: torch.Tensor) -> torch.Tensor:
+        """Rows that stay, int64 (l,), ascending, with those of the vision tokens kept, (k,)."""
+        return torch.cat([self.fixed, kept_places]).sort().values
 
     def to(self, device: torch.device) -> ReduciblePrompt:
         """The same with its tensors on a device."""
@@ -147,7 +158,7 @@ def reduce_prompts(
         features.append(reduced.features)
         places.append(kept_places + row * input_ids.shape[1])
         sources.append(prompt.source[reduced.indices])
-        rows.append(torch.cat([prompt.fixed, kept_places]).sort().values)
+        rows.append(prompt.rows_with(kept_places))
     padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return ReducedPrompts(
         torch.cat(features),

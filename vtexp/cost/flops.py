@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from vtexp.budget.geometry import Geometry, Tiling
 from vtexp.budget.reduction import Reduction
-from vtexp.cost.reductions import attention_flops, similarity_flops
+from vtexp.cost.reductions import attention_flops, received_flops, similarity_flops
 
 #: Bytes of one number.
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -219,6 +219,16 @@ class Encoder:
         """Numbers of a patch that the connector reads."""
         return self.width * self.layers_read
 
+    def scoring_flops(self, crops: int) -> float:
+        """Of the attention to each patch, computed once more: of the class, where there is one,
+        else of all patches that see each other in a layer without windows."""
+        attention, of_all = self.block.attention, crops * self.positions
+        if self.positions > self.patches:
+            return attention_flops(crops, self.positions, self.width, attention.inner)
+        pairs = of_all * (self.positions if self.windows is None else of_all)
+        keys = attention.kv_heads * attention.head_dim
+        return received_flops(of_all, pairs, self.width, attention.inner, keys)
+
     def weights(self, layers: int) -> int:
         """Parameters with so many layers."""
         return self.patch_values * self.width + layers * self.block.weights() + self.vectors
@@ -357,16 +367,12 @@ class ModelArithmetic:
         }
 
     def _scoring_flops(self, counts: PromptCounts) -> float:
-        asked, encoder = counts.reduction, self.encoder
+        asked, kept = counts.reduction, counts.vision_tokens
         assert asked is not None
+        flops = similarity_flops(asked, counts.connected, kept, self.llm.width)
         if asked.method == "cls_attention":
-            attention = encoder.block.attention
-            crops = self.encoded_crops(counts)
-            flops = attention_flops(crops, encoder.positions, encoder.width, attention.inner)
-        else:
-            flops = 0.0
-        kept = counts.vision_tokens
-        return flops + similarity_flops(asked, counts.connected, kept, self.llm.width)
+            flops += self.encoder.scoring_flops(self.encoded_crops(counts))
+        return flops
 
     def decode_flops(self, context: int) -> float:
         """FLOPs of one further token that looks at `context` positions, its own included."""

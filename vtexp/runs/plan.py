@@ -45,7 +45,7 @@ from vtexp.data.sample import FailedSample, Sample, require_few_failed
 from vtexp.errors import ConfigError, DataError
 from vtexp.metrics import Metric, metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
-from vtexp.models.families import text_config
+from vtexp.models.families import FAMILIES, text_config
 from vtexp.prompts.wording import OWN_STYLES, settle_style
 from vtexp.runs.block_order import require_order_of
 from vtexp.runs.llm import llm_setting, remark
@@ -208,7 +208,8 @@ class PlannedRun:
 def _read_of(setting: CropSetting, tiling: Tiling, geometry: Geometry) -> tuple[int, int]:
     """Vision tokens, and all tokens of an image, that the language model reads under a tiling.
 
-    Overlap is dropped unless tokens are forced; then what a reduction takes off is.
+    Overlap is dropped unless tokens are forced; then what a reduction takes off is, also of the
+    text beside the image.
     """
     layout = token_layout(tiling, geometry, force_full_tokens=setting.force_full_tokens)
     tokens, length = layout.vision_tokens, layout.sequence_length
@@ -216,8 +217,9 @@ def _read_of(setting: CropSetting, tiling: Tiling, geometry: Geometry) -> tuple[
     if own is None:
         return tokens, length
     kept = own.kept_of(tokens)
-    structure = 0 if own.structure_tokens == "drop" else length - tokens
-    return kept, kept + structure
+    if own.structure_tokens == "drop":
+        return kept, kept - geometry.template_markers
+    return kept, kept + length - tokens
 
 
 @dataclass(frozen=True)
@@ -325,12 +327,22 @@ def _setting(
 def _require_reducible(
     config: Config, checkpoint: Checkpoint, settings: Sequence[tuple[KnobValue, CropSetting]]
 ) -> None:
-    """Raises ConfigError where the model's family cannot reduce tokens behind its connector."""
-    if any(setting.behind_connector for _, setting in settings) and not checkpoint.family.reduces:
-        raise ConfigError(
-            f"reduction={config.reduction.method.value}: not for {checkpoint.family.name}, only "
-            "for Molmo v1; reduction=resize works with every family"
-        )
+    """Raises ConfigError where the model's family has no such reduction behind its connector."""
+    asked = [own for _, setting in settings if (own := setting.behind_connector) is not None]
+    family = checkpoint.family
+    for own in asked:
+        if own.method not in family.reduces:
+            having = [each.name for each in FAMILIES.values() if own.method in each.reduces]
+            raise ConfigError(
+                f"reduction={own.method}: not for {family.name}, only for {', '.join(having)}; "
+                "reduction=resize works with every family"
+            )
+        marked = not family.geometry.template_markers or checkpoint.tokenizer.form.marks_image
+        if own.structure_tokens == "drop" and not marked:
+            raise ConfigError(
+                "reduction.structure_tokens=drop: the chat template of this checkpoint writes no "
+                "special tokens around an image; take keep"
+            )
 
 
 def with_value(plan: Plan, value: KnobValue) -> PlannedRun:

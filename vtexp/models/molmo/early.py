@@ -20,8 +20,8 @@ from vtexp.models.molmo.modeling import (
     PassContext,
     rotary_of,
 )
-from vtexp.models.molmo.reduced import ReduciblePrompt
 from vtexp.models.prefill_graphs import PromptCache
+from vtexp.models.reduced_prompt import ReduciblePrompt
 from vtexp.models.reduction.early_layer import early_layer, last_attention
 
 #: Both give back the keys that they got last.

@@ -17,8 +17,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vtexp.budget.llm import LlmSetting
 from vtexp.models.molmo.configuration import MolmoConfig
-from vtexp.models.molmo.reduced import RowSelection, TokenReduction
 from vtexp.models.molmo.vision import VisionBackbone
+from vtexp.models.reduced_prompt import RowSelection, TokenReduction
 
 
 class MolmoEmbedding(nn.Module):

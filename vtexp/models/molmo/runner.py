@@ -34,13 +34,12 @@ from vtexp.models.molmo.preprocess import (
 from vtexp.models.molmo.reduced import (
     Connected,
     ReducedPrompts,
-    ReduciblePrompt,
     reduce_prompts,
-    reducible_prompt,
     view_grids,
 )
 from vtexp.models.prefill_graphs import GraphStages, PromptCache, Tensors
 from vtexp.models.probe import Probe, Seen, tiling_of_views
+from vtexp.models.reduced_prompt import ReduciblePrompt, reducible_prompt
 from vtexp.models.runner import Inputs, PreparedSample, Runner
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.facts import says
 from tests.helpers.slurm_cluster import wait_until
 from tests.helpers.sweeps import Sweep, process_of
 from vtexp.config.schema import Config, Launcher
@@ -104,7 +105,7 @@ def test_a_run_under_way_is_not_made_twice(
     with pytest.raises(RunFailedError, match="no result"):
         launch.launch([job], wait=True)
     assert watched == [sweep]
-    assert "1 runs are under way" in capsys.readouterr().out
+    assert says(capsys.readouterr().out, "1 run", "under way")
     with pytest.raises(ConfigError, match="336x336: is under way"):
         run_job(plan.config)
 
@@ -180,7 +181,7 @@ def test_a_local_sweep_is_cancelled_and_resumed(tmp_path: Path, small_checkpoint
     launcher.send_signal(signal.SIGINT)  # asks nothing of the jobs
     _, errors = launcher.communicate()
     assert launcher.returncode == 130
-    assert errors.endswith(f"come back with: python -m vtexp wait {sweep.folder}\n")
+    assert errors.endswith(f" python -m vtexp wait {sweep.folder}\n")
     status = sweep.do("status").stdout
     assert "1 running, 1 queued" in status
     assert sweep.do("cancel").returncode == 0

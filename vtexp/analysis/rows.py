@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtexp.budget.knobs import same_inputs
+from vtexp.budget.knobs import WITH_CAP, same_inputs
 from vtexp.config.schema import OF_NO_NUMBER
 from vtexp.errors import DataError
 from vtexp.runs.folder import finished
@@ -295,8 +295,10 @@ def _settings(folder: Path) -> dict[str, Any]:
         for key, value in flat({group: config.get(group) for group in groups}, ".").items()
         if not any(key == one or key.startswith(f"{one}.") for one in told)
     }
+    if run.get("name") in WITH_CAP:
+        found |= {"knob.max_crops": run.get("max_crops")}
     if run.get("name") == "kept_tokens":
-        found |= {"knob.max_crops": run.get("max_crops")} | _reduction(run.get("reduction"))
+        found |= _reduction(run.get("reduction"))
     return found | ({"knob.fit": run.get("fit")} if run.get("name") == "image_size" else {})
 
 

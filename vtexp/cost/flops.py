@@ -277,10 +277,12 @@ class Connector:
 class LanguageModel:
     """Blocks over the prompt, and logits of its last position.
 
-    `last_block_in_full`: whether the last block computes all positions to the end, of which only
-    the last is used beyond keys and values. `image_is_mutual`: vision tokens look at all others,
-    also later ones, through a mask. `embedding_rows` are looked up, not multiplied; `logits` is the
-    width of the output; `logits_tied`: the embedding serves for it too.
+    `layers` are there, of which `ran` are computed, the last among them; None: all. `first_block`:
+    the first where it computes other than the rest. `last_block_in_full`: whether the last block
+    computes all positions to the end, of which only the last is used beyond keys and values.
+    `image_is_mutual`: vision tokens look at all others, also later ones, through a mask.
+    `embedding_rows` are looked up, not multiplied; `logits` is the width of the output;
+    `logits_tied`: the embedding serves for it too.
     """
 
     block: Block
@@ -290,11 +292,19 @@ class LanguageModel:
     logits_tied: bool
     last_block_in_full: bool
     image_is_mutual: bool
+    ran: int | None = None
+    first_block: Block | None = None
 
     @property
     def width(self) -> int:
         """Of each position."""
         return self.block.attention.width
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Those that are computed, in order."""
+        count = self.layers if self.ran is None else self.ran
+        return [self.first_block or self.block, *[self.block] * (count - 1)]
 
     @property
     def weights(self) -> int:
@@ -304,16 +314,16 @@ class LanguageModel:
 
     @property
     def cache_values(self) -> int:
-        """Keys and values of one position in all layers."""
+        """Keys and values of one position in all layers that are computed."""
         attention = self.block.attention
-        return 2 * self.layers * attention.kv_heads * attention.head_dim
+        return 2 * len(self.blocks) * attention.kv_heads * attention.head_dim
 
     def weights_read(self, positions: int) -> int:
         """Parameters that a pass over so many positions must read: of the embedding, their rows."""
         rows = positions + 1 + self.logits
-        last = self.block.weights(positions if self.last_block_in_full else 1)
-        blocks = (self.layers - 1) * self.block.weights(positions) + last
-        return rows * self.width + blocks
+        *blocks, last = self.blocks
+        read = sum(block.weights(positions) for block in blocks)
+        return rows * self.width + read + last.weights(positions if self.last_block_in_full else 1)
 
     def pairs(self, length: int, vision_tokens: int, pairs: Pairs) -> float:
         """Products of a query and a key in one block."""
@@ -325,9 +335,12 @@ class LanguageModel:
     def flops(self, length: int, vision_tokens: int, pairs: Pairs) -> float:
         """Of a prefill of `length` positions."""
         products = self.pairs(length, vision_tokens, pairs)
-        full = self.block.flops(length, length, products)
-        last = full if self.last_block_in_full else self.block.flops(length, 1, length)
-        return (self.layers - 1) * full + last + 2 * self.width * self.logits
+        *blocks, last = self.blocks
+        in_full = self.last_block_in_full
+        outputs, of_last = (length, products) if in_full else (1, length)
+        flops = sum(block.flops(length, length, products) for block in blocks)
+        flops += last.flops(length, outputs, of_last)
+        return flops + 2 * self.width * self.logits
 
 
 @dataclass(frozen=True)
@@ -364,7 +377,8 @@ class ModelArithmetic:
     def decode_flops(self, context: int) -> float:
         """FLOPs of one further token that looks at `context` positions, its own included."""
         llm = self.llm
-        return llm.layers * llm.block.flops(1, 1, context) + 2 * llm.width * llm.logits
+        blocks = sum(block.flops(1, 1, context) for block in llm.blocks)
+        return blocks + 2 * llm.width * llm.logits
 
     def minimum_bytes(self, counts: PromptCounts, dtype: str) -> dict[str, int]:
         """Bytes that each stage of one prefill must read or write at least.
@@ -466,9 +480,10 @@ class ModelArithmetic:
         """Numbers held in a block's feed-forward: its input, what is added to, a norm, four of the
         hidden width (of each expert's row); and a mask where there is one."""
         ff = self.llm.block.feed_forward
+        top_k = max(block.feed_forward.top_k for block in self.llm.blocks)
         expert = 4 * ff.hidden + (2 * ff.width if ff.experts else 0)
         masked = batch_size > 1 or self.llm.image_is_mutual
-        row = 3 * ff.width + ff.top_k * expert + (length if masked else 0)
+        row = 3 * ff.width + top_k * expert + (length if masked else 0)
         return batch_size * length * row
 
 

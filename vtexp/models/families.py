@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vtexp.budget.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
+from vtexp.budget.llm import LlmSizes
 from vtexp.models.config_checks import is_whole
 from vtexp.models.processors import (
     BICUBIC,
@@ -53,7 +54,8 @@ class Family:
     `processor_keys` are the values of processor_config.json that are read too, and `images` the
     rules for what the image processor's file says; `transparent_on_white`: whether its own loader
     pastes RGBA images on white; `reduces`: the methods by which its runner can reduce vision tokens
-    behind the connector.
+    behind the connector; `varies_llm`: whether it can leave out experts and blocks of the language
+    model.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Family:
     processor_keys: tuple[str, ...] = ()
     transparent_on_white: bool = False
     reduces: tuple[str, ...] = ()
+    varies_llm: bool = False
 
     def problem(self, config: dict[str, Any]) -> str:
         """Why this family's classes cannot be a config.json's model; empty where they can.
@@ -94,6 +97,10 @@ class Family:
         """Geometry of a config.json's model."""
         own = self.images.own_max_crops(config.get(IMAGES))
         return self.geometry if own is None else replace(self.geometry, own_max_crops=own)
+
+    def llm_sizes(self, config: dict[str, Any]) -> LlmSizes:
+        """Blocks of a config.json's language model, and its experts where they can be chosen."""
+        return LlmSizes(text_config(config)["num_hidden_layers"])
 
     def normalisation_of(self, config: dict[str, Any]) -> Normalisation:
         """How pixels in [0, 1] are normalised for a config.json's model."""
@@ -131,6 +138,12 @@ class _Molmo(Family):
         """The first ids after the model's own vocabulary: no config.json says them."""
         first = config["vocab_size"]
         return tuple(first + i for i in range(len(self.form.image_tokens)))
+
+    def llm_sizes(self, config: dict[str, Any]) -> LlmSizes:
+        """At the top of config.json, of MolmoE under the names of the training code."""
+        layers = config["n_layers" if "d_model" in config else "num_hidden_layers"]
+        experts = config.get("moe_num_experts") or None
+        return LlmSizes(layers, experts, config.get("moe_top_k") if experts else None)
 
 
 class _Molmo2(Family):
@@ -292,6 +305,7 @@ FAMILIES: dict[str, Family] = {
         },
         id_keys=(),
         reduces=BEHIND_CONNECTOR,
+        varies_llm=True,
     ),
     "molmo2": _Molmo2(
         "Molmo2",

@@ -61,9 +61,18 @@ class ReduciblePrompt(NamedTuple):
     text: slice
 
     @property
+    def layer(self) -> int:
+        """Blocks of the language model that read all tokens."""
+        return self.asked.layer or 0
+
+    @property
     def kept_length(self) -> int:
         """l: tokens of the prompt that stay."""
         return len(self.fixed) + self.k
+
+    def rows_with(self, kept_places: torch.Tensor) -> torch.Tensor:
+        """Rows that stay, int64 (l,), ascending, with those of the vision tokens kept, (k,)."""
+        return torch.cat([self.fixed, kept_places]).sort().values
 
     def to(self, device: torch.device) -> ReduciblePrompt:
         """The same with its tensors on a device."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from vtexp.analysis.answer import points
 from vtexp.analysis.findings import Analysis, Answer, Series
+from vtexp.analysis.grids import grid_sentences
 from vtexp.analysis.guess import margins_sentence
 from vtexp.analysis.rows import ComparedRun
 from vtexp.metrics import METRICS
@@ -55,6 +56,7 @@ def common_lines(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
     if analysis.shared:
         said.append("all this is of the questions that all runs on a data set answered")
     said += analysis.reductions
+    said += [line for grid in analysis.grids for line in grid_sentences(grid)]
     said += [f"not fair: {line}" for line in analysis.caveats]
     if analysis.errors:
         said.append(f"{len(analysis.errors)} of {len(runs)} runs have no result")
@@ -67,14 +69,15 @@ def headline(series: Series, margin: float) -> str:
     labels = {run.run: run.label for run in series.runs}
     if answer.verdict == "cannot_tell":
         guess = "" if series.guess is None else f"; best guess: {labels[series.guess.run]}"
-        larger = any(run.sufficient for run in series.runs)  # those alone, or they were the answer
-        upto = f" up to {labels[str(answer.best)]}" if larger else ""
-        return f"No budget{upto} is known to be within {_in_points(margin)} of the best{guess}"
+        return f"No budget is known to be within {_in_points(margin)} of the best{guess}"
     if answer.verdict == "smaller":
         return f"{labels[str(answer.run)]} is enough: {_gain(answer)}"
     if answer.verdict == "best":
         said = "is needed: smaller ones lose too much" if answer.needed else "is enough"
         return f"{labels[str(answer.run)]} {said}"
+    if answer.verdict == "larger":
+        best = labels[str(answer.best)]
+        return f"{labels[str(answer.run)]} is enough; {best} scored highest, but may lose more"
     return _NOTHING[answer.verdict]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from vtexp.analysis.findings import AnalysedRun, Analysis, Series
 from vtexp.analysis.rows import ComparedRun
 from vtexp.budget.geometry import Geometry
-from vtexp.budget.knobs import KnobValue
+from vtexp.budget.knobs import WITH_CAP, KnobValue
 from vtexp.config.schema import KNOB_SCHEMAS, Config
 from vtexp.errors import VtexpError
 from vtexp.models.checkpoints import find_checkpoint
@@ -73,7 +73,7 @@ def _open(series: Series) -> bool:
     return chosen is not None and (
         series.answer.verdict == "cannot_tell"
         or (
-            (series.answer.verdict in ("smaller", "best") and not series.answer.needed)
+            (series.answer.run is not None and not series.answer.needed)
             and any(run.vision_tokens < chosen.vision_tokens for run in _candidates(series))
         )
     )
@@ -122,8 +122,8 @@ def _value_between(
 
     Those `asked` are left out.
     """
-    if chosen.asked.knob == "kept_tokens":
-        return _kept_between(below.asked.value_label, chosen.asked.value_label, asked)
+    if chosen.asked.knob in WITH_CAP:
+        return _number_between(below.asked.value_label, chosen.asked.value_label, asked)
     geometry = _geometry(config)
     if geometry is None:
         return None
@@ -134,8 +134,8 @@ def _value_between(
     return between[(len(between) - 1) // 2] if between else None
 
 
-def _kept_between(below: str, chosen: str, asked: Collection[str]) -> str | None:
-    """The number in the middle of two numbers of kept tokens; None between shares of them."""
+def _number_between(below: str, chosen: str, asked: Collection[str]) -> str | None:
+    """The number in the middle of two, of tokens, experts or blocks; None between shares."""
     if not (below.isdecimal() and chosen.isdecimal()):
         return None
     middle = (int(below) + int(chosen)) // 2

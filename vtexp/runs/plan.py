@@ -34,6 +34,7 @@ from vtexp.budget.geometry import (
     token_layout,
 )
 from vtexp.budget.knobs import CropSetting, KnobValue, tiling_summary
+from vtexp.budget.llm import LlmSetting, LlmSizes
 from vtexp.config.schema import Config, ModelConfig, Weights, to_plain, values_key
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import Memory, ModelArithmetic, PromptCounts
@@ -46,6 +47,8 @@ from vtexp.metrics import Metric, metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
 from vtexp.models.families import FAMILIES, text_config
 from vtexp.prompts.wording import OWN_STYLES, settle_style
+from vtexp.runs.block_order import require_order_of
+from vtexp.runs.llm import llm_setting, remark
 from vtexp.runs.records import Asked, UnaskedSample
 from vtexp.utils.console import progress
 
@@ -59,6 +62,7 @@ class PlannedRun:
     geometry: Geometry
     tilings: tuple[Tiling, ...]  # of each sample, in order
     prompt_lengths: tuple[int, ...]  # tokens of each prompt, BOS and image included
+    llm_sizes: LlmSizes  # of the published model
     verdict: Verdict
     warnings: tuple[str, ...]
     run_id: str = ""  # of a run that is refused, none
@@ -70,10 +74,13 @@ class PlannedRun:
         """YAML of the whole config with the one value of this run, and its id."""
         plain = to_plain(config)
         plain["run"] = {"run_id": self.run_id, **asdict(self.value)}
+        if self.setting.llm is not None:
+            plain["run"]["llm"] = self.setting.llm.plain()
         return yaml.safe_dump(plain, sort_keys=False)
 
     def asked(self, config: Config) -> Asked:
         """What was asked and what arithmetic says of it, as every record of the run has it."""
+        llm = self.setting.llm or LlmSetting()
         return Asked(
             run_id=self.run_id,
             run=self.folder.name,
@@ -88,6 +95,10 @@ class PlannedRun:
             force_full_tokens=self.setting.force_full_tokens,
             fit=self.setting.fit,
             reduction=None if self.setting.reduction is None else self.setting.reduction.method,
+            moe_top_k=llm.top_k or self.llm_sizes.top_k,
+            moe_first_block_top_k=llm.first_top_k,
+            active_blocks=len(llm.ran(self.llm_sizes.layers)),
+            blocks=llm.blocks,
             model=config.model.name,
             weights=config.model.weights.value,
             dataset=config.dataset.name,
@@ -118,6 +129,10 @@ class PlannedRun:
         if (own := self.value.reduction) is not None:
             return round(self.predicted_vision_tokens) if own.kept is None else own.kept
         return theoretical_tokens(self.num_crops, self.geometry)
+
+    def arithmetic(self, checkpoint: Checkpoint) -> ModelArithmetic | None:
+        """What a prefill of the run takes; None where that of the model's family is not known."""
+        return model_arithmetic(checkpoint.config, self.geometry, self.setting.llm)
 
     @cached_property
     def longest_prompt(self) -> int:
@@ -163,7 +178,10 @@ class PlannedRun:
 
     @cached_property
     def inputs_fingerprint(self) -> str:
-        """Hash of all that decides the model's inputs for these samples, besides the samples."""
+        """Hash of all that decides the model's inputs for these samples, besides the samples.
+
+        And of which of its experts and blocks work on them.
+        """
         full = self.setting.force_full_tokens
         views = {
             t: token_layout(t, self.geometry, force_full_tokens=full) for t in set(self.tilings)
@@ -173,6 +191,8 @@ class PlannedRun:
         if any(self._reduces(views[t]) for t in set(self.tilings)):
             assert self.setting.reduction is not None
             parts.append(asdict(self.setting.reduction))
+        if self.setting.llm is not None:
+            parts.append(self.setting.llm.plain())
         text = json.dumps(parts)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -259,7 +279,7 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     )
     checkpoint = find(weights=False, sizes_suffice=config.plan)
     geometry = geometry_of(config.model, checkpoint)
-    settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
+    settings = [(v, _setting(config, checkpoint, v, geometry)) for v in config.knob_values]
     _require_reducible(config, checkpoint, settings)
     scored = checkpoint.answers
     samples, sizes, transparent, failed = _draw(
@@ -271,19 +291,18 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     failed = (*failed, *endless)
     require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
     runs = [
-        _plan_run(config, geometry, value, setting, sizes, text_lengths)
+        _plan_run(config, checkpoint, geometry, value, setting, sizes, text_lengths)
         for value, setting in settings
     ]
     runs = [
         replace(run, failed=failed, warnings=(*run.warnings, *_other_styles(config, checkpoint)))
         for run in runs
     ]
-    arithmetic = model_arithmetic(checkpoint.config, geometry)
-    if arithmetic is not None:
-        batch_size = min(config.hardware.batch_size, len(samples)) if scored else 1
-        runs = [_with_memory(config, run, arithmetic, batch_size) for run in runs]
+    batch_size = min(config.hardware.batch_size, len(samples)) if scored else 1
+    runs = [_with_memory(config, checkpoint, run, batch_size) for run in runs]
     if not config.plan and all(run.verdict.level != "refused" for run in runs):
         checkpoint = find()
+        require_order_of(config.model, checkpoint)
         runs = [_identified(config, run, checkpoint.fingerprint) for run in runs]
     return Plan(
         config=config,
@@ -295,6 +314,14 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
         failed=failed,
         transparent=transparent,
     )
+
+
+def _setting(
+    config: Config, checkpoint: Checkpoint, value: KnobValue, geometry: Geometry
+) -> CropSetting:
+    """What preprocessor and model are told under a value. Raises ConfigError for a bad one."""
+    setting = value.crop_setting(geometry)
+    return replace(setting, llm=llm_setting(config, checkpoint, value))
 
 
 def _require_reducible(
@@ -328,10 +355,9 @@ def with_value(plan: Plan, value: KnobValue) -> PlannedRun:
         length - _read_of(planned.setting, tiling, geometry)[1]
         for tiling, length in zip(planned.tilings, planned.prompt_lengths, strict=True)
     ]
-    setting = value.crop_setting(geometry)
-    run = _plan_run(config, geometry, value, setting, list(plan.image_sizes), text_lengths)
-    arithmetic = model_arithmetic(plan.checkpoint.config, geometry)
-    return run if arithmetic is None else _with_memory(config, run, arithmetic, 1)
+    setting, sizes = _setting(config, plan.checkpoint, value, geometry), list(plan.image_sizes)
+    run = _plan_run(config, plan.checkpoint, geometry, value, setting, sizes, text_lengths)
+    return _with_memory(config, plan.checkpoint, run, 1)
 
 
 def geometry_of(asked: ModelConfig, checkpoint: Checkpoint) -> Geometry:
@@ -483,6 +509,7 @@ def _is_too_flat(size: Size, setting: CropSetting, geometry: Geometry) -> bool:
 
 def _plan_run(
     config: Config,
+    checkpoint: Checkpoint,
     geometry: Geometry,
     value: KnobValue,
     setting: CropSetting,
@@ -498,8 +525,12 @@ def _plan_run(
     verdict = _verdict(config, geometry, setting, max(lengths))
     warnings = _warnings(value, setting, geometry, sizes)
     most = max(tiling.num_crops for tiling in tilings)
-    if told := own_limit_warning(setting.max_crops, most, geometry):
-        warnings.append(told)
+    llm_sizes = checkpoint.family.llm_sizes(checkpoint.config)
+    for told in (
+        own_limit_warning(setting.max_crops, most, geometry),
+        remark(config, setting.llm, llm_sizes.layers),
+    ):
+        warnings += [told] if told else []
     needed = max(lengths) + config.dataset.max_new_tokens
     context = geometry.max_sequence_length
     if verdict.level != "refused" and needed > NEAR_CONTEXT * context:
@@ -510,6 +541,7 @@ def _plan_run(
         geometry=geometry,
         tilings=tilings,
         prompt_lengths=lengths,
+        llm_sizes=llm_sizes,
         verdict=verdict,
         warnings=tuple(warnings),
     )
@@ -524,9 +556,12 @@ def _verdict(config: Config, geometry: Geometry, setting: CropSetting, longest: 
 
 
 def _with_memory(
-    config: Config, run: PlannedRun, arithmetic: ModelArithmetic, batch_size: int
+    config: Config, checkpoint: Checkpoint, run: PlannedRun, batch_size: int
 ) -> PlannedRun:
     """The run with its memory estimate, and refused or warned about where that is too much."""
+    arithmetic = run.arithmetic(checkpoint)
+    if arithmetic is None:
+        return run
     one, batch = (estimate(arithmetic, config, run.prompts, size) for size in (1, batch_size))
     verdict, warnings = run.verdict, run.warnings
     if verdict.level != "refused":
@@ -538,8 +573,8 @@ def _with_memory(
 
 def _identified(config: Config, run: PlannedRun, weights: str) -> PlannedRun:
     """The run with its id and folder, from the fingerprint of the weights."""
-    run_id = config.run_id(run.value, weights)
-    folder = sweep_folder(config) / _folder_name(config, run.value, run_id)
+    run_id = config.run_id(run.value, weights, run.setting.llm)
+    folder = sweep_folder(config) / _folder_name(config, run, run_id)
     return replace(run, run_id=run_id, folder=folder)
 
 
@@ -594,11 +629,16 @@ def _distortion(size: Size, setting: CropSetting, geometry: Geometry) -> float:
     return max(ratio, 1 / ratio)
 
 
-def _folder_name(config: Config, value: KnobValue, run_id: str) -> str:
+def _folder_name(config: Config, run: PlannedRun, run_id: str) -> str:
+    value, llm = run.value, run.setting.llm or LlmSetting()
     knob = f"{value.name}-{value.value}"
     if value.name == "image_size" and value.fit != "stretch":
         knob += f"-{value.fit}"
     if value.force_full_tokens:
         knob += "-full"
+    if llm.top_k is not None and value.name != "moe_top_k":
+        knob += f"-top{llm.top_k}"
+    if llm.blocks is not None and value.name != "transformer_blocks":
+        knob += f"-blocks{len(llm.blocks)}"
     parts = (knob, config.model.name, config.dataset.name, config.hardware.name, run_id[:8])
     return "_".join(part.replace("/", "-") for part in parts)

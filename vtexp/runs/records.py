@@ -35,7 +35,10 @@ class UnaskedSample:
 class Asked:
     """What was asked of a run, and what arithmetic says of it; crops and tokens are means.
 
-    `num_crops` is what the knob value stands for: the forced number, or the cap.
+    `num_crops` is what the knob value stands for: the forced number, or the cap. `moe_top_k`:
+    experts that work on each token, None for models without experts; `moe_first_block_top_k`: in
+    the first block, where that has another number. `active_blocks`: how many blocks of the language
+    model run; `blocks`: their indices, None where all do. Results of older versions have none.
     """
 
     run_id: str
@@ -51,6 +54,10 @@ class Asked:
     force_full_tokens: bool
     fit: str | None
     reduction: str | None = None
+    moe_top_k: int | None = None
+    moe_first_block_top_k: int | None = None
+    active_blocks: int | None = None
+    blocks: tuple[int, ...] | None = None
     model: str
     weights: str
     dataset: str
@@ -378,9 +385,12 @@ def read_latency(path: Path) -> Iterator[LatencyRow]:
 def flat_values(record: Asked) -> dict[str, Any]:
     """A record's values under the names of `comparison.csv`'s columns.
 
-    Nested keys are joined by `_`, and `latency` itself goes: `prefill_ms_median`.
+    Nested keys are joined by `_`, and `latency` itself goes: `prefill_ms_median`. Indices of blocks
+    are a text, such as `0 1 4`.
     """
     plain = to_json(record)
+    if record.blocks is not None:
+        plain["blocks"] = " ".join(map(str, record.blocks))
     return flat({key: value for key, value in plain.items() if key != "latency"}) | flat(
         plain.get("latency", {})
     )

@@ -1,5 +1,7 @@
 """Token reduction in Molmo v1: behind the connector and before the language model.
 
+`early.py` has the one within it.
+
 What stays of a prompt has a fixed length, whatever the tokens: a CUDA graph can capture it, and
 nothing here waits for the device. Shapes: n vision tokens of an image, k kept, L tokens of its
 prompt, l that stay, N crops with the global crop first, P patches of a crop.
@@ -66,7 +68,7 @@ def reduce_prompts(
         features.append(reduced.features)
         places.append(kept_places + row * input_ids.shape[1])
         sources.append(prompt.source[reduced.indices])
-        rows.append(torch.cat([prompt.fixed, kept_places]).sort().values)
+        rows.append(prompt.rows_with(kept_places))
     padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return ReducedPrompts(
         torch.cat(features),

@@ -1,4 +1,4 @@
-"""Configs composed from the files of `conf/` outside of `launch.py`, and what sets there are."""
+"""Configs composed from the files of `conf/` outside of `launch.py`, and the data sets' names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vtexp.config.hydra_parts import register_sweeper
 from vtexp.config.schema import VALUE_KEYS, Config, DatasetConfig, register_schemas
 from vtexp.errors import ConfigError
 
-#: What Hydra and OmegaConf raise for a config that cannot be.
+#: What Hydra and OmegaConf raise for an invalid config.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
 
 #: The seeds' name of a key, which scripts may still use on the command line.

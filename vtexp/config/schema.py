@@ -118,7 +118,7 @@ class Positions(Enum):
 
 
 class Form(Enum):
-    """In which form the rows of a data set lie."""
+    """The file format of a data set's rows."""
 
     easy_vqa = "easy_vqa"
     small_print = "small_print"
@@ -139,7 +139,7 @@ class WandbMode(Enum):
 
 @dataclass
 class ModelConfig:
-    """A checkpoint; what kind of model it is says its config.json."""
+    """A checkpoint; its family is read from its config.json."""
 
     name: str = _name()
     path: str = MISSING
@@ -154,7 +154,7 @@ class SourceConfig:
 
     `files` is a pattern below it, `{split}` in it the split; `records` the key of a JSON file whose
     list has the rows; `images` the folder of the images that rows name; `image_url` a column of
-    addresses to download them from; `obtain` what a user is told who does not have the folder.
+    addresses to download them from; `obtain` says how to get the folder, to a user who lacks it.
     With form python, `function` (module:function) gives the questions instead.
     """
 
@@ -215,7 +215,7 @@ class ColumnsConfig:
 class DatasetConfig:
     """Questions about images: where they come from, how they are asked and answers are scored.
 
-    `num_questions`: how many the splits are known to have, for people alone.
+    `num_questions`: questions in each split, if known; shown to people only.
     """
 
     name: str = _name()
@@ -285,8 +285,8 @@ class KeptTokensKnob(KnobConfig):
 class ReductionConfig:
     """How `knob=kept_tokens` reduces vision tokens.
 
-    seed: of random; merge: of cls_attention, whether means of the others are among those kept;
-    function: of python, as module:function.
+    seed: for random; merge: for cls_attention, whether means of the others are among those kept;
+    function: for python, as module:function.
     """
 
     method: ReductionMethod = ReductionMethod.none
@@ -431,7 +431,7 @@ class ReportConfig:
 class SweepConfig:
     """Name and folder of a sweep, and how its runs are grouped into jobs.
 
-    `identical_runs`: whether runs with the same inputs as another one are made all the same.
+    `identical_runs`: whether to make runs whose inputs equal those of another run.
     """
 
     name: str = _name()
@@ -441,7 +441,7 @@ class SweepConfig:
     identical_runs: bool = False
 
 
-#: Settings that change no number of a run.
+#: Settings that do not change a run's numbers.
 OF_NO_NUMBER = (
     ("dataset", "licence"),
     ("dataset", "max_failed"),
@@ -564,7 +564,7 @@ def knob_list(knob: KnobConfig | DictConfig) -> list[Any]:
 def canonical(knob: str, value: Any) -> str:
     """A knob value in its one way of writing, such as `560x336` for `560 X 336`.
 
-    Raises ConfigError for a size that is none.
+    Raises ConfigError for a text that is not a size.
     """
     if knob != "image_size":
         return str(value).strip()

@@ -37,7 +37,7 @@ def run_folders(sweep: Path) -> list[Path]:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run has its result; one that is cut short is none, and is made again."""
+    """Whether a run has its result; one that is cut short does not count."""
     return files.is_whole(folder / files.RESULT)
 
 

@@ -539,7 +539,7 @@ def _warnings(
         canvas = tiling_to_resolution(setting.tiling(setting.image_size, geometry), geometry)
         if canvas != setting.image_size:
             found.append(
-                f"{value.value} is no whole number of crops: images are resized to {canvas}"
+                f"{value.value} is not a whole number of crops: images are resized to {canvas}"
             )
         warning = aspect_ratio_warning(setting.image_size)
         if warning:

@@ -46,7 +46,7 @@ from vtexp.metrics import Metric, metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
 from vtexp.models.families import text_config
 from vtexp.prompts.wording import OWN_STYLES, settle_style
-from vtexp.runs.records import Asked, UnaskedSample
+from vtexp.runs.records import Asked
 from vtexp.utils.console import progress
 
 
@@ -96,7 +96,7 @@ class PlannedRun:
             metric=config.dataset.metric,
             predicted_memory_gb=None if self.memory is None else self.memory.total / 1e9,
             num_failed=len(self.failed),
-            failed_samples=tuple(UnaskedSample(**failed._asdict()) for failed in self.failed),
+            failed_samples=self.failed,
         )
 
     @property

@@ -1,8 +1,8 @@
 """The most accurate budget within limits on its cost: `report.max_prefill_ms` and the others.
 
 A limit on a time is one on its mean over the images as they come. Whether a budget is within it is
-known with a chance, since the mean is: see `stats.times.Estimate.chance_at_most`. Single images
-may take longer all the same, so their number is said too.
+known with a chance, since the mean is: see `stats.times.Estimate.chance_at_most`. Single images may
+still take longer, so their number is given too.
 """
 
 from __future__ import annotations

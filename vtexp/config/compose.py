@@ -67,7 +67,7 @@ def dataset_configs(config_dir: Path | None = None) -> dict[str, DatasetConfig]:
     """The config of each set by the name to choose it by. Raises as `compose_config` does."""
     with _files(config_dir) as searched:
         names = _names(searched)
-        # Together, as each composition reads Hydra's own files anew: 24 of them take 2 s.
+        # Together, as each composition reads Hydra's own files again: 24 of them take 2 s.
         composed = compose(None, [*searched, *(f"+dataset@{name}={name}" for name in names)])
         return {name: OmegaConf.to_object(composed[name]) for name in names}  # type: ignore[misc]
 

@@ -170,7 +170,7 @@ def encoded_cells(file: str, name: str) -> pa.ChunkedArray:
 
 
 def _state(file: str) -> tuple[int, int]:
-    """Size and time of a file: one that has been changed since it was mapped is mapped anew."""
+    """Size and time of a file: a file that changed since it was mapped is mapped again."""
     found = Path(file).stat()
     return found.st_size, found.st_mtime_ns
 

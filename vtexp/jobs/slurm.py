@@ -96,7 +96,7 @@ def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[S
 
     executor = _executor(sweep, hardware, len(jobs))
     try:
-        # sbatch's own lines are told below.
+        # sbatch's own lines are in the error below.
         with _clean_environment(hardware.slurm), redirect_stderr(io.StringIO()), executor.batch():
             handed = [executor.submit(SweepJob(sweep, job.runs, Path.cwd())) for job in jobs]
     except FailedJobError as error:  # with sbatch's words

@@ -281,7 +281,7 @@ class _Reading:
     # --- pieces -----------------------------------------------------------------------------------
 
     def _blank(self, found: re.Match[str]) -> str:
-        """Spaces for what is said not to be it, where that is said of an option's letter."""
+        """Spaces for a match that denies an option by its letter, as `B is not`; else the match."""
         known = any(group in self.letters for group in found.groups() if group)
         return " " * len(found[0]) if known else found[0]
 

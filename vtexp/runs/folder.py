@@ -166,7 +166,7 @@ def _differing(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def go_on(sweep: Path) -> str:
-    """What is said where a sweep was interrupted in the process that makes its runs."""
+    """The message after an interrupt of the process that makes a sweep's runs."""
     return f"what was answered is kept; to go on: python -m vtexp resume {quoted(sweep)}"
 
 

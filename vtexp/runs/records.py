@@ -98,8 +98,8 @@ class AnswerTimes:
 
     Of the largest batches alone, without the first of them where there are more: it warms up.
     `preprocess_s`: decoded images to inputs on the host; `prefill_s`: from there to the first token
-    of each answer; `decode_s`: the tokens behind. Decoding of image files is no part. Of several
-    ranks, the sums. `vision_tokens`: mean of these questions.
+    of each answer; `decode_s`: the tokens behind. Decoding of image files is not included. Of
+    several ranks, the sums. `vision_tokens`: mean of these questions.
     """
 
     batch_size: int

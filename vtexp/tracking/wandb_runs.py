@@ -313,7 +313,7 @@ def attend(
     """Run a command that uses the network; its last line of an error, "" if it had none.
 
     `settings`: further environment variables. Killed after `timeout_s` seconds, or when this
-    process is told to leave.
+    process is asked to stop.
     """
     path = os.pathsep.join((str(Path(vtexp.__file__).parents[1]), *sys.path[1:]))
     environment = os.environ | _folders(sweep) | {"WANDB_MODE": "online", "PYTHONPATH": path}

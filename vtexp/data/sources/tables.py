@@ -2,9 +2,9 @@
 
 Parquet is read column by column, and the images of the drawn rows are copied once into an Arrow
 file that is memory-mapped from then on: random access to Parquet would decompress a row group for
-each image, and converting all of it (as `datasets` does) would store the image of each question of
-VQA v2 anew. JSON is parsed by Python: the JSON readers of pyarrow and `datasets` turn answers such
-as "2020-01-01" into time stamps.
+each image, and converting all of it (as `datasets` does) would store the image again for each
+question of VQA v2. JSON is parsed by Python: the JSON readers of pyarrow and `datasets` turn
+answers such as "2020-01-01" into time stamps.
 """
 
 from __future__ import annotations

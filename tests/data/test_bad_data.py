@@ -346,9 +346,9 @@ def test_one_bad_row_fails_alone(
     settings = [*private(tmp_path, "test.jsonl"), "dataset.columns.question_type=kind", *keys]
     plan = make_plan(make_config(*settings, "dataset.max_failed=1"))
     assert [sample.sample_id for sample in plan.samples] == ["a"]
-    ((sample_id, reason),) = plan.failed
-    assert sample_id == (f"{plan.config.dataset.split}-1" if "id" in change else "b")
-    assert says in reason and "\n" not in reason
+    (failed,) = plan.failed
+    assert failed.sample_id == (f"{plan.config.dataset.split}-1" if "id" in change else "b")
+    assert says in failed.reason and "\n" not in failed.reason
 
 
 @pytest.mark.parametrize("url", ["http://[", "http://[::1", "http://a b/", "file:///etc/passwd"])
@@ -383,8 +383,8 @@ def test_one_bad_cell_of_a_table_fails_alone(
     pq.write_table(pa.table(table), tmp_path / "test.parquet")
     settings = [*private(tmp_path, "test.parquet", "parquet"), "dataset.columns.question_type=kind"]
     plan = make_plan(make_config(*settings, "dataset.max_failed=1"))
-    ((_, reason),) = plan.failed
-    assert f"{column}: the cell " in reason
+    (failed,) = plan.failed
+    assert f"{column}: the cell " in failed.reason
     assert len(plan.samples) == 1
 
 

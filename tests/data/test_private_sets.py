@@ -272,9 +272,9 @@ def test_cells_that_hold_no_image_fail(make_config: MakeConfig, tmp_path: Path) 
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
     config = make_config(*private("parquet", tmp_path, max_failed=1,
                                   **{"source.files": "test.parquet"}))  # fmt: skip
-    ((sample_id, reason),) = make_plan(config).failed
-    assert sample_id == "test-1"
-    assert says(reason, "test.parquet", "row 1", "no known format")
+    (failed,) = make_plan(config).failed
+    assert failed.sample_id == "test-1"
+    assert says(failed.reason, "test.parquet", "row 1", "no known format")
 
 
 # --- bad rows and files ---------------------------------------------------------------------------
@@ -428,9 +428,9 @@ def test_pipes_are_not_waited_for(make_config: MakeConfig, tmp_path: Path) -> No
     rows = [{"image": name, "question": "?", "answers": "x"} for name in ("a.png", "pipe")]
     write_lines(tmp_path / "test.jsonl", rows)
     keys = {"source.files": "test.jsonl", "max_failed": 1}
-    ((sample_id, reason),) = make_plan(make_config(*private("json", tmp_path, **keys))).failed
-    assert sample_id == "test-1"
-    assert says(reason, f"{tmp_path}/pipe", "regular file")
+    (failed,) = make_plan(make_config(*private("json", tmp_path, **keys))).failed
+    assert failed.sample_id == "test-1"
+    assert says(failed.reason, f"{tmp_path}/pipe", "regular file")
     with pytest.raises(DataError, match="pipe: neither"):
         load(make_config, "json", tmp_path, **{"source.files": "pipe"})
 

@@ -420,8 +420,8 @@ def test_vqa_v2_from_its_own_files(make_config: MakeConfig, tmp_path: Path) -> N
     (sample,) = found.samples
     assert sample.references == ("red",) * 10 and sample.question_type == "what"
     assert sample.image == ImageFile(folder / "val2014" / "COCO_val2014_000000000042.jpg")
-    ((failed, reason),) = found.failed
-    assert failed == "42001" and reason.endswith("no answer")
+    (failed,) = found.failed
+    assert failed.sample_id == "42001" and failed.reason.endswith("no answer")
     (folder / "v2_mscoco_val2014_annotations.json").write_text(
         json.dumps({"annotations": [{**annotations[0], "question_id": "42000"}]})
     )

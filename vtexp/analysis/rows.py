@@ -1,4 +1,4 @@
-"""The runs of a comparison, from the run folders of sweeps alone, and what is said of them."""
+"""The runs of a comparison, read from run folders alone, and the warnings about them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vtexp.utils import files
 from vtexp.utils.text import listed, natural
 from vtexp.utils.typed import flat
 
-#: What is said of a run whose result is there, but not as a whole.
+#: The error of a run whose result is incomplete.
 CUT_SHORT = "its result.json is damaged: python -m vtexp resume makes the run again"
 
 
@@ -328,7 +328,7 @@ def _full_names(runs: Sequence[ComparedRun]) -> dict[str, str]:
 def timing_warnings(runs: Sequence[ComparedRun]) -> list[str]:
     """Why times are doubtful: each kind of reason once, with the runs that it is true of.
 
-    Reasons that differ in their numbers alone are of one kind: the first one is told.
+    Reasons that differ only in their numbers are of one kind: the first one is given.
     """
     by_kind: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     called = _full_names(runs)

@@ -121,7 +121,7 @@ class Positions(Enum):
 
 
 class Form(Enum):
-    """In which form the rows of a data set lie."""
+    """The file format of a data set's rows."""
 
     easy_vqa = "easy_vqa"
     small_print = "small_print"
@@ -142,7 +142,7 @@ class WandbMode(Enum):
 
 @dataclass
 class ModelConfig:
-    """A checkpoint; what kind of model it is says its config.json.
+    """A checkpoint; its family is read from its config.json.
 
     `moe_top_k`: experts that work on each token, None for the published number, which the first
     block keeps with `moe_first_block_as_published`. `active_blocks`: how many blocks of the
@@ -167,7 +167,7 @@ class SourceConfig:
 
     `files` is a pattern below it, `{split}` in it the split; `records` the key of a JSON file whose
     list has the rows; `images` the folder of the images that rows name; `image_url` a column of
-    addresses to download them from; `obtain` what a user is told who does not have the folder.
+    addresses to download them from; `obtain` says how to get the folder, to a user who lacks it.
     With form python, `function` (module:function) gives the questions instead.
     """
 
@@ -228,7 +228,7 @@ class ColumnsConfig:
 class DatasetConfig:
     """Questions about images: where they come from, how they are asked and answers are scored.
 
-    `num_questions`: how many the splits are known to have, for people alone.
+    `num_questions`: questions in each split, if known; shown to people only.
     """
 
     name: str = _name()
@@ -318,8 +318,8 @@ CapKnob = KeptTokensKnob | MoeTopKKnob | TransformerBlocksKnob
 class ReductionConfig:
     """How `knob=kept_tokens` reduces vision tokens.
 
-    seed: of random; merge: of cls_attention, whether means of the others are among those kept;
-    function: of python, as module:function.
+    seed: for random; merge: for cls_attention, whether means of the others are among those kept;
+    function: for python, as module:function.
     """
 
     method: ReductionMethod = ReductionMethod.none
@@ -464,7 +464,7 @@ class ReportConfig:
 class SweepConfig:
     """Name and folder of a sweep, and how its runs are grouped into jobs.
 
-    `identical_runs`: whether runs with the same inputs as another one are made all the same.
+    `identical_runs`: whether to make runs whose inputs equal those of another run.
     """
 
     name: str = _name()
@@ -476,7 +476,7 @@ class SweepConfig:
 
 #: Keys of `model` that say what of the language model works on a token.
 OF_LLM = ("moe_top_k", "moe_first_block_as_published", "active_blocks", "block_order")
-#: Settings that change no number of a run.
+#: Settings that do not change a run's numbers.
 OF_NO_NUMBER = (
     ("dataset", "licence"),
     ("dataset", "max_failed"),
@@ -607,7 +607,7 @@ def knob_list(knob: KnobConfig | DictConfig) -> list[Any]:
 def canonical(knob: str, value: Any) -> str:
     """A knob value in its one way of writing, such as `560x336` for `560 X 336`.
 
-    Raises ConfigError for a size that is none.
+    Raises ConfigError for a text that is not a size.
     """
     if knob != "image_size":
         return str(value).strip()

@@ -167,7 +167,7 @@ class _Molmo2(Family):
         return super().problem(config)
 
     def geometry_of(self, config: dict[str, Any]) -> Geometry:
-        """Whether the global view has column tokens is said by processor_config.json."""
+        """processor_config.json says whether the global view has column tokens."""
         columns = config.get("use_single_crop_col_tokens")
         return replace(super().geometry_of(config), global_columns=columns is None or columns)
 

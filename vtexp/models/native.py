@@ -282,7 +282,7 @@ class NativeRunner(Runner):
         """The modules of transformers' class, called one by one.
 
         Its own pass makes the host wait for the device: it finds the places of vision tokens,
-        positions and masks anew each time.
+        positions and masks each time.
         """
         if prepared.reduction is not None:
             return self._reducing_stages(prepared)

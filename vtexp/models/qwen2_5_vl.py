@@ -41,7 +41,7 @@ FRAMES = 2
 
 
 class Qwen2_5_VLRunner(NativeRunner):
-    """Positions of image tokens are those of a grid, which the model is told in patches."""
+    """Positions of image tokens are those of a grid, which the model takes in patches."""
 
     vision_tower = "model.visual"
     connector = "model.visual.merger"

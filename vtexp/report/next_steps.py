@@ -118,7 +118,7 @@ def _budget_between(
 def _value_between(
     config: Config, below: ComparedRun, chosen: ComparedRun, asked: Collection[str]
 ) -> str | None:
-    """The value in the middle of those that mean more crops than one run and fewer than another.
+    """The middle value among those with more crops than one run and fewer than another.
 
     Those `asked` are left out.
     """

@@ -49,7 +49,7 @@ from vtexp.models.families import FAMILIES, text_config
 from vtexp.prompts.wording import OWN_STYLES, settle_style
 from vtexp.runs.block_order import require_order_of
 from vtexp.runs.llm import llm_setting, remark
-from vtexp.runs.records import Asked, UnaskedSample
+from vtexp.runs.records import Asked
 from vtexp.utils.console import progress
 
 
@@ -107,7 +107,7 @@ class PlannedRun:
             metric=config.dataset.metric,
             predicted_memory_gb=None if self.memory is None else self.memory.total / 1e9,
             num_failed=len(self.failed),
-            failed_samples=tuple(UnaskedSample(**failed._asdict()) for failed in self.failed),
+            failed_samples=self.failed,
         )
 
     @property
@@ -586,7 +586,7 @@ def _warnings(
         canvas = tiling_to_resolution(setting.tiling(setting.image_size, geometry), geometry)
         if canvas != setting.image_size:
             found.append(
-                f"{value.value} is no whole number of crops: images are resized to {canvas}"
+                f"{value.value} is not a whole number of crops: images are resized to {canvas}"
             )
         warning = aspect_ratio_warning(setting.image_size)
         if warning:

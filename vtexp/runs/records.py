@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vtexp.data.sample import FailedSample
 from vtexp.measure.summary import BetweenProcesses, StageSummary
 from vtexp.measure.timings import LatencyRow
 from vtexp.utils import files
@@ -21,14 +22,6 @@ from vtexp.utils.typed import Misfit, flat, from_json, to_json
 FORMAT = 2
 
 Record = TypeVar("Record")
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnaskedSample:
-    """A sample that was drawn and could not be asked, and why."""
-
-    sample_id: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +59,7 @@ class Asked:
     metric: str
     predicted_memory_gb: float | None = None
     num_failed: int = 0
-    failed_samples: tuple[UnaskedSample, ...] = ()
+    failed_samples: tuple[FailedSample, ...] = ()
 
     @property
     def label(self) -> str:
@@ -112,8 +105,8 @@ class AnswerTimes:
 
     Of the largest batches alone, without the first of them where there are more: it warms up.
     `preprocess_s`: decoded images to inputs on the host; `prefill_s`: from there to the first token
-    of each answer; `decode_s`: the tokens behind. Decoding of image files is no part. Of several
-    ranks, the sums. `vision_tokens`: mean of these questions.
+    of each answer; `decode_s`: the tokens behind. Decoding of image files is not included. Of
+    several ranks, the sums. `vision_tokens`: mean of these questions.
     """
 
     batch_size: int

@@ -116,7 +116,7 @@ def values_up_to(knob: str, most: int, geometry: Geometry) -> list[str]:
         return [str(theoretical_tokens(crops, geometry)) for crops in range(1, most + 1)]
     if knob == "image_size":
         return [str(tiling_to_resolution(tiling, geometry)) for tiling in _tilings(most, geometry)]
-    raise ValueError(f"{knob} is no number of crops")
+    raise ValueError(f"values of {knob} are not a number of crops")
 
 
 def _tilings(most: int, geometry: Geometry) -> list[Tiling]:

@@ -97,7 +97,7 @@ def _log_curve(
 
     def fill(run: wandb.Run) -> None:
         for name in dict.fromkeys(name for point in points for name in point):
-            # The last point's numbers are no summary of the curve.
+            # The last point's numbers do not summarise the curve.
             run.define_metric(name, step_metric=TOKENS, summary="none")
         for point in points:
             run.log(point)
@@ -131,7 +131,7 @@ def write_report(
 ) -> Path:
     """Write the specification of the report of sweeps into a folder.
 
-    Unless that of the same runs and answers is there, for the same project.
+    Skipped if that of the same runs and answers is already there for the same project.
     """
     path = folder / REPORT
     entity, project = wandb_runs.destination(tracking)

@@ -279,7 +279,7 @@ class Answering:
         if self._stream is not None and (on_token is not None or steps.uses > 1):
             steps.prepare(self._stream)
         try:
-            # From here on: a capture is no part of a prefill.
+            # From here on: a capture is not part of a prefill.
             token = _first(steps, inputs, lengths, clock)
             return self._answer(steps, token, max_new_tokens, on_token)
         except Exception:  # no memory, most likely: buffers are in the way of smaller batches

@@ -148,7 +148,7 @@ def score_unit(metrics: Collection[str]) -> tuple[str, str]:
 def score_title(metrics: Collection[str]) -> str:
     """What stands first in a plot's title: `Accuracy`, or the metric's name."""
     name, _ = score_unit(metrics)
-    return name[:1].upper() + name[1:]
+    return {"accuracy": "Accuracy", "score": "Score", "cider": "CIDEr"}.get(name, name)
 
 
 def score_label(metrics: Collection[str]) -> str:

@@ -148,6 +148,12 @@ def score_unit(metrics: Collection[str]) -> tuple[str, str]:
     return (next(iter(metrics)) if len(metrics) == 1 else "score"), "points"
 
 
+def score_title(metrics: Collection[str]) -> str:
+    """What stands first in a plot's title: `Accuracy`, or the metric's name."""
+    name, _ = score_unit(metrics)
+    return {"accuracy": "Accuracy", "score": "Score", "cider": "CIDEr"}.get(name, name)
+
+
 def score_label(metrics: Collection[str]) -> str:
     """An axis of scores, such as `accuracy, % (exact_match)`."""
     name, unit = score_unit(metrics)

@@ -68,9 +68,9 @@ def under_limits(
 
 
 def most_accurate(runs: Sequence[AnalysedRun]) -> AnalysedRun:
-    """Among equals the one with the fewest tokens; without any accuracy that with the most."""
+    """Among equals the smallest, without any accuracy the largest; runs are in this order."""
     if all(run.accuracy is None for run in runs):
-        return max(runs, key=lambda run: run.vision_tokens)
+        return runs[-1]
     return max(runs, key=lambda run: (run.accuracy or 0.0, -run.vision_tokens))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtexp.budget.knobs import WITH_CAP, same_inputs
-from vtexp.config.schema import OF_NO_NUMBER
+from vtexp.config.schema import OF_LLM, OF_NO_NUMBER
 from vtexp.errors import DataError
 from vtexp.runs.folder import finished
 from vtexp.runs.records import (
@@ -103,6 +103,14 @@ class ComparedRun:
         return self.asked.theoretical_vision_tokens
 
     @property
+    def order(self) -> tuple[float, int, int, list[int | str]]:
+        """From the smallest budget to the largest: by tokens, then by the blocks and experts that
+        work on each."""
+        asked = self.asked
+        work = asked.active_blocks or 0, asked.moe_top_k or 0
+        return (self.vision_tokens, *work, natural(self.name))
+
+    @property
     def timing_warnings(self) -> tuple[str, ...]:
         """Why the run's times are doubtful; empty where they are not."""
         return () if self.result is None else self.result.timing_warnings
@@ -182,7 +190,7 @@ def collect(*sweeps: Path) -> list[ComparedRun]:
         if again:
             parts.append(f"sweep={run.sweep}")
         named.append(replace(run, settings=", ".join(parts)))
-    named.sort(key=lambda run: (*run.curve, run.vision_tokens, run.asked.target_vision_tokens))
+    named.sort(key=lambda run: (*run.curve, run.order[:3], run.asked.target_vision_tokens))
     return _with_same_inputs(named)
 
 
@@ -295,11 +303,18 @@ def _settings(folder: Path) -> dict[str, Any]:
         for key, value in flat({group: config.get(group) for group in groups}, ".").items()
         if not any(key == one or key.startswith(f"{one}.") for one in told)
     }
+    found = {_short(key): value for key, value in found.items()}
     if run.get("name") in WITH_CAP:
         found |= {"knob.max_crops": run.get("max_crops")}
     if run.get("name") == "kept_tokens":
         found |= _reduction(run.get("reduction"))
     return found | ({"knob.fit": run.get("fit")} if run.get("name") == "image_size" else {})
+
+
+def _short(key: str) -> str:
+    """A setting's name for people: experts and blocks are the model's anyway."""
+    name = key.removeprefix("model.")
+    return name if name in OF_LLM else key
 
 
 def _reduction(asked: Any) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def _open(series: Series) -> bool:
         series.answer.verdict == "cannot_tell"
         or (
             (series.answer.run is not None and not series.answer.needed)
-            and any(run.vision_tokens < chosen.vision_tokens for run in _candidates(series))
+            and chosen is not _candidates(series)[0]
         )
     )
 

@@ -20,8 +20,9 @@ from vtexp.errors import ConfigError
 
 #: The floor that works before the encoder: every family has it.
 RESIZE = "resize"
-#: The method that drops tokens within the language model.
-EARLY_LAYER = "early_layer"
+#: The method that drops tokens within the language model, and the blocks that read all of them if
+#: nothing else is asked: FastV's.
+EARLY_LAYER, DEFAULT_LAYER = "early_layer", 2
 #: Share of merged tokens among those that `cls_attention` keeps with `merge`: VisionZip's 10 of 64,
 #: 20 of 128, 30 of 192.
 CONTEXTUAL = 10 / 64

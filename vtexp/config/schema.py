@@ -18,7 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from vtexp.budget.geometry import Size
 from vtexp.budget.knobs import MOST_TOKENS, KnobValue
 from vtexp.budget.llm import LlmSetting
-from vtexp.budget.reduction import Reduction, parse_kept
+from vtexp.budget.reduction import DEFAULT_LAYER, Reduction, parse_kept
 from vtexp.config.fields import Pattern, Range, number, ranges, rule_of, text
 from vtexp.errors import ConfigError
 
@@ -93,7 +93,8 @@ class Weights(Enum):
 
 
 class ReductionMethod(Enum):
-    """How vision tokens become fewer behind the connector; resize: by a smaller image."""
+    """How vision tokens become fewer behind the connector; resize: by a smaller image; early_layer:
+    within the language model."""
 
     none = "none"
     random = "random"
@@ -103,6 +104,7 @@ class ReductionMethod(Enum):
     max_min = "max_min"
     cls_attention = "cls_attention"
     conditional = "conditional"
+    early_layer = "early_layer"
     python = "python"
 
 
@@ -319,7 +321,7 @@ class ReductionConfig:
     """How `knob=kept_tokens` reduces vision tokens.
 
     seed: for random; merge: for cls_attention, whether means of the others are among those kept;
-    function: for python, as module:function.
+    layer: for early_layer, blocks that read all tokens; function: for python, as module:function.
     """
 
     method: ReductionMethod = ReductionMethod.none
@@ -327,6 +329,7 @@ class ReductionConfig:
     positions: Positions = Positions.renumber
     seed: int = number(0, 0, MOST_SEED)
     merge: bool = False
+    layer: int = number(DEFAULT_LAYER, 1, MOST_BLOCKS, "blocks")
     function: str | None = None
 
     def reduction(self, value: str) -> Reduction:
@@ -341,6 +344,7 @@ class ReductionConfig:
             self.seed if self.method is ReductionMethod.random else 0,
             self.merge and self.method is ReductionMethod.cls_attention,
             self.function,
+            self.layer if self.method is ReductionMethod.early_layer else None,
         )
 
 

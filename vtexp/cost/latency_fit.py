@@ -139,14 +139,18 @@ def write_cost_model(sweep: Path) -> Path | None:
 
 
 def timed_run(folder: Path) -> TimedRun | None:
-    """What a run folder says of time; None where it has no result of its own or cannot be read."""
+    """What a run folder says of time; None where it has no result of its own or cannot be read.
+
+    None, too, where tokens leave within the language model: crops and the prompt's length, of which
+    a fit is, do not say how long its prefills take.
+    """
     if not (folder / files.RESULT).is_file():
         return None
     try:
         result = files.read_json(folder / files.RESULT)
         surroundings = files.read_json(folder / files.ENVIRONMENT)
         config = files.read_config(folder)
-        if result.get("same_run_as") is not None:
+        if result.get("same_run_as") is not None or result.get("reduction_layer") is not None:
             return None
         return TimedRun(
             setting=result["inputs_fingerprint"],

@@ -56,13 +56,15 @@ class StageClock:
 
     def times(self, *, cuda_graph: bool = False) -> StageTimes:
         """Of a pass that has ended."""
-        _, preprocessed, sent, _, connected, read, first = map(dict(self._marks).get, STAGES)
+        marks = dict(self._marks)
+        _, preprocessed, sent, _, connected, read, first = (marks[stage] for stage in STAGES)
         spent: dict[str, float] = defaultdict(float)
         for (_, before), (stage, after) in pairwise(self._marks):
             spent[stage] += _ms(before, after)
         return StageTimes(
-            **{stage: spent.get(stage) for stage in (*STAGES[1:], REDUCTION)},
+            **{stage: spent[stage] for stage in STAGES[1:]},
             image_decode_ms=_ms(self._began_s, self._decoded_s),
+            reduction_ms=spent.get(REDUCTION),
             vision_ms=_ms(sent, connected),
             prefill_ms=_ms(sent, read),
             ttft_without_preprocess_ms=_ms(preprocessed, first),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtexp.budget.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
 from vtexp.budget.llm import LlmSizes
+from vtexp.budget.reduction import EARLY_LAYER
 from vtexp.models.config_checks import is_whole
 from vtexp.models.processors import (
     BICUBIC,
@@ -54,8 +55,8 @@ class Family:
     `processor_keys` are the values of processor_config.json that are read too, and `images` the
     rules for what the image processor's file says; `transparent_on_white`: whether its own loader
     pastes RGBA images on white; `reduces`: the methods by which its runner can reduce vision tokens
-    behind the connector; `varies_llm`: whether it can leave out experts and blocks of the language
-    model.
+    behind the connector or within the language model; `varies_llm`: whether it can leave out
+    experts and blocks of the latter.
     """
 
     name: str
@@ -304,7 +305,7 @@ FAMILIES: dict[str, Family] = {
             "connector.image_pooling_w": 2,
         },
         id_keys=(),
-        reduces=BEHIND_CONNECTOR,
+        reduces=(*BEHIND_CONNECTOR, EARLY_LAYER),
         varies_llm=True,
     ),
     "molmo2": _Molmo2(

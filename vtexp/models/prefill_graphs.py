@@ -33,8 +33,8 @@ class GraphStages(NamedTuple):
     inputs: what differs between prompts of one shape. The functions take it, and the result of the
     stage before; nothing in them may wait for the device or read its memory on the host. `reduce`
     is there where vision tokens are reduced, and `read_early` before it where the first blocks of
-    the language model read all of them; `read_prompt` then reads on. It returns the logits (1, 1, vocabulary) of
-    the last position.
+    the language model read all of them. `read_prompt` reads on and returns the logits
+    (1, 1, vocabulary) of the last position.
     """
 
     inputs: Tensors
@@ -148,7 +148,8 @@ class PrefillGraph:
             self._reduce.replay()
 
     def read_prompt(self) -> torch.Tensor:
-        """Run the language model, or what is left of it: logits (1, 1, vocabulary), overwritten by the next replay."""
+        """Run the language model, or the rest of it: logits (1, 1, vocabulary), overwritten by the
+        next replay."""
         self._read_prompt.replay()
         return self._logits
 

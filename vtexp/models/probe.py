@@ -37,8 +37,8 @@ class Counts(NamedTuple):
 class Seen(NamedTuple):
     """What hooks saw of one sample: vision tokens inserted, crops behind them, and tiling.
 
-    `crops` counts the global crop too, where there is one. `by_block`: vision tokens that each block
-    of the language model read, where hooks see them.
+    `crops` counts the global crop too, where there is one. `by_block`: vision tokens that each
+    block of the language model read, where hooks see them.
     """
 
     tokens: int

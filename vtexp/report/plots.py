@@ -165,7 +165,7 @@ def tokens_plot(curves: Curves, counted: Mapping[str, RunAnswers]) -> Plot | Non
     """Measured over theoretical vision tokens of every kind of image."""
     series = []
     for label, runs in curves.items():
-        pairs: Counter[tuple[int, int]] = Counter()
+        pairs: Counter[tuple[int, float]] = Counter()
         for run in runs:
             if str(run.folder) in counted:
                 pairs += counted[str(run.folder)].tokens

@@ -441,7 +441,8 @@ def check_counts(run: PlannedRun, sample: Sample, tiling: Tiling, measured: Coun
             f"sample {sample.sample_id}: the layout predicts {_text(predicted)}, but the model "
             f"read {_text(measured)}; the run's numbers would be wrong"
         )
-    reduced = run.setting.behind_connector is not None
+    asked = run.setting.behind_connector
+    reduced = asked is not None
     if reduced and measured != predicted:
         raise CountMismatchError(
             f"sample {sample.sample_id}: a reduction to {_text(predicted)} left {_text(measured)}; "
@@ -451,7 +452,7 @@ def check_counts(run: PlannedRun, sample: Sample, tiling: Tiling, measured: Coun
     actual = theoretical if overridden else measured
     kinds = {"theoretical": theoretical, "measured": measured, "actual": actual}
     columns = {key: value for kind, own in kinds.items() for key, value in _columns(kind, own)}
-    if reduced and run.active_blocks > 1:
+    if asked is not None and asked.layer is not None:
         ends = measured.by_block or (int(measured.vision_tokens),)
         columns |= dict(zip(EARLY_AND_LATE, (ends[0], ends[-1]), strict=True))
     return SampleCounts(**columns, actual_overridden=overridden)

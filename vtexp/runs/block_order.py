@@ -32,7 +32,8 @@ class BlockImportance:
 class BlockOrder:
     """What was measured, and on what. `order`: of all blocks but the first and the last.
 
-    `accuracy`: with all `layers` blocks, the mean score of `questions` about `images`.
+    `accuracy`: with all `layers` blocks, the mean score of `questions` about `images`. `alike`:
+    blocks one after the other in the order whose losses these questions cannot tell apart.
     """
 
     model: str
@@ -45,6 +46,7 @@ class BlockOrder:
     accuracy: float
     order: tuple[int, ...]
     blocks: tuple[BlockImportance, ...]
+    alike: tuple[tuple[int, ...], ...] = ()
 
     def write(self, path: Path) -> None:
         """Write the file. Raises VtexpError where the disk does not take it."""

@@ -125,7 +125,8 @@ class _Answers:
             ]
             kept += sorted(images)
             failed, dataset = (*plan.failed, *broken), plan.config.dataset
-            require_few_failed(failed, dataset.max_failed, len(kept), dataset.name)
+            left = len(plan.samples) - len(broken)
+            require_few_failed(failed, dataset.max_failed, left, dataset.name)
             for column in range(len(self._settings)):
                 for i, found in self._answered(column, images, advance):
                     scores[i, column] = found

@@ -98,6 +98,22 @@ def test_more_questions_in_a_new_sweep(tmp_path: Path) -> None:
     assert {sample.sample_id for sample in first.samples} < ids
 
 
+def test_each_knob_has_a_command_of_its_own(tmp_path: Path) -> None:
+    """Sizes and caps of two sweeps are one series; no command takes a cap for a size."""
+    for knob, values in (
+        ("image_size", "sizes=[336x336,560x560]"),
+        ("max_crops", "max_crops=[1,4]"),
+    ):
+        answered_sweep(tmp_path / knob, *SETS, f"knob={knob}", f"knob.{values}", share=0.9)
+    runs = [*collect(tmp_path / "image_size"), *collect(tmp_path / "max_crops")]
+    lines = [line for line in next_lines(runs, analyse(runs, 3.0)) if "questions" in line]
+    configs = [config_of(line) for line in lines]
+    assert {config.knob.name for config in configs} == {"image_size", "max_crops"}
+    for line, config in zip(lines, configs, strict=True):
+        assert f"questions with {config.knob.name}" in line
+        assert len(make_plan(config).runs) == 2
+
+
 def test_no_more_questions_than_there_are(tmp_path: Path) -> None:
     few = ("dataset=small_print", "dataset.split=validation", "dataset.limit=60")
     answered_sweep(tmp_path / "one", *few, "knob.sizes=[336x336,560x336]", share=0.9)

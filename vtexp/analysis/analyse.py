@@ -34,6 +34,7 @@ from vtexp.analysis.findings import (
     Power,
     Series,
 )
+from vtexp.analysis.grids import grids
 from vtexp.analysis.guess import at_margins, best_guess
 from vtexp.analysis.limits import under_limits
 from vtexp.analysis.reductions import reduction_findings
@@ -130,6 +131,7 @@ def analyse(
         between=_between(list(by_series.values()), read),
         caveats=tuple(caveats(runs, questions, shared=shared)),
         reductions=reduction_findings(runs, read),
+        grids=grids(runs, read),
         errors=tuple(_error(run) for run in runs if run.result is None),
         methods=METHODS,
         shared=shared,
@@ -223,6 +225,11 @@ class _Paired:
     def means(self) -> np.ndarray:
         """(k,) accuracies."""
         return self.scores.mean(axis=0)
+
+    @property
+    def scored(self) -> bool:
+        """Whether anything scored more than 0."""
+        return bool(self.scores.any())
 
     @cached_property
     def drawn(self) -> np.ndarray:
@@ -469,7 +476,8 @@ def _with_differences(
                 run,
                 at_least_worse=known(compared.at_least_worse[i]),
                 at_most_worse=known(compared.at_most_worse[i]),
-                sufficient=None if compared.reason else bool(compared.enough[i]),
+                # Where all scored 0, none is worse, but none does either.
+                sufficient=None if compared.reason else bool(compared.enough[i] and paired.scored),
                 versus_best=None if i == best else paired.difference(i, best, paired.together),
                 versus_smaller=paired.difference(i, i - 1, paired.alone) if i else None,
             )

@@ -79,7 +79,7 @@ class KnobValue:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
-        """Of the `run` of a run's config.yaml, which has other keys too."""
+        """Read the `run` part of a run's config.yaml; its other keys are ignored."""
         found = {one.name: plain[one.name] for one in fields(cls) if one.name in plain}
         if found.get("reduction") is not None:
             found["reduction"] = Reduction(**found["reduction"])
@@ -139,7 +139,7 @@ def tiling_summary(tilings: Sequence[Tiling | str]) -> str:
 
 
 def same_inputs(fingerprints: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Of (label, inputs fingerprint) pairs in order: later labels with the inputs of an earlier."""
+    """Labels with the inputs of an earlier one, from (label, inputs fingerprint) pairs in order."""
     first: dict[str, str] = {}
     same: dict[str, str] = {}
     for label, inputs in fingerprints:

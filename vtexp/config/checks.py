@@ -66,7 +66,7 @@ def from_plain(plain: dict[str, Any]) -> Config:
 
 
 def with_keys(config: Config, keys: Sequence[str]) -> Config:
-    """The config with keys of `hardware` changed that change no number of a run.
+    """The config with other values of `hardware` keys that do not affect a run's numbers.
 
     `keys`: such as `hardware.slurm.partition=gpu`. Raises ConfigError for others, or OmegaConf's
     errors.
@@ -85,7 +85,7 @@ def with_keys(config: Config, keys: Sequence[str]) -> Config:
 
 
 def _literal(value: Any) -> Any:
-    """The same with `${` escaped: what was resolved once, maybe by a stranger, is not again."""
+    """The same with `${` escaped: text that was resolved, maybe by a stranger, stays text."""
     if isinstance(value, dict):
         return {key: _literal(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -110,7 +110,7 @@ def _refuse_unknown(part: DictConfig, path: str) -> None:
 
 
 def _require_utf8(config: Config) -> None:
-    """Raises ConfigError for a text that no file can hold, or a number that is none."""
+    """Raises ConfigError for text that is not UTF-8, or a number such as NaN."""
     try:
         json.dumps(to_plain(config), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -135,7 +135,7 @@ def _lengths(config: Config) -> Iterator[str]:
 
 
 def _free_numbers(config: Config) -> Iterator[str]:
-    """Of mappings that hold anything: numbers that cannot be written down."""
+    """Numbers in free-form mappings that JSON cannot hold."""
     for key, mapping in (
         ("dataset.where", config.dataset.where),
         ("hardware.slurm.extra", config.hardware.slurm.extra),

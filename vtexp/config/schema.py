@@ -18,7 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from vtexp.budget.geometry import Size
 from vtexp.budget.knobs import MOST_TOKENS, KnobValue
 from vtexp.budget.llm import LlmSetting
-from vtexp.budget.reduction import Reduction, parse_kept
+from vtexp.budget.reduction import DEFAULT_LAYER, Reduction, parse_kept
 from vtexp.config.fields import Pattern, Range, number, ranges, rule_of, text
 from vtexp.errors import ConfigError
 
@@ -93,7 +93,8 @@ class Weights(Enum):
 
 
 class ReductionMethod(Enum):
-    """How vision tokens become fewer behind the connector; resize: by a smaller image."""
+    """How vision tokens become fewer behind the connector; resize: by a smaller image; early_layer:
+    within the language model."""
 
     none = "none"
     random = "random"
@@ -103,6 +104,7 @@ class ReductionMethod(Enum):
     max_min = "max_min"
     cls_attention = "cls_attention"
     conditional = "conditional"
+    early_layer = "early_layer"
     python = "python"
 
 
@@ -121,7 +123,7 @@ class Positions(Enum):
 
 
 class Form(Enum):
-    """In which form the rows of a data set lie."""
+    """The file format of a data set's rows."""
 
     easy_vqa = "easy_vqa"
     small_print = "small_print"
@@ -142,7 +144,7 @@ class WandbMode(Enum):
 
 @dataclass
 class ModelConfig:
-    """A checkpoint; what kind of model it is says its config.json.
+    """A checkpoint; its family is read from its config.json.
 
     `moe_top_k`: experts that work on each token, None for the published number, which the first
     block keeps with `moe_first_block_as_published`. `active_blocks`: how many blocks of the
@@ -167,7 +169,7 @@ class SourceConfig:
 
     `files` is a pattern below it, `{split}` in it the split; `records` the key of a JSON file whose
     list has the rows; `images` the folder of the images that rows name; `image_url` a column of
-    addresses to download them from; `obtain` what a user is told who does not have the folder.
+    addresses to download them from; `obtain` says how to get the folder, to a user who lacks it.
     With form python, `function` (module:function) gives the questions instead.
     """
 
@@ -228,7 +230,7 @@ class ColumnsConfig:
 class DatasetConfig:
     """Questions about images: where they come from, how they are asked and answers are scored.
 
-    `num_questions`: how many the splits are known to have, for people alone.
+    `num_questions`: questions in each split, if known; shown to people only.
     """
 
     name: str = _name()
@@ -318,8 +320,8 @@ CapKnob = KeptTokensKnob | MoeTopKKnob | TransformerBlocksKnob
 class ReductionConfig:
     """How `knob=kept_tokens` reduces vision tokens.
 
-    seed: of random; merge: of cls_attention, whether means of the others are among those kept;
-    function: of python, as module:function.
+    seed: for random; merge: for cls_attention, whether means of the others are among those kept;
+    layer: for early_layer, blocks that read all tokens; function: for python, as module:function.
     """
 
     method: ReductionMethod = ReductionMethod.none
@@ -327,6 +329,7 @@ class ReductionConfig:
     positions: Positions = Positions.renumber
     seed: int = number(0, 0, MOST_SEED)
     merge: bool = False
+    layer: int = number(DEFAULT_LAYER, 1, MOST_BLOCKS, "blocks")
     function: str | None = None
 
     def reduction(self, value: str) -> Reduction:
@@ -341,6 +344,7 @@ class ReductionConfig:
             self.seed if self.method is ReductionMethod.random else 0,
             self.merge and self.method is ReductionMethod.cls_attention,
             self.function,
+            self.layer if self.method is ReductionMethod.early_layer else None,
         )
 
 
@@ -464,7 +468,7 @@ class ReportConfig:
 class SweepConfig:
     """Name and folder of a sweep, and how its runs are grouped into jobs.
 
-    `identical_runs`: whether runs with the same inputs as another one are made all the same.
+    `identical_runs`: whether to make runs whose inputs equal those of another run.
     """
 
     name: str = _name()
@@ -476,7 +480,7 @@ class SweepConfig:
 
 #: Keys of `model` that say what of the language model works on a token.
 OF_LLM = ("moe_top_k", "moe_first_block_as_published", "active_blocks", "block_order")
-#: Settings that change no number of a run.
+#: Settings that do not change a run's numbers.
 OF_NO_NUMBER = (
     ("dataset", "licence"),
     ("dataset", "max_failed"),
@@ -607,7 +611,7 @@ def knob_list(knob: KnobConfig | DictConfig) -> list[Any]:
 def canonical(knob: str, value: Any) -> str:
     """A knob value in its one way of writing, such as `560x336` for `560 X 336`.
 
-    Raises ConfigError for a size that is none.
+    Raises ConfigError for a text that is not a size.
     """
     if knob != "image_size":
         return str(value).strip()

@@ -61,8 +61,13 @@ class PreparedSample:
 
     @property
     def sequence_length(self) -> int:
-        """Tokens of the prompt that the language model reads."""
-        return len(self.input_ids) - self.dropped
+        """Tokens of the prompt that the language model's first block reads."""
+        return len(self.input_ids) - (0 if self.reads_early else self.dropped)
+
+    @property
+    def reads_early(self) -> bool:
+        """Whether the language model's first blocks read all tokens of a reduced prompt."""
+        return self.reduction is not None and self.reduction.layer is not None
 
 
 @dataclass(frozen=True)
@@ -149,8 +154,13 @@ class Runner(ABC):
     def prefill(self, inputs: Inputs, features: Any) -> torch.Tensor:
         """One pass over a prompt with the encoded image: logits (1, 1, vocabulary), with cache."""
 
+    def read_early(self, inputs: Inputs, features: Any) -> Any:
+        """Run the language model's first blocks, where tokens leave behind them, on what `encode`
+        gave; `reduce` takes the result."""
+        raise NotImplementedError
+
     def reduce(self, inputs: Inputs, features: Any) -> Any:
-        """Reduce what `encode` gave, where `prepare` was asked to; `prefill` takes the result."""
+        """Reduce what `encode` or `read_early` gave; `prefill` takes the result."""
         raise NotImplementedError
 
     def dropped(self, image: Any, reduction: Reduction) -> int:
@@ -308,7 +318,7 @@ class Runner(ABC):
         """One pass at batch 1, from the image file to the first token: logits, and if replayed.
 
         `end_of` hears of the end of each stage, in the order of `STAGE_NAMES`; of a reduction only
-        where there is one.
+        where there is one, and of the language model's twice where that lies within it.
         """
         pixels = sample.pixels()
         end_of("image_decode_ms")
@@ -324,6 +334,9 @@ class Runner(ABC):
             end_of("vision_encoder_ms")
             graph.connect()
             end_of("connector_ms")
+            if graph.reads_early:
+                graph.read_early()
+                end_of("llm_prefill_ms")
             if graph.reduces:
                 graph.reduce()
                 end_of("reduction_ms")
@@ -338,12 +351,21 @@ class Runner(ABC):
     ) -> torch.Tensor:
         inputs = self.inputs([prepared])
         end_of("transfer_ms")
+        return self._read_eagerly(prepared, inputs, end_of)
+
+    def _read_eagerly(
+        self, prepared: PreparedSample, inputs: Inputs, end_of: Callable[[str], None]
+    ) -> torch.Tensor:
+        """All stages behind the transfer: logits (1, 1, vocabulary)."""
         border = self.on_encoded(lambda: end_of("vision_encoder_ms"))
         try:
             features = self.encode(inputs)
         finally:
             border.remove()
         end_of("connector_ms")
+        if prepared.reads_early:
+            features = self.read_early(inputs, features)
+            end_of("llm_prefill_ms")
         if prepared.reduction is not None:
             features = self.reduce(inputs, features)
             end_of("reduction_ms")
@@ -361,13 +383,12 @@ class Runner(ABC):
         @torch.inference_mode()
         def again() -> None:
             if graph is None:
-                features = self.encode(inputs)
-                reduces = prepared.reduction is not None
-                self.prefill(inputs, self.reduce(inputs, features) if reduces else features)
+                self._read_eagerly(prepared, inputs, lambda _: None)
                 return
             graph.load(inputs)
             graph.encode()
             graph.connect()
+            graph.read_early()
             graph.reduce()
             graph.read_prompt()
 

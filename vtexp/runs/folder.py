@@ -7,7 +7,6 @@ are the only source of truth about a run, on any machine and day.
 
 from __future__ import annotations
 
-import shlex
 import traceback
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from vtexp.runs.causes import cause_of_end, last_words
 from vtexp.runs.ledger import JOBS
 from vtexp.runs.records import Asked, Failure
 from vtexp.utils import files
-from vtexp.utils.text import listed, natural
+from vtexp.utils.text import listed, natural, shell_word
 from vtexp.utils.typed import flat
 
 #: Last lines of a log that a failure keeps.
@@ -37,7 +36,7 @@ def run_folders(sweep: Path) -> list[Path]:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run has its result; one that is cut short is none, and is made again."""
+    """Whether a run has its result; one that is cut short does not count."""
     return files.is_whole(folder / files.RESULT)
 
 
@@ -166,10 +165,10 @@ def _differing(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def go_on(sweep: Path) -> str:
-    """What is said where a sweep was interrupted in the process that makes its runs."""
+    """The message after an interrupt of the process that makes a sweep's runs."""
     return f"what was answered is kept; to go on: python -m vtexp resume {quoted(sweep)}"
 
 
 def quoted(path: Path | str) -> str:
     """A path or name as a shell takes it in a command to be typed."""
-    return shlex.quote(str(path))
+    return shell_word(str(path))

@@ -6,6 +6,7 @@ as the least it can be; else unknown, with the reason. No torch here.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,6 +93,13 @@ class Clock:
     def mean_ms(self, prompts: Counter[PromptCounts]) -> float | None:
         """Mean over prompts."""
         return None if self.time_ms is None else _mean(prompts, self.time_ms)
+
+    def chance_at_most(self, prompts: Counter[PromptCounts], limit_ms: float) -> float | None:
+        """Chance that their mean prefill is within a limit; None where nothing tells."""
+        if self.model is None:
+            return None
+        chance = self.model.mean_prefill(prompts).chance_at_most(limit_ms)
+        return None if math.isnan(chance) else chance
 
 
 def clock_of(plan: Plan, run: PlannedRun | None = None) -> Clock:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import yaml
 
@@ -35,6 +36,7 @@ from vtexp.budget.geometry import (
 )
 from vtexp.budget.knobs import CropSetting, KnobValue, tiling_summary
 from vtexp.budget.llm import LlmSetting, LlmSizes
+from vtexp.budget.reduction import mean_over_blocks
 from vtexp.config.schema import Config, ModelConfig, Weights, to_plain, values_key
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import Memory, ModelArithmetic, PromptCounts
@@ -45,11 +47,11 @@ from vtexp.data.sample import FailedSample, Sample, require_few_failed
 from vtexp.errors import ConfigError, DataError
 from vtexp.metrics import Metric, metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
-from vtexp.models.families import text_config
+from vtexp.models.families import FAMILIES, text_config
 from vtexp.prompts.wording import OWN_STYLES, settle_style
 from vtexp.runs.block_order import require_order_of
 from vtexp.runs.llm import llm_setting, remark
-from vtexp.runs.records import Asked, UnaskedSample
+from vtexp.runs.records import Asked
 from vtexp.utils.console import progress
 
 
@@ -95,9 +97,12 @@ class PlannedRun:
             force_full_tokens=self.setting.force_full_tokens,
             fit=self.setting.fit,
             reduction=None if self.setting.reduction is None else self.setting.reduction.method,
+            reduction_layer=None
+            if self.setting.reduction is None
+            else self.setting.reduction.layer,
             moe_top_k=llm.top_k or self.llm_sizes.top_k,
             moe_first_block_top_k=llm.first_top_k,
-            active_blocks=len(llm.ran(self.llm_sizes.layers)),
+            active_blocks=self.active_blocks,
             blocks=llm.blocks,
             model=config.model.name,
             weights=config.model.weights.value,
@@ -107,7 +112,7 @@ class PlannedRun:
             metric=config.dataset.metric,
             predicted_memory_gb=None if self.memory is None else self.memory.total / 1e9,
             num_failed=len(self.failed),
-            failed_samples=tuple(UnaskedSample(**failed._asdict()) for failed in self.failed),
+            failed_samples=self.failed,
         )
 
     @property
@@ -127,8 +132,14 @@ class PlannedRun:
         if self.value.name == "vision_tokens":
             return int(self.value.value)
         if (own := self.value.reduction) is not None:
-            return round(self.predicted_vision_tokens) if own.kept is None else own.kept
+            kept = (self._read(tiling).kept for tiling in self.tilings)
+            return round(fmean(kept)) if own.kept is None else own.kept
         return theoretical_tokens(self.num_crops, self.geometry)
+
+    @property
+    def active_blocks(self) -> int:
+        """Blocks of the language model that run."""
+        return len((self.setting.llm or LlmSetting()).ran(self.llm_sizes.layers))
 
     def arithmetic(self, checkpoint: Checkpoint) -> ModelArithmetic | None:
         """What a prefill of the run takes; None where that of the model's family is not known."""
@@ -163,18 +174,26 @@ class PlannedRun:
         """Mean over the samples of what the layout leaves: what hooks should count."""
         return fmean(self.predicted_tokens(tiling) for tiling in self.tilings)
 
-    def predicted_tokens(self, tiling: Tiling) -> int:
-        """Vision tokens that the language model reads of an image with this tiling."""
-        return _read_of(self.setting, tiling, self.geometry)[0]
+    def predicted_tokens(self, tiling: Tiling) -> float:
+        """Vision tokens that the language model reads of an image with this tiling: where its
+        blocks read unlike numbers, their mean."""
+        return mean_over_blocks(self.by_block(tiling))
+
+    def by_block(self, tiling: Tiling) -> tuple[int, ...]:
+        """The same for each block that runs."""
+        read, own = self._read(tiling), self.setting.behind_connector
+        return (read.tokens,) if own is None else own.by_block(read.tokens, self.active_blocks)
+
+    def _read(self, tiling: Tiling) -> _ImageRead:
+        return _read_of(self.setting, tiling, self.geometry)
 
     def with_connected(self, counts: PromptCounts) -> PromptCounts:
         """The counts of a prompt, with the tokens from before a reduction where there is one."""
         if self.setting.behind_connector is None or counts.tiling is None:
             return counts
-        full = self.setting.force_full_tokens
-        layout = token_layout(counts.tiling, self.geometry, force_full_tokens=full)
-        asked = self.setting.behind_connector
-        return replace(counts, connected_tokens=layout.vision_tokens, reduction=asked)
+        asked, read = self.setting.behind_connector, self._read(counts.tiling)
+        late = None if asked.layer is None else counts.sequence_length - read.first + read.last
+        return replace(counts, connected_tokens=read.tokens, reduction=asked, late_length=late)
 
     @cached_property
     def inputs_fingerprint(self) -> str:
@@ -205,19 +224,33 @@ class PlannedRun:
         return own.structure_tokens == "drop" or own.kept_of(tokens) < tokens
 
 
-def _read_of(setting: CropSetting, tiling: Tiling, geometry: Geometry) -> tuple[int, int]:
-    """Vision tokens, and all tokens of an image, that the language model reads under a tiling.
+class _ImageRead(NamedTuple):
+    """Of an image: vision tokens of its layout, how many the language model's last block reads, and
+    all tokens of the image that its first and its last block read."""
 
-    Overlap is dropped unless tokens are forced; then what a reduction takes off is.
+    tokens: int
+    kept: int
+    first: int
+    last: int
+
+
+def _read_of(setting: CropSetting, tiling: Tiling, geometry: Geometry) -> _ImageRead:
+    """What is read under a tiling.
+
+    Overlap is dropped unless tokens are forced; then what a reduction takes off is, also of the
+    text beside the image.
     """
     layout = token_layout(tiling, geometry, force_full_tokens=setting.force_full_tokens)
     tokens, length = layout.vision_tokens, layout.sequence_length
     own = setting.behind_connector
     if own is None:
-        return tokens, length
+        return _ImageRead(tokens, tokens, length, length)
     kept = own.kept_of(tokens)
-    structure = 0 if own.structure_tokens == "drop" else length - tokens
-    return kept, kept + structure
+    if own.structure_tokens == "drop":
+        last = kept - geometry.template_markers
+    else:
+        last = kept + length - tokens
+    return _ImageRead(tokens, kept, last if own.layer is None else length, last)
 
 
 @dataclass(frozen=True)
@@ -325,12 +358,29 @@ def _setting(
 def _require_reducible(
     config: Config, checkpoint: Checkpoint, settings: Sequence[tuple[KnobValue, CropSetting]]
 ) -> None:
-    """Raises ConfigError where the model's family cannot reduce tokens behind its connector."""
-    if any(setting.behind_connector for _, setting in settings) and not checkpoint.family.reduces:
-        raise ConfigError(
-            f"reduction={config.reduction.method.value}: not for {checkpoint.family.name}, only "
-            "for Molmo v1; reduction=resize works with every family"
-        )
+    """Raises ConfigError where the model's family has no such reduction behind its connector."""
+    family, blocks = checkpoint.family, checkpoint.family.llm_sizes(checkpoint.config).layers
+    marked = not family.geometry.template_markers or checkpoint.tokenizer.form.marks_image
+    for _, setting in settings:
+        if (own := setting.behind_connector) is None:
+            continue
+        if own.method not in family.reduces:
+            having = [each.name for each in FAMILIES.values() if own.method in each.reduces]
+            raise ConfigError(
+                f"reduction={own.method}: not for {family.name}, only for {', '.join(having)}; "
+                "reduction=resize works with every family"
+            )
+        if own.structure_tokens == "drop" and not marked:
+            raise ConfigError(
+                "reduction.structure_tokens=drop: the chat template of this checkpoint writes no "
+                "special tokens around an image; take keep"
+            )
+        ran = len((setting.llm or LlmSetting()).ran(blocks))
+        if own.layer is not None and own.layer >= ran:
+            raise ConfigError(
+                f"reduction.layer={own.layer}: must be 1 to {ran - 1}, as {ran} blocks of "
+                f"{config.model.name} run"
+            )
 
 
 def with_value(plan: Plan, value: KnobValue) -> PlannedRun:
@@ -340,7 +390,7 @@ def with_value(plan: Plan, value: KnobValue) -> PlannedRun:
     """
     config, geometry, planned = plan.config, plan.geometry, plan.runs[0]
     text_lengths = [
-        length - _read_of(planned.setting, tiling, geometry)[1]
+        length - _read_of(planned.setting, tiling, geometry).first
         for tiling, length in zip(planned.tilings, planned.prompt_lengths, strict=True)
     ]
     setting, sizes = _setting(config, plan.checkpoint, value, geometry), list(plan.image_sizes)
@@ -506,7 +556,7 @@ def _plan_run(
 ) -> PlannedRun:
     per_size = {size: setting.tiling(size, geometry) for size in set(sizes)}
     tilings = tuple(per_size[size] for size in sizes)
-    image_tokens = {t: _read_of(setting, t, geometry)[1] for t in set(tilings)}
+    image_tokens = {t: _read_of(setting, t, geometry).first for t in set(tilings)}
     lengths = tuple(
         image_tokens[tiling] + text for tiling, text in zip(tilings, text_lengths, strict=True)
     )
@@ -574,7 +624,7 @@ def _warnings(
         canvas = tiling_to_resolution(setting.tiling(setting.image_size, geometry), geometry)
         if canvas != setting.image_size:
             found.append(
-                f"{value.value} is no whole number of crops: images are resized to {canvas}"
+                f"{value.value} is not a whole number of crops: images are resized to {canvas}"
             )
         warning = aspect_ratio_warning(setting.image_size)
         if warning:

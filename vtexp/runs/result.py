@@ -21,9 +21,11 @@ from vtexp.stats.comparison import accuracy
 
 #: Columns of the sample rows that a result is made of.
 COUNTS = ("num_crops", "vision_tokens")
+EARLY_AND_LATE = ("measured_early_vision_tokens", "measured_late_vision_tokens")
 SUMMARISED = (
     *(f"{kind}_{count}" for kind in ("theoretical", "measured", "actual") for count in COUNTS),
     *("measured_tiling", "actual_tiling", "actual_overridden", "sequence_length"),
+    *EARLY_AND_LATE,
     *("score", "sample_id", "image_id", "question_type"),
 )
 
@@ -51,7 +53,11 @@ def summarise_run(
     `columns` are the SUMMARISED ones of the sample rows; `environment.processes` say how each rank,
     and each further process of it, timed; `made` are further fields, of how the run was made.
     """
-    means = {name: fmean(columns[name]) for name in SUMMARISED if name.endswith(COUNTS)}
+    means = {
+        name: fmean(columns[name])
+        for name in SUMMARISED
+        if name.endswith(COUNTS) and None not in columns[name]
+    }
     tilings = {name: _tilings(columns[name]) for name in ("measured_tiling", "actual_tiling")}
     timings = [process.timing for process in environment.processes]
     max_half_width = plan.config.measure.max_half_width

@@ -17,8 +17,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vtexp.budget.llm import LlmSetting
 from vtexp.models.molmo.configuration import MolmoConfig
-from vtexp.models.molmo.reduced import RowSelection, TokenReduction
 from vtexp.models.molmo.vision import VisionBackbone
+from vtexp.models.reduced_prompt import RowSelection, TokenReduction
 
 
 class MolmoEmbedding(nn.Module):
@@ -323,7 +323,7 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         """
         return self.model.vision_backbone(images, image_masks, kept)
 
-    def _embed(
+    def embed(
         self,
         input_ids: torch.Tensor,
         images: torch.Tensor | None,
@@ -331,6 +331,7 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         image_input_idx: torch.Tensor | ImagePlaces | None,
         image_features: torch.Tensor | None,
     ) -> torch.Tensor:
+        """What the first block reads, (B, L, hidden), of what `forward` takes."""
         embeddings = self.model.transformer.wte(input_ids)
         if image_input_idx is None:
             return embeddings
@@ -388,7 +389,7 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             image_input_idx = None  # the image was read with the prompt
-        x = self._embed(input_ids, images, image_masks, image_input_idx, image_features)
+        x = self.embed(input_ids, images, image_masks, image_input_idx, image_features)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         past = past_key_values.get_seq_length() if past_key_values is not None else 0

@@ -16,9 +16,11 @@ from vtexp.budget.knobs import CropSetting
 from vtexp.budget.llm import LlmSetting
 from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
+from vtexp.errors import CountMismatchError
 from vtexp.models.answer_clock import AnswerClock
 from vtexp.models.checkpoints import Checkpoint
-from vtexp.models.molmo.answering import Answering
+from vtexp.models.molmo.answering import AnswerCache, Answering, LateTokens
+from vtexp.models.molmo.early import EarlyRead, LateRead, read_early, read_late, reduce_early
 from vtexp.models.molmo.float8 import use_float8
 from vtexp.models.molmo.modeling import ImagePlaces, MolmoForCausalLM, image_places
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
@@ -32,13 +34,12 @@ from vtexp.models.molmo.preprocess import (
 from vtexp.models.molmo.reduced import (
     Connected,
     ReducedPrompts,
-    ReduciblePrompt,
     reduce_prompts,
-    reducible_prompt,
     view_grids,
 )
 from vtexp.models.prefill_graphs import GraphStages, PromptCache, Tensors
 from vtexp.models.probe import Probe, Seen, tiling_of_views
+from vtexp.models.reduced_prompt import ReduciblePrompt, reducible_prompt
 from vtexp.models.runner import Inputs, PreparedSample, Runner
 
 
@@ -121,11 +122,28 @@ class MolmoRunner(Runner):
         features, last_input = backbone.image_vit(images, with_last_input=True)
         return Connected(backbone.connect(features, masks, kept), last_input)
 
-    def reduce(self, inputs: Inputs, features: Connected) -> ReducedPrompts:
-        """The tokens that stay of each image, and what stays of the prompts."""
-        return reduce_prompts(self.model.model, inputs["reducible"], features, inputs["input_ids"])
+    def read_early(
+        self, inputs: Inputs, features: Connected, cache: AnswerCache | None = None
+    ) -> EarlyRead:
+        """The blocks that read all tokens of prompts, whose keys and values go into a cache."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        places = image_places(inputs["image_input_idx"], ids.shape[1])
+        last = None if mask is None else mask.sum(dim=1) - 1
+        layer = inputs["reducible"][0].layer
+        cache = PromptCache() if cache is None else cache
+        blocks = self.model.blocks_of(inputs["llm"])
+        return read_early(self.model, blocks, layer, ids, features.tokens, places, cache, last)
 
-    def prefill(self, inputs: Inputs, features: torch.Tensor | ReducedPrompts) -> torch.Tensor:
+    def reduce(self, inputs: Inputs, features: Connected | EarlyRead) -> ReducedPrompts | LateRead:
+        """The tokens that stay of each image, and what stays of the prompts."""
+        prompts = inputs["reducible"]
+        if isinstance(features, EarlyRead):
+            return reduce_early(self.model, prompts, features)
+        return reduce_prompts(self.model.model, prompts, features, inputs["input_ids"])
+
+    def prefill(
+        self, inputs: Inputs, features: torch.Tensor | ReducedPrompts | LateRead
+    ) -> torch.Tensor:
         """Logits (1, 1, embedding_size) of the last position."""
         llm, index = inputs["llm"], inputs["image_input_idx"]
         return self._read_prompt(inputs["input_ids"], features, llm, index)
@@ -133,10 +151,12 @@ class MolmoRunner(Runner):
     def _read_prompt(
         self,
         input_ids: torch.Tensor,
-        features: torch.Tensor | ReducedPrompts,
+        features: torch.Tensor | ReducedPrompts | LateRead,
         llm: LlmSetting | None,
         index: torch.Tensor | ImagePlaces | None = None,
     ) -> torch.Tensor:
+        if isinstance(features, LateRead):
+            return read_late(self.model, features)
         if isinstance(features, ReducedPrompts):
             inputs = _reduced_inputs(features)
         else:
@@ -191,7 +211,7 @@ class MolmoRunner(Runner):
         places = ImagePlaces(*(part.to(self.device) for part in places))
         backbone = self.model.model.vision_backbone
         if prepared.reduction is not None:
-            return self._reducing_stages(prepared, places.kept)
+            return self._reducing_stages(prepared, places)
         return GraphStages(
             self.graph_inputs(prepared),
             lambda inputs: backbone.image_vit(inputs["images"]),
@@ -201,23 +221,32 @@ class MolmoRunner(Runner):
             ),
         )
 
-    def _reducing_stages(self, prepared: PreparedSample, kept: torch.Tensor) -> GraphStages:
+    def _reducing_stages(self, prepared: PreparedSample, places: ImagePlaces) -> GraphStages:
         """`graph_stages` of a prompt whose vision tokens are reduced."""
         backbone = self.model.model.vision_backbone
-        prompts = [self._reducible(prepared).to(self.device)]
+        prompt = self._reducible(prepared).to(self.device)
+        layer = prompt.asked.layer
 
         def connect(inputs: Tensors, read: tuple[torch.Tensor, torch.Tensor]) -> Connected:
             features, last_input = read
-            return Connected(backbone.connect(features, inputs["image_masks"], kept), last_input)
+            tokens = backbone.connect(features, inputs["image_masks"], places.kept)
+            return Connected(tokens, last_input)
+
+        def first_blocks(inputs: Tensors, connected: Connected) -> EarlyRead:
+            ids, tokens, blocks = (
+                inputs["input_ids"],
+                connected.tokens,
+                self.model.blocks_of(prepared.llm),
+            )
+            return read_early(self.model, blocks, layer or 0, ids, tokens, places, PromptCache())
 
         return GraphStages(
             self.graph_inputs(prepared),
             lambda inputs: backbone.image_vit(inputs["images"], with_last_input=True),
             connect,
             lambda inputs, reduced: self._read_prompt(inputs["input_ids"], reduced, prepared.llm),
-            lambda inputs, connected: reduce_prompts(
-                self.model.model, prompts, connected, inputs["input_ids"]
-            ),
+            lambda inputs, features: self.reduce(inputs | {"reducible": [prompt]}, features),
+            None if layer is None else first_blocks,
         )
 
     def on_encoded(self, call: Callable[[], None]) -> RemovableHandle:
@@ -251,6 +280,8 @@ class MolmoRunner(Runner):
     def _reduced_batch(self, inputs: Inputs) -> Inputs:
         """Inputs of a batch whose images are read and reduced when its prompts are."""
         prompts: list[ReduciblePrompt] = inputs["reducible"]
+        if prompts[0].asked.layer is not None:
+            return self._early_batch(inputs)
         lengths = torch.tensor([prompt.kept_length for prompt in prompts])
         longest, mask = int(lengths.max()), None
         if bool((lengths != longest).any()):
@@ -263,6 +294,26 @@ class MolmoRunner(Runner):
         return found | {
             "read_images": lambda: _reduced_inputs(self.reduce(inputs, self.encode(inputs)))
         }
+
+    def _early_batch(self, inputs: Inputs) -> Inputs:
+        """Inputs of a batch that loses tokens behind the first blocks of the language model."""
+        prompts: list[ReduciblePrompt] = inputs["reducible"]
+        kept, whole = (
+            torch.tensor([getattr(prompt, name) for prompt in prompts])
+            for name in ("kept_length", "length")
+        )
+        longest = int(kept.max())
+        lengths = kept.to(self.device)
+        last = None if bool((kept == longest).all()) else lengths - 1
+        positions = whole if prompts[0].asked.positions == "keep" else kept
+
+        def read(cache: AnswerCache) -> torch.Tensor:
+            early = self.read_early(inputs, self.encode(inputs), cache)
+            return read_late(self.model, reduce_early(self.model, prompts, early), last)
+
+        late = LateTokens(prompts[0].layer, lengths, longest, positions.to(self.device))
+        own = {key: inputs[key] for key in ("input_ids", "attention_mask", "llm")}
+        return own | {"read_prompts": read, "late": late}
 
     def compile_blocks(self) -> None:
         """Blocks of both transformers."""
@@ -298,7 +349,8 @@ class MolmoProbe(Probe):
     """Crops are those whose tokens entered the language model, tokens the rows it added.
 
     Of a reduced image: crops whose tokens were there to choose from, tokens the image's rows that
-    stay in the prompt.
+    stay in the prompt. Each block of the language model is seen, and how many of the rows that it
+    reads are the image's.
     """
 
     def __init__(self, runner: MolmoRunner) -> None:
@@ -306,6 +358,7 @@ class MolmoProbe(Probe):
         self._parts, self._image_ids = runner.model.model, runner.tokenizer.image_ids
         self._input_ids: torch.Tensor | None = None
         self._reduced_crops: list[int] = []
+        self._rows = 0
 
     def _hooks(self) -> list[RemovableHandle]:
         parts = self._parts
@@ -315,6 +368,7 @@ class MolmoProbe(Probe):
             parts.token_reduction.register_forward_hook(self._on_reduce),
             parts.image_insertion.register_forward_hook(self._on_insert),
             parts.row_selection.register_forward_hook(self._on_select),
+            *(b.register_forward_pre_hook(self._on_block) for b in parts.transformer.blocks),
         ]
 
     def reset(self) -> None:
@@ -337,14 +391,28 @@ class MolmoProbe(Probe):
         assert self._input_ids is not None and self._seen is not None
         patch = self._image_ids[2]
         staying = (self._input_ids.take_along_dim(inputs[1], dim=1) == patch).sum(dim=1).tolist()
+        crops = self._reduced_crops or [one.crops for one in self._seen]
+        self._rows = inputs[1].shape[1]
         self._seen = [
-            one._replace(tokens=count, crops=crops)
-            for one, count, crops in zip(self._seen, staying, self._reduced_crops, strict=True)
+            one._replace(tokens=count, crops=read)
+            for one, count, read in zip(self._seen, staying, crops, strict=True)
         ]
+
+    def _on_block(self, _: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        """One more block that reads the prompts' rows; further tokens of answers are not asked."""
+        rows = inputs[0].shape[1]
+        if self._seen is None or rows == 1:
+            return
+        if rows != self._rows:
+            raise CountMismatchError(
+                f"a block of the language model read {rows} positions, not {self._rows}"
+            )
+        self._seen = [one._replace(by_block=(*one.by_block, one.tokens)) for one in self._seen]
 
     def _on_insert(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
         embeddings, _, places, source = inputs
         batch, length = embeddings.shape[:2]
+        self._rows = length
         rows, crops = (places // length).cpu(), source.cpu() // self._geometry.tokens_per_crop
         assert self._input_ids is not None
         tokens = torch.bincount(rows, minlength=batch).tolist()

@@ -98,7 +98,7 @@ def test_grids_are_told_apart(make_config: MakeConfig, molmoe: Path, tmp_path: P
     }
     (fewest,) = (run for run in runs if "top1-blocks3" in run.name)
     assert fewest.asked.blocks == (0, 1, 3) and fewest.values()["blocks"] == "0 1 3"
-    assert "moe_top_k=1" in fewest.settings and "active_blocks=[0, 1, 3]" in fewest.settings
+    assert "moe_top_k=1" in fewest.settings and "active_blocks=[0,1,3]" in fewest.settings
 
 
 def test_published_numbers_are_the_run_of_today(planned: Callable[..., Plan]) -> None:

@@ -14,7 +14,7 @@ from tests.models.test_families import SMALL, save_tokenizer
 from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config
 from vtexp.cost.latency_fit import find_cost_model, timed_run, write_cost_model
-from vtexp.errors import ConfigError, DataError
+from vtexp.errors import ConfigError
 from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.runs.block_order import BlockImportance, BlockOrder
@@ -186,16 +186,17 @@ def test_models_without_experts_or_blocks_to_choose(
     [
         ({"fingerprint": "0" * 16}, "another model"),
         ({"layers": 5, "order": (1, 2, 3)}, "5 blocks"),
-        ({"order": (1, 1)}, "its order is not"),
+        ({"order": (1, 1)}, "each once"),
     ],
 )
 def test_an_order_of_another_model_is_refused(
     planned: Callable[..., Plan], molmoe: Path, tmp_path: Path, other: dict[str, Any], says: str
 ) -> None:
     path = order_file(tmp_path, molmoe, **other)
-    with pytest.raises((ConfigError, DataError), match=says) as caught:
-        planned(*CROPS, "model.active_blocks=3", f"model.block_order={path}")
-    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+    for own in ((), ("plan=true",)):
+        with pytest.raises(ConfigError, match=says) as caught:
+            planned(*CROPS, "model.active_blocks=3", f"model.block_order={path}", *own)
+        assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 2}'])
@@ -204,7 +205,7 @@ def test_a_file_that_is_no_order_is_refused(
 ) -> None:
     path = tmp_path / "order.json"
     path.write_text(content)
-    with pytest.raises(DataError, match=r"order\.json"):
+    with pytest.raises(ConfigError, match=r"order\.json"):
         planned(*CROPS, "model.active_blocks=3", f"model.block_order={path}")
 
 

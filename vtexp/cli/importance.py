@@ -126,8 +126,8 @@ def _notes(found: BlockOrder, overrides: Sequence[str]) -> list[str]:
 
 def _next(found: BlockOrder, path: Path, overrides: Sequence[str]) -> str:
     """Where the order is, and the command that uses it."""
-    model = [word for word in overrides if word.startswith("model")]
+    kept = [word for word in overrides if word.startswith(("model", "dataset="))]
     numbers = ",".join(str(n) for n in range(max(2, found.layers - 4), found.layers + 1))
-    words = [*model, "knob=transformer_blocks", f"knob.blocks={numbers}"]
+    words = [*kept, "knob=transformer_blocks", f"knob.blocks={numbers}"]
     command = shlex.join(["python", "launch.py", "-m", *words, f"model.block_order={path}"])
     return f"{path}: the order; next: {command}"

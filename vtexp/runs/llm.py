@@ -14,8 +14,7 @@ from vtexp.runs.block_order import read_block_order
 def llm_setting(config: Config, checkpoint: Checkpoint, value: KnobValue) -> LlmSetting | None:
     """What of the language model works under a value of the knob; None: all, as published.
 
-    Raises ConfigError for what the model cannot do, DataError for a file that is no order of its
-    blocks.
+    Raises ConfigError for what the model cannot do, or a file that is not an order of its blocks.
     """
     model, knob = config.model, value.name
     sizes = checkpoint.family.llm_sizes(checkpoint.config)

@@ -79,11 +79,9 @@ def _axes(runs: Sequence[ComparedRun]) -> tuple[GridAxis, ...]:
     for name, value in _VALUES.items():
         cost: dict[str, float] = {}
         for run in runs:
-            place = value(run)
-            if place == "None":  # a model without experts
-                continue
-            number = run.vision_tokens if name == "crops" else float(place)
-            cost[place] = min(number, cost.get(place, number))
+            own = value(run)  # None of models without experts, and of older results
+            number = run.vision_tokens if name == "crops" else float(own.replace("None", "0"))
+            cost[own] = min(number, cost.get(own, number))
         if len(cost) > 1:
             found.append(GridAxis(name, tuple(sorted(cost, key=lambda own: cost[own]))))
     return tuple(found)

@@ -1,7 +1,7 @@
-"""What a plan's runs will take, said before anything is spent: FLOPs, time and memory.
+"""What a plan's runs will take, before anything is spent: FLOPs, time and memory.
 
-Time is that of an earlier sweep's cost model; without one, the roofline of the hardware's figures,
-as the least it can be; else unknown, with the reason. No torch here.
+Time comes from an earlier sweep's cost model; without one it is the roofline of the hardware's
+figures, a lower bound; else unknown, with the reason. No torch here.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Clock:
 
 
 def clock_of(plan: Plan) -> Clock:
-    """What a plan's times are predicted by."""
+    """The source of a plan's predicted times."""
     arithmetic = model_arithmetic(plan.checkpoint.config, plan.geometry)
     model = find_cost_model(plan.config)
     return Clock(*_time_and_basis(plan, arithmetic, model), model)

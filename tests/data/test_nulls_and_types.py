@@ -123,8 +123,8 @@ def test_gold_letters_on_empty_options_fail_with_their_reason(
     more = ["dataset.columns.options=options", "dataset.metric=mmmu", "dataset.max_failed=1"]
     plan = make_plan(make_config(*overrides("jsonl", tmp_path, rows, *more)))
     assert [sample.references for sample in plan.samples] == [("C",)]
-    ((_, reason),) = plan.failed
-    assert "empty" in reason and "B" in reason
+    (failed,) = plan.failed
+    assert "empty" in failed.reason and "B" in failed.reason
 
 
 @pytest.mark.parametrize("count", [8, 10, 26])

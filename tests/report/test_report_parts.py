@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.helpers.answered_sweeps import answered_sweep
+from tests.helpers.facts import says
 from vtexp.analysis.analyse import analyse
 from vtexp.analysis.rows import collect
 from vtexp.budget.geometry import MOLMO, Size
@@ -143,7 +144,7 @@ def test_the_report_says_so_where_images_are_gone(sweep: Path) -> None:
     changed = {key: replace(one, question="other") for key, one in asked.questions.items()}
     pictures = take_thumbnails(replace(asked, questions=changed), found)
     assert pictures.by_image == {}
-    assert "is not the same sample in the data set any more" in pictures.warnings[0]
+    assert says(pictures.warnings[0], "not the same")
     assert len(asked.questions) > len(pictures.warnings) <= 4  # the first, and how many more
 
 
@@ -153,7 +154,7 @@ def test_a_report_draws_no_pages(
     (asked,) = read_answers(collect(sweep))
     monkeypatch.setenv("VTEXP_CACHE_DIR", str(tmp_path / "empty"))
     pictures = take_thumbnails(asked, asked.disagreements())
-    assert pictures.by_image == {} and "no images are shown: its pages" in pictures.warnings[0]
+    assert pictures.by_image == {} and says(pictures.warnings[0], "no images", "pages")
     assert not (tmp_path / "empty").exists()
 
 
@@ -167,7 +168,7 @@ def test_the_report_is_made_without_the_model_that_was_run(tmp_path: Path) -> No
     analysis = analyse(runs)
     write_page(sweep, report_rows(runs, analysis), analysis)
     page = (sweep / "report.html").read_text()
-    assert "no images are shown: model.path=/gone/&lt;b&gt;: no such folder" in page
+    assert "model.path=/gone/&lt;b&gt;: no such" in page and "no images" in page
     assert "<b>" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
 
 
@@ -191,7 +192,8 @@ def test_columns_that_nothing_fills_are_named(sweep: Path) -> None:
     assert "energy, J" in left_out and "MFU" not in left_out
     assert table.lead + sum(span for _, span in table.headings) == len(names)
     assert all(len(row.cells) == len(names) for row in table.rows)
-    assert "mean time at batch 1, ms" in dict(table.headings)  # the unit of all stands once
+    (times,) = [head for head in dict(table.headings) if "batch 1" in head]
+    assert times.endswith(", ms")  # the unit of all stands once
 
 
 def test_shares_of_crops_add_up(sweep: Path) -> None:

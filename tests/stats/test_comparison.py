@@ -322,7 +322,7 @@ def test_a_budget_that_loses_a_lot_is_said_to() -> None:
     [
         ([[1.0, 2.0]], ["a"], 0.1, "from 0 to 1"),
         ([[1.0, float("nan")]], ["a"], 0.1, "from 0 to 1"),
-        ([[1.0, 1.0]], ["a", "b"], 0.1, "one id per question"),
+        ([[1.0, 1.0]], ["a", "b"], 0.1, "one id"),
         ([], [], 0.1, "questions, budgets"),
         ([[1.0, 1.0]], ["a"], -1, "margin"),
         ([[1.0, 1.0]], ["a"], float("nan"), "margin"),

@@ -145,7 +145,7 @@ def _enough(
     if found is not best:
         said.append(f"It loses at most {points(found.at_most_worse or 0.0)} points.")
     if found.vision_tokens <= best.vision_tokens and found is not best:
-        said.append(saved_text(found, best))
+        said += [text] if (text := saved_text(found, best)) else []
     smaller = [by_name[evidence.budgets[i]] for i in decision.not_enough]
     if smaller:
         said.append(_lost(_best(smaller), found is best))
@@ -164,11 +164,15 @@ def _enough(
 def saved_text(found: AnalysedRun, best: AnalysedRun) -> str:
     """What a budget saves against the one that scored highest."""
     saved = best.vision_tokens - found.vision_tokens
-    text = (
-        f"Compared with {best.label}, which scored highest, it saves {saved:.5g} of "
-        f"{best.vision_tokens:.5g} tokens per image ({saved / best.vision_tokens:.0%})"
-    )
-    return f"{text}." if found.speed_up is None else f"{text} and {_speed(found.speed_up)}."
+    said = []
+    if saved:  # fewer experts or blocks leave the tokens as they are
+        of = f"{saved:.5g} of {best.vision_tokens:.5g} tokens per image"
+        said.append(f"saves {of} ({saved / best.vision_tokens:.0%})")
+    if found.speed_up is not None:
+        said.append(_speed(found.speed_up))
+    if not said:
+        return ""
+    return f"Compared with {best.label}, which scored highest, it {' and '.join(said)}."
 
 
 def _loss(run: AnalysedRun) -> float:

@@ -48,7 +48,7 @@ def _sentence(own: AnalysedRun, best: AnalysedRun) -> str:
     if own is best:
         return f"Best guess: {best.label}. No smaller budget scored within the margin of it."
     scored = f"scored {points(_loss(own))} points lower" if _loss(own) else "scored as high"
-    return f"Best guess: {own.label} {scored}{interval_text(own)}. {saved_text(own, best)}"
+    return f"Best guess: {own.label} {scored}{interval_text(own)}. {saved_text(own, best)}".strip()
 
 
 def at_margins(runs: Sequence[AnalysedRun], answer: Answer) -> tuple[AtMargin, ...]:

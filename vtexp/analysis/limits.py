@@ -4,7 +4,7 @@ A limit on a time is one on its mean over the images as they come. Whether a bud
 known with a chance, since the mean is: see `stats.times.Estimate.chance_at_most`. It is that of the
 budget by itself. Where the intervals of several budgets hold the limit, the choice of the most
 accurate one within favours a budget that was timed too fast; then that is said. Single images may
-take longer all the same, so their number is said too.
+still take longer, so their number is given too.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def under_limits(
 
 
 def most_accurate(runs: Sequence[AnalysedRun]) -> AnalysedRun:
-    """Among equals the one with the fewest tokens; without any accuracy that with the most."""
+    """Among equals the smallest, without any accuracy the largest; runs are in this order."""
     if all(run.accuracy is None for run in runs):
-        return max(runs, key=lambda run: run.vision_tokens)
+        return runs[-1]
     return max(runs, key=lambda run: (run.accuracy or 0.0, -run.vision_tokens))
 
 

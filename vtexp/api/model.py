@@ -106,8 +106,8 @@ class Model:
     ) -> PrefillTimes:
         """Time the prefill of an image and a question until its median is well known.
 
-        Warm-up and stopping rule are those of a run (`measure`, about a second or two). An image
-        that is no file is decoded from a PNG of its pixels. Raises ConfigError, DataError, or
+        Warm-up and stopping rule are those of a run (`measure`, about a second or two). Images that
+        are not files are decoded from a PNG of their pixels. Raises ConfigError, DataError, or
         CountMismatchError where the model reads other counts than were predicted.
         """
         asked = style or self.style
@@ -184,7 +184,7 @@ def load_model(
 
 
 def _check(counts: TokenCounts, setting: CropSetting, read: Counts, length: int) -> None:
-    """Raises CountMismatchError where the hooks counted something else than was predicted."""
+    """Raises CountMismatchError if the hooks counted anything but what was predicted."""
     predicted = (counts.num_crops, counts.measured_vision_tokens, counts.prompt_tokens)
     found = (read.num_crops, read.vision_tokens, length)
     if found != predicted:

@@ -1,10 +1,11 @@
 """What a run asks of token reduction: how many vision tokens stay, and by which method. No torch.
 
-A reduction works behind the connector. `resize` is none: it makes the image smaller instead.
+A reduction works behind the connector. `resize` instead makes the image smaller.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtexp.budget.geometry import (
@@ -19,10 +20,13 @@ from vtexp.errors import ConfigError
 
 #: The floor that works before the encoder: every family has it.
 RESIZE = "resize"
+#: The method that drops tokens within the language model, and the blocks that read all of them if
+#: nothing else is asked: FastV's.
+EARLY_LAYER, DEFAULT_LAYER = "early_layer", 2
 #: Share of merged tokens among those that `cls_attention` keeps with `merge`: VisionZip's 10 of 64,
 #: 20 of 128, 30 of 192.
 CONTEXTUAL = 10 / 64
-#: An image is stretched by so much more on one side than on the other, at most.
+#: At most, an image is stretched this much more on one side than on the other.
 MOST_STRETCHED = 2.0
 
 
@@ -32,7 +36,8 @@ class Reduction:
 
     kept: vision tokens that stay per image, all crops together; or ratio: their share of those that
     the crop setting gives. structure_tokens (`keep` or `drop`): start, end and column tokens around
-    the image; positions (`keep` or `renumber`): of what stays in the prompt.
+    the image; positions (`keep` or `renumber`): of what stays in the prompt. layer: how many blocks
+    of the language model read all tokens, of `early_layer` alone.
     """
 
     method: str
@@ -43,11 +48,22 @@ class Reduction:
     seed: int = 0
     merge: bool = False
     function: str | None = None
+    layer: int | None = None
 
     def kept_of(self, tokens: int) -> int:
         """How many of an image's vision tokens stay: at least 1, at most all."""
         wanted = self.kept if self.kept is not None else round((self.ratio or 0.0) * tokens)
         return max(1, min(tokens, wanted))
+
+    def by_block(self, tokens: int, blocks: int) -> tuple[int, ...]:
+        """Of an image's vision tokens how many each of so many blocks reads."""
+        early = min(self.layer or 0, blocks)
+        return (tokens,) * early + (self.kept_of(tokens),) * (blocks - early)
+
+
+def mean_over_blocks(by_block: Sequence[int]) -> float:
+    """Mean of the vision tokens that blocks read; a whole number where all read as many."""
+    return by_block[0] if len(set(by_block)) == 1 else sum(by_block) / len(by_block)
 
 
 def contextual_tokens(kept: int, tokens: int) -> int:
@@ -58,10 +74,10 @@ def contextual_tokens(kept: int, tokens: int) -> int:
 def nearest_tiling(size: Size, tokens: int, most: Tiling, geometry: Geometry) -> Tiling:
     """The tiling whose measured vision tokens are nearest to a number: the floor `resize`.
 
-    Of tilings with at most as many crops as `most` whose canvas has nearly the image's shape (W/H
-    within a factor of MOST_STRETCHED), and of 1x1; among equally near ones that of the nearest
-    shape, then the one with fewer rows. Where an image has no crops, the largest of its shape that
-    has no more tokens.
+    Considers tilings of at most `most` crops whose canvas has nearly the image's shape (W/H within
+    a factor of MOST_STRETCHED), and of 1x1; among equally near ones that of the nearest shape, then
+    the one with fewer rows. Where an image has no crops, the largest of its shape that has no more
+    tokens.
     """
     if geometry.tiling_rule == "pixels":
         return largest_tiling(size, min(tokens, most.num_crops), geometry)
@@ -84,9 +100,9 @@ def nearest_tiling(size: Size, tokens: int, most: Tiling, geometry: Geometry) ->
 
 
 def parse_kept(value: str) -> tuple[int | None, float | None]:
-    """Of a value of `knob=kept_tokens`: tokens (`144`), or a share of them (`0.25`).
+    """Parse a value of `knob=kept_tokens`: tokens (`144`), or a share of them (`0.25`).
 
-    Raises ConfigError for what is neither.
+    Raises ConfigError for anything else.
     """
     try:
         return (None, float(value)) if "." in value else (int(value), None)

@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code. Raises SystemExit for --help and unknown arguments.
 
-    What runs is imported by name once it is chosen: Hydra takes longer than all the rest.
+    Commands are imported by name once chosen: Hydra takes longer than all the rest.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["launch"]:
@@ -130,7 +130,7 @@ def _add_completion(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _add_options(name: str, command: argparse.ArgumentParser) -> None:
-    """What one of the commands takes beside its sweep."""
+    """The options of one command."""
     if name == "status":
         command.add_argument("--json", dest="as_json", action="store_true", help="all runs as JSON")
         about = "show all runs; default: the 20 that need eyes first"
@@ -154,7 +154,7 @@ def _add_resume(resume: argparse.ArgumentParser) -> None:
     resume.add_argument("words", metavar="KEY=VALUE", nargs="*", help=about)
     about = "submit and return; wait comes back"
     resume.add_argument("--no-wait", action="store_true", help=about)
-    about = "also runs whose jobs cannot be asked for: another user's, or of a SLURM that is gone"
+    about = "also runs whose jobs cannot be queried: another user's, or of a SLURM that is gone"
     resume.add_argument("--anyway", action="store_true", help=about)
 
 

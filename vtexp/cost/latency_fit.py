@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import vtexp
+from vtexp.budget.llm import LlmSetting
 from vtexp.budget.reduction import RESIZE
 from vtexp.config.schema import Config, to_plain
 from vtexp.cost.flops import PromptCounts
@@ -38,6 +39,8 @@ OF_PREFILL = {
     "model": ("name", "path", "revision", "weights"),
     "hardware": ("name", "device", "dtype", "cuda_graphs", "compile", "sharded"),
 }
+#: Conditions that come from the machine.
+MEASURED_ON = ("device", "torch_threads", "torch", "transformers")
 
 
 class Point(NamedTuple):
@@ -136,14 +139,18 @@ def write_cost_model(sweep: Path) -> Path | None:
 
 
 def timed_run(folder: Path) -> TimedRun | None:
-    """What a run folder says of time; None where it has no result of its own or cannot be read."""
+    """What a run folder says of time; None where it has no result of its own or cannot be read.
+
+    None, too, where tokens leave within the language model: crops and the prompt's length, of which
+    a fit is, do not say how long its prefills take.
+    """
     if not (folder / files.RESULT).is_file():
         return None
     try:
         result = files.read_json(folder / files.RESULT)
         surroundings = files.read_json(folder / files.ENVIRONMENT)
         config = files.read_config(folder)
-        if result.get("same_run_as") is not None:
+        if result.get("same_run_as") is not None or result.get("reduction_layer") is not None:
             return None
         return TimedRun(
             setting=result["inputs_fingerprint"],
@@ -166,9 +173,12 @@ def _conditions(plain: dict[str, Any]) -> dict[str, Any]:
         for group, keys in OF_PREFILL.items()
         for key in keys
     }
-    # With a reduction a prefill is another thing; fits of before there were any lack the key.
+    # With a reduction, or fewer experts or blocks, a prefill is another thing; fits of before there
+    # were any lack these keys.
     method = (plain.get("reduction") or {}).get("method", "none")
-    return found if method in ("none", RESIZE) else found | {"reduction": method}
+    found |= {} if method in ("none", RESIZE) else {"reduction": method}
+    llm = (plain.get("run") or {}).get("llm")
+    return found if llm is None else found | {"llm": llm}
 
 
 def _measured_on(surroundings: dict[str, Any]) -> dict[str, Any]:
@@ -355,22 +365,29 @@ class FoundModel:
         )
 
 
-def find_cost_model(config: Config) -> FoundModel | None:
+def find_cost_model(config: Config, llm: LlmSetting | None = None) -> FoundModel | None:
     """The newest fit below `sweep.folder` of the same model, weights, hardware and dtype.
 
-    Files that cannot be read are passed over.
+    `llm`: which experts and blocks work, the same ones too. Files that cannot be read are passed
+    over.
     """
-    wanted = _conditions(to_plain(config))
+    own = None if llm is None else llm.plain()
+    wanted = _conditions(to_plain(config) | {"run": {"llm": own}})
     found: list[FoundModel] = []
     for path in Path(config.sweep.folder).expanduser().absolute().glob(f"*/{COST_MODEL}"):
         try:
             model = files.read_json(path)
             for described in model["fits"]:
-                if wanted.items() <= described["conditions"].items():
+                if wanted == _asked_for(described["conditions"]):
                     found.append(_found(path, model["written"], described))
         except (DataError, KeyError, TypeError, ValueError, AttributeError):
             continue
     return max(found, key=lambda model: model.written, default=None)
+
+
+def _asked_for(conditions: dict[str, Any]) -> dict[str, Any]:
+    """Conditions without what a plan cannot know: device and versions."""
+    return {key: value for key, value in conditions.items() if key not in MEASURED_ON}
 
 
 def _found(path: Path, written: str, described: dict[str, Any]) -> FoundModel:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from vtexp.analysis.answer import points
 from vtexp.analysis.findings import Analysis, Answer, Series
+from vtexp.analysis.grids import grid_sentences
 from vtexp.analysis.guess import margins_sentence
 from vtexp.analysis.rows import ComparedRun
 from vtexp.metrics import METRICS
@@ -53,11 +54,13 @@ def common_lines(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
     """What must be known of all series."""
     said = [one.sentence for one in analysis.across]
     if analysis.shared:
-        said.append("all this is of the questions that all runs on a data set answered")
+        said.append("all of this is about the questions that all runs on a data set answered")
     said += analysis.reductions
+    said += [line for grid in analysis.grids for line in grid_sentences(grid)]
     said += [f"not fair: {line}" for line in analysis.caveats]
     if analysis.errors:
-        said.append(f"{len(analysis.errors)} of {len(runs)} runs have no result")
+        have = "has" if len(analysis.errors) == 1 else "have"
+        said.append(f"{len(analysis.errors)} of {len(runs)} runs {have} no result")
     return said
 
 

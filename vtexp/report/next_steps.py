@@ -15,7 +15,7 @@ from typing import Any
 from vtexp.analysis.findings import AnalysedRun, Analysis, Series
 from vtexp.analysis.rows import ComparedRun
 from vtexp.budget.geometry import Geometry
-from vtexp.budget.knobs import KnobValue
+from vtexp.budget.knobs import WITH_CAP, KnobValue
 from vtexp.config.schema import KNOB_SCHEMAS, Config
 from vtexp.errors import VtexpError
 from vtexp.models.checkpoints import find_checkpoint
@@ -107,7 +107,7 @@ def _open(series: Series) -> bool:
         series.answer.verdict == "cannot_tell"
         or (
             (series.answer.run is not None and not series.answer.needed)
-            and any(run.vision_tokens < chosen.vision_tokens for run in _candidates(series))
+            and chosen is not _candidates(series)[0]
         )
     )
 
@@ -151,12 +151,12 @@ def _budget_between(
 def _value_between(
     config: Config, below: ComparedRun, chosen: ComparedRun, asked: Collection[str]
 ) -> str | None:
-    """The value in the middle of those that mean more crops than one run and fewer than another.
+    """The middle value among those with more crops than one run and fewer than another.
 
     Those `asked` are left out.
     """
-    if chosen.asked.knob == "kept_tokens":
-        return _kept_between(below.asked.value_label, chosen.asked.value_label, asked)
+    if chosen.asked.knob in WITH_CAP:
+        return _number_between(below.asked.value_label, chosen.asked.value_label, asked)
     geometry = _geometry(config)
     if geometry is None:
         return None
@@ -167,8 +167,8 @@ def _value_between(
     return between[(len(between) - 1) // 2] if between else None
 
 
-def _kept_between(below: str, chosen: str, asked: Collection[str]) -> str | None:
-    """The number in the middle of two numbers of kept tokens; None between shares of them."""
+def _number_between(below: str, chosen: str, asked: Collection[str]) -> str | None:
+    """The number in the middle of two, of tokens, experts or blocks; None between shares."""
     if not (below.isdecimal() and chosen.isdecimal()):
         return None
     middle = (int(below) + int(chosen)) // 2

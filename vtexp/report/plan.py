@@ -21,6 +21,8 @@ def show_plan(plan: Plan) -> None:
     """Print what would run: counts by arithmetic, predicted time and memory, limits, warnings."""
     expected = forecast(plan)
     console.print(_plan_table(plan, expected))
+    if read := _in_unlike_blocks(plan):
+        console.print(read)
     console.print(expected.basis)
     if plan.checkpoint.estimated:
         console.print(
@@ -51,6 +53,17 @@ def show_plan(plan: Plan) -> None:
         console.print(f"{label}: every image gives the same inputs as {first}{once}")
     for line in (*_margin(plan, len(plan.runs) - len(same)), *settings_within(plan)):
         console.print(line)
+
+
+def _in_unlike_blocks(plan: Plan) -> str:
+    """What the expected tokens are a mean of, where they leave within the language model."""
+    layer, blocks = plan.config.reduction.layer, plan.runs[0].active_blocks
+    if blocks == 1:
+        return ""
+    return (
+        f"tokens expected are means over {blocks} blocks: the first {layer} read all, the others "
+        "those kept; the longest prompt and its memory are of all"
+    )
 
 
 def _margin(plan: Plan, budgets: int) -> list[str]:

@@ -12,6 +12,7 @@ from vtexp.analysis.times import scope
 from vtexp.report.answers import RunAnswers
 from vtexp.report.bar_plots import Curves, crops_plot, run_name, stages_plot, those, timed
 from vtexp.report.format import score_label, score_title
+from vtexp.report.grid_plots import grid_plots
 from vtexp.report.group_plots import group_plots, percent
 from vtexp.report.plot import Plot, PlotSeries
 
@@ -33,6 +34,7 @@ def all_plots(
         prefill_plot(curves),
         stages_plot(curves),
         pareto_plot(curves, fronts),
+        *grid_plots(found.grids, _metrics(curves)),
         *group_plots(found.series),
         crops_plot(curves, counted),
         tokens_plot(curves, counted),
@@ -163,7 +165,7 @@ def tokens_plot(curves: Curves, counted: Mapping[str, RunAnswers]) -> Plot | Non
     """Measured over theoretical vision tokens of every kind of image."""
     series = []
     for label, runs in curves.items():
-        pairs: Counter[tuple[int, int]] = Counter()
+        pairs: Counter[tuple[int, float]] = Counter()
         for run in runs:
             if str(run.folder) in counted:
                 pairs += counted[str(run.folder)].tokens

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def _command(folders: Sequence[Path]) -> str | None:
         config = thaw(folders)
         choices, differing = _overrides(config)
         overrides = [*choices, *_assignments(differing)]
-        same = _plain(compose_config(overrides)) == _plain(config)
+        same = _composed(tuple(overrides)) == dict(flat(_plain(config)))
     except (VtexpError, *COMPOSE_ERRORS, KeyError, TypeError):
         return None
     said = ["python", "launch.py", *choices, *_assignments(public(differing))]
@@ -83,7 +84,7 @@ def command_with(
         choices, differing = _overrides(config)
         wanted = {**dict(flat(_plain(config))), **changes}
         differing |= changes
-        found = dict(flat(_plain(compose_config([*choices, *_assignments(differing)]))))
+        found = _composed((*choices, *_assignments(differing)))
     except (VtexpError, *COMPOSE_ERRORS, KeyError, TypeError):
         return None
     said = ["python", "launch.py", *choices, *_assignments(public(differing))]
@@ -101,8 +102,14 @@ def _overrides(config: Config) -> tuple[list[str], dict[str, Any]]:
     choices = [f"{group}={plain[group]['name']}" for group in GROUPS if "name" in plain[group]]
     if config.reduction.method != ReductionMethod.none:  # a knob may need it beside its own name
         choices.append(f"reduction={config.reduction.method.value}")
-    base = dict(flat(_plain(compose_config(choices))))
+    base = _composed(tuple(choices))
     return choices, {key: value for key, value in flat(plain) if base.get(key, ...) != value}
+
+
+@lru_cache(maxsize=64)  # Hydra takes 0.2 s, and terminal, page and Markdown say the same
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Leaves of the config of these overrides. Raises as `compose_config` does."""
+    return dict(flat(_plain(compose_config(overrides))))
 
 
 def _assignments(differing: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 They are large enough to read small print when enlarged: whether a budget could is the question.
 
 Images are read from the data set that the run's frozen config names. Where that is not here any
-more, there are none, and the reason is told.
+more, there are none, and the page gives the reason.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Thumbnail:
 
 @dataclass(slots=True)
 class Thumbnails:
-    """Pictures by image id, and what a reader must know of those that are not there."""
+    """Pictures by image id, and warnings about missing ones."""
 
     by_image: dict[str, Thumbnail] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -132,7 +132,7 @@ def _take(
 
 
 def _warnings(dataset: str, reasons: list[str]) -> list[str]:
-    """What is said of images that are not there: the first few, and how many more were tried."""
+    """Warnings about missing images: the first few, and how many more were tried."""
     warnings = [f"{dataset}: an image is missing: {reason}" for reason in reasons[:MOST_WARNINGS]]
     more = len(reasons) - MOST_WARNINGS
     if more > 0:

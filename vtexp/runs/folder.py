@@ -36,7 +36,7 @@ def run_folders(sweep: Path) -> list[Path]:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run has its result; one that is cut short is none, and is made again."""
+    """Whether a run has its result; one that is cut short does not count."""
     return files.is_whole(folder / files.RESULT)
 
 
@@ -165,7 +165,7 @@ def _differing(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def go_on(sweep: Path) -> str:
-    """What is said where a sweep was interrupted in the process that makes its runs."""
+    """The message after an interrupt of the process that makes a sweep's runs."""
     return f"what was answered is kept; to go on: python -m vtexp resume {quoted(sweep)}"
 
 

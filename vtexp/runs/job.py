@@ -177,7 +177,7 @@ class RunsUnderWay:
             raise self.unrecorded
 
     def time(self) -> None:
-        """Time prefills of all runs in turns: their order is drawn anew in each round.
+        """Time prefills of all runs in turns: each round draws their order again.
 
         A slow spell of the machine then touches all of them; a prefill that is repeated between
         them shows a lasting change.

@@ -97,14 +97,14 @@ def read_submitted(sweep: Path) -> list[SubmittedJob]:
 
 
 def _jobs(path: Path) -> list[SubmittedJob]:
-    """The jobs of a note. Raises DataError where it is none."""
+    """The jobs of a note. Raises DataError if it is not one."""
     found = []
     try:
         for row in files.read_json(path)["jobs"]:
             own = {"runs": tuple(row["runs"]), "launcher": Launcher(row["launcher"])}
             found.append(SubmittedJob(**row | own))
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: no note of submitted jobs; delete it") from error
+        raise DataError(f"{path}: not a note of submitted jobs; delete it") from error
     return found
 
 
@@ -115,7 +115,7 @@ def working_folder(sweep: Path) -> Path:
         return Path.cwd()
     folder = files.read_json(notes[0]).get("working_folder")
     if not isinstance(folder, str) or not Path(folder).is_dir():
-        raise DataError(f"{notes[0]}: working_folder={folder!r} is no folder on this machine")
+        raise DataError(f"{notes[0]}: working_folder={folder!r} is not a folder on this machine")
     return Path(folder)
 
 

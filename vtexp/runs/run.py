@@ -46,7 +46,7 @@ from vtexp.runs.records import (
     write,
     write_latency,
 )
-from vtexp.runs.result import by_column, summarise_run
+from vtexp.runs.result import EARLY_AND_LATE, by_column, summarise_run
 from vtexp.runs.surroundings import describe
 from vtexp.runs.throughput import answer_times, of_all_ranks
 from vtexp.utils import environment, files
@@ -433,7 +433,9 @@ def check_counts(run: PlannedRun, sample: Sample, tiling: Tiling, measured: Coun
         tiling.num_crops, theoretical_tokens(tiling.num_crops, run.geometry), shown
     )
     full = run.setting.force_full_tokens
-    predicted = Counts(tiling.num_crops, run.predicted_tokens(tiling), shown)
+    by_block = run.by_block(tiling)
+    unlike = by_block if len(set(by_block)) > 1 else ()
+    predicted = Counts(tiling.num_crops, run.predicted_tokens(tiling), shown, unlike)
     if measured != predicted and not full:
         raise CountMismatchError(
             f"sample {sample.sample_id}: the layout predicts {_text(predicted)}, but the model "
@@ -449,11 +451,16 @@ def check_counts(run: PlannedRun, sample: Sample, tiling: Tiling, measured: Coun
     actual = theoretical if overridden else measured
     kinds = {"theoretical": theoretical, "measured": measured, "actual": actual}
     columns = {key: value for kind, own in kinds.items() for key, value in _columns(kind, own)}
+    if reduced and run.active_blocks > 1:
+        ends = measured.by_block or (int(measured.vision_tokens),)
+        columns |= dict(zip(EARLY_AND_LATE, (ends[0], ends[-1]), strict=True))
     return SampleCounts(**columns, actual_overridden=overridden)
 
 
 def _text(counts: Counts) -> str:
-    return f"{counts.num_crops} crops ({counts.tiling}) and {counts.vision_tokens} vision tokens"
+    crops = f"{counts.num_crops} crops ({counts.tiling})"
+    blocks = f" (by block: {', '.join(map(str, counts.by_block))})" if counts.by_block else ""
+    return f"{crops} and {counts.vision_tokens:.5g} vision tokens{blocks}"
 
 
 def _columns(kind: str, counts: Counts) -> Iterator[tuple[str, Any]]:

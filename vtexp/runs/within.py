@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vtexp.budget.geometry import Geometry, Tiling, theoretical_tokens, tiling_to_resolution
-from vtexp.budget.knobs import same_inputs
+from vtexp.budget.knobs import WITH_CAP, same_inputs
 from vtexp.config.schema import values_key
 from vtexp.runs.forecast import Clock, clock_of
 from vtexp.runs.plan import Plan, PlannedRun, with_value
@@ -71,7 +71,7 @@ def candidates(plan: Plan, clock: Clock, limit_ms: float | None = None) -> list[
     Those that give the plan's images the same inputs as a smaller one are left out.
     """
     planned = plan.runs[0].value
-    if planned.reduction is not None:  # the plan's own: any number can be kept
+    if planned.name in WITH_CAP:  # the plan's own: they are no number of crops
         values = [run.value for run in plan.runs]
     else:
         values = [replace(planned, value=value) for value in _values(plan, clock)]
@@ -80,14 +80,22 @@ def candidates(plan: Plan, clock: Clock, limit_ms: float | None = None) -> list[
     kept = [
         Candidate(
             run,
-            clock.mean_ms(run.prompts),
+            _clock(plan, clock, run).mean_ms(run.prompts),
             None if run.memory is None else run.memory.total / 1e9,
             None if limit_ms is None else clock.chance_at_most(run.prompts, limit_ms),
         )
         for run in found
-        if run.label not in same and run.verdict.level != "refused" and _covered(clock, run)
+        if run.label not in same
+        and run.verdict.level != "refused"
+        and _covered(_clock(plan, clock, run), run)
     ]
     return sorted(kept, key=lambda one: one.run.predicted_vision_tokens)
+
+
+def _clock(plan: Plan, clock: Clock, run: PlannedRun) -> Clock:
+    """What times of a run are predicted by: `clock`, of the plan's first, where that can."""
+    same = run.setting.llm == plan.runs[0].setting.llm
+    return clock if same else clock_of(plan, run)
 
 
 def _covered(clock: Clock, run: PlannedRun) -> bool:
@@ -108,7 +116,7 @@ def values_up_to(knob: str, most: int, geometry: Geometry) -> list[str]:
         return [str(theoretical_tokens(crops, geometry)) for crops in range(1, most + 1)]
     if knob == "image_size":
         return [str(tiling_to_resolution(tiling, geometry)) for tiling in _tilings(most, geometry)]
-    raise ValueError(f"{knob} is no number of crops")
+    raise ValueError(f"values of {knob} are not a number of crops")
 
 
 def _tilings(most: int, geometry: Geometry) -> list[Tiling]:

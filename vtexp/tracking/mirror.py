@@ -25,7 +25,7 @@ def mirror(config: Config, run: Path, samples: Iterable[Sample] = ()) -> None:
     """Log a finished run folder for W&B, and upload it as configured; `tracking=none`: nothing.
 
     `samples`: of the run, for their images. Any failure is one printed line: the run's own files
-    are the truth, and `python -m vtexp publish` makes up for it. Costs no more than
+    are the truth, and `python -m vtexp publish` uploads them later. Costs no more than
     `tracking.timeout_s` seconds of waiting, once per process.
     """
     if not wanted(config.tracking):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtexp.analysis.findings import Analysis, Series, analysis_to_json
+from vtexp.analysis.grids import grid_sentences
 from vtexp.analysis.rows import ComparedRun, Curve, curve_labels, warnings
 from vtexp.config.schema import TrackingConfig
 from vtexp.errors import error_line
@@ -96,7 +97,7 @@ def _log_curve(
 
     def fill(run: wandb.Run) -> None:
         for name in dict.fromkeys(name for point in points for name in point):
-            # The last point's numbers are no summary of the curve.
+            # The last point's numbers do not summarise the curve.
             run.define_metric(name, step_metric=TOKENS, summary="none")
         for point in points:
             run.log(point)
@@ -130,7 +131,7 @@ def write_report(
 ) -> Path:
     """Write the specification of the report of sweeps into a folder.
 
-    Unless that of the same runs and answers is there, for the same project.
+    Skipped if that of the same runs and answers is already there for the same project.
     """
     path = folder / REPORT
     entity, project = wandb_runs.destination(tracking)
@@ -174,7 +175,8 @@ def _blocks(sweeps: Sequence[Path], runs: Sequence[ComparedRun], analysis: Analy
     done = [run.result for run in runs if run.result is not None]
     names = ", ".join(sweep.name for sweep in sweeps)
     of = f"the sweep{'s' * (len(sweeps) > 1)} {names}"
-    found = public([*analysis.reductions, *analysis.caveats, *warnings(runs)])
+    of_grids = [line for grid in analysis.grids for line in grid_sentences(grid)]
+    found = public([*analysis.reductions, *of_grids, *analysis.caveats, *warnings(runs)])
     more = [f"and {len(found) - MOST_WARNINGS} more"] if len(found) > MOST_WARNINGS else []
     blocks = [
         wr.H1("Answer"),

@@ -10,13 +10,13 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-#: Environment variables whose values nobody must be told, and the shortest that are secrets.
+#: Environment variables whose values are secrets, and the length from which on they are hidden.
 _SECRET, _SHORTEST = re.compile("KEY|TOKEN|SECRET|PASSW", re.IGNORECASE), 8
 
-#: So many names does a sentence list.
+#: A sentence lists at most this many names.
 MOST_NAMES = 12
 
-#: So many characters of a value does a message show.
+#: A message shows at most this many characters of a value.
 MOST_SHOWN = 80
 #: Writes the beginning and the end of long or nested values.
 _CUT = reprlib.Repr()
@@ -37,14 +37,14 @@ def visible(text: str) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """A value for a CSV: of texts no control characters, and a `'` before what begins a formula."""
+    """A value for a CSV: control characters are escaped, and a `'` stands before a formula."""
     if not isinstance(value, str):
         return value
     return ("'" if value.startswith(_FORMULA) else "") + visible(value)
 
 
 def printable(text: str) -> str:
-    """A text without control characters: what stands in a file or an argument moves no cursor."""
+    """A text with control characters escaped: text of files and arguments moves no cursor."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -57,7 +57,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def natural(text: str) -> list[Any]:
-    """What texts are sorted by so that numbers in them are numbers: 9 before 12."""
+    """A sort key by which numbers in texts count as numbers: 9 before 12."""
     # Digits and other text alternate, so that like is compared with like.
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
@@ -80,12 +80,12 @@ def cut(text: str) -> str:
 
 
 def refuse_arguments(parser: ArgumentParser, message: str) -> NoReturn:
-    """`ArgumentParser.error` in one line, without all the arguments that there are."""
+    """`ArgumentParser.error` in one line, without the list of arguments."""
     parser.exit(2, f"error: {printable(message)}; see {parser.prog} --help\n")
 
 
 def public(content: Any) -> Any:
-    """Something of JSON, with `***` in its texts for the values of the keys and tokens here.
+    """JSON content, with `***` in its texts in place of the keys and tokens of this machine.
 
     These are the values of environment variables that are named like one.
     """

@@ -17,7 +17,8 @@ from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import ImagePlaces, MolmoForCausalLM, image_places
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.models.molmo.preprocess import ImageTokenIds, preprocess_image
-from vtexp.models.molmo.reduced import Connected, reduce_prompts, reducible_prompt, view_grids
+from vtexp.models.molmo.reduced import Connected, reduce_prompts, view_grids
+from vtexp.models.reduced_prompt import reducible_prompt
 
 pytestmark = pytest.mark.golden
 

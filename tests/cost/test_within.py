@@ -58,7 +58,7 @@ def test_caps_and_targets_too(make_config: MakeConfig, earlier: Path) -> None:
         tried = candidates(plan, clock_of(plan))
         (line,) = settings_within(plan)
         best = max((one for one in tried if one.prefill_ms <= 60), key=lambda o: o.prefill_ms)
-        assert f"{best.run.label} has" in line and f"{best.prefill_ms:.3g} ms" in line
+        assert f"{best.run.label} has" in line and f"{best.prefill_ms:#.3g} ms" in line
         assert true_ms(plan, 1, tried[0].run) == pytest.approx(tried[0].prefill_ms, rel=0.01)
     assert str(theoretical_tokens(1, plan.geometry)) == "288"
     assert str(tiling_to_resolution(Tiling(2, 1), plan.geometry)) == "560x336"

@@ -17,7 +17,7 @@ from vtexp.config.schema import values_key
 from vtexp.runs.forecast import Clock, clock_of
 from vtexp.runs.plan import Plan, PlannedRun, with_value
 from vtexp.stats.times import SURE
-from vtexp.utils.text import chance_text
+from vtexp.utils.text import chance_text, three_digits
 
 #: Limits that can be predicted.
 PREDICTED = ("max_prefill_ms", "max_memory_gb")
@@ -163,7 +163,7 @@ def _values_of(one: Candidate) -> str:
     said = [f"{one.run.predicted_vision_tokens:.5g} tokens"]
     if one.prefill_ms is not None:
         within = f" (within with a chance of {chance_text(one.chance)})" if one.chance else ""
-        said.append(f"{one.prefill_ms:.3g} ms{within}")
+        said.append(f"{three_digits(one.prefill_ms)} ms{within}")
     if one.memory_gb is not None:
-        said.append(f"{one.memory_gb:.3g} GB")
+        said.append(f"{three_digits(one.memory_gb)} GB")
     return ", ".join(said)

@@ -249,7 +249,7 @@ def test_without_a_cost_model_a_plan_tells_the_roofline_or_why_not(
     planned = predicted.planned(plan.runs[0].asked(plan.config))
     assert planned.predicted_prefill_ms is None  # a bound is no prediction
     show_plan(plan)
-    assert f">{predicted.prefill_ms:.3g}" in capsys.readouterr().out
+    assert f">{predicted.prefill_ms:#.3g}" in capsys.readouterr().out
 
 
 def test_the_plans_table_fits_a_terminal(

@@ -28,6 +28,7 @@ from vtexp.report.terminal import between_table, steps_table
 from vtexp.runs.folder import labels, run_folders
 from vtexp.runs.plan import make_plan
 from vtexp.utils.console import console
+from vtexp.utils.text import three_digits
 
 #: Columns by which people decide, after the budget.
 DECIDING = ["measured_vision_tokens", "accuracy", "prefill_ms_mean", "speed_up", "verdict"]
@@ -218,3 +219,18 @@ def test_the_table_compiles_with_any_names_and_shows_them(tmp_path: Path) -> Non
         for said in ("100% & more", "of #1", "{x} $y$ <z> |", "[first]", "*starred", "a--b---c",
                      "Café", "[U+6A21]", "\\end{tabular}"):  # fmt: skip
             assert said in shown, said
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (2181.4, "2181"),
+        (100.0, "100"),
+        (99.96, "100"),
+        (99.9, "99.9"),
+        (30.0, "30.0"),
+        (0.5, "0.500"),
+    ],
+)
+def test_times_have_three_digits_and_no_powers_of_ten(value: float, shown: str) -> None:
+    assert three_digits(value) == shown

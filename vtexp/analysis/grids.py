@@ -81,7 +81,7 @@ def _axes(runs: Sequence[ComparedRun]) -> tuple[GridAxis, ...]:
         for run in runs:
             own = value(run)  # None of models without experts, and of older results
             number = run.vision_tokens if name == "crops" else float(own.replace("None", "0"))
-            cost[value(run)] = min(number, cost.get(value(run), number))
+            cost[own] = min(number, cost.get(own, number))
         if len(cost) > 1:
             found.append(GridAxis(name, tuple(sorted(cost, key=lambda own: cost[own]))))
     return tuple(found)

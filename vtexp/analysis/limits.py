@@ -19,7 +19,7 @@ from vtexp.analysis.times import known, read_times, scope
 from vtexp.measure.summary import cost_of, shared_processes, time_blocks
 from vtexp.measure.timings import LatencyRow
 from vtexp.stats.times import SURE
-from vtexp.utils.text import chance_text, listed
+from vtexp.utils.text import chance_text, listed, three_digits
 
 #: What a limit is on, and its unit.
 _TIMES = {"max_prefill_ms": "prefill_ms", "max_ttft_ms": "ttft_ms"}
@@ -143,7 +143,7 @@ def _none_within(
         name, unit = _NAMES[key]
         value = known_ones[least] or 0.0
         if value > limit:
-            said.append(f"{labels[least]} is nearest: its {name} is {_three(value)} {unit}.")
+            said.append(f"{labels[least]} is nearest: its {name} is {three_digits(value)} {unit}.")
     if len(said) == 1:
         said.append("Each limit is kept by some of them, but all by none.")
     return " ".join(said)
@@ -216,18 +216,13 @@ def _scored(run: AnalysedRun) -> str:
 def _said(cost: AgainstLimit) -> str:
     """What is known of one limit."""
     name, unit = _NAMES[cost.key]
-    text = f"Its {name} is {_three(cost.value or 0.0)} {unit}"
+    text = f"Its {name} is {three_digits(cost.value or 0.0)} {unit}"
     if cost.key not in _TIMES:
         return f"{text}."
     if cost.low is not None and cost.high is not None:
-        text += f" ({_three(cost.low)} to {_three(cost.high)} {scope(cost.processes)}"
+        text += f" ({three_digits(cost.low)} to {three_digits(cost.high)} {scope(cost.processes)}"
         here = " in this process" if cost.processes == 1 else ""
         chance = chance_text(cost.chance or 0.0)
         text += f"; within {cost.limit:g} {unit} with a chance of {chance}{here})"
     longer = f"{cost.beyond} of {cost.timed} timed images take longer than {cost.limit:g} {unit}"
     return f"{text}; {longer}."
-
-
-def _three(value: float) -> str:
-    """Three digits, or all before the point, such as `30.0` and `1313`."""
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"

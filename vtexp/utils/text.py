@@ -125,3 +125,8 @@ def shell_word(word: str) -> str:
     if plain == word or "'" not in word or "!" in word:
         return plain
     return '"' + re.sub(r'(["\\$`])', r"\\\1", word) + '"'
+
+
+def three_digits(value: float) -> str:
+    """Three digits, or all before the point, such as `30.0` and `1313`."""
+    return f"{value:.0f}" if round(abs(value), 1) >= 100 else f"{value:#.3g}"

@@ -445,6 +445,7 @@ def _run(run: ComparedRun, columns: SampleColumns | None) -> AnalysedRun:
         timing_warnings=run.timing_warnings,
         host_bound=found.gpu_busy_ratio is not None and found.gpu_busy_ratio < LEAST_BUSY,
         execution=found.execution,
+        most=found.knob == "transformer_blocks" and found.blocks is None,
     )
 
 

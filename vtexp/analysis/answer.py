@@ -301,7 +301,7 @@ def _without_accuracy(runs: Sequence[AnalysedRun]) -> str:
 def _caveats(scored: Sequence[AnalysedRun], best: AnalysedRun) -> tuple[str, ...]:
     """What a reader must know with the answer."""
     found = []
-    if best is scored[-1] and len(scored) > 1:
+    if best is scored[-1] and len(scored) > 1 and not best.most:
         found.append(f"{best.label} is the largest budget measured: larger ones may score higher")
     return (*found, *_doubtful(scored))
 

@@ -105,6 +105,7 @@ class AnalysedRun:
     runs timed, or over its own where there are none, with its 95 % interval between `processes`, or
     within one. Statistics are None where the data has none.
     `timing_warnings`: why its times are doubtful. `host_bound`: the GPU waited for the host.
+    `most`: no budget can be larger, as all blocks run.
     """
 
     run: str
@@ -132,6 +133,7 @@ class AnalysedRun:
     timing_warnings: tuple[str, ...] = ()
     host_bound: bool = False
     execution: str | None = None
+    most: bool = False
 
 
 @dataclass(frozen=True)

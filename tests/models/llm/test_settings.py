@@ -22,7 +22,7 @@ from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import PromptCounts
 from vtexp.data.sample import Sample
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
-from vtexp.models.molmo.answering import AnswerCache
+from vtexp.models.molmo.answering import AnswerCache, BufferSizes
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.molmoe import (
@@ -89,15 +89,16 @@ def without_other_blocks(runner: MolmoRunner, setting: LlmSetting) -> Iterator[M
 def passes(runner: MolmoRunner, samples: list[Sample], setting: CropSetting) -> list[torch.Tensor]:
     """Logits of a prefill, of its captured stages run eagerly, and the ids of two batches."""
     prepared = [runner.prepare(sample, setting, "easy_vqa") for sample in samples]
-    inputs = runner.inputs(prepared[:1])
-    features = runner.encode(inputs)
-    if setting.reduction is not None:
-        features = runner.reduce(inputs, features)
-    found = [runner.prefill(inputs, features), runner.graph_stages(prepared[0]).run()]
+    eager = runner._eager_stages(prepared[0], lambda _: None)
+    found = [eager, runner.graph_stages(prepared[0]).run()]
     return found + [runner.generate(runner.inputs(batch), 6) for batch in (prepared[:1], prepared)]
 
 
-@pytest.mark.parametrize("reduction", [None, Reduction("stride", kept=30)])
+@pytest.mark.parametrize(
+    "reduction",
+    [None, Reduction("stride", kept=30), Reduction("early_layer", kept=30, layer=1)],
+    ids=["whole", "stride", "early_layer"],
+)
 @torch.inference_mode()
 def test_a_block_that_is_left_out_is_no_block(
     runner: MolmoRunner, draw_noise: Draw, reduction: Reduction | None
@@ -125,7 +126,7 @@ def test_a_setting_leaves_no_trace(runner: MolmoRunner, draw_noise: Draw) -> Non
 @torch.inference_mode()
 def test_only_blocks_that_run_have_keys_and_values(runner: MolmoRunner, draw_noise: Draw) -> None:
     setting = LlmSetting(blocks=(0, 2, 3))
-    cache = AnswerCache(runner.model, 2, 128, setting)
+    cache = AnswerCache(runner.model, BufferSizes(2, 128, llm=setting))
     assert len(cache.keys) == len(cache.values) == 3
     inputs = runner.inputs(
         [runner.prepare(draw_noise([(99, 99)])[0], CropSetting(1, llm=setting), "easy_vqa")]

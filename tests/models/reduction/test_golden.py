@@ -61,8 +61,8 @@ def test_all_kept_is_the_plain_model(golden_dir: Path, variant: str, method: str
             view_grids(image.tiling, MOLMO, full=False),
         )
         if method == "early_layer":
-            blocks, tokens = model.blocks_of(None), connected.tokens
-            read = read_early(model, blocks, 1, input_ids, tokens, places, PromptCache())
+            blocks = model.blocks_of(None)
+            read = read_early(model, blocks, 1, input_ids, connected.tokens, places, PromptCache())
             logits = read_late(model, reduce_early(model, [prompt], read))
             assert logits.isfinite().all()
             assert torch.equal(logits, plain) == same

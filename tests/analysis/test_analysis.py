@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.facts import says
@@ -295,6 +295,7 @@ def test_groups_of_questions(tmp_path: Path) -> None:
 
 
 @given(values=st.lists(st.integers(0, 60) | st.text(max_size=2), min_size=1, max_size=80))
+@example(values=[*range(20), "0"])
 @settings(max_examples=50)
 def test_any_attribute_can_be_read(values: list[int | str], tmp_path_factory) -> None:
     path = tmp_path_factory.mktemp("rows") / "samples.jsonl"

@@ -132,10 +132,12 @@ def test_a_missing_corner_has_no_interaction(tmp_path: Path) -> None:
     assert all(point.on_front is None for point in grid.points)  # no memory is known
 
 
-def test_one_knob_is_no_grid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("top_k", [8, None])
+def test_one_knob_is_no_grid(tmp_path: Path, top_k: int | None) -> None:
+    """Also where a model has no experts."""
     for crops in CROPS:
         make_run(tmp_path, str(crops), TOKENS[crops], [1.0, 0.0] * 60, knob="max_crops",
-                 result={"moe_top_k": 8, "active_blocks": 16})  # fmt: skip
+                 result={"moe_top_k": top_k, "active_blocks": 16})  # fmt: skip
     assert analyse(collect(tmp_path)).grids == ()
 
 

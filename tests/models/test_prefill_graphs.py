@@ -182,6 +182,7 @@ def test_what_cannot_be_captured_runs_eagerly_with_a_warning(
     make_config: MakeConfig, tmp_path: Path, fake_graphs: type[FakeGraph], monkeypatch: Any
 ) -> None:
     fake_graphs.captured.append("broken")
+    monkeypatch.setattr("vtexp.runs.job._loaded", {})  # not the model that another test loaded
     real = MolmoRunner.load.__func__  # type: ignore[attr-defined]
     monkeypatch.setattr(
         MolmoRunner,

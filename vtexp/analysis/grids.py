@@ -29,7 +29,7 @@ from vtexp.stats.times import mean_time
 #: Knobs whose values say how many experts or blocks work, not how the image is cut.
 _OF_LLM = ("moe_top_k", "transformer_blocks")
 #: Settings that are an axis of a grid, and so do not tell grids apart.
-_AXES = ("model.moe_top_k=", "model.active_blocks=", "knob.max_crops=")
+_AXES = ("moe_top_k=", "active_blocks=", "knob.max_crops=")
 #: Level of the tests behind "add up".
 SIGNIFICANT = 0.05
 
@@ -79,8 +79,9 @@ def _axes(runs: Sequence[ComparedRun]) -> tuple[GridAxis, ...]:
     for name, value in _VALUES.items():
         cost: dict[str, float] = {}
         for run in runs:
-            number = run.vision_tokens if name == "crops" else float(value(run))
-            cost[value(run)] = min(number, cost.get(value(run), number))
+            own = value(run)  # None of models without experts, and of older results
+            number = run.vision_tokens if name == "crops" else float(own.replace("None", "0"))
+            cost[own] = min(number, cost.get(own, number))
         if len(cost) > 1:
             found.append(GridAxis(name, tuple(sorted(cost, key=lambda own: cost[own]))))
     return tuple(found)

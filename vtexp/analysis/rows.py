@@ -310,12 +310,17 @@ def _settings(folder: Path) -> dict[str, Any]:
         for key, value in flat({group: config.get(group) for group in groups}, ".").items()
         if not any(key == one or key.startswith(f"{one}.") for one in told)
     }
-    found = {_short(key): value for key, value in found.items()}
+    found = {_short(key): _joined(value) for key, value in found.items()}
     if run.get("name") in WITH_CAP:
         found |= {"knob.max_crops": run.get("max_crops")}
     if run.get("name") == "kept_tokens":
         found |= _reduction(run.get("reduction"))
     return found | ({"knob.fit": run.get("fit")} if run.get("name") == "image_size" else {})
+
+
+def _joined(value: Any) -> Any:
+    """A list as the command line has it, such as `[0,1,3]`: settings are told apart by commas."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
 
 
 def _short(key: str) -> str:

@@ -57,12 +57,12 @@ def show_plan(plan: Plan) -> None:
 
 def _in_unlike_blocks(plan: Plan) -> str:
     """What the expected tokens are a mean of, where they leave within the language model."""
-    layer, blocks = plan.config.reduction.layer, plan.runs[0].active_blocks
-    if blocks == 1:
+    asked, blocks = plan.runs[0].setting.reduction, plan.runs[0].active_blocks
+    if asked is None or asked.layer is None:
         return ""
     return (
-        f"tokens expected are means over {blocks} blocks: the first {layer} read all, the others "
-        "those kept; the longest prompt and its memory are of all"
+        f"tokens expected are means over {blocks} blocks: the first {asked.layer} read all, the "
+        "others those kept; the longest prompt and its memory are of all"
     )
 
 

@@ -32,7 +32,8 @@ class BlockImportance:
 class BlockOrder:
     """What was measured, and on what. `order`: of all blocks but the first and the last.
 
-    `accuracy`: with all `layers` blocks, the mean score of `questions` about `images`.
+    `accuracy`: with all `layers` blocks, the mean score of `questions` about `images`. `alike`:
+    blocks one after the other in the order whose losses these questions cannot tell apart.
     """
 
     model: str
@@ -45,6 +46,7 @@ class BlockOrder:
     accuracy: float
     order: tuple[int, ...]
     blocks: tuple[BlockImportance, ...]
+    alike: tuple[tuple[int, ...], ...] = ()
 
     def write(self, path: Path) -> None:
         """Write the file. Raises VtexpError where the disk does not take it."""
@@ -52,22 +54,28 @@ class BlockOrder:
 
 
 def read_block_order(path: str) -> BlockOrder:
-    """The file at `model.block_order`. Raises ConfigError, DataError where it is damaged."""
+    """The file at `model.block_order`. Raises ConfigError where it is none."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise ConfigError(
             f"model.block_order={path}: no such file; python -m vtexp importance writes it"
         )
-    plain = files.read_json(file)
-    if plain.get("format") != FORMAT:
-        raise DataError(f"{file}: not an order of blocks (python -m vtexp importance writes it)")
     try:
+        plain = files.read_json(file)
+        if plain.get("format") != FORMAT:
+            raise _not_an_order(file, f"its format is {plain.get('format')!r:.20}")
         found = from_json(BlockOrder, plain)
-    except Misfit as error:
-        raise DataError(f"{file}: not an order of blocks ({error})") from error
+    except (DataError, Misfit) as error:
+        raise _not_an_order(file, str(error)) from error
     if sorted(found.order) != list(range(1, found.layers - 1)):
-        raise DataError(f"{file}: its order is not of the blocks 1 to {found.layers - 2}")
+        raise _not_an_order(file, f"order must have the blocks 1 to {found.layers - 2}, each once")
     return found
+
+
+def _not_an_order(file: Path, why: str) -> ConfigError:
+    return ConfigError(
+        f"{file}: not an order of blocks, as python -m vtexp importance writes it ({why})"
+    )
 
 
 def require_order_of(model: ModelConfig, checkpoint: Checkpoint) -> None:

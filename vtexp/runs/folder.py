@@ -25,7 +25,7 @@ from vtexp.utils.typed import flat
 
 #: Last lines of a log that a failure keeps.
 LOG_LINES = 5
-#: So much of the end of a log is searched for the cause of a job's end.
+#: Bytes at the end of a log that are searched for the cause of a job's end.
 LOG_BYTES = 100_000
 
 
@@ -57,7 +57,7 @@ def record_failure(
 ) -> None:
     """Write `failure.json` with the error in one line and its traceback.
 
-    `asked`: of the run, if it is not what was planned any more; `more`: further fields.
+    `asked`: of the run, if it differs from the plan; `more`: further fields.
     """
     failed = records.extended(
         Failure,
@@ -110,7 +110,7 @@ def log_lines(logs: Path, log: str | None) -> list[str]:
 
 
 def raise_failures(folders: Sequence[Path]) -> None:
-    """Raises RunFailedError naming the runs that have no result and where their story is."""
+    """Raises RunFailedError naming the runs without a result and their failure files."""
     failed = [folder for folder in folders if not finished(folder)]
     if failed:
         of_all = labels(folders)

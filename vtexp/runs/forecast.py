@@ -1,7 +1,7 @@
-"""What a plan's runs will take, said before anything is spent: FLOPs, time and memory.
+"""What a plan's runs will take, before anything is spent: FLOPs, time and memory.
 
-Time is that of an earlier sweep's cost model; without one, the roofline of the hardware's figures,
-as the least it can be; else unknown, with the reason. No torch here.
+Time comes from an earlier sweep's cost model; without one it is the roofline of the hardware's
+figures, a lower bound; else unknown, with the reason. No torch here.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Clock:
 
 
 def clock_of(plan: Plan, run: PlannedRun | None = None) -> Clock:
-    """What the times of a run are predicted by; without one, of the plan's first."""
+    """The source of a run's predicted times; without one, of the plan's first."""
     run = run or plan.runs[0]
     model = find_cost_model(plan.config, run.setting.llm)
     return Clock(*_time_and_basis(plan, run, model), model)

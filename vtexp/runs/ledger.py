@@ -35,8 +35,8 @@ class Job:
 class SubmittedJob:
     """A job that was handed to SLURM (`job_id` is its), or to a process of a machine (`host`).
 
-    Without `job_id`: held back by a limit of the site, still to be submitted.
-    process_started: of a process, so that another one of the same number is not taken for it.
+    Without `job_id`: held back by a limit of the site, still to be submitted. process_started:
+    tells the process from a later one of the same number.
     """
 
     runs: tuple[str, ...]
@@ -69,9 +69,9 @@ def not_submitted(runs: Sequence[str]) -> SubmittedJob:
 
 
 def taking(sweep: Path) -> AbstractContextManager[None]:
-    """One process at a time: to be held while it looks what is left to do, and notes what it takes.
+    """A lock for one process at a time, while it looks what is left to do and notes what it takes.
 
-    Else two that begin at once would both make the same runs, into the same files.
+    Without it, two that begin at once would make the same runs, into the same files.
     """
     return files.locked(sweep / JOBS / ".lock")
 

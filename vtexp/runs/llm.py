@@ -14,8 +14,7 @@ from vtexp.runs.block_order import read_block_order
 def llm_setting(config: Config, checkpoint: Checkpoint, value: KnobValue) -> LlmSetting | None:
     """What of the language model works under a value of the knob; None: all, as published.
 
-    Raises ConfigError for what the model cannot do, DataError for a file that is no order of its
-    blocks.
+    Raises ConfigError for what the model cannot do, or a file that is not an order of its blocks.
     """
     model, knob = config.model, value.name
     sizes = checkpoint.family.llm_sizes(checkpoint.config)
@@ -37,10 +36,18 @@ def llm_setting(config: Config, checkpoint: Checkpoint, value: KnobValue) -> Llm
 
 
 def remark(config: Config, setting: LlmSetting | None, layers: int) -> str | None:
-    """What a reader must know of how blocks were chosen; None where the user did, or a file."""
-    listed = isinstance(config.model.active_blocks, list)
-    if setting is None or setting.blocks is None or listed or config.model.block_order is not None:
+    """What a reader must know of how the blocks of a run were chosen; None where nothing."""
+    model, dataset = config.model, config.dataset
+    if setting is None or setting.blocks is None or isinstance(model.active_blocks, list):
         return None
+    if model.block_order is not None:
+        found = read_block_order(model.block_order)
+        if (found.dataset, found.split) != (dataset.name, dataset.split):
+            return None
+        return (
+            f"model.block_order was measured on this split too ({found.dataset}, {found.split}): "
+            "the accuracy of fewer blocks is too good here"
+        )
     gone = sorted(set(range(layers)) - set(setting.blocks))
     named = f"block {gone[0]}" if len(gone) == 1 else f"blocks {', '.join(map(str, gone))}"
     return (

@@ -10,7 +10,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -44,7 +44,7 @@ from vtexp.cost.memory import estimate, refusal, warning
 from vtexp.data.images import AnyImage, Header
 from vtexp.data.load import load_samples
 from vtexp.data.sample import FailedSample, Sample, require_few_failed
-from vtexp.errors import ConfigError, DataError
+from vtexp.errors import CheckpointError, ConfigError, DataError
 from vtexp.metrics import Metric, metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
 from vtexp.models.families import FAMILIES, text_config
@@ -335,6 +335,9 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
         checkpoint = find()
         require_order_of(config.model, checkpoint)
         runs = [_identified(config, run, checkpoint.fingerprint) for run in runs]
+    elif config.model.block_order is not None:
+        with suppress(CheckpointError):  # weights that are not here cannot be compared
+            require_order_of(config.model, find())
     return Plan(
         config=config,
         samples=tuple(samples),

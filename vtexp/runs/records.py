@@ -76,7 +76,7 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned(Asked):
-    """`planned.json`: with what is expected of time; None where it is not known."""
+    """`planned.json`: with the predicted times; None where unknown."""
 
     predicted_flops_per_prefill: float | None = None
     predicted_prefill_ms: float | None = None
@@ -126,10 +126,10 @@ class Result(Asked):
     Counts are means over the images, tilings None of models that show none; early and late ones as
     of `SampleCounts`. Accuracies are None
     with random weights; their interval, too, for a single image. Memory in MiB, energy in joules,
-    power in watts, time in ms or, by name, seconds. None stands for what was not measured.
-    `limit` is what the plan said of the model's context. `same_run_as`: the folder of the run with
-    the same inputs whose numbers these are; this one was not made. `timing_warnings` say why the
-    times are doubtful, `warnings` all else that a reader must know.
+    power in watts, time in ms or, by name, seconds. None stands for what was not measured. `limit`
+    is what the plan said of the model's context. `same_run_as`: the folder of the run with the same
+    inputs whose numbers these are; this one was not made. `timing_warnings` say why the times are
+    doubtful; `warnings` hold everything else a reader must know.
     """
 
     measured_num_crops: float
@@ -304,7 +304,7 @@ class Environment:
         return (self.host, self.device) == (other.host, other.device)
 
 
-#: What each file is called when it is damaged.
+#: What messages call each damaged file.
 _WHAT = {
     Planned: "the plan of a run of vtexp",
     Failure: "the failure of a run of vtexp",

@@ -90,7 +90,7 @@ def _warnings(
     rows: Sequence[LatencyRow],
     timings: Sequence[dict[str, Any]],
 ) -> list[str]:
-    """What a reader must know of a run, doubtful times aside."""
+    """Warnings of a run, besides doubtful times."""
     found = list(run.warnings)
     if not plan.answers:
         found.append("random weights: counts and latency only, no accuracy")

@@ -23,15 +23,15 @@ from vtexp.utils.text import chance_text, three_digits
 PREDICTED = ("max_prefill_ms", "max_memory_gb")
 #: Crops up to which settings are tried where neither cost model nor checkpoint says.
 MOST_CROPS = 12
-#: Sides of images sizes that are tried differ at most by this.
+#: Sides of the image sizes that are tried differ at most by this factor.
 MOST_ASPECT = 2.0
-#: So many settings are listed at most, those with the most tokens.
+#: At most this many settings are listed, those with the most tokens.
 MOST_LISTED = 6
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A setting and what is predicted of it; None where it cannot be.
+    """A setting and its predictions; None where there is none.
 
     `chance`: that its mean prefill is within the limit.
     """
@@ -42,7 +42,7 @@ class Candidate:
     chance: float | None = None
 
     def within(self, limits: Mapping[str, float]) -> bool:
-        """Whether all that is predicted is within the limits."""
+        """Whether all predictions are within the limits."""
         values = {"max_prefill_ms": self.prefill_ms, "max_memory_gb": self.memory_gb}
         asked = [(values[key], limits[key]) for key in PREDICTED if key in limits]
         return all(value is not None and value <= limit for value, limit in asked)
@@ -120,7 +120,7 @@ def values_up_to(knob: str, most: int, geometry: Geometry) -> list[str]:
 
 
 def _tilings(most: int, geometry: Geometry) -> list[Tiling]:
-    """Of at most so many crops and sides that are not too unlike, by crops."""
+    """Tilings of at most so many crops, with sides not too unlike, by crops."""
     found = [Tiling(r, c) for r in range(1, most + 1) for c in range(1, most // r + 1)]
     sizes = {tiling: tiling_to_resolution(tiling, geometry) for tiling in found}
     alike = [t for t in found if 1 / MOST_ASPECT <= sizes[t].aspect_ratio <= MOST_ASPECT]
@@ -159,7 +159,7 @@ def _surely(within: Sequence[Candidate]) -> str:
 
 
 def _values_of(one: Candidate) -> str:
-    """What is predicted of a setting, in words."""
+    """The predictions for a setting, in words."""
     said = [f"{one.run.predicted_vision_tokens:.5g} tokens"]
     if one.prefill_ms is not None:
         within = f" (within with a chance of {chance_text(one.chance)})" if one.chance else ""

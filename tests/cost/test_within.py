@@ -103,8 +103,12 @@ def test_nothing_is_made_up_without_a_cost_model(make_config: MakeConfig) -> Non
     assert ": 0 of" in line and "the smallest" in line
 
 
-def test_kept_tokens_are_tried_at_the_plans_own_values(make_config: MakeConfig) -> None:
-    asked = ("knob=kept_tokens", "reduction=max_min", "knob.kept=[64,576]", "knob.max_crops=[9]")
+@pytest.mark.parametrize("method", [("max_min",), ("early_layer", "reduction.layer=1")])
+def test_kept_tokens_are_tried_at_the_plans_own_values(
+    make_config: MakeConfig, method: tuple[str, ...]
+) -> None:
+    method = (f"reduction={method[0]}", *method[1:])
+    asked = ("knob=kept_tokens", *method, "knob.kept=[64,576]", "knob.max_crops=[9]")
     (line,) = settings_within(make_plan(make_config(*asked, "report.max_memory_gb=100")))
     assert "2 of 2 settings" in line and "knob.kept=[64,576]" in line
 

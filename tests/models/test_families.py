@@ -252,6 +252,13 @@ def test_knobs_run_and_are_counted(
     assert result["latency"]["vision_ms"]["median"] > 0
 
 
+def test_early_layer_is_refused(make_config: MakeConfig, folder: Path) -> None:
+    asked = (f"model.path={folder}", "knob=kept_tokens", "knob.kept=[600]", "dataset.limit=2")
+    with pytest.raises(ConfigError, match="reduction=early_layer: not for") as caught:
+        make_plan(make_config(*asked, "reduction=early_layer"))
+    assert "\n" not in str(caught.value) and "resize" in str(caught.value)
+
+
 def settings(runner: Runner) -> CropSetting:
     """A cap under which the samples' tilings differ."""
     cap = "200" if runner.model.config.model_type == "qwen2_5_vl" else "8"

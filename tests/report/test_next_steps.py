@@ -44,6 +44,11 @@ def config_of(line: str) -> Config:
             "knob.kept=[64,576] reduction=max_min knob.max_crops=9",
             "kept_tokens=320,",
         ),
+        (
+            "kept_tokens",
+            "knob.kept=[64,576] reduction=early_layer reduction.layer=1 knob.max_crops=9",
+            "kept_tokens=320,",
+        ),
     ],
 )
 def test_the_value_between_in_the_same_sweep(
@@ -55,6 +60,7 @@ def test_the_value_between_in_the_same_sweep(
     assert line.startswith("next: measure ") and expected in line
     config = config_of(line)
     assert sweep_folder(config) == sweep
+    assert config.reduction == first.config.reduction
     plan = make_plan(config)
     (run,) = plan.runs
     tokens = [own.predicted_vision_tokens for own in first.runs]

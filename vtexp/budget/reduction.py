@@ -1,6 +1,7 @@
 """What a run asks of token reduction: how many vision tokens stay, and by which method. No torch.
 
-A reduction works behind the connector. `resize` instead makes the image smaller.
+A reduction works behind the connector, `early_layer` behind the first blocks of the language model.
+`resize` instead makes the image smaller.
 """
 
 from __future__ import annotations

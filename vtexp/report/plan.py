@@ -62,7 +62,7 @@ def _in_unlike_blocks(plan: Plan) -> str:
         return ""
     return (
         f"tokens expected are means over {blocks} blocks: the first {asked.layer} read all, the "
-        "others those kept; the longest prompt and its memory are of all"
+        "others those kept"
     )
 
 

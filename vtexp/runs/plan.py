@@ -177,10 +177,14 @@ class PlannedRun:
     def predicted_tokens(self, tiling: Tiling) -> float:
         """Vision tokens that the language model reads of an image with this tiling: where its
         blocks read unlike numbers, their mean."""
-        return mean_over_blocks(self.by_block(tiling))
+        return mean_over_blocks(self._by_block(tiling))
 
     def by_block(self, tiling: Tiling) -> tuple[int, ...]:
-        """The same for each block that runs."""
+        """Vision tokens of each block, where they are unlike; else empty."""
+        found = self._by_block(tiling)
+        return found if len(set(found)) > 1 else ()
+
+    def _by_block(self, tiling: Tiling) -> tuple[int, ...]:
         read, own = self._read(tiling), self.setting.behind_connector
         return (read.tokens,) if own is None else own.by_block(read.tokens, self.active_blocks)
 

@@ -433,9 +433,7 @@ def check_counts(run: PlannedRun, sample: Sample, tiling: Tiling, measured: Coun
         tiling.num_crops, theoretical_tokens(tiling.num_crops, run.geometry), shown
     )
     full = run.setting.force_full_tokens
-    by_block = run.by_block(tiling)
-    unlike = by_block if len(set(by_block)) > 1 else ()
-    predicted = Counts(tiling.num_crops, run.predicted_tokens(tiling), shown, unlike)
+    predicted = Counts(tiling.num_crops, run.predicted_tokens(tiling), shown, run.by_block(tiling))
     if measured != predicted and not full:
         raise CountMismatchError(
             f"sample {sample.sample_id}: the layout predicts {_text(predicted)}, but the model "

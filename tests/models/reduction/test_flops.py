@@ -98,3 +98,40 @@ def test_flops_of_other_families_are_those_that_torch_counts(
     assert found["reduction"] == scoring.get_total_flops()
     assert found["llm_prefill"] == llm.get_total_flops()
     assert found["vision_encoder"] + found["connector"] == vision.get_total_flops()
+
+
+@pytest.mark.parametrize("structure", ["keep", "drop"])
+@pytest.mark.parametrize("variant", ["molmo_d", "molmo_o", "molmoe"])
+@torch.inference_mode()
+def test_flops_of_tokens_that_leave_within_the_language_model(
+    small_checkpoint: Path, draw_noise: Draw, tmp_path: Path, variant: str, structure: str
+) -> None:
+    save_small(variant, small_checkpoint, tmp_path / variant, num_hidden_layers=4)
+    checkpoint = find_checkpoint(str(tmp_path / variant))
+    runner = MolmoRunner.load(checkpoint, MOLMO, HardwareConfig())
+    asked = Reduction("early_layer", kept=70, structure_tokens=structure, layer=3)
+    prepared = runner.prepare(
+        draw_noise([(300, 500)])[0], CropSetting(2, reduction=asked), "easy_vqa"
+    )
+    inputs = runner.inputs([prepared])
+    connected = runner.encode(inputs)
+    with counter() as llm:
+        early = runner.read_early(inputs, connected)
+    with counter() as scoring:
+        late = runner.reduce(inputs, early)
+    with counter() as rest:
+        runner.prefill(inputs, late)
+    arithmetic = model_arithmetic(checkpoint.config, MOLMO)
+    assert arithmetic is not None
+    whole = len(prepared.input_ids)
+    counts = PromptCounts(
+        2, (3 * 384 + 70) / 4, whole, Tiling(1, 2), 384, asked, whole - prepared.dropped
+    )
+    found = arithmetic.flops(counts)
+    assert found["reduction"] == scoring.get_total_flops()
+    assert found["llm_prefill"] == llm.get_total_flops() + rest.get_total_flops()
+    kept = early.cache.kept
+    values = sum(part.numel() for pair in kept for part in pair)
+    memory, more = arithmetic.memory(counts, "float32"), arithmetic.memory(counts, "float32", 1, 5)
+    assert memory.cache == 4 * values
+    assert more.cache - memory.cache == 4 * 5 * arithmetic.llm.cache_values

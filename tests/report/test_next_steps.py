@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shlex
 from pathlib import Path
@@ -15,7 +16,9 @@ from vtexp.analysis.rows import collect
 from vtexp.config.compose import compose_config
 from vtexp.config.schema import Config
 from vtexp.errors import VtexpError
-from vtexp.report.next_steps import _rounded, next_lines
+from vtexp.report.columns import report_rows
+from vtexp.report.html import write_page
+from vtexp.report.next_steps import _rounded, next_lines, next_steps
 from vtexp.runs.folder import record_failure
 from vtexp.runs.plan import make_plan, sweep_folder
 
@@ -118,6 +121,19 @@ def test_each_knob_has_a_command_of_its_own(tmp_path: Path) -> None:
     for line, config in zip(lines, configs, strict=True):
         assert f"questions with {config.knob.name}" in line
         assert len(make_plan(config).runs) == 2
+
+
+def test_the_page_has_the_commands_to_copy(tmp_path: Path) -> None:
+    sweep = tmp_path / "one"
+    answered_sweep(sweep, *SETS, "knob.sizes=[336x336,560x336]", share=0.9)
+    runs = collect(sweep)
+    analysis = analyse(runs, 3.0)
+    write_page(sweep, report_rows(runs, analysis), analysis)
+    page = (sweep / "report.html").read_text()
+    box = page[page.index('<section class="next"') :].partition("</section>")[0]
+    shown = [html.unescape(own) for own in re.findall(r"<code>(.*?)</code>", box, re.DOTALL)]
+    steps = next_steps(runs, analysis)
+    assert shown == [step.command for step in steps] and steps
 
 
 def test_no_more_questions_than_there_are(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -29,7 +31,7 @@ from vtexp.config.schema import to_plain
 from vtexp.errors import DataError
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.views import views_of
-from vtexp.report import browser, reproduce
+from vtexp.report import browser, reproduce, thumbnails
 from vtexp.report.answers import in_turn, read_answers
 from vtexp.report.columns import report_rows
 from vtexp.report.figures import drawings, write_figures
@@ -235,3 +237,19 @@ def test_a_damaged_note_of_jobs_is_one_line(tmp_path: Path, note: object) -> Non
     path.write_text(json.dumps(note))
     with pytest.raises(DataError, match=r"note\.json: "):
         read_submitted(tmp_path)
+
+
+@pytest.mark.parametrize(("height", "width"), [(3000, 2000), (8000, 500), (300, 400)])
+def test_images_keep_their_shape_and_no_more_pixels_than_there_is_room_for(
+    height: int, width: int
+) -> None:
+    """Long ones keep their print as well as others: the area counts."""
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    sample = SimpleNamespace(pixels=lambda: pixels)
+    picture = thumbnails._picture(sample, {})  # type: ignore[arg-type]
+    encoded = base64.b64decode(picture.uri.partition(",")[2])
+    shown = Image.open(io.BytesIO(encoded))
+    assert (picture.size.height, picture.size.width) == (height, width)
+    expected = min(height * width, thumbnails.MOST_PIXELS)
+    assert shown.height * shown.width == pytest.approx(expected, rel=0.01)
+    assert shown.height / shown.width == pytest.approx(height / width, rel=0.01)

@@ -144,7 +144,7 @@ def _enough(
     ]
     if found is not best:
         said.append(f"It loses at most {points(found.at_most_worse or 0.0)} points.")
-    if found.vision_tokens <= best.vision_tokens and found is not best:
+    if _verdict(found, best, list(by_name.values())) == "smaller":
         said += [text] if (text := saved_text(found, best)) else []
     smaller = [by_name[evidence.budgets[i]] for i in decision.not_enough]
     if smaller:
@@ -180,6 +180,15 @@ def _loss(run: AnalysedRun) -> float:
     return 0.0 if run.versus_best is None else -run.versus_best.difference
 
 
+def lower_text(loss: float) -> str:
+    """How a budget scored that scored so much less than the highest."""
+    if loss == 0:
+        return "scored as high"
+    least = points(0.001)
+    said = f"less than {least}" if points(loss) == points(0.0) else points(loss)
+    return f"scored {said} points lower"
+
+
 def _lost(near: AnalysedRun, with_speed: bool) -> str:
     """What the best of the smaller budgets loses; its speed against the one that scored highest."""
     text = f"{near.label} loses {points(_loss(near))} points{interval_text(near)}"
@@ -201,9 +210,7 @@ def _unknown(runs: Sequence[AnalysedRun], best: AnalysedRun) -> str:
     near = _best(runs)
     names = listed([run.label for run in runs])
     worst = points(near.at_most_worse or 0.0)
-    scored = f"scored {points(_loss(near))} points lower"
-    if _loss(near) == 0:
-        scored = "scored highest" if near is best else "scored as high"
+    scored = "scored highest" if near is best else lower_text(_loss(near))
     return (
         f"Whether {names} would do is not known: {near.label} {scored} and may lose up to {worst} "
         "points."
@@ -217,6 +224,11 @@ def _of_enough(
     caveats = []
     if all(run.accuracy == evidence.highest for run in scored):
         caveats.append("every answer is right: these questions cannot tell budgets apart")
+    if 100 * (_best(scored).accuracy or 0.0) <= evidence.margin:
+        caveats.append(
+            f"no budget scored more than the margin of {_of(evidence.margin)}: with it, one that "
+            "answers nothing would be enough"
+        )
     if decision.smallest == 0:
         caveats.append(f"{found.label} is the smallest budget measured: smaller ones may do too")
     if decision.worse_larger:

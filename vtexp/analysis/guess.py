@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from vtexp.analysis.answer import interval_text, points, saved_text
+from vtexp.analysis.answer import interval_text, lower_text, saved_text
 from vtexp.analysis.findings import AnalysedRun, Answer, AtMargin, Guess
 
 #: Margins in points of the table from a margin to the smallest budget that is enough.
@@ -32,7 +32,7 @@ def best_guess(runs: Sequence[AnalysedRun], answer: Answer, margin: float) -> Gu
         high=None if found is None or found.low is None else -found.low,
         tokens_saved=best.vision_tokens - own.vision_tokens,
         speed_up=own.speed_up,
-        sentence=_sentence(own, best),
+        sentence=_sentence(own, best, smallest=own is scored[0]),
     )
 
 
@@ -44,11 +44,12 @@ def _loss(run: AnalysedRun) -> float:
     return 0.0 if run.versus_best is None else -run.versus_best.difference
 
 
-def _sentence(own: AnalysedRun, best: AnalysedRun) -> str:
+def _sentence(own: AnalysedRun, best: AnalysedRun, *, smallest: bool) -> str:
     if own is best:
-        return f"Best guess: {best.label}. No smaller budget scored within the margin of it."
-    scored = f"scored {points(_loss(own))} points lower" if _loss(own) else "scored as high"
-    return f"Best guess: {own.label} {scored}{interval_text(own)}. {saved_text(own, best)}".strip()
+        within = "scored within the margin of it" if not smallest else "was measured"
+        return f"Best guess: {best.label}. No smaller budget {within}."
+    scored = f"{lower_text(_loss(own))}{interval_text(own)}"
+    return f"Best guess: {own.label} {scored}. {saved_text(own, best)}".strip()
 
 
 def at_margins(runs: Sequence[AnalysedRun], answer: Answer) -> tuple[AtMargin, ...]:

@@ -98,14 +98,16 @@ def _gain(answer: Answer) -> str:
     """What the budget of an answer saves against the best one."""
     assert answer.tokens_saved is not None and answer.vision_tokens is not None
     share = answer.tokens_saved / (answer.tokens_saved + answer.vision_tokens)
-    saved = f"{share:.0%} fewer vision tokens"
+    # Fewer experts or blocks leave the tokens as they are.
+    saved = f"{share:.0%} fewer vision tokens" if share else ""
     ratio = answer.speed_up
     if ratio is None:
-        return saved
+        return saved or "no time was measured"
     if ratio.low is not None and ratio.low > 1:
-        return f"{saved}, {ratio.ratio:.2f} times as fast"
+        return f"{saved}, ".lstrip(", ") + f"{ratio.ratio:.2f} times as fast"
     slower = ratio.high is not None and ratio.high < 1
-    return f"{saved}, but {'slower' if slower else 'not known to be faster'}"
+    speed = "slower" if slower else "not known to be faster"
+    return f"{saved}, but {speed}" if saved else speed
 
 
 def beside(series: Series) -> list[str]:

@@ -17,6 +17,7 @@ import argparse
 import random
 import tempfile
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from rich.table import Table
 
 from vtexp.budget.geometry import MOLMO
 from vtexp.budget.knobs import CropSetting, KnobValue
-from vtexp.budget.reduction import RESIZE, Reduction
+from vtexp.budget.reduction import DEFAULT_LAYER, EARLY_LAYER, RESIZE, Reduction
 from vtexp.config.schema import Device, Dtype, HardwareConfig
 from vtexp.data.builtin.small_print_pages import KINDS, new_page
 from vtexp.data.sample import ImageFile, Sample
@@ -37,7 +38,16 @@ from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.stages import StageTimes
 from vtexp.utils.console import console
 
-METHODS = (RESIZE, "random", "stride", "pool", "max_min", "cls_attention", "conditional")
+METHODS = (
+    RESIZE,
+    "random",
+    "stride",
+    "pool",
+    "max_min",
+    "cls_attention",
+    "conditional",
+    EARLY_LAYER,
+)
 SIDE = 784
 
 
@@ -57,6 +67,8 @@ def settings(crops: int, kept: list[int]) -> dict[str, CropSetting]:
     for count in kept:
         for method in METHODS:
             own = Reduction(method, kept=count)
+            if method == EARLY_LAYER:
+                own = replace(own, layer=DEFAULT_LAYER, positions="keep")
             value = KnobValue("kept_tokens", str(count), reduction=own, max_crops=crops)
             found[f"{method} {count}"] = value.crop_setting(MOLMO)
     return found

@@ -30,10 +30,11 @@ SUMMARISED = (
 class StageTimes:
     """Milliseconds of one pass at batch 1, stage by stage, and of several stages together.
 
-    Each is read off two borders, none is a difference of others. ttft_ms is the wall clock around
+    Each is read off its borders, none is a difference of others. ttft_ms is the wall clock around
     everything, from the encoded image file to the first token's id on the host, the device idle at
     both ends; ttft_without_preprocess_ms starts with the transfer. reduction_ms: scoring and
-    dropping of vision tokens, within prefill_ms and ttft_ms; None where none are dropped.
+    dropping of vision tokens, within prefill_ms and ttft_ms; None where none are dropped. Where
+    that happens within the language model, llm_prefill_ms is the sum of the parts before and after.
     cuda_graph: whether the stages of the prefill were replayed from CUDA graphs.
     """
 

@@ -94,16 +94,18 @@ def test_few_questions_cannot_tell(tmp_path: Path) -> None:
     assert needed > 60 and says(answer.sentence, "With a margin", "enough")
 
 
-def test_none_up_to_the_most_accurate_may_be_known_where_a_larger_one_is(tmp_path: Path) -> None:
-    """The larger one's few losses are surer than the other's many: no sentence denies that."""
+def test_a_larger_budget_than_the_most_accurate_may_be_the_one_known(tmp_path: Path) -> None:
+    """The larger one's few losses are surer than the other's many."""
     wrong = [range(24), [*range(12), *range(100, 113)], range(100, 125)]
     for value, tokens, own in zip(VALUES, TOKENS, wrong, strict=False):
         make_run(tmp_path, value, tokens, [float(i not in own) for i in range(600)])
     series = only(analyse(collect(tmp_path), 2.0))
     assert [run.sufficient for run in series.runs] == [False, True, False]
-    assert series.answer.verdict == "cannot_tell" and series.answer.best == series.runs[0].run
-    for said in (series.answer.sentence, headline(series, 2.0)):
-        assert "up to image_size=336x336" in said
+    assert (series.answer.verdict, series.answer.run) == ("larger", series.runs[1].run)
+    assert series.answer.best == series.runs[0].run and series.guess is None
+    assert series.answer.tokens_saved == TOKENS[0] - TOKENS[1]
+    assert "image_size=336x336 scored highest and may lose up to" in series.answer.sentence
+    assert headline(series, 2.0).startswith("image_size=560x336 is enough; image_size=336x336")
 
 
 def test_a_smaller_budget_that_may_do_is_not_called_too_small(tmp_path: Path) -> None:

@@ -181,3 +181,14 @@ def test_limits_that_are_kept_but_not_together(tmp_path: Path) -> None:
         change_result(folder, energy_j_per_prefill=energy)
     found = under(tmp_path, max_prefill_ms=15.0, max_energy_j=5.0)
     assert found.run is None and says(found.sentence, "limit", "some", "none")
+
+
+@pytest.mark.parametrize("apart", [0.05, 5.0])
+def test_a_choice_among_many_budgets_near_the_limit_is_said(tmp_path: Path, apart: float) -> None:
+    """Their intervals are about 10 % wide: at 0.05 ms apart all hold the limit, at 5 ms one."""
+    rng = np.random.default_rng(0)
+    for number, folder in enumerate(made(tmp_path)):
+        timed(folder, [(40 + apart * number) * rng.lognormal(0, 0.01, 8) for _ in range(3)])
+    found = under(tmp_path, max_prefill_ms=40.1 + 2 * apart)
+    assert found.costs[0].low is not None
+    assert says(found.sentence, "4 budgets") == (apart < 1)

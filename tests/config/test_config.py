@@ -194,7 +194,7 @@ def test_help_shows_examples(tmp_path: Path) -> None:
     done = launch("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "python launch.py -m knob=image_size" in done.stdout
-    assert "knob: image_size, kept_tokens, max_crops, vision_tokens" in done.stdout
+    assert "knob: image_size, kept_tokens, max_crops, moe_top_k, transformer_blocks" in done.stdout
 
 
 @pytest.mark.parametrize("mode", [[], ["-m"]])

@@ -63,7 +63,7 @@ ENCODERS = ("VisionBackbone.image_vit", "Molmo2VisionModel", "InternVLVisionMode
 INNER = "Qwen2_5_VisionTransformerPretrainedModel.merger"
 
 
-def save_small(name: str, tokenizer: Path, folder: Path) -> None:
+def save_small(name: str, tokenizer: Path, folder: Path, **more: Any) -> None:
     torch.manual_seed(0)
     folder.mkdir()
     if name in SMALL:
@@ -74,7 +74,7 @@ def save_small(name: str, tokenizer: Path, folder: Path) -> None:
     config = MolmoConfig.from_pretrained(tokenizer)
     config.connector |= {"vit_layers": [-2, -4]}
     config.vision_backbone |= {"image_num_layers": 4, "image_mlp_dim": 112}
-    for key, value in VARIANTS.get(name, {}).items():
+    for key, value in (VARIANTS.get(name, {}) | more).items():
         setattr(config, key, value)
     (MolmoEForCausalLM if config.moe_num_experts else MolmoForCausalLM)(config).save_pretrained(
         folder

@@ -71,7 +71,8 @@ def _row(plan: Plan, run: PlannedRun, i: int, right: bool, hostile: Sequence[str
         if i % 3 == 0:
             kind = question = hostile[i % len(hostile)]
     answer = {"prediction": said, "score": float(right), "sequence_length": 300, "answer_tokens": 1}
-    found = Counts(tiling.num_crops, run.predicted_tokens(tiling), tiling)
+    tokens = run.predicted_tokens(tiling)
+    found = Counts(tiling.num_crops, tokens, tiling, run.by_block(tiling))
     asked = replace(sample, question=question, question_type=kind)
     return sample_row(plan, asked, check_counts(run, sample, tiling, found), **answer)
 

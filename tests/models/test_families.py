@@ -252,13 +252,11 @@ def test_knobs_run_and_are_counted(
     assert result["latency"]["vision_ms"]["median"] > 0
 
 
-def test_reductions_are_refused_but_resizing(make_config: MakeConfig, folder: Path) -> None:
+def test_early_layer_is_refused(make_config: MakeConfig, folder: Path) -> None:
     asked = (f"model.path={folder}", "knob=kept_tokens", "knob.kept=[600]", "dataset.limit=2")
-    with pytest.raises(ConfigError, match="resize") as caught:
-        make_plan(make_config(*asked, "reduction=pool"))
-    assert "\n" not in str(caught.value)
-    (run,) = make_plan(make_config(*asked, "reduction=resize")).runs
-    assert run.predicted_vision_tokens <= 600 and run.setting.fit == "stretch"
+    with pytest.raises(ConfigError, match="reduction=early_layer: not for") as caught:
+        make_plan(make_config(*asked, "reduction=early_layer"))
+    assert "\n" not in str(caught.value) and "resize" in str(caught.value)
 
 
 def settings(runner: Runner) -> CropSetting:

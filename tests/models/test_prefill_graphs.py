@@ -66,6 +66,14 @@ class FakeGraph:
         self._features = self._stages.connect(self._stages.inputs, self._read)
 
     @property
+    def reads_early(self) -> bool:
+        return self._stages.read_early is not None
+
+    def read_early(self) -> None:
+        if self._stages.read_early is not None:
+            self._features = self._stages.read_early(self._stages.inputs, self._features)
+
+    @property
     def reduces(self) -> bool:
         return self._stages.reduce is not None
 
@@ -122,14 +130,17 @@ def test_a_shape_is_captured_once_and_replayed(
     assert not graphed.timed_prefill(*new).cuda_graph  # not captured: eager, and said so
 
 
-@pytest.mark.parametrize("method", ["random", "stride", "pool", "max_min", "cls_attention"])
+@pytest.mark.parametrize(
+    "method", ["random", "stride", "pool", "max_min", "cls_attention", "early_layer"]
+)
 def test_a_reduction_is_a_stage_of_the_graph(
     runner: MolmoRunner, samples: list[Sample], fake_graphs: type[FakeGraph], method: str
 ) -> None:
     graphed = replace(runner, graphs=PrefillGraphs(torch.device("cpu")))
+    layer = 1 if method == "early_layer" else None
     reduced, plain = (
         (samples[0], CropSetting(1, reduction=own), "easy_vqa")
-        for own in (Reduction(method, kept=40), None)
+        for own in (Reduction(method, kept=40, layer=layer), None)
     )
     for asked in (reduced, plain):
         graphed.capture(*asked)
@@ -137,8 +148,10 @@ def test_a_reduction_is_a_stage_of_the_graph(
         assert times.cuda_graph and (times.reduction_ms is not None) == (asked is reduced)
     prepared = runner.prepare(*reduced)
     with torch.inference_mode():
-        inputs = runner.inputs([prepared])
-        expected = runner.prefill(inputs, runner.reduce(inputs, runner.encode(inputs)))
+        expected = runner._eager_stages(prepared, lambda _: None)
+        runner.prefill_alone(*reduced)()
+        assert torch.equal(runner.graph_stages(prepared).run(), expected)
+        graphed.prefill_alone(*reduced)()
         graph = graphed.graphs.get(graphed.shape(prepared))  # type: ignore[union-attr]
         assert torch.equal(graph.read_prompt(), expected)  # type: ignore[union-attr]
 

@@ -44,6 +44,11 @@ def config_of(line: str) -> Config:
             "knob.kept=[64,576] reduction=max_min knob.max_crops=9",
             "kept_tokens=320,",
         ),
+        (
+            "kept_tokens",
+            "knob.kept=[64,576] reduction=early_layer reduction.layer=1 knob.max_crops=9",
+            "kept_tokens=320,",
+        ),
     ],
 )
 def test_the_value_between_in_the_same_sweep(
@@ -55,6 +60,7 @@ def test_the_value_between_in_the_same_sweep(
     assert line.startswith("next: measure ") and expected in line
     config = config_of(line)
     assert sweep_folder(config) == sweep
+    assert config.reduction == first.config.reduction
     plan = make_plan(config)
     (run,) = plan.runs
     tokens = [own.predicted_vision_tokens for own in first.runs]
@@ -96,6 +102,22 @@ def test_more_questions_in_a_new_sweep(tmp_path: Path) -> None:
     assert [run.value for run in plan.runs] == [run.value for run in first.runs]
     ids = {sample.sample_id for sample in plan.samples}
     assert {sample.sample_id for sample in first.samples} < ids
+
+
+def test_each_knob_has_a_command_of_its_own(tmp_path: Path) -> None:
+    """Sizes and caps of two sweeps are one series; no command takes a cap for a size."""
+    for knob, values in (
+        ("image_size", "sizes=[336x336,560x560]"),
+        ("max_crops", "max_crops=[1,4]"),
+    ):
+        answered_sweep(tmp_path / knob, *SETS, f"knob={knob}", f"knob.{values}", share=0.9)
+    runs = [*collect(tmp_path / "image_size"), *collect(tmp_path / "max_crops")]
+    lines = [line for line in next_lines(runs, analyse(runs, 3.0)) if "questions" in line]
+    configs = [config_of(line) for line in lines]
+    assert {config.knob.name for config in configs} == {"image_size", "max_crops"}
+    for line, config in zip(lines, configs, strict=True):
+        assert f"questions with {config.knob.name}" in line
+        assert len(make_plan(config).runs) == 2
 
 
 def test_no_more_questions_than_there_are(tmp_path: Path) -> None:

@@ -6,14 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config
 from vtexp.cost.architectures import model_arithmetic
-from vtexp.errors import ConfigError
+from vtexp.errors import ConfigError, VtexpError
 from vtexp.jobs.here import run_job
+from vtexp.models.molmo import early
 from vtexp.runs.frozen import thaw
 from vtexp.runs.plan import make_plan
+from vtexp.runs.records import read_samples
+from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]
 KNOB = ("knob=kept_tokens", "knob.max_crops=[4]")
@@ -44,6 +48,69 @@ def test_a_run_keeps_what_was_planned(
         assert thaw([run.folder]).knob_values[0] == own.value
 
 
+def test_early_and_late_blocks_are_counted_apart(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Two blocks, of which the first reads all: 288 tokens, then as many as are asked for."""
+    config = make_config(*KNOB, "reduction=early_layer", "reduction.layer=1", "knob.kept=[40,400]")
+    plan = make_plan(config)
+    run_job(config)
+    kept, whole = collect(tmp_path / "sweep")
+    assert whole.found.measured_vision_tokens == 288
+    assert whole.found.measured_early_vision_tokens == 288
+    assert whole.found.measured_late_vision_tokens == 288
+    found, (own,) = kept.found, [run for run in plan.runs if run.label == kept.label]
+    assert found.measured_vision_tokens == found.actual_vision_tokens == (288 + 40) / 2
+    assert (found.measured_early_vision_tokens, found.measured_late_vision_tokens) == (288, 40)
+    assert own.predicted_vision_tokens == found.measured_vision_tokens
+    assert found.target_vision_tokens == 40 and found.reduction_layer == 1
+    for row in read_samples(kept.folder / files.SAMPLES):
+        counts = row.measured_early_vision_tokens, row.measured_late_vision_tokens
+        assert counts == (288, 40) and row.measured_vision_tokens == 164
+    assert found.latency["reduction_ms"].mean > 0
+    assert found.sequence_length == whole.found.sequence_length  # of the first block
+    arithmetic = model_arithmetic(plan.checkpoint.config, plan.geometry)
+    assert arithmetic is not None and found.flops is not None and own.memory is not None
+    (counts, *_) = own.prompts
+    assert counts.late_length == counts.sequence_length - 248
+    assert found.flops["reduction"] > 0
+    assert found.flops["llm_prefill"] < (whole.found.flops or {})["llm_prefill"]
+    bytes_saved = 4 * 248 * arithmetic.llm.cache_values // 2
+    (other,) = [run.memory for run in plan.runs if run is not own]
+    assert other is not None and other.cache - own.memory.cache == bytes_saved
+    assert thaw([kept.folder]).knob_values[0] == own.value
+
+
+def test_a_count_in_a_late_block_that_was_not_asked_for_fails(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early, "early_layer", lambda scores, k: torch.arange(k + 1))
+    config = make_config(*KNOB, "reduction=early_layer", "reduction.layer=1", "knob.kept=[40]")
+    with pytest.raises(VtexpError, match="41"):
+        run_job(config)
+
+
+def test_blocks_that_read_all_are_some_but_not_all(make_config: MakeConfig) -> None:
+    for layer in (2, 3):  # of two blocks
+        with pytest.raises(ConfigError, match=r"reduction\.layer") as caught:
+            make_plan(make_config(*KNOB, "reduction=early_layer", f"reduction.layer={layer}"))
+        assert "\n" not in str(caught.value)
+
+
+def test_series_are_named_by_what_is_no_default(make_config: MakeConfig, tmp_path: Path) -> None:
+    early_layer = ("reduction=early_layer", "knob.kept=[40]")
+    for own in (
+        ("reduction=resize", "knob.kept=[288]"),
+        (*early_layer, "reduction.layer=1"),
+        (*early_layer, "reduction.layer=1", "reduction.positions=renumber"),
+    ):
+        run_job(make_config(*KNOB, *own))
+    names = [run.settings for run in collect(tmp_path / "sweep")]
+    assert names == [
+        "reduction=early_layer, reduction.layer=1",
+        "reduction=early_layer, reduction.layer=1, reduction.positions=renumber",
+        "reduction=resize",
+    ]
+
+
 def test_resizing_is_no_stage(make_config: MakeConfig, tmp_path: Path) -> None:
     run_job(make_config(*KNOB, "reduction=resize", "knob.kept=[288]"))
     (run,) = collect(tmp_path / "sweep")
@@ -63,6 +130,7 @@ def test_methods_and_their_settings_are_runs_of_their_own(make_config: MakeConfi
         ("reduction=cls_attention",), ("reduction=cls_attention", "reduction.merge=true"),
         ("reduction=stride", "reduction.positions=keep"), ("reduction=stride",),
         ("reduction=stride", "knob.max_crops=[5]"),
+        ("reduction=early_layer",), ("reduction=early_layer", "reduction.layer=3"),
     ]  # fmt: skip
     configs = [make_config(*KNOB, "knob.kept=[64]", *own) for own in asked]
     ids = [config.run_id(config.knob_values[0], "weights") for config in configs]

@@ -48,21 +48,19 @@ def _sentence(own: AnalysedRun, best: AnalysedRun) -> str:
     if own is best:
         return f"Best guess: {best.label}. No smaller budget scored within the margin of it."
     scored = f"scored {points(_loss(own))} points lower" if _loss(own) else "scored as high"
-    return f"Best guess: {own.label} {scored}{interval_text(own)}. {saved_text(own, best)}"
+    return f"Best guess: {own.label} {scored}{interval_text(own)}. {saved_text(own, best)}".strip()
 
 
 def at_margins(runs: Sequence[AnalysedRun], answer: Answer) -> tuple[AtMargin, ...]:
     """The smallest budget that is known to be enough at each of MARGINS; empty without bounds.
 
-    Margins may be chosen after the fact: the bounds hold for all budgets at once. As in the answer,
-    a budget above the most accurate one is none.
+    Margins may be chosen after the fact: the bounds hold for all budgets at once.
     """
     known = [run for run in _candidates(runs) if run.at_most_worse is not None]
     best = next((run for run in known if run.run == answer.best), None)
     if best is None or len(known) < 2 or not best.accuracy:
         return ()
-    below = [run for run in known if run.vision_tokens <= best.vision_tokens]
-    return tuple(AtMargin(margin, _smallest(below, margin)) for margin in MARGINS)
+    return tuple(AtMargin(margin, _smallest(known, margin)) for margin in MARGINS)
 
 
 def _smallest(runs: Sequence[AnalysedRun], margin: float) -> str | None:

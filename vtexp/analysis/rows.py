@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtexp.budget.knobs import same_inputs
-from vtexp.config.schema import OF_NO_NUMBER
+from vtexp.budget.knobs import WITH_CAP, same_inputs
+from vtexp.budget.reduction import DEFAULT_LAYER, EARLY_LAYER
+from vtexp.config.schema import OF_LLM, OF_NO_NUMBER
 from vtexp.errors import DataError
 from vtexp.runs.folder import finished
 from vtexp.runs.records import (
@@ -25,6 +26,11 @@ from vtexp.utils import files
 from vtexp.utils.text import listed, natural
 from vtexp.utils.typed import flat
 
+#: Settings of reductions whose defaults are the method's own, and what these are.
+OF_METHODS: dict[str, Callable[[str | None], Any]] = {
+    "reduction.layer": lambda _: DEFAULT_LAYER,
+    "reduction.positions": lambda method: "keep" if method == EARLY_LAYER else "renumber",
+}
 #: The error of a run whose result is incomplete.
 CUT_SHORT = "its result.json is damaged: python -m vtexp resume makes the run again"
 
@@ -101,6 +107,14 @@ class ComparedRun:
         if self.result is not None:
             return self.result.measured_vision_tokens
         return self.asked.theoretical_vision_tokens
+
+    @property
+    def order(self) -> tuple[float, int, int, list[int | str]]:
+        """From the smallest budget to the largest: by tokens, then by the blocks and experts that
+        work on each."""
+        asked = self.asked
+        work = asked.active_blocks or 0, asked.moe_top_k or 0
+        return (self.vision_tokens, *work, natural(self.name))
 
     @property
     def timing_warnings(self) -> tuple[str, ...]:
@@ -182,7 +196,7 @@ def collect(*sweeps: Path) -> list[ComparedRun]:
         if again:
             parts.append(f"sweep={run.sweep}")
         named.append(replace(run, settings=", ".join(parts)))
-    named.sort(key=lambda run: (*run.curve, run.vision_tokens, run.asked.target_vision_tokens))
+    named.sort(key=lambda run: (*run.curve, run.order[:3], run.asked.target_vision_tokens))
     return _with_same_inputs(named)
 
 
@@ -271,14 +285,15 @@ def _with_same_inputs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
 def _varying(runs: Sequence[ComparedRun], settings: Sequence[Mapping[str, Any]]) -> set[str]:
     """Settings in which runs differ; those of a data set only where runs on the same one do.
 
-    One that a run's knob does not have differs from none.
+    One that a run's knob does not have differs from none. Those of a method that are not its
+    defaults are named in any case.
     """
     seen: dict[tuple[str, str], set[str]] = defaultdict(set)
     for run, own in zip(runs, settings, strict=True):
         for key, value in own.items():
             group = run.asked.dataset if key.startswith("dataset.") else ""
             seen[key, group].add(str(value))
-    return {key for (key, _), values in seen.items() if len(values) > 1}
+    return {key for (key, _), values in seen.items() if len(values) > 1} | OF_METHODS.keys()
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -295,16 +310,34 @@ def _settings(folder: Path) -> dict[str, Any]:
         for key, value in flat({group: config.get(group) for group in groups}, ".").items()
         if not any(key == one or key.startswith(f"{one}.") for one in told)
     }
+    found = {_short(key): _joined(value) for key, value in found.items()}
+    if run.get("name") in WITH_CAP:
+        found |= {"knob.max_crops": run.get("max_crops")}
     if run.get("name") == "kept_tokens":
-        found |= {"knob.max_crops": run.get("max_crops")} | _reduction(run.get("reduction"))
+        found |= _reduction(run.get("reduction"))
     return found | ({"knob.fit": run.get("fit")} if run.get("name") == "image_size" else {})
+
+
+def _joined(value: Any) -> Any:
+    """A list as the command line has it, such as `[0,1,3]`: settings are told apart by commas."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
+
+
+def _short(key: str) -> str:
+    """A setting's name for people: experts and blocks are the model's anyway."""
+    name = key.removeprefix("model.")
+    return name if name in OF_LLM else key
 
 
 def _reduction(asked: Any) -> dict[str, Any]:
     """What differs between reductions, but for how many tokens they keep."""
     plain = asked if isinstance(asked, dict) else {}
-    keys = ("structure_tokens", "positions", "seed", "merge", "function")
-    return {"reduction": plain.get("method")} | {f"reduction.{k}": plain.get(k) for k in keys}
+    keys, method = ("structure_tokens", "seed", "merge", "function"), plain.get("method")
+    found = {"reduction": method} | {f"reduction.{k}": plain.get(k) for k in keys}
+    own = {key: plain.get(key.removeprefix("reduction.")) for key in OF_METHODS}
+    return found | {
+        key: value for key, value in own.items() if value not in (None, OF_METHODS[key](method))
+    }
 
 
 def run_names(runs: Sequence[ComparedRun]) -> dict[str, str]:

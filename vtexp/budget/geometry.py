@@ -113,6 +113,11 @@ class Geometry:
         return self.tokens_per_side**2
 
     @property
+    def template_markers(self) -> int:
+        """Start and end token that the chat template writes around an image without markers."""
+        return 0 if self.view_markers else 2
+
+    @property
     def margin_patches(self) -> int:
         """Both overlap margins together, in patches."""
         return self.left_margin + self.right_margin

@@ -1,10 +1,12 @@
 """What a run asks of token reduction: how many vision tokens stay, and by which method. No torch.
 
-A reduction works behind the connector. `resize` instead makes the image smaller.
+A reduction works behind the connector, `early_layer` behind the first blocks of the language model.
+`resize` instead makes the image smaller.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtexp.budget.geometry import (
@@ -19,6 +21,9 @@ from vtexp.errors import ConfigError
 
 #: The floor that works before the encoder: every family has it.
 RESIZE = "resize"
+#: The method that drops tokens within the language model, and the blocks that read all of them if
+#: nothing else is asked: FastV's.
+EARLY_LAYER, DEFAULT_LAYER = "early_layer", 2
 #: Share of merged tokens among those that `cls_attention` keeps with `merge`: VisionZip's 10 of 64,
 #: 20 of 128, 30 of 192.
 CONTEXTUAL = 10 / 64
@@ -32,7 +37,8 @@ class Reduction:
 
     kept: vision tokens that stay per image, all crops together; or ratio: their share of those that
     the crop setting gives. structure_tokens (`keep` or `drop`): start, end and column tokens around
-    the image; positions (`keep` or `renumber`): of what stays in the prompt.
+    the image; positions (`keep` or `renumber`): of what stays in the prompt. layer: how many blocks
+    of the language model read all tokens, of `early_layer` alone.
     """
 
     method: str
@@ -43,11 +49,22 @@ class Reduction:
     seed: int = 0
     merge: bool = False
     function: str | None = None
+    layer: int | None = None
 
     def kept_of(self, tokens: int) -> int:
         """How many of an image's vision tokens stay: at least 1, at most all."""
         wanted = self.kept if self.kept is not None else round((self.ratio or 0.0) * tokens)
         return max(1, min(tokens, wanted))
+
+    def by_block(self, tokens: int, blocks: int) -> tuple[int, ...]:
+        """Of an image's vision tokens how many each of so many blocks reads."""
+        early = min(self.layer or 0, blocks)
+        return (tokens,) * early + (self.kept_of(tokens),) * (blocks - early)
+
+
+def mean_over_blocks(by_block: Sequence[int]) -> float:
+    """Mean of the vision tokens that blocks read; a whole number where all read as many."""
+    return by_block[0] if len(set(by_block)) == 1 else sum(by_block) / len(by_block)
 
 
 def contextual_tokens(kept: int, tokens: int) -> int:

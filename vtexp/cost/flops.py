@@ -10,13 +10,18 @@ FlopCounterMode: no norms, activations, softmax or rotary positions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from vtexp.budget.geometry import Geometry, Tiling
 from vtexp.budget.reduction import Reduction
-from vtexp.cost.reductions import attention_flops, similarity_flops
+from vtexp.cost.reductions import (
+    attention_flops,
+    last_query_flops,
+    received_flops,
+    similarity_flops,
+)
 
 #: Bytes of one number.
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -29,26 +34,52 @@ COMPUTED_STAGES = ("vision_encoder", "connector", "llm_prefill")
 Pairs = Literal["all", "visible"]
 
 
+class Span(NamedTuple):
+    """So many blocks, each over `length` tokens of a prompt, among them `vision_tokens`."""
+
+    layers: int
+    length: int
+    vision_tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class PromptCounts:
     """What a prompt's image became, by the names that rows of latency.jsonl have.
 
     num_crops: high-resolution crops; vision_tokens: those that enter the language model;
     sequence_length: tokens of the whole prompt; tiling: of the crops, where it is known;
-    connected_tokens: those that the connector makes, where a `reduction` then drops some of them.
+    connected_tokens: those that the connector makes, where a `reduction` then drops some of them;
+    late_length: tokens of the prompt that stay where that is within the language model, whose first
+    block reads `sequence_length`. `vision_tokens` is the mean over the blocks then.
     """
 
     num_crops: int
-    vision_tokens: int
+    vision_tokens: float
     sequence_length: int
     tiling: Tiling | None = None
     connected_tokens: int | None = None
     reduction: Reduction | None = None
+    late_length: int | None = None
 
     @property
     def connected(self) -> int:
         """Vision tokens that the connector makes."""
-        return self.vision_tokens if self.connected_tokens is None else self.connected_tokens
+        return int(self.vision_tokens) if self.connected_tokens is None else self.connected_tokens
+
+    @property
+    def inserted(self) -> int:
+        """Vision tokens that enter the language model's first block."""
+        return int(self.vision_tokens) if self.late_length is None else self.connected
+
+    def spans(self, layers: int) -> tuple[Span, ...]:
+        """What so many blocks of the language model read, those that read as much together."""
+        if self.late_length is None or self.reduction is None:
+            return (Span(layers, self.sequence_length, int(self.vision_tokens)),)
+        early, kept = self.reduction.layer or 0, self.reduction.kept_of(self.connected)
+        return (
+            Span(early, self.sequence_length, self.connected),
+            Span(layers - early, self.late_length, kept),
+        )
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Self:
@@ -219,6 +250,16 @@ class Encoder:
         """Numbers of a patch that the connector reads."""
         return self.width * self.layers_read
 
+    def scoring_flops(self, crops: int) -> float:
+        """Of the attention to each patch, computed once more: of the class, where there is one,
+        else of all patches that see each other in a layer without windows."""
+        attention, of_all = self.block.attention, crops * self.positions
+        if self.positions > self.patches:
+            return attention_flops(crops, self.positions, self.width, attention.inner)
+        pairs = of_all * (self.positions if self.windows is None else of_all)
+        keys = attention.kv_heads * attention.head_dim
+        return received_flops(of_all, pairs, self.width, attention.inner, keys)
+
     def weights(self, layers: int) -> int:
         """Parameters with so many layers."""
         return self.patch_values * self.width + layers * self.block.weights() + self.vectors
@@ -267,10 +308,12 @@ class Connector:
 class LanguageModel:
     """Blocks over the prompt, and logits of its last position.
 
-    `last_block_in_full`: whether the last block computes all positions to the end, of which only
-    the last is used beyond keys and values. `image_is_mutual`: vision tokens look at all others,
-    also later ones, through a mask. `embedding_rows` are looked up, not multiplied; `logits` is the
-    width of the output; `logits_tied`: the embedding serves for it too.
+    `layers` are there, of which `ran` are computed, the last among them; None: all. `first_block`:
+    the first where it computes other than the rest. `last_block_in_full`: whether the last block
+    computes all positions to the end, of which only the last is used beyond keys and values.
+    `image_is_mutual`: vision tokens look at all others, also later ones, through a mask.
+    `embedding_rows` are looked up, not multiplied; `logits` is the width of the output;
+    `logits_tied`: the embedding serves for it too.
     """
 
     block: Block
@@ -280,11 +323,19 @@ class LanguageModel:
     logits_tied: bool
     last_block_in_full: bool
     image_is_mutual: bool
+    ran: int | None = None
+    first_block: Block | None = None
 
     @property
     def width(self) -> int:
         """Of each position."""
         return self.block.attention.width
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Those that are computed, in order."""
+        count = self.layers if self.ran is None else self.ran
+        return [self.first_block or self.block, *[self.block] * (count - 1)]
 
     @property
     def weights(self) -> int:
@@ -294,16 +345,20 @@ class LanguageModel:
 
     @property
     def cache_values(self) -> int:
-        """Keys and values of one position in all layers."""
-        attention = self.block.attention
-        return 2 * self.layers * attention.kv_heads * attention.head_dim
+        """Keys and values of one position in all blocks that are computed."""
+        return self.cached(Span(len(self.blocks), 1, 0))
+
+    def cached(self, *spans: Span) -> int:
+        """Keys and values of prompts."""
+        values = 2 * self.block.attention.kv_heads * self.block.attention.head_dim
+        return values * sum(span.layers * span.length for span in spans)
 
     def weights_read(self, positions: int) -> int:
         """Parameters that a pass over so many positions must read: of the embedding, their rows."""
         rows = positions + 1 + self.logits
-        last = self.block.weights(positions if self.last_block_in_full else 1)
-        blocks = (self.layers - 1) * self.block.weights(positions) + last
-        return rows * self.width + blocks
+        *blocks, last = self.blocks
+        read = sum(block.weights(positions) for block in blocks)
+        return rows * self.width + read + last.weights(positions if self.last_block_in_full else 1)
 
     def pairs(self, length: int, vision_tokens: int, pairs: Pairs) -> float:
         """Products of a query and a key in one block."""
@@ -312,12 +367,18 @@ class LanguageModel:
         mutual = vision_tokens * (vision_tokens - 1) / 2 if self.image_is_mutual else 0
         return length * (length + 1) / 2 + mutual
 
-    def flops(self, length: int, vision_tokens: int, pairs: Pairs) -> float:
-        """Of a prefill of `length` positions."""
-        products = self.pairs(length, vision_tokens, pairs)
-        full = self.block.flops(length, length, products)
-        last = full if self.last_block_in_full else self.block.flops(length, 1, length)
-        return (self.layers - 1) * full + last + 2 * self.width * self.logits
+    def flops(self, spans: Sequence[Span], pairs: Pairs) -> float:
+        """Of a prefill of what the computed blocks read, in order."""
+        read = [span for span in spans for _ in range(span.layers)]
+        in_full = [
+            block.flops(own.length, own.length, self.pairs(own.length, own.vision_tokens, pairs))
+            for block, own in zip(self.blocks, read, strict=True)
+        ]
+        total = sum(in_full)
+        if not self.last_block_in_full:
+            length = read[-1].length
+            total += self.blocks[-1].flops(length, 1, length) - in_full[-1]
+        return total + 2 * self.width * self.logits
 
 
 @dataclass(frozen=True)
@@ -335,30 +396,30 @@ class ModelArithmetic:
 
     def flops(self, counts: PromptCounts, pairs: Pairs = "all") -> dict[str, float]:
         """FLOPs of each stage of one prefill; of `reduction` where tokens are reduced."""
-        length, tokens = counts.sequence_length, counts.vision_tokens
         scoring = {} if counts.reduction is None else {"reduction": self._scoring_flops(counts)}
         return scoring | {
             "vision_encoder": self.encoder.flops(self.encoded_crops(counts), counts.tiling),
             "connector": self.connector.flops(counts.connected),
-            "llm_prefill": self.llm.flops(length, tokens, pairs),
+            "llm_prefill": self.llm.flops(counts.spans(len(self.llm.blocks)), pairs),
         }
 
     def _scoring_flops(self, counts: PromptCounts) -> float:
-        asked, encoder = counts.reduction, self.encoder
+        asked, kept = counts.reduction, counts.vision_tokens
         assert asked is not None
+        if asked.layer is not None:
+            own = self.llm.block.attention
+            kv_width = own.kv_heads * own.head_dim
+            return last_query_flops(own.width, own.inner, kv_width, counts.sequence_length)
+        flops = similarity_flops(asked, counts.connected, int(kept), self.llm.width)
         if asked.method == "cls_attention":
-            attention = encoder.block.attention
-            crops = self.encoded_crops(counts)
-            flops = attention_flops(crops, encoder.positions, encoder.width, attention.inner)
-        else:
-            flops = 0.0
-        kept = counts.vision_tokens
-        return flops + similarity_flops(asked, counts.connected, kept, self.llm.width)
+            flops += self.encoder.scoring_flops(self.encoded_crops(counts))
+        return flops
 
     def decode_flops(self, context: int) -> float:
         """FLOPs of one further token that looks at `context` positions, its own included."""
         llm = self.llm
-        return llm.layers * llm.block.flops(1, 1, context) + 2 * llm.width * llm.logits
+        blocks = sum(block.flops(1, 1, context) for block in llm.blocks)
+        return blocks + 2 * llm.width * llm.logits
 
     def minimum_bytes(self, counts: PromptCounts, dtype: str) -> dict[str, int]:
         """Bytes that each stage of one prefill must read or write at least.
@@ -368,7 +429,7 @@ class ModelArithmetic:
         """
         encoder, llm = self.encoder, self.llm
         patches = self.encoded_crops(counts) * encoder.patches
-        tokens, length = counts.vision_tokens, counts.sequence_length
+        length = counts.sequence_length
         numbers = {
             "vision_encoder": encoder.weights(encoder.layers_run)
             + patches * (encoder.patch_values + encoder.features_width),
@@ -376,8 +437,8 @@ class ModelArithmetic:
             + min(patches, counts.connected * self.connector.pooled) * encoder.features_width
             + counts.connected * llm.width,
             "llm_prefill": llm.weights_read(length)
-            + tokens * llm.width
-            + length * llm.cache_values
+            + counts.inserted * llm.width
+            + llm.cached(*counts.spans(len(llm.blocks)))
             + llm.logits,
         }
         return {stage: count * ITEM_BYTES[dtype] for stage, count in numbers.items()}
@@ -431,10 +492,11 @@ class ModelArithmetic:
             self._connector_values(crops, tokens),
             features + self._llm_values(length, batch_size),
         )
-        item = ITEM_BYTES[dtype]
+        item, llm = ITEM_BYTES[dtype], self.llm
+        cached = llm.cached(*counts.spans(len(llm.blocks))) + new_tokens * llm.cache_values
         return Memory(
             weights=self.weights_bytes(dtype),
-            cache=batch_size * (length + new_tokens) * self.llm.cache_values * item,
+            cache=batch_size * cached * item,
             activations=(pixels + largest) * item,
         )
 
@@ -460,9 +522,10 @@ class ModelArithmetic:
         """Numbers held in a block's feed-forward: its input, what is added to, a norm, four of the
         hidden width (of each expert's row); and a mask where there is one."""
         ff = self.llm.block.feed_forward
+        top_k = max(block.feed_forward.top_k for block in self.llm.blocks)
         expert = 4 * ff.hidden + (2 * ff.width if ff.experts else 0)
         masked = batch_size > 1 or self.llm.image_is_mutual
-        row = 3 * ff.width + ff.top_k * expert + (length if masked else 0)
+        row = 3 * ff.width + top_k * expert + (length if masked else 0)
         return batch_size * length * row
 
 

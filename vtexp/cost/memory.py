@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from vtexp.budget.geometry import Verdict
 from vtexp.config.schema import Config, Device, HardwareConfig, Launcher
@@ -27,14 +27,18 @@ def device_memory_gb(hardware: HardwareConfig) -> float | None:
 
 
 def estimate(
-    arithmetic: ModelArithmetic, config: Config, prompts: Iterable[PromptCounts], batch_size: int
+    arithmetic: ModelArithmetic, config: Config, prompts: Collection[PromptCounts], batch_size: int
 ) -> Memory:
     """Of a batch of prompts with the most of everything that any of these has, and answers."""
+    first = next(iter(prompts))
+    lengths = [p.sequence_length if p.late_length is None else p.late_length for p in prompts]
     largest = PromptCounts(
         max(prompt.num_crops for prompt in prompts),
         max(prompt.vision_tokens for prompt in prompts),
         max(prompt.sequence_length for prompt in prompts),
         connected_tokens=max(prompt.connected for prompt in prompts),
+        reduction=first.reduction,
+        late_length=None if first.late_length is None else max(lengths),
     )
     dtype, new_tokens = config.hardware.dtype.of_weights, config.dataset.max_new_tokens
     return arithmetic.memory(largest, dtype, batch_size, new_tokens)

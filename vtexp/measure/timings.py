@@ -11,7 +11,8 @@ from vtexp.stages import StageTimes
 class TimedQuestion:
     """What was timed: in which process, which question, in which round, and its counts.
 
-    `tiling` is None of models that show none; `sequence_length` counts the whole prompt.
+    `tiling` is None of models that show none; `sequence_length` counts the whole prompt that the
+    language model's first block reads; `vision_tokens` are a mean over its blocks.
     """
 
     rank: int = 0
@@ -20,7 +21,7 @@ class TimedQuestion:
     repeat: int = 0
     tiling: str | None
     num_crops: int
-    vision_tokens: int
+    vision_tokens: float
     sequence_length: int
 
 

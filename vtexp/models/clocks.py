@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -32,15 +34,15 @@ class StageClock:
         wait()
         self._began_s = self._ended_s = time.perf_counter()
         self._decoded_s = self._began_s
-        self._marks: dict[str, float | torch.cuda.Event] = {}
+        self._marks: list[tuple[str, float | torch.cuda.Event]] = []
 
     def end_of(self, stage: str) -> None:
-        """Mark the end of a stage."""
+        """Mark the end of a stage, or of a part of it: its parts are summed."""
         if self._several:
             self._wait()
         if stage == STAGES[0]:
             self._decoded_s = time.perf_counter()
-        self._marks[stage] = self._mark()
+        self._marks.append((stage, self._mark()))
         if stage == STAGES[-1]:
             self._wait()
             self._ended_s = time.perf_counter()
@@ -54,20 +56,15 @@ class StageClock:
 
     def times(self, *, cuda_graph: bool = False) -> StageTimes:
         """Of a pass that has ended."""
-        marks = self._marks
-        decoded, preprocessed, sent, encoded, connected, read, first = (
-            marks[stage] for stage in STAGES
-        )
-        reduced = marks.get(REDUCTION)
+        marks = dict(self._marks)
+        _, preprocessed, sent, _, connected, read, first = (marks[stage] for stage in STAGES)
+        spent: dict[str, float] = defaultdict(float)
+        for (_, before), (stage, after) in pairwise(self._marks):
+            spent[stage] += _ms(before, after)
         return StageTimes(
+            **{stage: spent[stage] for stage in STAGES[1:]},
             image_decode_ms=_ms(self._began_s, self._decoded_s),
-            preprocess_ms=_ms(decoded, preprocessed),
-            transfer_ms=_ms(preprocessed, sent),
-            vision_encoder_ms=_ms(sent, encoded),
-            connector_ms=_ms(encoded, connected),
-            reduction_ms=None if reduced is None else _ms(connected, reduced),
-            llm_prefill_ms=_ms(connected if reduced is None else reduced, read),
-            first_token_ms=_ms(read, first),
+            reduction_ms=spent.get(REDUCTION),
             vision_ms=_ms(sent, connected),
             prefill_ms=_ms(sent, read),
             ttft_without_preprocess_ms=_ms(preprocessed, first),
@@ -97,9 +94,10 @@ class StageMemory:
         self._resets = self._reset()
 
     def end_of(self, stage: str) -> None:
-        """Note the peaks of a stage."""
+        """Note the peaks of a stage; of one in parts the higher ones."""
         if self._resets and (peaks := self._read()):
-            self.peaks[stage.removesuffix("_ms")] = peaks
+            before = self.peaks.setdefault(stage.removesuffix("_ms"), peaks)
+            before.update({kind: max(peak, before[kind]) for kind, peak in peaks.items()})
             self._reset()
 
     def _reset(self) -> bool:

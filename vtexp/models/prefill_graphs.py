@@ -32,8 +32,9 @@ class GraphStages(NamedTuple):
 
     inputs: what differs between prompts of one shape. The functions take it, and the result of the
     stage before; nothing in them may wait for the device or read its memory on the host. `reduce`
-    is there where vision tokens are reduced. `read_prompt` returns the logits (1, 1, vocabulary) of
-    the last position.
+    is there where vision tokens are reduced, and `read_early` before it where the first blocks of
+    the language model read all of them. `read_prompt` reads on and returns the logits
+    (1, 1, vocabulary) of the last position.
     """
 
     inputs: Tensors
@@ -41,10 +42,13 @@ class GraphStages(NamedTuple):
     connect: Callable[[Tensors, Any], Any]
     read_prompt: Callable[[Tensors, Any], torch.Tensor]
     reduce: Callable[[Tensors, Any], Any] | None = None
+    read_early: Callable[[Tensors, Any], Any] | None = None
 
     def run(self) -> torch.Tensor:
         """Logits of an eager pass."""
         features = self.connect(self.inputs, self.encode(self.inputs))
+        if self.read_early is not None:
+            features = self.read_early(self.inputs, features)
         if self.reduce is not None:
             features = self.reduce(self.inputs, features)
         return self.read_prompt(self.inputs, features)
@@ -65,6 +69,10 @@ class PromptCache(DynamicCache):
         self.kept.append((key_states.contiguous(), value_states.contiguous()))
         return key_states, value_states
 
+    def latest_keys(self, length: int) -> torch.Tensor:
+        """What the last layer so far made of `length` positions: (1, heads, length, head_dim)."""
+        return self.kept[-1][0][:, :, :length]
+
 
 class PrefillGraph:
     """A captured prefill of one shape: `load` a prompt, then replay its stages in their order."""
@@ -80,19 +88,23 @@ class PrefillGraph:
             expected = own.run()
             stream.synchronize()
             before = torch.cuda.mem_get_info(stream.device)[0]
-            # The outputs of the first two are let go at the end: their memory serves the next
+            # The outputs of all but the last are let go at the end: their memory serves the next
             # shapes, as no other graph runs between the stages of this one.
             self._encode, encoded = captured(pool, lambda: own.encode(self._inputs))
             self._connect, connected = captured(pool, lambda: own.connect(self._inputs, encoded))
-            self._reduce, features = None, connected
+            self._read_early, early = None, connected
+            if (read := own.read_early) is not None:
+                self._read_early, early = captured(pool, lambda: read(self._inputs, connected))
+            self._reduce, features = None, early
             if (reduce := own.reduce) is not None:
-                self._reduce, features = captured(pool, lambda: reduce(self._inputs, connected))
+                self._reduce, features = captured(pool, lambda: reduce(self._inputs, early))
             self._read_prompt, self._logits = captured(
                 pool, lambda: own.read_prompt(self._inputs, features)
             )
             #: Memory that the capture took of the device, beside the inputs.
             self.bytes = max(0, before - torch.cuda.mem_get_info(stream.device)[0])
-            for graph in (self._encode, self._connect, self._reduce, self._read_prompt):
+            graphs = (self._read_early, self._reduce)
+            for graph in (self._encode, self._connect, *graphs, self._read_prompt):
                 if graph is not None:
                     graph.replay()
             difference = (self._logits.float() - expected.float()).norm() / expected.float().norm()
@@ -116,8 +128,18 @@ class PrefillGraph:
         self._connect.replay()
 
     @property
+    def reads_early(self) -> bool:
+        """Whether the language model's first blocks run before tokens are reduced."""
+        return self._read_early is not None
+
+    def read_early(self) -> None:
+        """Run these blocks, where there are any."""
+        if self._read_early is not None:
+            self._read_early.replay()
+
+    @property
     def reduces(self) -> bool:
-        """Whether there are vision tokens to reduce between connector and language model."""
+        """Whether there are vision tokens to reduce."""
         return self._reduce is not None
 
     def reduce(self) -> None:
@@ -126,7 +148,8 @@ class PrefillGraph:
             self._reduce.replay()
 
     def read_prompt(self) -> torch.Tensor:
-        """Run the language model: logits (1, 1, vocabulary), overwritten by the next replay."""
+        """Run the language model, or the rest of it: logits (1, 1, vocabulary), overwritten by the
+        next replay."""
         self._read_prompt.replay()
         return self._logits
 

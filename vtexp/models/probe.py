@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from vtexp.budget.geometry import Geometry, Tiling, token_layout
+from vtexp.budget.reduction import mean_over_blocks
 from vtexp.errors import CountMismatchError
 
 if TYPE_CHECKING:
@@ -23,23 +24,34 @@ NO_TILING = Tiling(0, 0)
 class Counts(NamedTuple):
     """Crops (without the global one), vision tokens and tiling of one sample.
 
-    `tiling` is None where a model's inputs do not show it.
+    `tiling` is None where a model's inputs do not show it. `vision_tokens` are those that enter the
+    language model; where its blocks read unlike numbers, `by_block`, their mean over the blocks.
     """
 
     num_crops: int
-    vision_tokens: int
+    vision_tokens: float
     tiling: Tiling | None
+    by_block: tuple[int, ...] = ()
 
 
 class Seen(NamedTuple):
     """What hooks saw of one sample: vision tokens inserted, crops behind them, and tiling.
 
-    `crops` counts the global crop too, where there is one.
+    `crops` counts the global crop too, where there is one. `by_block`: vision tokens that each
+    block of the language model read, where hooks see them.
     """
 
     tokens: int
     crops: int
     tiling: Tiling | None
+    by_block: tuple[int, ...] = ()
+
+    def counts(self, geometry: Geometry) -> Counts:
+        """As they are compared and recorded."""
+        crops = geometry.num_crops(self.crops)
+        if len(set(self.by_block)) < 2:
+            return Counts(crops, self.tokens, self.tiling)
+        return Counts(crops, mean_over_blocks(self.by_block), self.tiling, self.by_block)
 
 
 class Probe(ABC):
@@ -85,7 +97,7 @@ class Probe(ABC):
             raise CountMismatchError(
                 f"the vision encoder read {encoded} crops, but {used} gave vision tokens"
             )
-        return [Counts(self._geometry.num_crops(s.crops), s.tokens, s.tiling) for s in seen]
+        return [sample.counts(self._geometry) for sample in seen]
 
 
 def tiling_of_views(

@@ -19,6 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from vtexp.budget.geometry import Geometry
 from vtexp.budget.knobs import CropSetting
+from vtexp.budget.llm import LlmSetting
 from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
 from vtexp.data.sample import Sample
@@ -47,7 +48,8 @@ class PreparedSample:
     """One sample's inputs on the host: ids (L,) of the whole prompt, and the image as read.
 
     `image` is what the runner's `read_image` gave; `image_at` the place of its first token;
-    `reduction` what the model is to reduce, and `dropped` how many tokens that takes off.
+    `reduction` what the model is to reduce, and `dropped` how many tokens that takes off; `llm`
+    which experts and blocks of the language model are to work.
     """
 
     input_ids: torch.Tensor
@@ -55,11 +57,17 @@ class PreparedSample:
     image_at: int
     reduction: Reduction | None = None
     dropped: int = 0
+    llm: LlmSetting | None = None
 
     @property
     def sequence_length(self) -> int:
-        """Tokens of the prompt that the language model reads."""
-        return len(self.input_ids) - self.dropped
+        """Tokens of the prompt that the language model's first block reads."""
+        return len(self.input_ids) - (0 if self.reads_early else self.dropped)
+
+    @property
+    def reads_early(self) -> bool:
+        """Whether the language model's first blocks read all tokens of a reduced prompt."""
+        return self.reduction is not None and self.reduction.layer is not None
 
 
 @dataclass(frozen=True)
@@ -146,8 +154,13 @@ class Runner(ABC):
     def prefill(self, inputs: Inputs, features: Any) -> torch.Tensor:
         """One pass over a prompt with the encoded image: logits (1, 1, vocabulary), with cache."""
 
+    def read_early(self, inputs: Inputs, features: Any) -> Any:
+        """Run the language model's first blocks, where tokens leave behind them, on what `encode`
+        gave; `reduce` takes the result."""
+        raise NotImplementedError
+
     def reduce(self, inputs: Inputs, features: Any) -> Any:
-        """Reduce what `encode` gave, where `prepare` was asked to; `prefill` takes the result."""
+        """Reduce what `encode` or `read_early` gave; `prefill` takes the result."""
         raise NotImplementedError
 
     def dropped(self, image: Any, reduction: Reduction) -> int:
@@ -227,7 +240,8 @@ class Runner(ABC):
         parts = (torch.tensor(before).long(), image.image_tokens, torch.tensor(after).long())
         reduction = setting.behind_connector
         dropped = 0 if reduction is None else self.dropped(image, reduction)
-        return PreparedSample(torch.cat(parts), image, len(before), reduction, dropped)
+        ids = torch.cat(parts)
+        return PreparedSample(ids, image, len(before), reduction, dropped, setting.llm)
 
     def _sent(self, pixels: np.ndarray) -> torch.Tensor:
         """Decoded pixels on the device; from pinned memory they are on their way meanwhile."""
@@ -304,7 +318,7 @@ class Runner(ABC):
         """One pass at batch 1, from the image file to the first token: logits, and if replayed.
 
         `end_of` hears of the end of each stage, in the order of `STAGE_NAMES`; of a reduction only
-        where there is one.
+        where there is one, and of the language model's twice where that lies within it.
         """
         pixels = sample.pixels()
         end_of("image_decode_ms")
@@ -320,6 +334,9 @@ class Runner(ABC):
             end_of("vision_encoder_ms")
             graph.connect()
             end_of("connector_ms")
+            if graph.reads_early:
+                graph.read_early()
+                end_of("llm_prefill_ms")
             if graph.reduces:
                 graph.reduce()
                 end_of("reduction_ms")
@@ -334,12 +351,21 @@ class Runner(ABC):
     ) -> torch.Tensor:
         inputs = self.inputs([prepared])
         end_of("transfer_ms")
+        return self._read_eagerly(prepared, inputs, end_of)
+
+    def _read_eagerly(
+        self, prepared: PreparedSample, inputs: Inputs, end_of: Callable[[str], None]
+    ) -> torch.Tensor:
+        """All stages behind the transfer: logits (1, 1, vocabulary)."""
         border = self.on_encoded(lambda: end_of("vision_encoder_ms"))
         try:
             features = self.encode(inputs)
         finally:
             border.remove()
         end_of("connector_ms")
+        if prepared.reads_early:
+            features = self.read_early(inputs, features)
+            end_of("llm_prefill_ms")
         if prepared.reduction is not None:
             features = self.reduce(inputs, features)
             end_of("reduction_ms")
@@ -357,13 +383,12 @@ class Runner(ABC):
         @torch.inference_mode()
         def again() -> None:
             if graph is None:
-                features = self.encode(inputs)
-                reduces = prepared.reduction is not None
-                self.prefill(inputs, self.reduce(inputs, features) if reduces else features)
+                self._read_eagerly(prepared, inputs, lambda _: None)
                 return
             graph.load(inputs)
             graph.encode()
             graph.connect()
+            graph.read_early()
             graph.reduce()
             graph.read_prompt()
 

@@ -58,6 +58,12 @@ class PromptForm:
         before, after = self.template.split("{image}")
         return single.split(before), single.split(after)
 
+    @property
+    def marks_image(self) -> bool:
+        """Whether special tokens stand right before and right behind the image."""
+        before, after = self.pieces
+        return len(before) > 1 and len(after) > 1 and before[-1] == after[0] == ""
+
 
 def special_names(text: str) -> list[str]:
     """What looks like a special token in a text, in order."""

@@ -40,7 +40,7 @@ class SampleAnswer:
     score: float | None
     tiling: str | None
     num_crops: int
-    vision_tokens: int
+    vision_tokens: float
 
     @property
     def right(self) -> bool:
@@ -57,7 +57,7 @@ class RunAnswers:
 
     answers: dict[str, SampleAnswer]
     crops: Counter[int]
-    tokens: Counter[tuple[int, int]]
+    tokens: Counter[tuple[int, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def read_answers(runs: Sequence[ComparedRun]) -> list[SharedQuestions]:
 def _read_run(path: Path, questions: dict[str, Question]) -> RunAnswers:
     """One run's answers; questions that are new are added to `questions`."""
     answers: dict[str, SampleAnswer] = {}
-    counts: dict[str, tuple[int, int, int]] = {}  # of each image
+    counts: dict[str, tuple[int, int, float]] = {}  # of each image
     for row in read_samples(path):
         crops, tokens = row.measured_num_crops, row.measured_vision_tokens
         answers[row.sample_id] = SampleAnswer(

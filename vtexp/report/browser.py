@@ -96,7 +96,7 @@ def _sample(
                 texts.number(answer.prediction),
                 answer.score,
                 texts.number(answer.tiling or answer.num_crops or ""),
-                answer.vision_tokens,
+                round(answer.vision_tokens, 1),
                 int(answer.right),
             ]
             for answer in answers

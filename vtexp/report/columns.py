@@ -139,6 +139,10 @@ OF_RUNS: tuple[Column, ...] = (
         *("measured_num_crops", "crops", "", _BUDGET, ".4g", "ftmp"), otherwise="num_crops", drop=7
     ),
     _number("measured_vision_tokens", "tokens", "", _TOKENS, ".0f", "ftmp", lead=1),
+    _number(
+        *("measured_early_vision_tokens", "tokens in early blocks", "", _TOKENS, ".0f", "fmp"),
+    ),
+    _number("measured_late_vision_tokens", "tokens in late blocks", "", _TOKENS, ".0f", "fmp"),
     _text("actual_tiling"),
     _plain("actual_num_crops"),
     _number("actual_vision_tokens", "actual tokens", "", _TOKENS, ".5g", "fmp"),
@@ -146,6 +150,11 @@ OF_RUNS: tuple[Column, ...] = (
     _plain("force_full_tokens", bool),
     _text("fit"),
     _text("reduction"),
+    _plain("reduction_layer", int),
+    _number("moe_top_k", "experts", "", _BUDGET, ".0f", "fmp", kind=int, varying=True),
+    _plain("moe_first_block_top_k", int),
+    _number("active_blocks", "blocks", "", _BUDGET, ".0f", "fmp", kind=int, varying=True),
+    _text("blocks"),
     _varying("model", "ftmp"),
     _text("weights"),
     _varying("dataset", "ftmp"),

@@ -14,12 +14,15 @@ from vtexp.runs.plan import Plan, PlannedRun
 from vtexp.runs.within import settings_within
 from vtexp.stats.power import planned_margin
 from vtexp.utils.console import console
+from vtexp.utils.text import three_digits
 
 
 def show_plan(plan: Plan) -> None:
     """Print what would run: counts by arithmetic, predicted time and memory, limits, warnings."""
     expected = forecast(plan)
     console.print(_plan_table(plan, expected))
+    if read := _in_unlike_blocks(plan):
+        console.print(read)
     console.print(expected.basis)
     if plan.checkpoint.estimated:
         console.print(
@@ -50,6 +53,17 @@ def show_plan(plan: Plan) -> None:
         console.print(f"{label}: every image gives the same inputs as {first}{once}")
     for line in (*_margin(plan, len(plan.runs) - len(same)), *settings_within(plan)):
         console.print(line)
+
+
+def _in_unlike_blocks(plan: Plan) -> str:
+    """What the expected tokens are a mean of, where they leave within the language model."""
+    asked, blocks = plan.runs[0].setting.reduction, plan.runs[0].active_blocks
+    if asked is None or asked.layer is None:
+        return ""
+    return (
+        f"tokens expected are means over {blocks} blocks: the first {asked.layer} read all, the "
+        "others those kept"
+    )
 
 
 def _margin(plan: Plan, budgets: int) -> list[str]:
@@ -112,11 +126,11 @@ def _width(head: str, cells: Sequence[str]) -> int:
 def _time(predicted: Prediction) -> str:
     if predicted.prefill_ms is None:
         return "unknown"
-    return (">" if predicted.at_least else "") + f"{predicted.prefill_ms:.3g}"
+    return (">" if predicted.at_least else "") + three_digits(predicted.prefill_ms)
 
 
 def _known(value: float | None, factor: float) -> str:
-    return "unknown" if value is None else f"{factor * value:.3g}"
+    return "unknown" if value is None else three_digits(factor * value)
 
 
 #: Heads of the plan's columns, and a run's cell in each.
@@ -142,4 +156,4 @@ def _total_time(expected: Forecast) -> str:
     seconds = [run.run_s for run in expected.runs if run.run_s is not None]
     if len(seconds) < len(expected.runs):
         return ""
-    return f"runs take about {sum(seconds) / 60:.3g} min in all, one after the other"
+    return f"runs take about {three_digits(sum(seconds) / 60)} min in all, one after the other"

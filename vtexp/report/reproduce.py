@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from vtexp.config.schema import Config, ReductionMethod, SweepConfig, to_plain
 from vtexp.errors import VtexpError
 from vtexp.runs.frozen import thaw
 from vtexp.utils import files
-from vtexp.utils.text import public
+from vtexp.utils.text import command_line, public
 
 GROUPS = ("model", "dataset", "knob", "hardware", "measure", "tracking")
 #: Keys of the environment that differ from run to run and say nothing of how they were made.
@@ -69,7 +68,7 @@ def _command(folders: Sequence[Path]) -> str | None:
     except (VtexpError, *COMPOSE_ERRORS, KeyError, TypeError):
         return None
     said = ["python", "launch.py", *choices, *_assignments(public(differing))]
-    return shlex.join(said) if same else None
+    return command_line(said) if same else None
 
 
 def command_with(
@@ -93,13 +92,8 @@ def command_with(
         own = {"sweep.name": sweep.name}
         if sweep.parent != Path(SweepConfig.folder).absolute():
             own["sweep.folder"] = str(sweep.parent)
-        said += [f"{key}={_word(value)}" for key, value in own.items()]
-    return shlex.join(said) if found == wanted else None
-
-
-def _word(text: str) -> str:
-    """A text as Hydra's command line reads it, bare where that is the same: time stamps are."""
-    return text if re.fullmatch(r"([A-Za-z/]|\d+-)[\w./-]*", text) else _hydra(text)
+        said += _assignments(own)
+    return command_line(said) if found == wanted else None
 
 
 def _overrides(config: Config) -> tuple[list[str], dict[str, Any]]:
@@ -119,7 +113,7 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _assignments(differing: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={_hydra(value)}" for key, value in differing.items()]
+    return [f"{key}={hydra_value(value)}" for key, value in differing.items()]
 
 
 def _plain(config: Config) -> dict[str, Any]:
@@ -146,15 +140,27 @@ def flat(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{key}", value
 
 
-def _hydra(value: Any) -> str:
+#: What Hydra reads as text without quotes: words, paths, sizes and time stamps.
+_BARE = re.compile(
+    r"(?!(null|true|false|inf|nan)$)([a-z/]|\d+[x-])[\w./-]*", re.ASCII | re.IGNORECASE
+)
+
+
+def hydra_value(value: Any) -> str:
     """A value as Hydra's command line reads it."""
-    if isinstance(value, str) and re.fullmatch(r"\d+x\d+", value):
-        return value
     if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return value if _BARE.fullmatch(value) else _in_quotes(value)
     if isinstance(value, list):
-        return "[" + ",".join(map(_hydra, value)) + "]"
+        return "[" + ",".join(map(hydra_value, value)) + "]"
     return json.dumps(value)
+
+
+def _in_quotes(text: str) -> str:
+    """In double quotes, which a shell's single ones may hold, unless the text has some itself."""
+    quote = "'" if '"' in text else '"'
+    # Hydra takes a backslash for itself, but those before a quote.
+    escaped = re.sub(rf"(\\*)({quote}|$)", lambda own: 2 * own[1] + (own[2] and f"\\{quote}"), text)
+    return f"{quote}{escaped}{quote}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ are the only source of truth about a run, on any machine and day.
 
 from __future__ import annotations
 
-import shlex
 import traceback
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from vtexp.runs.causes import cause_of_end, last_words
 from vtexp.runs.ledger import JOBS
 from vtexp.runs.records import Asked, Failure
 from vtexp.utils import files
-from vtexp.utils.text import listed, natural
+from vtexp.utils.text import listed, natural, shell_word
 from vtexp.utils.typed import flat
 
 #: Last lines of a log that a failure keeps.
@@ -172,4 +171,4 @@ def go_on(sweep: Path) -> str:
 
 def quoted(path: Path | str) -> str:
     """A path or name as a shell takes it in a command to be typed."""
-    return shlex.quote(str(path))
+    return shell_word(str(path))

@@ -10,11 +10,12 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import yaml
 
@@ -34,6 +35,8 @@ from vtexp.budget.geometry import (
     token_layout,
 )
 from vtexp.budget.knobs import CropSetting, KnobValue, tiling_summary
+from vtexp.budget.llm import LlmSetting, LlmSizes
+from vtexp.budget.reduction import mean_over_blocks
 from vtexp.config.schema import Config, ModelConfig, Weights, to_plain, values_key
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import Memory, ModelArithmetic, PromptCounts
@@ -41,11 +44,13 @@ from vtexp.cost.memory import estimate, refusal, warning
 from vtexp.data.images import AnyImage, Header
 from vtexp.data.load import load_samples
 from vtexp.data.sample import FailedSample, Sample, require_few_failed
-from vtexp.errors import ConfigError, DataError
+from vtexp.errors import CheckpointError, ConfigError, DataError
 from vtexp.metrics import Metric, metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
-from vtexp.models.families import text_config
+from vtexp.models.families import FAMILIES, text_config
 from vtexp.prompts.wording import OWN_STYLES, settle_style
+from vtexp.runs.block_order import require_order_of
+from vtexp.runs.llm import llm_setting, remark
 from vtexp.runs.records import Asked
 from vtexp.utils.console import progress
 
@@ -59,6 +64,7 @@ class PlannedRun:
     geometry: Geometry
     tilings: tuple[Tiling, ...]  # of each sample, in order
     prompt_lengths: tuple[int, ...]  # tokens of each prompt, BOS and image included
+    llm_sizes: LlmSizes  # of the published model
     verdict: Verdict
     warnings: tuple[str, ...]
     run_id: str = ""  # of a run that is refused, none
@@ -70,10 +76,13 @@ class PlannedRun:
         """YAML of the whole config with the one value of this run, and its id."""
         plain = to_plain(config)
         plain["run"] = {"run_id": self.run_id, **asdict(self.value)}
+        if self.setting.llm is not None:
+            plain["run"]["llm"] = self.setting.llm.plain()
         return yaml.safe_dump(plain, sort_keys=False)
 
     def asked(self, config: Config) -> Asked:
         """What was asked and what arithmetic says of it, as every record of the run has it."""
+        llm = self.setting.llm or LlmSetting()
         return Asked(
             run_id=self.run_id,
             run=self.folder.name,
@@ -88,6 +97,13 @@ class PlannedRun:
             force_full_tokens=self.setting.force_full_tokens,
             fit=self.setting.fit,
             reduction=None if self.setting.reduction is None else self.setting.reduction.method,
+            reduction_layer=None
+            if self.setting.reduction is None
+            else self.setting.reduction.layer,
+            moe_top_k=llm.top_k or self.llm_sizes.top_k,
+            moe_first_block_top_k=llm.first_top_k,
+            active_blocks=self.active_blocks,
+            blocks=llm.blocks,
             model=config.model.name,
             weights=config.model.weights.value,
             dataset=config.dataset.name,
@@ -116,8 +132,18 @@ class PlannedRun:
         if self.value.name == "vision_tokens":
             return int(self.value.value)
         if (own := self.value.reduction) is not None:
-            return round(self.predicted_vision_tokens) if own.kept is None else own.kept
+            kept = (self._read(tiling).kept for tiling in self.tilings)
+            return round(fmean(kept)) if own.kept is None else own.kept
         return theoretical_tokens(self.num_crops, self.geometry)
+
+    @property
+    def active_blocks(self) -> int:
+        """Blocks of the language model that run."""
+        return len((self.setting.llm or LlmSetting()).ran(self.llm_sizes.layers))
+
+    def arithmetic(self, checkpoint: Checkpoint) -> ModelArithmetic | None:
+        """What a prefill of the run takes; None where that of the model's family is not known."""
+        return model_arithmetic(checkpoint.config, self.geometry, self.setting.llm)
 
     @cached_property
     def longest_prompt(self) -> int:
@@ -148,22 +174,37 @@ class PlannedRun:
         """Mean over the samples of what the layout leaves: what hooks should count."""
         return fmean(self.predicted_tokens(tiling) for tiling in self.tilings)
 
-    def predicted_tokens(self, tiling: Tiling) -> int:
-        """Vision tokens that the language model reads of an image with this tiling."""
-        return _read_of(self.setting, tiling, self.geometry)[0]
+    def predicted_tokens(self, tiling: Tiling) -> float:
+        """Vision tokens that the language model reads of an image with this tiling: where its
+        blocks read unlike numbers, their mean."""
+        return mean_over_blocks(self._by_block(tiling))
+
+    def by_block(self, tiling: Tiling) -> tuple[int, ...]:
+        """Vision tokens of each block, where they are unlike; else empty."""
+        found = self._by_block(tiling)
+        return found if len(set(found)) > 1 else ()
+
+    def _by_block(self, tiling: Tiling) -> tuple[int, ...]:
+        read, own = self._read(tiling), self.setting.behind_connector
+        return (read.tokens,) if own is None else own.by_block(read.tokens, self.active_blocks)
+
+    def _read(self, tiling: Tiling) -> _ImageRead:
+        return _read_of(self.setting, tiling, self.geometry)
 
     def with_connected(self, counts: PromptCounts) -> PromptCounts:
         """The counts of a prompt, with the tokens from before a reduction where there is one."""
         if self.setting.behind_connector is None or counts.tiling is None:
             return counts
-        full = self.setting.force_full_tokens
-        layout = token_layout(counts.tiling, self.geometry, force_full_tokens=full)
-        asked = self.setting.behind_connector
-        return replace(counts, connected_tokens=layout.vision_tokens, reduction=asked)
+        asked, read = self.setting.behind_connector, self._read(counts.tiling)
+        late = None if asked.layer is None else counts.sequence_length - read.first + read.last
+        return replace(counts, connected_tokens=read.tokens, reduction=asked, late_length=late)
 
     @cached_property
     def inputs_fingerprint(self) -> str:
-        """Hash of all that decides the model's inputs for these samples, besides the samples."""
+        """Hash of all that decides the model's inputs for these samples, besides the samples.
+
+        And of which of its experts and blocks work on them.
+        """
         full = self.setting.force_full_tokens
         views = {
             t: token_layout(t, self.geometry, force_full_tokens=full) for t in set(self.tilings)
@@ -173,6 +214,8 @@ class PlannedRun:
         if any(self._reduces(views[t]) for t in set(self.tilings)):
             assert self.setting.reduction is not None
             parts.append(asdict(self.setting.reduction))
+        if self.setting.llm is not None:
+            parts.append(self.setting.llm.plain())
         text = json.dumps(parts)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -185,19 +228,33 @@ class PlannedRun:
         return own.structure_tokens == "drop" or own.kept_of(tokens) < tokens
 
 
-def _read_of(setting: CropSetting, tiling: Tiling, geometry: Geometry) -> tuple[int, int]:
-    """Vision tokens, and all tokens of an image, that the language model reads under a tiling.
+class _ImageRead(NamedTuple):
+    """Of an image: vision tokens of its layout, how many the language model's last block reads, and
+    all tokens of the image that its first and its last block read."""
 
-    Overlap is dropped unless tokens are forced; then what a reduction takes off is.
+    tokens: int
+    kept: int
+    first: int
+    last: int
+
+
+def _read_of(setting: CropSetting, tiling: Tiling, geometry: Geometry) -> _ImageRead:
+    """What is read under a tiling.
+
+    Overlap is dropped unless tokens are forced; then what a reduction takes off is, also of the
+    text beside the image.
     """
     layout = token_layout(tiling, geometry, force_full_tokens=setting.force_full_tokens)
     tokens, length = layout.vision_tokens, layout.sequence_length
     own = setting.behind_connector
     if own is None:
-        return tokens, length
+        return _ImageRead(tokens, tokens, length, length)
     kept = own.kept_of(tokens)
-    structure = 0 if own.structure_tokens == "drop" else length - tokens
-    return kept, kept + structure
+    if own.structure_tokens == "drop":
+        last = kept - geometry.template_markers
+    else:
+        last = kept + length - tokens
+    return _ImageRead(tokens, kept, last if own.layer is None else length, last)
 
 
 @dataclass(frozen=True)
@@ -257,7 +314,7 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     )
     checkpoint = find(weights=False, sizes_suffice=config.plan)
     geometry = geometry_of(config.model, checkpoint)
-    settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
+    settings = [(v, _setting(config, checkpoint, v, geometry)) for v in config.knob_values]
     _require_reducible(config, checkpoint, settings)
     scored = checkpoint.answers
     samples, sizes, transparent, failed = _draw(
@@ -269,20 +326,22 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     failed = (*failed, *endless)
     require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
     runs = [
-        _plan_run(config, geometry, value, setting, sizes, text_lengths)
+        _plan_run(config, checkpoint, geometry, value, setting, sizes, text_lengths)
         for value, setting in settings
     ]
     runs = [
         replace(run, failed=failed, warnings=(*run.warnings, *_other_styles(config, checkpoint)))
         for run in runs
     ]
-    arithmetic = model_arithmetic(checkpoint.config, geometry)
-    if arithmetic is not None:
-        batch_size = min(config.hardware.batch_size, len(samples)) if scored else 1
-        runs = [_with_memory(config, run, arithmetic, batch_size) for run in runs]
+    batch_size = min(config.hardware.batch_size, len(samples)) if scored else 1
+    runs = [_with_memory(config, checkpoint, run, batch_size) for run in runs]
     if not config.plan and all(run.verdict.level != "refused" for run in runs):
         checkpoint = find()
+        require_order_of(config.model, checkpoint)
         runs = [_identified(config, run, checkpoint.fingerprint) for run in runs]
+    elif config.model.block_order is not None:
+        with suppress(CheckpointError):  # weights that are not here cannot be compared
+            require_order_of(config.model, find())
     return Plan(
         config=config,
         samples=tuple(samples),
@@ -295,15 +354,40 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     )
 
 
+def _setting(
+    config: Config, checkpoint: Checkpoint, value: KnobValue, geometry: Geometry
+) -> CropSetting:
+    """What preprocessor and model are told under a value. Raises ConfigError for a bad one."""
+    setting = value.crop_setting(geometry)
+    return replace(setting, llm=llm_setting(config, checkpoint, value))
+
+
 def _require_reducible(
     config: Config, checkpoint: Checkpoint, settings: Sequence[tuple[KnobValue, CropSetting]]
 ) -> None:
-    """Raises ConfigError where the model's family cannot reduce tokens behind its connector."""
-    if any(setting.behind_connector for _, setting in settings) and not checkpoint.family.reduces:
-        raise ConfigError(
-            f"reduction={config.reduction.method.value}: not for {checkpoint.family.name}, only "
-            "for Molmo v1; reduction=resize works with every family"
-        )
+    """Raises ConfigError where the model's family has no such reduction behind its connector."""
+    family, blocks = checkpoint.family, checkpoint.family.llm_sizes(checkpoint.config).layers
+    marked = not family.geometry.template_markers or checkpoint.tokenizer.form.marks_image
+    for _, setting in settings:
+        if (own := setting.behind_connector) is None:
+            continue
+        if own.method not in family.reduces:
+            having = [each.name for each in FAMILIES.values() if own.method in each.reduces]
+            raise ConfigError(
+                f"reduction={own.method}: not for {family.name}, only for {', '.join(having)}; "
+                "reduction=resize works with every family"
+            )
+        if own.structure_tokens == "drop" and not marked:
+            raise ConfigError(
+                "reduction.structure_tokens=drop: the chat template of this checkpoint writes no "
+                "special tokens around an image; take keep"
+            )
+        ran = len((setting.llm or LlmSetting()).ran(blocks))
+        if own.layer is not None and own.layer >= ran:
+            raise ConfigError(
+                f"reduction.layer={own.layer}: must be 1 to {ran - 1}, as {ran} blocks of "
+                f"{config.model.name} run"
+            )
 
 
 def with_value(plan: Plan, value: KnobValue) -> PlannedRun:
@@ -313,13 +397,12 @@ def with_value(plan: Plan, value: KnobValue) -> PlannedRun:
     """
     config, geometry, planned = plan.config, plan.geometry, plan.runs[0]
     text_lengths = [
-        length - _read_of(planned.setting, tiling, geometry)[1]
+        length - _read_of(planned.setting, tiling, geometry).first
         for tiling, length in zip(planned.tilings, planned.prompt_lengths, strict=True)
     ]
-    setting = value.crop_setting(geometry)
-    run = _plan_run(config, geometry, value, setting, list(plan.image_sizes), text_lengths)
-    arithmetic = model_arithmetic(plan.checkpoint.config, geometry)
-    return run if arithmetic is None else _with_memory(config, run, arithmetic, 1)
+    setting, sizes = _setting(config, plan.checkpoint, value, geometry), list(plan.image_sizes)
+    run = _plan_run(config, plan.checkpoint, geometry, value, setting, sizes, text_lengths)
+    return _with_memory(config, plan.checkpoint, run, 1)
 
 
 def geometry_of(asked: ModelConfig, checkpoint: Checkpoint) -> Geometry:
@@ -471,6 +554,7 @@ def _is_too_flat(size: Size, setting: CropSetting, geometry: Geometry) -> bool:
 
 def _plan_run(
     config: Config,
+    checkpoint: Checkpoint,
     geometry: Geometry,
     value: KnobValue,
     setting: CropSetting,
@@ -479,15 +563,19 @@ def _plan_run(
 ) -> PlannedRun:
     per_size = {size: setting.tiling(size, geometry) for size in set(sizes)}
     tilings = tuple(per_size[size] for size in sizes)
-    image_tokens = {t: _read_of(setting, t, geometry)[1] for t in set(tilings)}
+    image_tokens = {t: _read_of(setting, t, geometry).first for t in set(tilings)}
     lengths = tuple(
         image_tokens[tiling] + text for tiling, text in zip(tilings, text_lengths, strict=True)
     )
     verdict = _verdict(config, geometry, setting, max(lengths))
     warnings = _warnings(value, setting, geometry, sizes)
     most = max(tiling.num_crops for tiling in tilings)
-    if told := own_limit_warning(setting.max_crops, most, geometry):
-        warnings.append(told)
+    llm_sizes = checkpoint.family.llm_sizes(checkpoint.config)
+    for told in (
+        own_limit_warning(setting.max_crops, most, geometry),
+        remark(config, setting.llm, llm_sizes.layers),
+    ):
+        warnings += [told] if told else []
     needed = max(lengths) + config.dataset.max_new_tokens
     context = geometry.max_sequence_length
     if verdict.level != "refused" and needed > NEAR_CONTEXT * context:
@@ -498,6 +586,7 @@ def _plan_run(
         geometry=geometry,
         tilings=tilings,
         prompt_lengths=lengths,
+        llm_sizes=llm_sizes,
         verdict=verdict,
         warnings=tuple(warnings),
     )
@@ -512,9 +601,12 @@ def _verdict(config: Config, geometry: Geometry, setting: CropSetting, longest: 
 
 
 def _with_memory(
-    config: Config, run: PlannedRun, arithmetic: ModelArithmetic, batch_size: int
+    config: Config, checkpoint: Checkpoint, run: PlannedRun, batch_size: int
 ) -> PlannedRun:
     """The run with its memory estimate, and refused or warned about where that is too much."""
+    arithmetic = run.arithmetic(checkpoint)
+    if arithmetic is None:
+        return run
     one, batch = (estimate(arithmetic, config, run.prompts, size) for size in (1, batch_size))
     verdict, warnings = run.verdict, run.warnings
     if verdict.level != "refused":
@@ -526,8 +618,8 @@ def _with_memory(
 
 def _identified(config: Config, run: PlannedRun, weights: str) -> PlannedRun:
     """The run with its id and folder, from the fingerprint of the weights."""
-    run_id = config.run_id(run.value, weights)
-    folder = sweep_folder(config) / _folder_name(config, run.value, run_id)
+    run_id = config.run_id(run.value, weights, run.setting.llm)
+    folder = sweep_folder(config) / _folder_name(config, run, run_id)
     return replace(run, run_id=run_id, folder=folder)
 
 
@@ -582,11 +674,16 @@ def _distortion(size: Size, setting: CropSetting, geometry: Geometry) -> float:
     return max(ratio, 1 / ratio)
 
 
-def _folder_name(config: Config, value: KnobValue, run_id: str) -> str:
+def _folder_name(config: Config, run: PlannedRun, run_id: str) -> str:
+    value, llm = run.value, run.setting.llm or LlmSetting()
     knob = f"{value.name}-{value.value}"
     if value.name == "image_size" and value.fit != "stretch":
         knob += f"-{value.fit}"
     if value.force_full_tokens:
         knob += "-full"
+    if llm.top_k is not None and value.name != "moe_top_k":
+        knob += f"-top{llm.top_k}"
+    if llm.blocks is not None and value.name != "transformer_blocks":
+        knob += f"-blocks{len(llm.blocks)}"
     parts = (knob, config.model.name, config.dataset.name, config.hardware.name, run_id[:8])
     return "_".join(part.replace("/", "-") for part in parts)

@@ -28,7 +28,11 @@ Record = TypeVar("Record")
 class Asked:
     """What was asked of a run, and what arithmetic says of it; crops and tokens are means.
 
-    `num_crops` is what the knob value stands for: the forced number, or the cap.
+    `num_crops` is what the knob value stands for: the forced number, or the cap. `reduction_layer`:
+    blocks of the language model that read all tokens, where they leave behind some. `moe_top_k`:
+    experts that work on each token, None for models without experts; `moe_first_block_top_k`: in
+    the first block, where that has another number. `active_blocks`: how many blocks of the language
+    model run; `blocks`: their indices, None where all do. Results of older versions have none.
     """
 
     run_id: str
@@ -44,6 +48,11 @@ class Asked:
     force_full_tokens: bool
     fit: str | None
     reduction: str | None = None
+    reduction_layer: int | None = None
+    moe_top_k: int | None = None
+    moe_first_block_top_k: int | None = None
+    active_blocks: int | None = None
+    blocks: tuple[int, ...] | None = None
     model: str
     weights: str
     dataset: str
@@ -114,7 +123,8 @@ class AnswerTimes:
 class Result(Asked):
     """`result.json`: what came out of a finished run.
 
-    Counts are means over the images, tilings None of models that show none. Accuracies are None
+    Counts are means over the images, tilings None of models that show none; early and late ones as
+    of `SampleCounts`. Accuracies are None
     with random weights; their interval, too, for a single image. Memory in MiB, energy in joules,
     power in watts, time in ms or, by name, seconds. None stands for what was not measured. `limit`
     is what the plan said of the model's context. `same_run_as`: the folder of the run with the same
@@ -124,6 +134,8 @@ class Result(Asked):
 
     measured_num_crops: float
     measured_vision_tokens: float
+    measured_early_vision_tokens: float | None = None
+    measured_late_vision_tokens: float | None = None
     measured_tiling: str | None
     actual_num_crops: float
     actual_vision_tokens: float
@@ -180,17 +192,23 @@ class Result(Asked):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleCounts:
-    """Crops and vision tokens of one image: by arithmetic, as hooks counted, and as reported."""
+    """Crops and vision tokens of one image: by arithmetic, as hooks counted, and as reported.
+
+    Where tokens leave behind some blocks of the language model, vision tokens are their mean over
+    all blocks; early ones are read by the first `reduction_layer` blocks, late ones by the others.
+    """
 
     theoretical_tiling: str | None
     theoretical_num_crops: int
     theoretical_vision_tokens: int
     measured_tiling: str | None
     measured_num_crops: int
-    measured_vision_tokens: int
+    measured_vision_tokens: float
+    measured_early_vision_tokens: int | None = None
+    measured_late_vision_tokens: int | None = None
     actual_tiling: str | None
     actual_num_crops: int
-    actual_vision_tokens: int
+    actual_vision_tokens: float
     actual_overridden: bool
 
 
@@ -371,9 +389,12 @@ def read_latency(path: Path) -> Iterator[LatencyRow]:
 def flat_values(record: Asked) -> dict[str, Any]:
     """A record's values under the names of `comparison.csv`'s columns.
 
-    Nested keys are joined by `_`, and `latency` itself goes: `prefill_ms_median`.
+    Nested keys are joined by `_`, and `latency` itself goes: `prefill_ms_median`. Indices of blocks
+    are a text, such as `0 1 4`.
     """
     plain = to_json(record)
+    if record.blocks is not None:
+        plain["blocks"] = " ".join(map(str, record.blocks))
     return flat({key: value for key, value in plain.items() if key != "latency"}) | flat(
         plain.get("latency", {})
     )

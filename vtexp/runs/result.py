@@ -10,7 +10,6 @@ from statistics import fmean, median
 from typing import Any
 
 from vtexp.budget.knobs import tiling_summary
-from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import COMPUTED_STAGES, PromptCounts, mfu
 from vtexp.measure import quality, summary
 from vtexp.measure.timings import LatencyRow
@@ -22,9 +21,11 @@ from vtexp.stats.comparison import accuracy
 
 #: Columns of the sample rows that a result is made of.
 COUNTS = ("num_crops", "vision_tokens")
+EARLY_AND_LATE = ("measured_early_vision_tokens", "measured_late_vision_tokens")
 SUMMARISED = (
     *(f"{kind}_{count}" for kind in ("theoretical", "measured", "actual") for count in COUNTS),
     *("measured_tiling", "actual_tiling", "actual_overridden", "sequence_length"),
+    *EARLY_AND_LATE,
     *("score", "sample_id", "image_id", "question_type"),
 )
 
@@ -52,7 +53,11 @@ def summarise_run(
     `columns` are the SUMMARISED ones of the sample rows; `environment.processes` say how each rank,
     and each further process of it, timed; `made` are further fields, of how the run was made.
     """
-    means = {name: fmean(columns[name]) for name in SUMMARISED if name.endswith(COUNTS)}
+    means = {
+        name: fmean(columns[name])
+        for name in SUMMARISED
+        if name.endswith(COUNTS) and None not in columns[name]
+    }
     tilings = {name: _tilings(columns[name]) for name in ("measured_tiling", "actual_tiling")}
     timings = [process.timing for process in environment.processes]
     max_half_width = plan.config.measure.max_half_width
@@ -129,7 +134,7 @@ def _arithmetic(plan: Plan, run: PlannedRun, rows: Sequence[LatencyRow]) -> dict
     arithmetic of the model, or a figure of the hardware, is not known.
     """
     hardware = plan.config.hardware
-    model = model_arithmetic(plan.checkpoint.config, plan.geometry)
+    model = run.arithmetic(plan.checkpoint)
     nothing = ("flops_per_prefill", "flops", "mfu", "mfu_by_stage", "roofline_ms")
     if model is None:
         return dict.fromkeys(nothing)

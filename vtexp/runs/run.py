@@ -46,7 +46,7 @@ from vtexp.runs.records import (
     write,
     write_latency,
 )
-from vtexp.runs.result import by_column, summarise_run
+from vtexp.runs.result import EARLY_AND_LATE, by_column, summarise_run
 from vtexp.runs.surroundings import describe
 from vtexp.runs.throughput import answer_times, of_all_ranks
 from vtexp.utils import environment, files
@@ -433,13 +433,14 @@ def check_counts(run: PlannedRun, sample: Sample, tiling: Tiling, measured: Coun
         tiling.num_crops, theoretical_tokens(tiling.num_crops, run.geometry), shown
     )
     full = run.setting.force_full_tokens
-    predicted = Counts(tiling.num_crops, run.predicted_tokens(tiling), shown)
+    predicted = Counts(tiling.num_crops, run.predicted_tokens(tiling), shown, run.by_block(tiling))
     if measured != predicted and not full:
         raise CountMismatchError(
             f"sample {sample.sample_id}: the layout predicts {_text(predicted)}, but the model "
             f"read {_text(measured)}; the run's numbers would be wrong"
         )
-    reduced = run.setting.behind_connector is not None
+    asked = run.setting.behind_connector
+    reduced = asked is not None
     if reduced and measured != predicted:
         raise CountMismatchError(
             f"sample {sample.sample_id}: a reduction to {_text(predicted)} left {_text(measured)}; "
@@ -449,11 +450,16 @@ def check_counts(run: PlannedRun, sample: Sample, tiling: Tiling, measured: Coun
     actual = theoretical if overridden else measured
     kinds = {"theoretical": theoretical, "measured": measured, "actual": actual}
     columns = {key: value for kind, own in kinds.items() for key, value in _columns(kind, own)}
+    if asked is not None and asked.layer is not None:
+        ends = measured.by_block or (int(measured.vision_tokens),)
+        columns |= dict(zip(EARLY_AND_LATE, (ends[0], ends[-1]), strict=True))
     return SampleCounts(**columns, actual_overridden=overridden)
 
 
 def _text(counts: Counts) -> str:
-    return f"{counts.num_crops} crops ({counts.tiling}) and {counts.vision_tokens} vision tokens"
+    crops = f"{counts.num_crops} crops ({counts.tiling})"
+    blocks = f" (by block: {', '.join(map(str, counts.by_block))})" if counts.by_block else ""
+    return f"{crops} and {counts.vision_tokens:.5g} vision tokens{blocks}"
 
 
 def _columns(kind: str, counts: Counts) -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import reprlib
+import shlex
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -103,3 +104,29 @@ def _masked(content: Any, secrets: list[str]) -> Any:
     if isinstance(content, list | tuple):
         return [_masked(value, secrets) for value in content]
     return content
+
+
+def chance_text(chance: float) -> str:
+    """A chance in percent, such as `83 %`; never 0 or 100."""
+    if chance > 0.99:
+        return "over 99 %"
+    return "under 1 %" if chance < 0.01 else f"{chance:.0%}".replace("%", " %")
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Words as a command that is typed into a shell."""
+    return " ".join(map(shell_word, words))
+
+
+def shell_word(word: str) -> str:
+    """A word as a shell reads it; in double quotes where it has single ones and needs some."""
+    plain = shlex.quote(word)
+    # In double quotes an interactive bash still looks for its history behind an exclamation mark.
+    if plain == word or "'" not in word or "!" in word:
+        return plain
+    return '"' + re.sub(r'(["\\$`])', r"\\\1", word) + '"'
+
+
+def three_digits(value: float) -> str:
+    """Three digits, or all before the point, such as `30.0` and `1313`."""
+    return f"{value:.0f}" if round(abs(value), 1) >= 100 else f"{value:#.3g}"

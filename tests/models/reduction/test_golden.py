@@ -14,15 +14,20 @@ from vtexp.budget.knobs import CropSetting
 from vtexp.budget.reduction import Reduction
 from vtexp.data.sample import to_rgb
 from vtexp.models.molmo.configuration import MolmoConfig
+from vtexp.models.molmo.early import read_early, read_late, reduce_early
 from vtexp.models.molmo.modeling import ImagePlaces, MolmoForCausalLM, image_places
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.models.molmo.preprocess import ImageTokenIds, preprocess_image
-from vtexp.models.molmo.reduced import Connected, reduce_prompts, reducible_prompt, view_grids
+from vtexp.models.molmo.reduced import Connected, reduce_prompts, view_grids
+from vtexp.models.prefill_graphs import PromptCache
+from vtexp.models.reduced_prompt import reducible_prompt
 
 pytestmark = pytest.mark.golden
 
 
-@pytest.mark.parametrize("method", ["stride", "pool", "cls_attention", "max_min", "conditional"])
+@pytest.mark.parametrize(
+    "method", ["stride", "pool", "cls_attention", "max_min", "conditional", "early_layer"]
+)
 @pytest.mark.parametrize("variant", ["molmo_d", "molmo_o", "molmoe_tiny"])
 @torch.inference_mode()
 def test_all_kept_is_the_plain_model(golden_dir: Path, variant: str, method: str) -> None:
@@ -44,17 +49,23 @@ def test_all_kept_is_the_plain_model(golden_dir: Path, variant: str, method: str
     ).logits
 
     backbone = model.model.vision_backbone
-    kept = image_places(index[None], input_ids.shape[1]).kept
+    places = image_places(index[None], input_ids.shape[1])
     features, last_input = backbone.image_vit(image.patches, with_last_input=True)
-    connected = Connected(backbone.connect(features, image.padding_mask, kept), last_input)
+    connected = Connected(backbone.connect(features, image.padding_mask, places.kept), last_input)
     for tokens, same in ((10**5, True), (64, False)):
         prompt = reducible_prompt(
-            Reduction(method, kept=tokens),
+            Reduction(method, kept=tokens, layer=1 if method == "early_layer" else None),
             index,
             input_ids.shape[1],
             slice(1, 1 + len(image.image_tokens)),
             view_grids(image.tiling, MOLMO, full=False),
         )
+        if method == "early_layer":
+            read = read_early(model, 1, input_ids, connected.tokens, places, PromptCache())
+            logits = read_late(model, reduce_early(model, [prompt], read))
+            assert logits.isfinite().all()
+            assert torch.equal(logits, plain) == same
+            continue
         reduced = reduce_prompts(model.model, [prompt], connected, input_ids)
         logits = model(
             input_ids=input_ids,

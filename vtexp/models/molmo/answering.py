@@ -10,14 +10,16 @@ Shapes: B prompts, L tokens of the longest, N tokens that the buffers hold per p
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache
 
+from vtexp.budget.llm import LlmSetting
 from vtexp.models.answer_clock import AnswerClock
 from vtexp.models.molmo.modeling import MolmoForCausalLM, PassContext, rotary_of
 from vtexp.models.prefill_graphs import captured
@@ -28,55 +30,125 @@ LENGTH_STEP = 128
 MOST_TOKENS = 65_536
 
 
-class AnswerCache(DynamicCache):
-    """Keys and values of B prompts, N tokens each; `lengths` int64 (B,) says how many are there."""
+class LateTokens(NamedTuple):
+    """Of B prompts that lose tokens within the language model, behind its `first` blocks that run:
+    what the others hold.
 
-    def __init__(self, model: MolmoForCausalLM, batch: int, tokens: int) -> None:
+    lengths int64 (B,), the most of them, and the positions (B,) of the next tokens there.
+    """
+
+    first: int
+    lengths: torch.Tensor
+    longest: int
+    positions: torch.Tensor
+
+
+class BufferSizes(NamedTuple):
+    """B prompts and the tokens of each that buffers hold: of all blocks that run under `llm`, or of
+    the `first` ones and, `late`, of the others."""
+
+    batch: int
+    tokens: int
+    first: int = sys.maxsize
+    late: int = 0
+    llm: LlmSetting | None = None
+
+
+class HeldTokens:
+    """How many of N tokens blocks hold of each of B prompts: `lengths` int64 (B,).
+
+    positions: of each row's next token; of a reduced prompt it may be beyond its length.
+    """
+
+    def __init__(self, batch: int, tokens: int, device: torch.device) -> None:
+        self.tokens = tokens
+        self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.positions = torch.zeros_like(self.lengths)
+
+    def start(self, lengths: torch.Tensor, positions: torch.Tensor) -> None:
+        """Of new prompts."""
+        self.lengths.copy_(lengths)
+        self.positions.copy_(positions)
+
+    def advance(self) -> None:
+        """By one token each."""
+        self.lengths.add_(1)
+        self.positions.add_(1)
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """Bool (B, 1, 1, N): what the next token of each row sees, itself too."""
+        places = torch.arange(self.tokens, device=self.lengths.device)
+        return (places <= self.lengths[:, None])[:, None, None]
+
+
+class AnswerCache(DynamicCache):
+    """Keys and values of B prompts, of the blocks that run; `held` says how many tokens are there,
+    in order of the blocks: of all, or of early and late ones."""
+
+    def __init__(self, model: MolmoForCausalLM, sizes: BufferSizes) -> None:
         super().__init__()
+        config, blocks = model.config, model.blocks_of(sizes.llm)
         # Norms stay in the type of activations where linear layers are float8.
-        config, weights = model.config, [b.attn_norm.weight for b in model.model.transformer.blocks]
-        shape = (batch, config.num_key_value_heads, tokens, config.head_dim)
+        weights = [block.attn_norm.weight for block in blocks]
+        self._places = {block.layer_idx: place for place, block in enumerate(blocks)}
+        batch, device = sizes.batch, weights[0].device
         #: Whether the next pass reads the prompts.
         self.is_prompt = True
+        tokens = (sizes.tokens, sizes.late) if sizes.late else (sizes.tokens,)
+        self.held = [HeldTokens(batch, count, device) for count in tokens]
+        self._first_late, self._latest = sizes.first, 0
 
         def buffers() -> list[torch.Tensor]:
-            return [torch.zeros(shape, dtype=w.dtype, device=w.device) for w in weights]
+            shape = (batch, config.num_key_value_heads)
+            return [
+                torch.zeros(
+                    (*shape, self._held_at(place).tokens, config.head_dim),
+                    dtype=weight.dtype,
+                    device=weight.device,
+                )
+                for place, weight in enumerate(weights)
+            ]
 
         self.keys, self.values = buffers(), buffers()
-        self.rows = torch.arange(batch, device=weights[0].device)
-        self.lengths = torch.zeros_like(self.rows)
-        #: Position of each row's next token: of a reduced prompt it may be beyond its length.
-        self.positions = torch.zeros_like(self.rows)
+        self.rows = torch.arange(batch, device=device)
+
+    def held_of(self, layer_idx: int) -> HeldTokens:
+        """What a block holds."""
+        return self._held_at(self._places[layer_idx])
+
+    def _held_at(self, place: int) -> HeldTokens:
+        return self.held[int(place >= self._first_late)]
+
+    def latest_keys(self, length: int) -> torch.Tensor:
+        """What the last block so far made of `length` positions: (B, heads, length, head_dim)."""
+        return self.keys[self._latest][:, :, :length]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store (B, heads, L, head_dim) of the prompts, or one token behind those of each row."""
-        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        place = self._places[layer_idx]
+        keys, values = self.keys[place], self.values[place]
         if self.is_prompt:
-            count = key_states.shape[2]
+            self._latest, count = place, key_states.shape[2]
             for buffer, states in ((keys, key_states), (values, value_states)):
                 buffer[:, :, :count] = states
                 buffer[:, :, count:] = 0  # masked, but a NaN would spread all the same
             return key_states, value_states
-        rows, places = (t.to(keys.device) for t in (self.rows, self.lengths))
+        lengths = self.held_of(layer_idx).lengths
+        rows, places = (t.to(keys.device) for t in (self.rows, lengths))
         keys[rows, :, places] = key_states[:, :, 0]
         values[rows, :, places] = value_states[:, :, 0]
         return keys, values
-
-    @property
-    def mask(self) -> torch.Tensor:
-        """Bool (B, 1, 1, N): what the next token of each row sees, itself too."""
-        places = torch.arange(self.keys[0].shape[2], device=self.lengths.device)
-        return (places <= self.lengths[:, None])[:, None, None]
 
 
 class AnswerSteps:
     """Steps of B answers: each takes the last token of each row and gives the next."""
 
-    def __init__(self, model: MolmoForCausalLM, batch: int, tokens: int) -> None:
-        self._model = model
-        self._cache = AnswerCache(model, batch, tokens)
+    def __init__(self, model: MolmoForCausalLM, sizes: BufferSizes) -> None:
+        self._model, self._llm = model, sizes.llm
+        self._cache = AnswerCache(model, sizes)
         self._ids = torch.zeros_like(self._cache.rows)
         self._finite = torch.ones_like(self._cache.rows, dtype=torch.bool)
         #: Batches that were answered.
@@ -86,11 +158,24 @@ class AnswerSteps:
 
     def start(self, inputs: dict[str, Any], lengths: torch.Tensor) -> torch.Tensor:
         """Read prompts (B, L) of `lengths` (B,): the first token of each answer, int64 (B,)."""
-        self._cache.lengths.copy_(lengths)
-        self._cache.positions.copy_(inputs.get("next_positions", lengths))
+        held = self._cache.held
+        held[0].start(lengths, inputs.get("next_positions", lengths))
+        if (late := inputs.get("late")) is not None:
+            held[1].start(late.lengths, late.positions)
+        self._cache.is_prompt = True
+        logits = self._read_prompts(inputs, lengths)
+        self._cache.is_prompt = False
+        self._finite.fill_(True)
+        self._choose(logits[:, -1])
+        return self._ids.clone()
+
+    def _read_prompts(self, inputs: dict[str, Any], lengths: torch.Tensor) -> torch.Tensor:
+        """Logits (B, 1, embedding_size) of their last positions."""
+        if "read_prompts" in inputs:
+            logits: torch.Tensor = inputs["read_prompts"](self._cache)
+            return logits
         if "read_images" in inputs:
             inputs = inputs | inputs["read_images"]()
-        self._cache.is_prompt = True
         last: dict[str, Any] = {"logits_to_keep": 1}
         if inputs["attention_mask"] is not None:
             last = {"last_positions": lengths - 1}
@@ -99,10 +184,7 @@ class AnswerSteps:
             past_key_values=self._cache,
             **last,
         )
-        self._cache.is_prompt = False
-        self._finite.fill_(True)
-        self._choose(output.logits[:, -1])
-        return self._ids.clone()
+        return output.logits
 
     def prepare(self, stream: torch.cuda.Stream) -> None:
         """Capture a step, if that was not tried before; steps stay eager where it fails.
@@ -112,8 +194,8 @@ class AnswerSteps:
         if self._tried:
             return
         self._tried, self._cache.is_prompt = True, False
-        self._cache.lengths.zero_()  # those of an earlier batch may be at the buffers' end
-        self._cache.positions.zero_()
+        for held in self._cache.held:  # those of an earlier batch may be at the buffers' end
+            held.start(torch.zeros_like(held.lengths), torch.zeros_like(held.positions))
         with suppress(RuntimeError):  # of a driver or the memory
             self._graph = self._captured(stream)
 
@@ -128,14 +210,18 @@ class AnswerSteps:
     def _step(self) -> None:
         model, cache = self._model, self._cache
         parts = model.model.transformer
-        rotary = rotary_of(cache.positions[:, None], model.config)
-        context = PassContext(rotary, cache.mask, cache, is_prompt=False)
+        contexts = {
+            held: PassContext(
+                rotary_of(held.positions[:, None], model.config), held.mask, cache, is_prompt=False
+            )
+            for held in cache.held
+        }
         x = parts.wte(self._ids[:, None])
-        for block in parts.blocks:
-            x = block(x, context)
+        for block in model.blocks_of(self._llm):
+            x = block(x, contexts[cache.held_of(block.layer_idx)])
         self._choose(model.logits_of(x)[:, -1])
-        cache.lengths.add_(1)
-        cache.positions.add_(1)
+        for held in cache.held:
+            held.advance()
 
     def _choose(self, logits: torch.Tensor) -> None:
         """The likeliest next token of each row, and whether its logits (B, ids) were numbers."""
@@ -162,7 +248,7 @@ class Answering:
     def __init__(self, model: MolmoForCausalLM, end_ids: tuple[int, ...], graphs: bool) -> None:
         self._model, self._end_ids = model, end_ids
         self._stream = torch.cuda.Stream() if graphs else None
-        self._steps: OrderedDict[tuple[int, int], AnswerSteps] = OrderedDict()
+        self._steps: OrderedDict[BufferSizes, AnswerSteps] = OrderedDict()
 
     def answer(
         self,
@@ -177,14 +263,18 @@ class Answering:
         inputs: as `MolmoForCausalLM.forward` takes them, prompts padded on the right with
         `attention_mask` (B, L) where their lengths differ. Of reduced prompts L is `longest`,
         `read_images` gives what the model takes in place of images, and with `next_positions` (B,)
-        answers go on there and not at the prompts' lengths. With `on_token`,
-        which hears of each token, nothing ends before `max_new_tokens`. A shape is captured before
-        it is timed, else at its second batch: many shapes come once.
+        answers go on there and not at the prompts' lengths. Of prompts that lose tokens within the
+        model, `read_prompts` takes the cache and gives the logits (B, 1, ids) of their last
+        positions, and `late`, `LateTokens`, is what then stays. With `llm`, only some experts and
+        blocks work. With `on_token`, which hears of each token, nothing ends before
+        `max_new_tokens`. A shape is captured before it is timed, else at its second batch: many
+        shapes come once.
         """
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         longest = inputs.get("longest", ids.shape[1])
         lengths = torch.full((len(ids),), longest) if mask is None else mask.sum(dim=1)
-        steps = self._steps_for(len(ids), longest + max_new_tokens - 1)
+        sizes = _sizes(len(ids), longest, max_new_tokens - 1, inputs)
+        steps = self._steps_for(sizes)
         steps.uses += 1
         if self._stream is not None and (on_token is not None or steps.uses > 1):
             steps.prepare(self._stream)
@@ -221,16 +311,28 @@ class Answering:
                 finished |= torch.isin(token, ends)
             found.append(token)
 
-    def _steps_for(self, batch: int, tokens: int) -> AnswerSteps:
-        shape = (batch, -(-tokens // LENGTH_STEP) * LENGTH_STEP)
-        if shape not in self._steps:
-            held = [own[0] * own[1] for own in self._steps]
-            while held and sum(held) + shape[0] * shape[1] > MOST_TOKENS:
+    def _steps_for(self, sizes: BufferSizes) -> AnswerSteps:
+        if sizes not in self._steps:
+            held = [own.batch * own.tokens for own in self._steps]
+            while held and sum(held) + sizes.batch * sizes.tokens > MOST_TOKENS:
                 self._steps.popitem(last=False)
                 held.pop(0)
-            self._steps[shape] = AnswerSteps(self._model, *shape)
-        self._steps.move_to_end(shape)
-        return self._steps[shape]
+            self._steps[sizes] = AnswerSteps(self._model, sizes)
+        self._steps.move_to_end(sizes)
+        return self._steps[sizes]
+
+
+def _sizes(batch: int, longest: int, more: int, inputs: dict[str, Any]) -> BufferSizes:
+    """Of a batch of prompts, with room for so many tokens more."""
+    late: LateTokens | None = inputs.get("late")
+    sizes = BufferSizes(batch, _stepped(longest + more), llm=inputs.get("llm"))
+    if late is None:
+        return sizes
+    return sizes._replace(first=late.first, late=_stepped(late.longest + more))
+
+
+def _stepped(tokens: int) -> int:
+    return -(-tokens // LENGTH_STEP) * LENGTH_STEP
 
 
 def _first(

@@ -13,11 +13,14 @@ from torch.utils.hooks import RemovableHandle
 
 from vtexp.budget.geometry import Geometry, theoretical_tokens
 from vtexp.budget.knobs import CropSetting
+from vtexp.budget.llm import LlmSetting
 from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
+from vtexp.errors import CountMismatchError
 from vtexp.models.answer_clock import AnswerClock
 from vtexp.models.checkpoints import Checkpoint
-from vtexp.models.molmo.answering import Answering
+from vtexp.models.molmo.answering import AnswerCache, Answering, LateTokens
+from vtexp.models.molmo.early import EarlyRead, LateRead, read_early, read_late, reduce_early
 from vtexp.models.molmo.float8 import use_float8
 from vtexp.models.molmo.modeling import ImagePlaces, MolmoForCausalLM, image_places
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
@@ -31,13 +34,12 @@ from vtexp.models.molmo.preprocess import (
 from vtexp.models.molmo.reduced import (
     Connected,
     ReducedPrompts,
-    ReduciblePrompt,
     reduce_prompts,
-    reducible_prompt,
     view_grids,
 )
 from vtexp.models.prefill_graphs import GraphStages, PromptCache, Tensors
 from vtexp.models.probe import Probe, Seen, tiling_of_views
+from vtexp.models.reduced_prompt import ReduciblePrompt, reducible_prompt
 from vtexp.models.runner import Inputs, PreparedSample, Runner
 
 
@@ -101,6 +103,7 @@ class MolmoRunner(Runner):
             "images": images.to(self.device, non_blocking=True).to(self.dtype),
             "image_masks": masks.to(self.device, self.dtype),
             "image_input_idx": index,  # stays on the host: no wait for the device
+            "llm": batch[0].llm,
         }
 
     def encode(self, inputs: Inputs) -> torch.Tensor | Connected:
@@ -119,26 +122,51 @@ class MolmoRunner(Runner):
         features, last_input = backbone.image_vit(images, with_last_input=True)
         return Connected(backbone.connect(features, masks, kept), last_input)
 
-    def reduce(self, inputs: Inputs, features: Connected) -> ReducedPrompts:
-        """The tokens that stay of each image, and what stays of the prompts."""
-        return reduce_prompts(self.model.model, inputs["reducible"], features, inputs["input_ids"])
+    def read_early(
+        self, inputs: Inputs, features: Connected, cache: AnswerCache | None = None
+    ) -> EarlyRead:
+        """The blocks that read all tokens of prompts, whose keys and values go into a cache."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        places = image_places(inputs["image_input_idx"], ids.shape[1])
+        last = None if mask is None else mask.sum(dim=1) - 1
+        layer = inputs["reducible"][0].layer
+        cache = PromptCache() if cache is None else cache
+        blocks = self.model.blocks_of(inputs["llm"])
+        return read_early(self.model, blocks, layer, ids, features.tokens, places, cache, last)
 
-    def prefill(self, inputs: Inputs, features: torch.Tensor | ReducedPrompts) -> torch.Tensor:
+    def reduce(self, inputs: Inputs, features: Connected | EarlyRead) -> ReducedPrompts | LateRead:
+        """The tokens that stay of each image, and what stays of the prompts."""
+        prompts = inputs["reducible"]
+        if isinstance(features, EarlyRead):
+            return reduce_early(self.model, prompts, features)
+        return reduce_prompts(self.model.model, prompts, features, inputs["input_ids"])
+
+    def prefill(
+        self, inputs: Inputs, features: torch.Tensor | ReducedPrompts | LateRead
+    ) -> torch.Tensor:
         """Logits (1, 1, embedding_size) of the last position."""
-        return self._read_prompt(inputs["input_ids"], features, inputs["image_input_idx"])
+        llm, index = inputs["llm"], inputs["image_input_idx"]
+        return self._read_prompt(inputs["input_ids"], features, llm, index)
 
     def _read_prompt(
         self,
         input_ids: torch.Tensor,
-        features: torch.Tensor | ReducedPrompts,
+        features: torch.Tensor | ReducedPrompts | LateRead,
+        llm: LlmSetting | None,
         index: torch.Tensor | ImagePlaces | None = None,
     ) -> torch.Tensor:
+        if isinstance(features, LateRead):
+            return read_late(self.model, features)
         if isinstance(features, ReducedPrompts):
             inputs = _reduced_inputs(features)
         else:
             inputs = {"image_input_idx": index, "image_features": features}
         output = self.model(
-            input_ids=input_ids, past_key_values=PromptCache(), logits_to_keep=1, **inputs
+            input_ids=input_ids,
+            past_key_values=PromptCache(),
+            logits_to_keep=1,
+            llm=llm,
+            **inputs,
         )
         return output.logits
 
@@ -163,9 +191,9 @@ class MolmoRunner(Runner):
         )
 
     def shape(self, prepared: PreparedSample) -> Hashable:
-        """Length, and how the image's tokens lie in it."""
+        """Length, how the image's tokens lie in it, and what of the language model works."""
         image = prepared.image
-        layout = image.tiling, len(image.image_tokens), prepared.reduction
+        layout = image.tiling, len(image.image_tokens), prepared.reduction, prepared.llm
         return len(prepared.input_ids), prepared.image_at, *layout
 
     def graph_inputs(self, prepared: PreparedSample) -> Tensors:
@@ -183,31 +211,42 @@ class MolmoRunner(Runner):
         places = ImagePlaces(*(part.to(self.device) for part in places))
         backbone = self.model.model.vision_backbone
         if prepared.reduction is not None:
-            return self._reducing_stages(prepared, places.kept)
+            return self._reducing_stages(prepared, places)
         return GraphStages(
             self.graph_inputs(prepared),
             lambda inputs: backbone.image_vit(inputs["images"]),
             lambda inputs, read: backbone.connect(read, inputs["image_masks"], places.kept),
-            lambda inputs, features: self._read_prompt(inputs["input_ids"], features, places),
+            lambda inputs, features: self._read_prompt(
+                inputs["input_ids"], features, prepared.llm, places
+            ),
         )
 
-    def _reducing_stages(self, prepared: PreparedSample, kept: torch.Tensor) -> GraphStages:
+    def _reducing_stages(self, prepared: PreparedSample, places: ImagePlaces) -> GraphStages:
         """`graph_stages` of a prompt whose vision tokens are reduced."""
         backbone = self.model.model.vision_backbone
-        prompts = [self._reducible(prepared).to(self.device)]
+        prompt = self._reducible(prepared).to(self.device)
+        layer = prompt.asked.layer
 
         def connect(inputs: Tensors, read: tuple[torch.Tensor, torch.Tensor]) -> Connected:
             features, last_input = read
-            return Connected(backbone.connect(features, inputs["image_masks"], kept), last_input)
+            tokens = backbone.connect(features, inputs["image_masks"], places.kept)
+            return Connected(tokens, last_input)
+
+        def first_blocks(inputs: Tensors, connected: Connected) -> EarlyRead:
+            ids, tokens, blocks = (
+                inputs["input_ids"],
+                connected.tokens,
+                self.model.blocks_of(prepared.llm),
+            )
+            return read_early(self.model, blocks, layer or 0, ids, tokens, places, PromptCache())
 
         return GraphStages(
             self.graph_inputs(prepared),
             lambda inputs: backbone.image_vit(inputs["images"], with_last_input=True),
             connect,
-            lambda inputs, reduced: self._read_prompt(inputs["input_ids"], reduced),
-            lambda inputs, connected: reduce_prompts(
-                self.model.model, prompts, connected, inputs["input_ids"]
-            ),
+            lambda inputs, reduced: self._read_prompt(inputs["input_ids"], reduced, prepared.llm),
+            lambda inputs, features: self.reduce(inputs | {"reducible": [prompt]}, features),
+            None if layer is None else first_blocks,
         )
 
     def on_encoded(self, call: Callable[[], None]) -> RemovableHandle:
@@ -241,17 +280,40 @@ class MolmoRunner(Runner):
     def _reduced_batch(self, inputs: Inputs) -> Inputs:
         """Inputs of a batch whose images are read and reduced when its prompts are."""
         prompts: list[ReduciblePrompt] = inputs["reducible"]
+        if prompts[0].asked.layer is not None:
+            return self._early_batch(inputs)
         lengths = torch.tensor([prompt.kept_length for prompt in prompts])
         longest, mask = int(lengths.max()), None
         if bool((lengths != longest).any()):
             mask = (torch.arange(longest) < lengths[:, None]).long().to(self.device)
-        found = {"input_ids": inputs["input_ids"], "attention_mask": mask, "longest": longest}
+        found = {key: inputs[key] for key in ("input_ids", "llm")}
+        found |= {"attention_mask": mask, "longest": longest}
         if prompts[0].asked.positions == "keep":
             whole = torch.tensor([prompt.length for prompt in prompts])
             found["next_positions"] = whole.to(self.device)
         return found | {
             "read_images": lambda: _reduced_inputs(self.reduce(inputs, self.encode(inputs)))
         }
+
+    def _early_batch(self, inputs: Inputs) -> Inputs:
+        """Inputs of a batch that loses tokens behind the first blocks of the language model."""
+        prompts: list[ReduciblePrompt] = inputs["reducible"]
+        kept, whole = (
+            torch.tensor([getattr(prompt, name) for prompt in prompts])
+            for name in ("kept_length", "length")
+        )
+        longest = int(kept.max())
+        lengths = kept.to(self.device)
+        last = None if bool((kept == longest).all()) else lengths - 1
+        positions = whole if prompts[0].asked.positions == "keep" else kept
+
+        def read(cache: AnswerCache) -> torch.Tensor:
+            early = self.read_early(inputs, self.encode(inputs), cache)
+            return read_late(self.model, reduce_early(self.model, prompts, early), last)
+
+        late = LateTokens(prompts[0].layer, lengths, longest, positions.to(self.device))
+        own = {key: inputs[key] for key in ("input_ids", "attention_mask", "llm")}
+        return own | {"read_prompts": read, "late": late}
 
     def compile_blocks(self) -> None:
         """Blocks of both transformers."""
@@ -287,7 +349,8 @@ class MolmoProbe(Probe):
     """Crops are those whose tokens entered the language model, tokens the rows it added.
 
     Of a reduced image: crops whose tokens were there to choose from, tokens the image's rows that
-    stay in the prompt.
+    stay in the prompt. Each block of the language model is seen, and how many of the rows that it
+    reads are the image's.
     """
 
     def __init__(self, runner: MolmoRunner) -> None:
@@ -295,6 +358,7 @@ class MolmoProbe(Probe):
         self._parts, self._image_ids = runner.model.model, runner.tokenizer.image_ids
         self._input_ids: torch.Tensor | None = None
         self._reduced_crops: list[int] = []
+        self._rows = 0
 
     def _hooks(self) -> list[RemovableHandle]:
         parts = self._parts
@@ -304,6 +368,7 @@ class MolmoProbe(Probe):
             parts.token_reduction.register_forward_hook(self._on_reduce),
             parts.image_insertion.register_forward_hook(self._on_insert),
             parts.row_selection.register_forward_hook(self._on_select),
+            *(b.register_forward_pre_hook(self._on_block) for b in parts.transformer.blocks),
         ]
 
     def reset(self) -> None:
@@ -326,14 +391,28 @@ class MolmoProbe(Probe):
         assert self._input_ids is not None and self._seen is not None
         patch = self._image_ids[2]
         staying = (self._input_ids.take_along_dim(inputs[1], dim=1) == patch).sum(dim=1).tolist()
+        crops = self._reduced_crops or [one.crops for one in self._seen]
+        self._rows = inputs[1].shape[1]
         self._seen = [
-            one._replace(tokens=count, crops=crops)
-            for one, count, crops in zip(self._seen, staying, self._reduced_crops, strict=True)
+            one._replace(tokens=count, crops=read)
+            for one, count, read in zip(self._seen, staying, crops, strict=True)
         ]
+
+    def _on_block(self, _: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        """One more block that reads the prompts' rows; further tokens of answers are not asked."""
+        rows = inputs[0].shape[1]
+        if self._seen is None or rows == 1:
+            return
+        if rows != self._rows:
+            raise CountMismatchError(
+                f"a block of the language model read {rows} positions, not {self._rows}"
+            )
+        self._seen = [one._replace(by_block=(*one.by_block, one.tokens)) for one in self._seen]
 
     def _on_insert(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
         embeddings, _, places, source = inputs
         batch, length = embeddings.shape[:2]
+        self._rows = length
         rows, crops = (places // length).cpu(), source.cpu() // self._geometry.tokens_per_crop
         assert self._input_ids is not None
         tokens = torch.bincount(rows, minlength=batch).tolist()

@@ -1,1 +1,1 @@
-"""Reduction of vision tokens behind the connector: fewer tokens enter the language model."""
+"""Reduction of vision tokens behind the connector, or behind early blocks of the language model."""

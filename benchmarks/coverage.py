@@ -3,6 +3,8 @@
     python benchmarks/coverage.py [--times 2000] [--parts means enough]
                                   [--out benchmarks/results/coverage.json]
 
+With --parts the other parts of the file stay as they were; `simulated` says of each when it was.
+
 Made-up scores and times whose truth is known go through the functions of vtexp/stats. Wanted:
 every interval holds the truth in 93 to 97.5 %, and no alarm is false in more than 5 %. `error` of a
 row is the standard error of its share by the number of simulations. No bound may fall below that
@@ -16,6 +18,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +36,10 @@ from vtexp.stats.bounded import ClusteredMeans, Images, clustered_means, interva
 from vtexp.stats.comparison import differences, paired_scores
 from vtexp.stats.permutation import holm, sign_flip_tests
 from vtexp.stats.power import planned_margin, questions_needed
-from vtexp.stats.terms import coefficients
-from vtexp.stats.times import between_processes, mean_time, speed_up
+from vtexp.stats.terms import coefficients, least_relative_errors, prediction, uncertainty
+from vtexp.stats.times import SURE, Estimate, between_processes, by_process, mean_time, speed_up
 from vtexp.stats.trend import settled
+from vtexp.utils import files
 from vtexp.utils.console import console
 
 Row = dict[str, Any]
@@ -354,6 +358,96 @@ def processes(times: int) -> Iterator[Row]:
             }
 
 
+def _process_times(
+    rng: np.random.Generator, levels: np.ndarray, question: np.ndarray
+) -> list[np.ndarray]:
+    """Times of processes of these levels, each in 6 rounds of these questions, 3 % of noise."""
+    noise = rng.lognormal(-(0.03**2) / 2, 0.03, (len(levels), len(question), 6))
+    return list(levels[:, None, None] * question[:, None] * noise)
+
+
+def by_processes(times: int) -> Iterator[Row]:
+    """Mean time and speed-up with processes in the place of rounds; one process's own beside."""
+    for spread_of in (0.02, 0.1):
+        for mixed in (0.0, 0.3):
+            for count in (2, 3, 4, 8):
+                rng = np.random.default_rng(0)
+                mean, ratio, alone = [], [], []
+                for _ in range(times):
+                    question = rng.lognormal(-(mixed**2) / 2, mixed, 16)
+                    levels = rng.lognormal(-(spread_of**2) / 2, spread_of, (2, count))
+                    slow = _process_times(rng, levels[0], 10 * question)
+                    fast = _process_times(rng, levels[1], 5 * question)
+                    cost = mean_time(by_process(slow))
+                    quick = speed_up(by_process(slow), by_process(fast))
+                    mean.append(cost.low <= 10 <= cost.high)
+                    ratio.append(quick.low <= 2 <= quick.high)
+                    one = speed_up(slow[0], fast[0])
+                    alone.append(one.low <= 2 <= one.high)
+                yield {
+                    "spread": spread_of,
+                    "images_apart": mixed,
+                    "processes": count,
+                    "mean": share(mean),
+                    "speed_up": share(ratio),
+                    "speed_up_of_one": share(alone),
+                }
+
+
+def _measured(rng: np.random.Generator, true: np.ndarray, processes: int) -> list[Estimate]:
+    """Mean times of budgets: 16 images, in 4 rounds or in so many processes of 6 rounds.
+
+    Rounds of one process are off by 5 %, processes by 3 % for all budgets and 2 % for each.
+    """
+    question, found = np.ones(16), []
+    levels = rng.lognormal(0, 0.03, processes)
+    for own in true:
+        if processes > 1:
+            off = levels * rng.lognormal(0, 0.02, processes)
+            found.append(mean_time(by_process(_process_times(rng, own * off, question))))
+        else:
+            rounds = rng.lognormal(0, 0.05, (1, 4)) * rng.lognormal(0, 0.03, (16, 4))
+            found.append(mean_time(own * rounds))
+    return found
+
+
+def limits(times: int) -> Iterator[Row]:
+    """The chance of the most accurate budget within a limit, beside how often it is within.
+
+    Budgets cost `step` times the next smaller one and are the more accurate. The limit is anywhere
+    between the smallest and the largest, or 1 % below what one of them truly costs. `near`: how
+    many intervals hold it. `not_sure`: the most accurate budget with a chance of 95 % is beyond it.
+    """
+    for budgets, step in ((4, 1.5), (4, 1.1), (12, 1.05), (12, 1.02)):
+        for processes_of in (1, 4):
+            for place in ("anywhere", "1 % below one"):
+                rng = np.random.default_rng(0)
+                true = 10 * step ** np.arange(budgets)
+                said, held, broken, near = [], [], [], []
+                for _ in range(times // 2):
+                    at = true[rng.integers(1, budgets)] * 0.99
+                    limit = 10 * step ** rng.uniform(0, budgets - 1) if place == "anywhere" else at
+                    found = _measured(rng, true, processes_of)
+                    within = [i for i, own in enumerate(found) if own.value <= limit]
+                    chances = [own.chance_at_most(limit) for own in found]
+                    if within:
+                        said.append(chances[within[-1]])
+                        held.append(true[within[-1]] <= limit)
+                        near.append(sum(own.low <= limit <= own.high for own in found))
+                    sure = [i for i, chance in enumerate(chances) if chance >= SURE]
+                    broken.append(bool(sure) and true[sure[-1]] > limit)
+                yield {
+                    "budgets": budgets,
+                    "step": step,
+                    "processes": processes_of,
+                    "limit": place,
+                    "near": round(float(np.mean(near)), 1),
+                    "chance_said": round(100 * float(np.mean(said)), 1),
+                    "within": share(held),
+                    "not_sure": share(broken),
+                }
+
+
 def warm_up(times: int) -> Iterator[Row]:
     """When falling times count as settled: rounds, and how often while 10 % too slow or more."""
     falls: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -397,6 +491,43 @@ def cost_terms(times: int) -> Iterator[Row]:
         yield {"coefficient": name} | share(own)
 
 
+def predictions(times: int) -> Iterator[Row]:
+    """Intervals of a new setting's prefill by a cost model; settings are off by 3 %.
+
+    `chance_said`: that it keeps a limit at most 30 % away, and how often those do that get 95 %.
+    """
+    true = np.array([5.0, 4.0, 0.02, 2e-6])
+
+    def terms_of(crops: np.ndarray) -> np.ndarray:
+        crops = np.repeat(crops, 4)
+        tokens = 200 + 100 * crops + 20 * (np.arange(len(crops)) % 4)
+        return np.column_stack([np.ones(len(crops)), crops, tokens, tokens**2])
+
+    for count in (4, 5, 6, 8, 12):
+        rng, settings = np.random.default_rng(0), np.repeat(np.arange(count), 4)
+        held, said, kept = [], [], []
+        for _ in range(times // 2):
+            crops = np.sort(rng.choice(np.arange(1.0, 13), count, replace=False))
+            terms = terms_of(crops)
+            off = rng.lognormal(0, 0.03, count)[settings] * rng.lognormal(0, 0.02, len(settings))
+            values, at = terms @ true * off, terms_of(rng.uniform(*crops[[0, -1]], 1)).mean(axis=0)
+            known = uncertainty(terms, values, settings)
+            truth, limit = at @ true * rng.lognormal(0, 0.03), at @ true * rng.uniform(0.7, 1.3)
+            found = prediction(at, least_relative_errors(terms, values), known)
+            if known.freedom:
+                held.append(found.low <= truth <= found.high)
+                said.append(found.chance_at_most(limit))
+                kept.append(truth <= limit)
+        sure = np.array(said) >= SURE
+        yield {
+            "settings": count,
+            "interval": share(held),
+            "chance_said": round(100 * float(np.mean(said)), 1),
+            "within": share(kept),
+            "within_of_sure": share(np.array(kept)[sure]),
+        }
+
+
 def floor(times: int) -> Iterator[Row]:
     """p-values of up to 210 pairs: the largest difference of all is at the floor, below 0.05."""
     rng = np.random.default_rng(0)
@@ -422,8 +553,11 @@ PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
     "margins": margins,
     "speed_ups": speed_ups,
     "processes": processes,
+    "by_processes": by_processes,
+    "limits": limits,
     "warm_up": warm_up,
     "cost_terms": cost_terms,
+    "predictions": predictions,
     "floor": floor,
 }
 
@@ -453,12 +587,23 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    found = {}
+    found, simulated = _kept(args.out, args.parts)
     for part in args.parts:
         began = time.monotonic()
         found[part] = list(PARTS[part](args.times))
+        simulated[part] = f"{args.times} times on {datetime.now(UTC):%Y-%m-%d}"
         console.print(shown(part, found[part], time.monotonic() - began))
-    write_results(args.out, {"times": args.times, "parts": found})
+    parts = {part: found[part] for part in PARTS if part in found}
+    write_results(args.out, {"simulated": simulated, "parts": parts})
+
+
+def _kept(path: Path | None, parts: list[str]) -> tuple[dict[str, list[Row]], dict[str, str]]:
+    """What a file has of other parts, and when it was simulated."""
+    if path is None or not path.is_file():
+        return {}, {}
+    old = files.read_json(path)
+    kept = {part: rows for part, rows in old["parts"].items() if part not in parts}
+    return kept, {part: old["simulated"][part] for part in kept}
 
 
 if __name__ == "__main__":

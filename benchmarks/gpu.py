@@ -23,6 +23,7 @@ import argparse
 import gzip
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,6 @@ import numpy as np
 import torch
 from results_file import write_results
 
-from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import PromptCounts, mfu
 from vtexp.runs import surroundings
 from vtexp.runs.records import read_latency, read_result
@@ -137,14 +137,27 @@ def beside_reference(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The same prefill beside the public reference code, in turns."""
     if args.reference is None:
         raise Failed("no --reference")
-    out = folder / "prefill.json"
-    command = [sys.executable, "benchmarks/prefill.py", "--reference", str(args.reference)]
-    command += ["--size", "7b_d", "--device", "cuda", "--dtype", "bfloat16", "--compile"]
-    command += ["--graphs", "--crops", "1", "4", "12", "--repeats", "15", "--out", str(out)]
+    how = f"--reference {args.reference} --size 7b_d --compile --graphs --crops 1 4 12 --repeats 15"
+    found = script(folder, "prefill.py", how)
+    return {"crops": found["rows"]}
+
+
+def script(folder: Path, name: str, arguments: str) -> dict[str, Any]:
+    """What another benchmark writes of this GPU in bfloat16. Raises Failed with its last line."""
+    out = folder / "found.json"
+    how = shlex.split(f"{arguments} --device cuda --dtype bfloat16")
+    command = [sys.executable, f"benchmarks/{name}", *how, "--out", str(out)]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if made.returncode:
         raise Failed((made.stderr.strip().splitlines() or ["no word"])[-1])
-    return {"crops": json.loads(out.read_text())["rows"]}
+    return json.loads(out.read_text())
+
+
+def reductions(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+    """Each token reduction beside none and resizing, in turns: what it costs and saves."""
+    large = "--model allenai/Molmo-7B-D-0924 --random --max-crops 12 --kept 576 144"
+    kinds = {"molmo_7b_d": large, "molmo_tiny": ""}
+    return {name: script(folder, "reduction.py", own)["prefills"] for name, own in kinds.items()}
 
 
 def quick_rows(folder: Path, overrides: Sequence[str], label: str) -> list[dict[str, Any]]:
@@ -157,9 +170,9 @@ def quick_rows(folder: Path, overrides: Sequence[str], label: str) -> list[dict[
     plan = make_plan(compose_config([*on_gpu(*overrides), *few, "sweep.name=quick"]))
     runner, sample = load_runner(plan), plan.samples[0]
     hardware, rows = plan.config.hardware, []
-    model = model_arithmetic(plan.checkpoint.config, plan.geometry)
     peak = None if hardware.dtype.is_float8 else hardware.peak_tflops
     for run in plan.runs:
+        model = run.arithmetic(plan.checkpoint)
         asked = (sample, run.setting, plan.config.dataset.style)
         with runner.probe() as probe:
             runner.eager_prefill(*asked)
@@ -393,6 +406,7 @@ PARTS: dict[str, tuple[Callable[[Path, argparse.Namespace], dict[str, Any]], flo
     "answers": (answers, 60),
     "molmoe_1b": (two_values("model=molmoe_1b", "knob.sizes=[336x336,784x1008]"), 60),
     "molmo2_8b": (two_values("model=molmo2_8b", "knob.sizes=[378x378,910x910]"), 60),
+    "reductions": (reductions, 90),
     "float8_tiny": (float8_tiny, 50),
     "processes": (processes, 60),
     "repeatability": (repeatability, 90),

@@ -45,22 +45,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.user_properties += zip(names, mark.args, strict=True)
 
 
-@pytest.fixture(scope="session")
-def drawn_pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session", autouse=True)
+def drawn_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Cache folder of the whole session, also of several workers: small_print is drawn once."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     folder.mkdir(exist_ok=True)
-    return folder
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("VTEXP_CACHE_DIR", str(folder))
+        yield folder
 
 
 @pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drawn_pages: Path) -> None:
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test may reach an account or write into the home directory."""
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("VTEXP_CACHE_DIR", str(drawn_pages))
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
         monkeypatch.setenv(name, "unset by the test")
 

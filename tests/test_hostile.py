@@ -273,7 +273,7 @@ def test_a_config_that_no_run_writes_is_one_line(tmp_path: Path, text: str) -> N
 )  # fmt: skip
 def test_a_config_of_no_run_is_not_thawed(tmp_path: Path, text: str) -> None:
     (tmp_path / files.CONFIG).write_text(text)
-    with pytest.raises(DataError, match=r"config\.yaml: not the config"):
+    with pytest.raises(DataError, match=r"config\.yaml: not the"):
         thaw([tmp_path])
 
 
@@ -282,7 +282,7 @@ def test_a_margin_that_is_no_number_is_one_line(tmp_path: Path, margin: str) -> 
     for folder in sweep_of_two(tmp_path):
         config = (folder / files.CONFIG).read_text()
         (folder / files.CONFIG).write_text(config.replace("margin: 1.0", f"margin: {margin}"))
-    with pytest.raises(DataError, match=r"report\.margin is no number"):
+    with pytest.raises(DataError, match=r"config\.yaml: report\.margin\b.*number"):
         sweep_commands.report([str(tmp_path)])
 
 
@@ -325,7 +325,7 @@ def test_damaged_json_of_a_run_is_one_line(tmp_path: Path, name: str, text: str)
         with pytest.raises(DataError) as error:
             command()
         assert f"{name}: " in str(error.value)
-        assert "python -m vtexp resume makes the run again" in str(error.value)
+        assert "python -m vtexp resume" in str(error.value)
         assert len(str(error.value)) < 500
 
 
@@ -343,7 +343,7 @@ def test_damaged_json_of_a_run_is_one_line(tmp_path: Path, name: str, text: str)
 def test_a_result_of_other_types_is_one_line(tmp_path: Path, changes: dict) -> None:
     path = sweep_of_two(tmp_path)[0] / files.RESULT
     path.write_text(changed(path, **changes))
-    line = r"result\.json: not a result of vtexp.*; delete it, and python -m vtexp resume makes"
+    line = r"result\.json: not a result.*python -m vtexp resume"
     with pytest.raises(DataError, match=line):
         sweep_commands.report([str(tmp_path)])
 
@@ -366,7 +366,7 @@ def test_samples_that_are_not_those_of_the_result_are_one_line(
 ) -> None:
     path = sweep_of_two(tmp_path)[1] / files.SAMPLES
     path.write_text("\n".join(damage(path.read_text().splitlines())) + "\n")
-    with pytest.raises(DataError, match=r"samples\.jsonl: .*python -m vtexp resume makes"):
+    with pytest.raises(DataError, match=r"samples\.jsonl: .*python -m vtexp resume"):
         sweep_commands.report([str(tmp_path)])
 
 
@@ -471,8 +471,6 @@ def test_no_file_elsewhere_is_taken_for_a_log(tmp_path: Path, where: str) -> Non
 
 @pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000], ids=len)
 def test_a_name_that_no_folder_has_is_one_short_line(name: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"not the name of a folder \(File name too long\)"
-    ) as error:
+    with pytest.raises(ConfigError, match=r"\(File name too") as error:
         sweep_commands.status(name)
     assert len(str(error.value)) < 150

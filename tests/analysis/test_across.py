@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers.facts import says
 from tests.helpers.made_records import change_result
 from tests.helpers.made_sweeps import make_run, steady_scores
 from vtexp.analysis.analyse import analyse
@@ -46,7 +47,7 @@ def test_worst_case_and_average(tmp_path: Path) -> None:
         assert budget.accuracy == pytest.approx(np.mean([run.accuracy for run in runs]))
         assert budget.worst_at_most == max(run.at_most_worse for run in runs)  # type: ignore[type-var]
     assert found.budgets[0].worst_dataset == "hard"
-    assert "Each by itself: easy: max_crops=1; hard: max_crops=4." in found.sentence
+    assert says(found.sentence, "easy: max_crops=1") and says(found.sentence, "hard: max_crops=4")
     text = markdown(report_rows(collect(tmp_path), analysis), analysis)
     assert "## Across data sets" in text and found.sentence in text
 

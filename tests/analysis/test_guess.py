@@ -71,3 +71,23 @@ def test_margins_follow_from_the_bounds(tmp_path: Path) -> None:
     assert len({one.run for one in series.margins}) > 2
     said = margins_sentence(series.margins, series.runs)
     assert "10: image_size=336x336" in said and said.count(";") < len(MARGINS)
+
+
+def test_small_losses_and_the_smallest_budget_are_said_as_they_are(tmp_path: Path) -> None:
+    """0.03 of one of 120 questions is no loss of 0.0 points; below the smallest is nothing."""
+    almost = [1.0] * 119 + [0.97]
+    for (value, tokens), own in zip(VALUES, (almost, [1.0] * 120), strict=False):
+        make_run(tmp_path / "a", value, tokens, own)
+        make_run(tmp_path / "b", value, tokens, [1.0] * 120)
+    (series,) = analyse(collect(tmp_path / "a"), 1.0).series
+    assert series.guess is not None and "less than 0.1 points lower" in series.guess.sentence
+    (series,) = analyse(collect(tmp_path / "b"), 1.0).series
+    assert series.guess is not None and "No smaller budget was measured" in series.guess.sentence
+
+
+def test_a_margin_above_all_scores_is_said_to_ask_for_nothing(tmp_path: Path) -> None:
+    for (value, tokens), right in zip(VALUES, (0, 1), strict=False):
+        make_run(tmp_path, value, tokens, [1.0] * right + [0.0] * (200 - right))
+    (series,) = analyse(collect(tmp_path), 5.0).series
+    assert series.answer.verdict == "smaller"
+    assert any("answers nothing would be enough" in caveat for caveat in series.answer.caveats)

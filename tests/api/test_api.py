@@ -147,6 +147,20 @@ def test_counts_are_what_the_model_reads(
     assert times.counts == asked
 
 
+def test_fewer_blocks_are_those_that_work(model: vtexp.Model, picture: np.ndarray) -> None:
+    quick = ["measure.min_seconds=0", "measure.max_seconds=0", "measure.latency_repeats=6"]
+    fewer = vtexp.load_model("molmo_tiny", overrides=[*quick, "model.active_blocks=[0,3]"])
+    ran: list[int] = []
+    hooks = [
+        block.register_forward_hook(lambda *_, i=i: ran.append(i))
+        for i, block in enumerate(fewer.runner.model.model.transformer.blocks)
+    ]
+    fewer.answer(picture, "what is shown?", max_new_tokens=1, max_crops=1)
+    assert ran == [0, 3] and len(hooks) == 4
+    with pytest.raises(VtexpError, match="block 3 is missing"):
+        vtexp.load_model("molmo_tiny", overrides=["model.active_blocks=[0,1]"])
+
+
 def test_times_are_those_of_the_protocol(model: vtexp.Model, picture: np.ndarray) -> None:
     times = model.time_prefill(picture, "what is shown?", max_crops=2)
     assert times.n == len(times.rows) >= 6

@@ -106,14 +106,14 @@ def test_plain_config_is_json_of_names(make_config: MakeConfig) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("+foo=1", "foo: no such key; the top level has model"),
-        ("knob.sizes=[]", "give at least one value"),
+        ("+foo=1", "^foo: no such key; .*model"),
+        ("knob.sizes=[]", "^knob.sizes: .*at least one"),
         ("knob.sizes=[336x336,336x336]", "336x336 is given twice"),
         ("hardware.batch_size=0", "hardware.batch_size=0: must be 1 to 65536 samples"),
-        ("sweep.name=a/b", "part of a folder's name"),
-        ("model.name=../up", "part of a folder's name"),
-        ("+dataset.limti=2", "dataset.limti: no such key; allowed here: name, split"),
-        ("knob.name=max_crops", "choose another knob with knob=NAME"),
+        ("sweep.name=a/b", "^sweep.name=a/b: "),
+        ("model.name=../up", r"^model.name=\.\./up: "),
+        ("+dataset.limti=2", "dataset.limti: no such key; .*: name, split"),
+        ("knob.name=max_crops", "knob=NAME"),
         ("hardware.sharded=true", "only over GPUs"),
     ],
 )
@@ -125,8 +125,8 @@ def test_impossible_settings(make_config: MakeConfig, override: str, says: str) 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("knob=nope", "knob=nope: no such option; available: image_size, kept_tokens, max_crops,"),
-        ("knob.sizez=3", "knob.sizez: no such key; allowed here:"),
+        ("knob=nope", "available: image_size, kept_tokens, max_crops,"),
+        ("knob.sizez=3", "knob.sizez: no such key; "),
         ("dataset.limit=abc", "dataset.limit: value 'abc'"),
         ("hardware.dtype=float4", "hardware.dtype: invalid value 'float4', expected one of"),
     ],
@@ -150,7 +150,7 @@ def test_missing_value_names_its_key(make_config: MakeConfig, tmp_path: Path) ->
         pytest.raises(OmegaConfBaseException) as caught,
     ):
         from_hydra(compose("config", ["model=molmo", "sweep.name=a"]))
-    assert user_errors.one_line(caught.value).startswith("model.path: needs a value")
+    assert re.match(r"model\.path: .*\bmodel\.path=VALUE", user_errors.one_line(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_help_shows_examples(tmp_path: Path) -> None:
     done = launch("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "python launch.py -m knob=image_size" in done.stdout
-    assert "knob: image_size, kept_tokens, max_crops, vision_tokens" in done.stdout
+    assert "knob: image_size, kept_tokens, max_crops, moe_top_k, transformer_blocks" in done.stdout
 
 
 @pytest.mark.parametrize("mode", [[], ["-m"]])

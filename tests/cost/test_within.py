@@ -11,6 +11,7 @@ import pytest
 from tests.cost.test_cost_model import SIZES, TRUTH, earlier, finish
 from vtexp.budget.geometry import Tiling, theoretical_tokens, tiling_to_resolution
 from vtexp.config.schema import Config
+from vtexp.cost.latency_fit import write_cost_model
 from vtexp.report.plan import show_plan
 from vtexp.runs.forecast import clock_of
 from vtexp.runs.plan import make_plan
@@ -57,10 +58,35 @@ def test_caps_and_targets_too(make_config: MakeConfig, earlier: Path) -> None:
         tried = candidates(plan, clock_of(plan))
         (line,) = settings_within(plan)
         best = max((one for one in tried if one.prefill_ms <= 60), key=lambda o: o.prefill_ms)
-        assert f"{best.run.label} has" in line and f"{best.prefill_ms:.3g} ms" in line
+        assert f"{best.run.label} has" in line and f"{best.prefill_ms:#.3g} ms" in line
         assert true_ms(plan, 1, tried[0].run) == pytest.approx(tried[0].prefill_ms, rel=0.01)
     assert str(theoretical_tokens(1, plan.geometry)) == "288"
     assert str(tiling_to_resolution(Tiling(2, 1), plan.geometry)) == "560x336"
+
+
+def test_a_prediction_has_its_chance(make_config: MakeConfig, tmp_path: Path) -> None:
+    """By fits to times that are off by a few percent; a limit far above the prediction is sure."""
+    sizes = "knob.sizes=[336x336,560x336,560x560,784x560,784x784,784x1008]"
+    finish(
+        make_plan(make_config(sizes, "sweep.name=noisy")), off=(1.03, 0.97, 1.02, 0.98, 1.03, 0.97)
+    )
+    assert write_cost_model(tmp_path / "noisy") is not None
+    plan = make_plan(make_config(SIZES, "plan=true"))
+    clock = clock_of(plan)
+    prompts = plan.runs[2].prompts
+    own = clock.model.mean_prefill(prompts)  # type: ignore[union-attr]
+    assert own.value == pytest.approx(clock.mean_ms(prompts))
+    chances = [
+        clock.chance_at_most(prompts, own.value * times) for times in (0.8, 0.99, 1, 1.01, 1.3)
+    ]
+    assert chances == sorted(chances) and chances[2] == pytest.approx(0.5)
+    assert chances[0] < 0.05 and chances[-1] > 0.95
+    limit = clock.mean_ms(plan.runs[2].prompts) * 1.001
+    (line,) = settings_within(
+        make_plan(make_config(SIZES, f"report.max_prefill_ms={limit}", "plan=true"))
+    )
+    assert re.search(r"within with a chance of 5\d %", line)
+    assert "is the largest with 95 %" in line
 
 
 def test_nothing_is_made_up_without_a_cost_model(make_config: MakeConfig) -> None:

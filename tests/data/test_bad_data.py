@@ -314,18 +314,18 @@ def test_a_context_too_short_for_all_is_no_fault_of_samples(make_config: MakeCon
         (
             {"options": "[{[]}]"},
             ["+dataset.lists_as_text=[options]"],
-            "is not a list written as text",
+            "not a list",
         ),
         (
             {"options": "{1, 2, [3]}"},
             ["+dataset.lists_as_text=[options]"],
-            "is not a list written as",
+            "not a list",
         ),
         ({"hint": "\ud800"}, ["dataset.transforms=[hint_first]"], "half a character"),
         ({"hint": ["a"]}, ["dataset.transforms=[hint_twice]"], "is not text"),
-        ({"options": ["a", "{}"]}, ["dataset.transforms=[ai2d]"], "the right option is {}"),
-        ({"abc": "zz"}, ["dataset.transforms=[ai2d]"], "option_is_abc='zz' is not a list of"),
-        ({"abc": 7}, ["dataset.transforms=[ai2d]"], "option_is_abc=7 is not a list of"),
+        ({"options": ["a", "{}"]}, ["dataset.transforms=[ai2d]"], "option is {}"),
+        ({"abc": "zz"}, ["dataset.transforms=[ai2d]"], "option_is_abc='zz' is not a list"),
+        ({"abc": 7}, ["dataset.transforms=[ai2d]"], "option_is_abc=7 is not a list"),
         ({"abc": [None, [1]]}, ["dataset.transforms=[ai2d]"], "option_is_abc="),
         ({"kind": [[1]]}, [], "[1] is not text"),
         ({"kind": "\ud800"}, [], "half a character"),
@@ -346,9 +346,9 @@ def test_one_bad_row_fails_alone(
     settings = [*private(tmp_path, "test.jsonl"), "dataset.columns.question_type=kind", *keys]
     plan = make_plan(make_config(*settings, "dataset.max_failed=1"))
     assert [sample.sample_id for sample in plan.samples] == ["a"]
-    ((sample_id, reason),) = plan.failed
-    assert sample_id == (f"{plan.config.dataset.split}-1" if "id" in change else "b")
-    assert says in reason and "\n" not in reason
+    (failed,) = plan.failed
+    assert failed.sample_id == (f"{plan.config.dataset.split}-1" if "id" in change else "b")
+    assert says in failed.reason and "\n" not in failed.reason
 
 
 @pytest.mark.parametrize("url", ["http://[", "http://[::1", "http://a b/", "file:///etc/passwd"])
@@ -383,8 +383,8 @@ def test_one_bad_cell_of_a_table_fails_alone(
     pq.write_table(pa.table(table), tmp_path / "test.parquet")
     settings = [*private(tmp_path, "test.parquet", "parquet"), "dataset.columns.question_type=kind"]
     plan = make_plan(make_config(*settings, "dataset.max_failed=1"))
-    ((_, reason),) = plan.failed
-    assert f"{column}: the cell " in reason
+    (failed,) = plan.failed
+    assert f"{column}: the cell " in failed.reason
     assert len(plan.samples) == 1
 
 
@@ -395,7 +395,7 @@ def test_a_time_zone_that_does_not_exist_is_one_line(
     table = dict.fromkeys(("image", "answers", "size", "id"), pa.array(["good.png"]))
     table["question"] = pa.array([0], pa.timestamp("ms", "Nope/Zone"))
     pq.write_table(pa.table(table), tmp_path / "test.parquet")
-    with pytest.raises(DataError, match=r"none of 1 samples can be asked.*tz=Nope/Zone") as caught:
+    with pytest.raises(DataError, match=r"none of 1 .*tz=Nope/Zone") as caught:
         make_plan(make_config(*private(tmp_path, "test.parquet", "parquet")))
     assert "\n" not in str(caught.value)
 
@@ -434,5 +434,5 @@ def test_tables_of_broken_text_are_one_line(make_config: MakeConfig, tmp_path: P
     folder.mkdir()
     line = f'a.png,"{"x" * 200_000}",yes,1,1'
     (folder / "metadata.csv").write_text(f"file_name,question,answers,id,size\n{line}\n")
-    with pytest.raises(DataError, match=r"metadata\.csv: cannot be read \(field larger"):
+    with pytest.raises(DataError, match=r"metadata\.csv: .*field larger"):
         make_plan(make_config(*private(tmp_path, "folder", "imagefolder")))

@@ -98,7 +98,7 @@ def test_pixmo_count(
 
 def test_no_network_is_one_line_soon(tmp_path: Path) -> None:
     addresses = {tmp_path / f"{i}.png": f"http://127.0.0.1:9/{i}.png" for i in range(500)}
-    with pytest.raises(DataError, match="none of 500 images could be downloaded: http://127"):
+    with pytest.raises(DataError, match=r"none of 500 .*: http://127"):
         download_images(addresses)
 
 

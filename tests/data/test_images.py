@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from tests.helpers.facts import says
 from vtexp.config.schema import Config
 from vtexp.data.sample import ImageFile, Sample, to_rgb
 from vtexp.errors import DataError
@@ -186,9 +187,9 @@ def bomb(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda folder: folder / "gone.png", "gone.png: no such image"),
+        (lambda folder: folder / "gone.png", "gone.png: no such"),
         (lambda folder: folder, "not a readable image"),
-        (bomb, r"too large to decode \(Pillow's limit is 179 megapixels\)"),
+        (bomb, r"too large .*179 megapixels"),
     ],
 )
 @pytest.mark.fault(
@@ -272,7 +273,7 @@ def test_unusable_samples_are_recorded_with_their_reasons(
     assert {s.image_id for s in plan.samples} == {"good.png", "one.png", "cmyk.jpg", "flat.png"}
     reasons = {failed.sample_id: failed.reason for failed in plan.failed}
     assert set(reasons) == {"test-4", "test-5", "test-6", "test-7", "test-8"}
-    assert "text.png: not a readable" in reasons["test-4"]
+    assert says(reasons["test-4"], "text.png", "not a readable")
     assert "too large" in reasons["test-5"]
     assert "gone.png: no such" in reasons["test-6"]
     assert reasons["test-7"].endswith("no answer")
@@ -298,7 +299,7 @@ def test_letterboxed_images_can_be_too_flat(
 def test_more_failed_samples_than_allowed_stop_the_run(
     make_config: MakeConfig, folder_of_all_kinds: Path
 ) -> None:
-    says = "5 of 9 samples cannot be asked, more than dataset.max_failed=4; sample test-[4-8]: "
+    says = r"5 of 9 .*dataset\.max_failed=4; .*test-[4-8]: "
     with pytest.raises(DataError, match=says):
         make_plan(make_config(*overrides(folder_of_all_kinds, "dataset.max_failed=4")))
 
@@ -308,5 +309,5 @@ def test_a_set_without_any_usable_sample_stops_the_run(
 ) -> None:
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "metadata.csv").write_text("file_name,question,answers\na.png,q,a\n")
-    with pytest.raises(DataError, match=r"none of 1 samples can be asked; sample test-0: .*a\.png"):
+    with pytest.raises(DataError, match=r"none of 1 .*test-0: .*a\.png"):
         make_plan(make_config(*overrides(tmp_path, "dataset.max_failed=100")))

@@ -123,8 +123,8 @@ def test_gold_letters_on_empty_options_fail_with_their_reason(
     more = ["dataset.columns.options=options", "dataset.metric=mmmu", "dataset.max_failed=1"]
     plan = make_plan(make_config(*overrides("jsonl", tmp_path, rows, *more)))
     assert [sample.references for sample in plan.samples] == [("C",)]
-    ((_, reason),) = plan.failed
-    assert "empty" in reason and "B" in reason
+    (failed,) = plan.failed
+    assert "empty" in failed.reason and "B" in failed.reason
 
 
 @pytest.mark.parametrize("count", [8, 10, 26])
@@ -194,8 +194,8 @@ def test_a_column_of_the_wrong_kind_is_named_with_file_and_row(
         "dataset.columns.image_id=photo",
     )
     samples, failed = load(make_config, settings)
-    assert len(samples) == 3
-    ((_, reason),) = failed
+    assert (len(samples), len(failed)) == (3, 1)
+    reason = failed[0].reason
     assert f"{tmp_path / 't.jsonl'}, row 2: column {column}: " in reason
     assert len(reason) < 500
 

@@ -304,7 +304,7 @@ def test_a_run_counts_the_samples_that_failed(
     broken = {**rows[0], "question_id": "broken", "image": {"bytes": b"no image", "path": None}}
     fill(cache, make_config("dataset=a_okvqa").dataset, {path: [*rows, broken]})
     overrides = ("dataset=a_okvqa", "dataset.limit=null", "knob.sizes=[336x336]")
-    with pytest.raises(DataError, match=r"1 of 2 samples.*sample broken: .*row 1: not a readable"):
+    with pytest.raises(DataError, match=r"1 of 2 .*broken: .*row 1: "):
         run_job(make_config(*overrides))
     run_job(make_config(*overrides, "dataset.max_failed=1"))
     folder = next((tmp_path / "sweep").glob("image_size-*"))
@@ -363,7 +363,7 @@ def test_missing_set_says_at_once_how_to_get_it(
         r"hf download lmms-lab/textvqa --repo-type dataset --revision 9c0699cd19768ac5ab97568f6b3cb"
         r"ac4c0062884 --include 'data/validation-\*\.parquet'"
     )
-    with pytest.raises(DataError, match=f"not in the cache.*{command}"):
+    with pytest.raises(DataError, match=f"cache.*{command}"):
         load_samples(make_config("dataset=text_vqa").dataset, fetch=fetch)
     assert time.monotonic() - began < 4
 
@@ -396,7 +396,7 @@ def test_missing_set_with_the_hub_switched_off(
     make_config: MakeConfig, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match="HF_HUB_OFFLINE is set; with a network: hf download"):
+    with pytest.raises(DataError, match=r"HF_HUB_OFFLINE.*hf download"):
         load_samples(make_config("dataset=mmmu").dataset, fetch=True)
 
 
@@ -420,12 +420,12 @@ def test_vqa_v2_from_its_own_files(make_config: MakeConfig, tmp_path: Path) -> N
     (sample,) = found.samples
     assert sample.references == ("red",) * 10 and sample.question_type == "what"
     assert sample.image == ImageFile(folder / "val2014" / "COCO_val2014_000000000042.jpg")
-    ((failed, reason),) = found.failed
-    assert failed == "42001" and reason.endswith("no answer")
+    (failed,) = found.failed
+    assert failed.sample_id == "42001" and failed.reason.endswith("no answer")
     (folder / "v2_mscoco_val2014_annotations.json").write_text(
         json.dumps({"annotations": [{**annotations[0], "question_id": "42000"}]})
     )
-    with pytest.raises(DataError, match="no question_id is a question_id of the other table, as 4"):
+    with pytest.raises(DataError, match=r"no question_id .* as 42000 "):
         load(make_config, "vqa_v2_files", f"dataset.source.folder={folder}")
 
 
@@ -466,7 +466,7 @@ def test_st_vqa_is_molmos_own_validation_split(make_config: MakeConfig, tmp_path
 
 
 def test_folder_that_is_not_there_says_how_to_get_it(make_config: MakeConfig) -> None:
-    with pytest.raises(DataError, match="no such folder; register at https://rrc"):
+    with pytest.raises(DataError, match=r"no such folder.*https://rrc"):
         load(make_config, "st_vqa")
 
 

@@ -117,7 +117,7 @@ def test_runs_on_different_samples_refuse_to_be_paired(
     run_job(make_config("knob.sizes=[560x336]", "dataset.seed=1"))
     runs = collect(tmp_path / "sweep")
     assert len({run.found.samples_fingerprint for run in runs}) == 2
-    with pytest.raises(DataError, match="easy_vqa: runs answered different questions"):
+    with pytest.raises(DataError, match=r"easy_vqa: .*different questions"):
         require_same_samples(runs)
-    assert any("answered different questions" in caveat for caveat in caveats(runs))
+    assert any("different questions" in caveat for caveat in caveats(runs))
     assert {run.settings for run in runs} == {"dataset.seed=0", "dataset.seed=1"}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.facts import says
 from tests.helpers.slurm_cluster import wait_until
 from tests.helpers.sweeps import Sweep, process_of
 from vtexp.config.schema import Config, Launcher
@@ -29,7 +30,16 @@ from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]
 LOCAL = ("hardware.launcher=local",)
-LONG = ("dataset.limit=80", "hardware.batch_size=1")
+LONG = ("dataset.limit=80", "hardware.batch_size=1", "knob.sizes=784x784,336x336")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Path) -> Sweep:
+    """The long sweep in one process, without an interruption."""
+    sweep = Sweep(tmp_path_factory.mktemp("undisturbed") / "sweep", small_checkpoint, *LONG)
+    assert sweep.launch().returncode == 0
+    assert {len(rows) for rows in sweep.answers().values()} == {80}
+    return sweep
 
 
 def test_a_frozen_config_thaws_to_the_same_runs(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -104,7 +114,7 @@ def test_a_run_under_way_is_not_made_twice(
     with pytest.raises(RunFailedError, match="no result"):
         launch.launch([job], wait=True)
     assert watched == [sweep]
-    assert "1 runs are under way" in capsys.readouterr().out
+    assert says(capsys.readouterr().out, "1 run", "under way")
     with pytest.raises(ConfigError, match="336x336: is under way"):
         run_job(plan.config)
 
@@ -170,17 +180,16 @@ def test_a_finished_share_is_not_answered_again(tmp_path: Path) -> None:
     "Ctrl-C, then cancel, of a sweep of local processes",
     "resumed, the same answers",
 )
-def test_a_local_sweep_is_cancelled_and_resumed(tmp_path: Path, small_checkpoint: Path) -> None:
-    sizes = "knob.sizes=784x784,784x560"
-    here = Sweep(tmp_path / "here" / "sweep", small_checkpoint, *LONG, sizes)
-    assert here.launch().returncode == 0
-    sweep = Sweep(tmp_path / "there" / "sweep", small_checkpoint, *LONG, sizes, *LOCAL)
+def test_a_local_sweep_is_cancelled_and_resumed(
+    tmp_path: Path, small_checkpoint: Path, undisturbed: Sweep
+) -> None:
+    sweep = Sweep(tmp_path / "sweep", small_checkpoint, *LONG, *LOCAL)
     launcher = sweep.start()
     sweep.wait_for_answers(3)
     launcher.send_signal(signal.SIGINT)  # asks nothing of the jobs
     _, errors = launcher.communicate()
     assert launcher.returncode == 130
-    assert errors.endswith(f"come back with: python -m vtexp wait {sweep.folder}\n")
+    assert errors.endswith(f" python -m vtexp wait {sweep.folder}\n")
     status = sweep.do("status").stdout
     assert "1 running, 1 queued" in status
     assert sweep.do("cancel").returncode == 0
@@ -188,7 +197,7 @@ def test_a_local_sweep_is_cancelled_and_resumed(tmp_path: Path, small_checkpoint
     assert waited.returncode == 1 and "2 of 2 runs failed" in waited.stderr
     assert "CANCELLED" in next(iter(sweep.failures().values()))
     assert sweep.do("resume").returncode == 0
-    assert sweep.answers() == here.answers() and len(here.answers()) == 2
+    assert sweep.answers() == undisturbed.answers() and len(sweep.answers()) == 2
 
 
 @pytest.mark.slow
@@ -200,7 +209,7 @@ def test_a_local_sweep_is_cancelled_and_resumed(tmp_path: Path, small_checkpoint
 def test_a_killed_run_leaves_its_lane_alone(tmp_path: Path, small_checkpoint: Path) -> None:
     """Also of two ranks: the other one does not wait for it."""
     sweep = Sweep(tmp_path / "sweep", small_checkpoint, *LONG, *LOCAL, "hardware.gpus_per_run=2")
-    process = sweep.start("knob.sizes=784x784,336x336")
+    process = sweep.start()
     started = "*/ranks/1/answers.jsonl.partial"
     wait_until(lambda: any(sweep.folder.glob(started)), "answers of the second rank")
     (folder,) = (path.parents[2] for path in sweep.folder.glob(started))
@@ -223,10 +232,9 @@ def test_a_killed_run_leaves_its_lane_alone(tmp_path: Path, small_checkpoint: Pa
     "exit code 130; resumed",
 )
 def test_an_interrupted_sweep_of_this_process_is_resumed(
-    tmp_path: Path, small_checkpoint: Path
+    tmp_path: Path, small_checkpoint: Path, undisturbed: Sweep
 ) -> None:
-    folder = tmp_path / "my sweeps" / "sweep"
-    sweep = Sweep(folder, small_checkpoint, *LONG, "knob.sizes=784x784,336x336")
+    sweep = Sweep(tmp_path / "my sweeps" / "sweep", small_checkpoint, *LONG)
     process = sweep.start()
     sweep.wait_for_answers(3)
     assert "1 running, 1 queued" in sweep.do("status").stdout
@@ -238,4 +246,4 @@ def test_an_interrupted_sweep_of_this_process_is_resumed(
     _, _, hint = errors.strip().partition("to go on: ")
     environment = sweep.environment | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
     assert subprocess.run(hint, shell=True, env=environment).returncode == 0, hint
-    assert {len(rows) for rows in sweep.answers().values()} == {80}
+    assert sweep.answers() == undisturbed.answers()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.facts import says
 from tests.helpers.slurm_cluster import Cluster, wait_until
 from tests.helpers.sweeps import Sweep, process_of
 from vtexp.utils import files
@@ -36,7 +37,7 @@ def test_submission_without_a_controller_is_one_line(
     assert time.monotonic() - began < MOST_S
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.splitlines()
-    assert re.match("error: hardware=h100: SLURM refused the jobs: .*contact slurm", line), line
+    assert re.match("error: hardware=h100: .*refused.*contact slurm", line), line
     slurm.controller_up()
     done = sweep.launch("knob.sizes=336x336")
     assert done.returncode == 0, done.stderr
@@ -61,7 +62,7 @@ def test_a_controller_that_goes_away_while_jobs_run(
     assert cancelled.returncode == 1
     (line,) = cancelled.stderr.splitlines()
     (job_id,) = sweep.job_ids()
-    assert line.endswith(f"cancel again when squeue answers, or type: scancel {job_id}")
+    assert says(line, "squeue") and line.endswith(f": scancel {job_id}")
     assert "not answer" in sweep.do("status").stdout or sweep.answers()
     wait_until(lambda: bool(sweep.answers()), "the result, which needs no controller")
     slurm.controller_up()
@@ -91,7 +92,7 @@ def test_without_sacct_a_killed_job_is_found_out(
     waited = sweep.do("wait")
     assert waited.returncode == 1
     (path,) = sweep.folder.glob(f"*/{files.FAILURE}")
-    assert "ended without a result (SLURM has forgotten it" in files.read_json(path)["error"]
+    assert says(files.read_json(path)["error"], "without a result", "SLURM has forgotten")
     resumed = sweep.do("resume")
     assert resumed.returncode == 0, resumed.stderr
     assert {len(rows) for rows in sweep.answers().values()} == {60}

@@ -18,6 +18,7 @@ import pytest
 import torch
 from scipy import stats
 
+from tests.helpers.facts import says
 from tests.helpers.made_records import latency_row, stage_times
 from vtexp.budget.geometry import MOLMO, Tiling
 from vtexp.budget.knobs import CropSetting
@@ -252,7 +253,7 @@ def test_a_device_that_answers_early_is_waited_for_or_caught() -> None:
     measured, wake_up_ms = np.median([row.ttft_ms for row in found]), 6
     assert 0.98 * np.median(injected) <= measured <= 1.02 * np.median(injected) + wake_up_ms
     doubts = quality.timing_warnings(rows(waits=False), [], 0.03)
-    assert any("had probably not finished" in doubt for doubt in doubts)
+    assert any("not finished" in doubt for doubt in doubts)
 
 
 # --- the protocol ----------------------------------------------------------------------------
@@ -368,7 +369,8 @@ def test_a_reference_that_fails_leaves_the_others_alone() -> None:
     for _ in range(40):
         reference.tick()
     assert len(reference.rows) >= 1
-    assert reference.failure == "RuntimeError: out of memory"
+    assert reference.failure is not None
+    assert reference.failure.startswith("RuntimeError: ") and "out of memory" in reference.failure
     row = latency_row(50.0)
     quiet = {"other_cores_busy": 0.0, "cores": 2, "busy_share": 0.0, "cpu_throttle_events": 0}
     about = {
@@ -386,14 +388,14 @@ def test_clocks_that_contradict_each_other_are_flagged() -> None:
     fine, wrong = latency_row(50.0), latency_row(50.0, ttft_ms=45.0)
     assert quality.timing_warnings([fine], [], 0.03) == []
     (doubt,) = quality.timing_warnings([fine, wrong], [], 0.03)
-    assert "in 1 of 2 timings the stages add up to more" in doubt
+    assert says(doubt, "1 of 2", "stages", "more")
 
 
 def test_timed_and_all_questions_that_differ_are_told() -> None:
     rows = [latency_row(vision_tokens=288)] * 4
     assert quality.unlike_all(rows, 288.0) == []
     (told,) = quality.unlike_all(rows, 821.0)
-    assert "288 vision tokens on average, all questions 821" in told
+    assert says(told, "timed", "288", "all", "821")
 
 
 def test_spread_is_within_a_question_not_between() -> None:

@@ -353,32 +353,32 @@ def test_unknown_metric_names_the_metrics() -> None:
     ("name", "sample", "message"),
     [
         ("anls", replace(ANY, references=()), "has no reference"),
-        ("anls_molmo", replace(ANY, references=("a", "")), "has an empty reference"),
+        ("anls_molmo", replace(ANY, references=("a", "")), ".*empty reference"),
         ("vqa_accuracy", ANY, "has 1 references; to score 1, 4 must agree"),
         ("multiple_choice", ANY, "has no options"),
-        ("multiple_choice", replace(CHOICE, references=("red",)), "has red .* not one of A, B, C"),
+        ("multiple_choice", replace(CHOICE, references=("red",)), "has red .*A, B, C"),
         (
             "multiple_choice",
             replace(CHOICE, options=("a", "A "), style=NO_LETTERS),
-            "has two options of one name",
+            ".*two options",
         ),
         ("mmmu", replace(ANY, options=("", "")), "has no options"),
-        ("mmmu", replace(CHOICE, options=("a", "", "c")), "has B .* but that option is empty"),
+        ("mmmu", replace(CHOICE, options=("a", "", "c")), "has B .*empty"),
         (
             "multiple_choice",
             replace(CHOICE, options=("a", " ", "c")),
-            "has B .* but that option is empty",
+            "has B .*empty",
         ),
         ("multiple_choice", replace(CHOICE, options=("x",) * 27), "has 27 options"),
         (
             "math_vista_no_network",
             replace(CHOICE, references=("pink",)),
-            "has pink .* not one of its",
+            "has pink .*not",
         ),
         (
             "real_world_qa",
             replace(ANY, question_type="multiple_choice"),
-            "is .* none of A, B, C, D",
+            ".*A, B, C, D",
         ),
         ("math_vista_no_network", ANY, "has answer_type None"),
         (
@@ -390,11 +390,11 @@ def test_unknown_metric_names_the_metrics() -> None:
             (
                 "math_vista_no_network",
                 replace(ANY, attributes={"answer_type": "float", "precision": precision}),
-                f"has precision {precision}, which is not a whole number",
+                f"has precision {precision}, .*whole number",
             )
             for precision in ("two", "1.5", -1, "inf")
         ),
-        ("counting", replace(ANY, references=("few",)), "has no whole number"),
+        ("counting", replace(ANY, references=("few",)), ".*no whole number"),
     ],
 )
 def test_a_sample_that_cannot_be_scored_is_named(name: str, sample: Sample, message: str) -> None:
@@ -411,6 +411,6 @@ def test_a_plan_refuses_samples_that_its_metric_cannot_score(
     make_config: Callable[..., Config],
 ) -> None:
     with pytest.raises(
-        DataError, match=r"sample test-\d+: dataset.metric=multiple_choice: it has no opt"
+        DataError, match=r"sample test-\d+: dataset\.metric=multiple_choice: .*no options"
     ):
         make_plan(make_config("dataset.metric=multiple_choice"))

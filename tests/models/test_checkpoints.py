@@ -56,7 +56,7 @@ def test_cached_repository_needs_no_network(
 )
 def test_missing_repository_says_at_once_how_to_get_it(cache: Path, fetch: bool) -> None:
     began = time.monotonic()
-    with pytest.raises(CheckpointError, match=r"not in the cache.*hf download someone/small"):
+    with pytest.raises(CheckpointError, match=r"cache.*hf download someone/small"):
         find_checkpoint("someone/small", "v2", fetch=fetch)
     assert time.monotonic() - began < 4
 
@@ -77,7 +77,7 @@ def test_a_network_that_swallows_everything_is_given_up_soon(
 
     monkeypatch.setattr(socket, "create_connection", swallow)
     began = time.monotonic()
-    with pytest.raises(CheckpointError, match="cannot be reached; with a network: hf download"):
+    with pytest.raises(CheckpointError, match=r"cannot be reached.*hf download"):
         find_checkpoint("someone/small", fetch=True)
     assert time.monotonic() - began < 1.5
 
@@ -101,7 +101,7 @@ def test_no_password_of_a_proxy_is_told(
 
 
 def test_no_name_of_a_repository_is_one_line(cache: Path) -> None:
-    with pytest.raises(CheckpointError, match="no name of a hub"):
+    with pytest.raises(CheckpointError, match=r"^model\.path=some--where/\.\."):
         find_checkpoint("some--where/..", fetch=True)
 
 
@@ -382,14 +382,14 @@ def test_sizes_that_no_model_has_are_refused(
     ("change", "says"),
     [
         ({"model_type": []}, "model_type is"),
-        ({"rope_theta": None}, "rope_theta is not a number"),
-        ({"layer_norm_eps": "x"}, "layer_norm_eps is not a number"),
-        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is not a number"),
+        ({"rope_theta": None}, "rope_theta is not"),
+        ({"layer_norm_eps": "x"}, "layer_norm_eps is not"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is not"),
         ({"connector": {"vit_layers": 5}}, "vit_layers is 5, of"),
         ({"connector": {"vit_layers": None}}, "vit_layers is None, of"),
         ({"connector": {"vit_layers": ["x"]}}, "vit_layers is"),
         ({"vit_layers": [100]}, "vit_layers is"),
-        ({"text_config": {"max_position_embeddings": None}}, "is not a whole number"),
+        ({"text_config": {"max_position_embeddings": None}}, "embeddings .*whole number"),
     ],
 )
 def test_other_values_of_a_config_are_refused(

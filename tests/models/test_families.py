@@ -252,15 +252,11 @@ def test_knobs_run_and_are_counted(
     assert result["latency"]["vision_ms"]["median"] > 0
 
 
-def test_reductions_are_refused_but_resizing(make_config: MakeConfig, folder: Path) -> None:
+def test_early_layer_is_refused(make_config: MakeConfig, folder: Path) -> None:
     asked = (f"model.path={folder}", "knob=kept_tokens", "knob.kept=[600]", "dataset.limit=2")
-    with pytest.raises(ConfigError, match="resize") as caught:
-        make_plan(make_config(*asked, "reduction=pool"))
-    with pytest.raises(ConfigError, match="reduction=early_layer: not for"):
+    with pytest.raises(ConfigError, match="reduction=early_layer: not for") as caught:
         make_plan(make_config(*asked, "reduction=early_layer"))
-    assert "\n" not in str(caught.value)
-    (run,) = make_plan(make_config(*asked, "reduction=resize")).runs
-    assert run.predicted_vision_tokens <= 600 and run.setting.fit == "stretch"
+    assert "\n" not in str(caught.value) and "resize" in str(caught.value)
 
 
 def settings(runner: Runner) -> CropSetting:
@@ -400,13 +396,13 @@ def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
     ("part", "change", "says"),
     [
         ("vision_config", {"patch_size": 16}, r"patch_size is 16; only 14 is supported"),
-        ("text_config", {"hidden_size": None}, "hidden_size is not a whole number"),
-        ("text_config", {"num_hidden_layers": 10**6}, "num_hidden_layers is not between 1 and"),
-        ("text_config", {"max_position_embeddings": "x"}, "max_position_embeddings is not a whole"),
+        ("text_config", {"hidden_size": None}, "hidden_size .*whole number"),
+        ("text_config", {"num_hidden_layers": 10**6}, "num_hidden_layers .*between 1"),
+        ("text_config", {"max_position_embeddings": "x"}, "max_position_embeddings .*whole"),
         (
             "vision_config",
             {"hidden_size": [8]},
-            r"vision_config\.hidden_size is not a whole number",
+            r"vision_config\.hidden_size .*whole number",
         ),
     ],
 )
@@ -425,9 +421,9 @@ def test_other_shapes_are_refused_before_loading(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"downsample_ratio": 0.25}, "downsample_ratio is 0.25; only 0.5 is supported"),
-        ({"vision_feature_select_strategy": "full"}, "is full; only default is supported"),
-        ({"text_config": "x"}, "text_config is not an object"),
+        ({"downsample_ratio": 0.25}, "downsample_ratio is 0.25; only 0.5"),
+        ({"vision_feature_select_strategy": "full"}, "is full; only default"),
+        ({"text_config": "x"}, "text_config is not"),
     ],
 )
 def test_other_internvls_are_refused(change: dict[str, Any], says: str) -> None:
@@ -441,9 +437,9 @@ def test_other_internvls_are_refused(change: dict[str, Any], says: str) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"vit_config": 5}, "vit_config is not an object"),
-        ({"use_single_crop_col_tokens": []}, "is neither true nor false"),
-        ({"image_col_id": "x"}, "image_col_id is not a whole number"),
+        ({"vit_config": 5}, "vit_config is not"),
+        ({"use_single_crop_col_tokens": []}, "tokens .*true"),
+        ({"image_col_id": "x"}, "image_col_id .*whole number"),
     ],
 )
 def test_other_molmo2s_are_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -459,7 +455,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path, tmp_path: Path) -
     config = json.loads((copy / "config.json").read_text())
     config[FAMILIES[folder.name].id_keys[0]] += 1
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"config\.json and tokenizer\.json are not of one"):
+    with pytest.raises(CheckpointError, match=r"config\.json .*tokenizer\.json .*image tokens"):
         find_checkpoint(str(copy))
 
 

@@ -94,7 +94,7 @@ def test_an_expert_that_does_not_fit_is_named(folder: Path, tmp_path: Path, chan
     stand_in = PromptTokenizer.from_folder(ASSETS / "molmo_tiny")
     config = json.loads((copy / "config.json").read_text())
     checkpoint = Checkpoint("other", FAMILIES["molmo"], config, stand_in, copy, "")
-    with pytest.raises(CheckpointError, match=r"what makes up model\.transformer\S*gate_up_proj"):
+    with pytest.raises(CheckpointError, match=r"model\.transformer\S*gate_up_proj"):
         load_model(checkpoint, MolmoEForCausalLM, "cpu", "float32")
 
 

@@ -53,7 +53,7 @@ def test_mixed_tilings_in_one_batch(runner: MolmoRunner, samples: list[Sample], 
     for count, tiling in zip(counts, tilings, strict=True):
         rows, cols = 8 * tiling.rows + 4, 8 * tiling.cols + 4
         tokens = theoretical_tokens(tiling.num_crops) if full else 144 + rows * cols
-        assert count == (tiling.num_crops, tokens, tiling)
+        assert count[:3] == (tiling.num_crops, tokens, tiling)
     assert counts == [count for _, (count,) in alone]
     assert together == [answer for (answer,), _ in alone]
 
@@ -201,5 +201,5 @@ def test_damaged_image_names_its_file(runner: MolmoRunner, tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"gone\.png: no such"):
         Sample("s", "i", ImageFile(tmp_path / "gone.png"), "q", ("a",), "t").image_size()
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(DataError, match=r"text\.png: not a readable"):
+    with pytest.raises(DataError, match=r"text\.png: not a"):
         Sample("s", "i", ImageFile(tmp_path / "text.png"), "q", ("a",), "t").image_size()

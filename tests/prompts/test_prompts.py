@@ -163,7 +163,7 @@ def test_a_tokenizer_that_breaks_is_one_line(
 ) -> None:
     folder = changed(small_checkpoint, tmp_path / "copy", lambda tokenizer: tokenizer.update(part))
     tokenizer = PromptTokenizer.from_folder(folder)
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot encode a prompt"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot encode"):
         tokenizer.encode("x" * 30)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shlex
 from pathlib import Path
@@ -15,7 +16,9 @@ from vtexp.analysis.rows import collect
 from vtexp.config.compose import compose_config
 from vtexp.config.schema import Config
 from vtexp.errors import VtexpError
-from vtexp.report.next_steps import _rounded, next_lines
+from vtexp.report.columns import report_rows
+from vtexp.report.html import write_page
+from vtexp.report.next_steps import _rounded, next_lines, next_steps
 from vtexp.runs.folder import record_failure
 from vtexp.runs.plan import make_plan, sweep_folder
 
@@ -102,6 +105,35 @@ def test_more_questions_in_a_new_sweep(tmp_path: Path) -> None:
     assert [run.value for run in plan.runs] == [run.value for run in first.runs]
     ids = {sample.sample_id for sample in plan.samples}
     assert {sample.sample_id for sample in first.samples} < ids
+
+
+def test_each_knob_has_a_command_of_its_own(tmp_path: Path) -> None:
+    """Sizes and caps of two sweeps are one series; no command takes a cap for a size."""
+    for knob, values in (
+        ("image_size", "sizes=[336x336,560x560]"),
+        ("max_crops", "max_crops=[1,4]"),
+    ):
+        answered_sweep(tmp_path / knob, *SETS, f"knob={knob}", f"knob.{values}", share=0.9)
+    runs = [*collect(tmp_path / "image_size"), *collect(tmp_path / "max_crops")]
+    lines = [line for line in next_lines(runs, analyse(runs, 3.0)) if "questions" in line]
+    configs = [config_of(line) for line in lines]
+    assert {config.knob.name for config in configs} == {"image_size", "max_crops"}
+    for line, config in zip(lines, configs, strict=True):
+        assert f"questions with {config.knob.name}" in line
+        assert len(make_plan(config).runs) == 2
+
+
+def test_the_page_has_the_commands_to_copy(tmp_path: Path) -> None:
+    sweep = tmp_path / "one"
+    answered_sweep(sweep, *SETS, "knob.sizes=[336x336,560x336]", share=0.9)
+    runs = collect(sweep)
+    analysis = analyse(runs, 3.0)
+    write_page(sweep, report_rows(runs, analysis), analysis)
+    page = (sweep / "report.html").read_text()
+    box = page[page.index('<section class="next"') :].partition("</section>")[0]
+    shown = [html.unescape(own) for own in re.findall(r"<code>(.*?)</code>", box, re.DOTALL)]
+    steps = next_steps(runs, analysis)
+    assert shown == [step.command for step in steps] and steps
 
 
 def test_no_more_questions_than_there_are(tmp_path: Path) -> None:

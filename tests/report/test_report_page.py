@@ -302,12 +302,12 @@ def test_the_page_is_no_wider_than_the_screen(
 
 def test_a_page_of_many_questions_opens(browser: Any, tmp_path: Path) -> None:
     sweep = tmp_path / "large"
-    values = ",".join(str(crops) for crops in (1, 2, 3, 4, 6, 8, 9, 12))
+    values = ",".join(str(crops) for crops in (1, 4, 9, 12))
     knob = ("knob=max_crops", f"knob.max_crops={values}")
     answered_sweep(sweep, *knob, "dataset.limit=null", share=0.1)
     report([sweep], sweep)
     path = sweep / "report.html"
-    assert path.stat().st_size < 15e6  # 1 800 questions; 10 000: benchmarks/report_size.py
+    assert path.stat().st_size < 8e6  # 1 800 questions; 10 000: benchmarks/report_size.py
     began = time.monotonic()
     opened = Opened(browser, path, offline=True)
     opened.page.locator("#plot-0 .main-svg").first.wait_for()

@@ -64,7 +64,7 @@ def test_the_smallest_is_made_and_the_others_get_its_numbers(plan: Plan) -> None
     assert timed_run(made["1"].folder) is not None
     rows = {run.asked.knob_value: run for run in collect(made["1"].folder.parent)}
     assert rows["8"].same_inputs_as == rows["4"].same_inputs_as == "max_crops=1"
-    assert any("it was not run" in warning for warning in rows["4"].warnings())
+    assert any("not run" in warning for warning in rows["4"].warnings())
     (series,) = of_sweep(made["1"].folder.parent).series
     assert series.answer.verdict == "one_value"
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.helpers.facts import says
 from vtexp.budget.geometry import token_layout
 from vtexp.budget.knobs import same_inputs
 from vtexp.config.schema import Config
@@ -64,7 +65,7 @@ def test_36_crops_run_and_are_beyond_training(make_config: MakeConfig) -> None:
     for knob in (("knob=max_crops", "knob.max_crops=[36]"), ("knob.sizes=[1456x1456]",)):
         (run,) = make_plan(make_config(*knob)).runs
         assert (run.num_crops, run.verdict.level) == (36, "recommended")
-        assert any("beyond the model's training" in w for w in run.warnings)
+        assert any(says(w, "36 crops", "at most 12") for w in run.warnings)
     assert run.longest_prompt < 3000
 
 
@@ -74,7 +75,7 @@ def test_a_prompt_that_cannot_fit_is_refused(make_config: MakeConfig) -> None:
     plan = make_plan(config)
     assert [run.verdict.level for run in plan.runs] == ["recommended", "refused"]
     needed = plan.runs[1].longest_prompt
-    message = f"knob.sizes=784x784: the longest prompt and its answer need {needed} \\+ 4 of 1400"
+    message = f"knob.sizes=784x784: .*{needed} \\+ 4 of 1400"
     with pytest.raises(ConfigError, match=message):
         plan.require_feasible()
 
@@ -107,7 +108,7 @@ def test_plan_shows_refused_values_and_loads_nothing(
         run_job(make_config("plan=true", "knob.sizes=[1904x1904]"))
     shown = " ".join(capsys.readouterr().out.split())
     assert "image_size=1904x1904: refused" in shown
-    assert "same inputs as max_crops=2" in shown
+    assert says(shown, "same inputs", "max_crops=2")
 
 
 def test_missing_checkpoint_says_what_to_do(make_config: MakeConfig) -> None:
@@ -215,14 +216,14 @@ def rewrite_config(checkpoint: Path, folder: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model_type": "llama"}, "'llama'; only these can run: molmo"),
-        ({"hidden_size": None}, "hidden_size is not a whole number"),
-        ({"hidden_size": "abc"}, "hidden_size is not a whole number"),
-        ({"moe_num_experts": 64, "moe_top_k": None}, "moe_top_k is not a whole number"),
+        ({"model_type": "llama"}, "'llama'; .*: molmo"),
+        ({"hidden_size": None}, "hidden_size .*whole number"),
+        ({"hidden_size": "abc"}, "hidden_size .*whole number"),
+        ({"moe_num_experts": 64, "moe_top_k": None}, "moe_top_k .*whole number"),
         ({"clip_qkv": 8.0}, "clip_qkv and norms"),
         ({"vision_backbone": {"image_default_input_size": [448, 448]}}, r"only 336 is supported"),
         ({"vision_backbone": {"image_patch_size": 16}}, "image_patch_size is 16; only 14"),
-        ({"vision_backbone": "x"}, "vision_backbone is not an object"),
+        ({"vision_backbone": "x"}, "vision_backbone is not"),
         ({"connector": {"image_pooling_h": 3}}, "image_pooling_h is 3; only 2"),
         ({"connector": {"vit_layers": [-40]}}, r"vit_layers is \[-40\], of 3 layers"),
     ],

@@ -322,7 +322,7 @@ def test_a_budget_that_loses_a_lot_is_said_to() -> None:
     [
         ([[1.0, 2.0]], ["a"], 0.1, "from 0 to 1"),
         ([[1.0, float("nan")]], ["a"], 0.1, "from 0 to 1"),
-        ([[1.0, 1.0]], ["a", "b"], 0.1, "one id per question"),
+        ([[1.0, 1.0]], ["a", "b"], 0.1, "one id"),
         ([], [], 0.1, "questions, budgets"),
         ([[1.0, 1.0]], ["a"], -1, "margin"),
         ([[1.0, 1.0]], ["a"], float("nan"), "margin"),
@@ -338,3 +338,12 @@ def test_arrays_that_do_not_fit_are_refused(
 def test_a_single_budget_is_compared_with_none() -> None:
     found = compare(np.ones((40, 1)), range(40), 0.01)
     assert found.at_most_worse.tolist() == [0] and found.smallest_enough == 0
+
+
+@pytest.mark.parametrize("columns", [(1, 0), (1, 0, 0), (0, 1, 1), (0, 1, 0.5, 1)])
+def test_budgets_that_get_all_or_nothing_right_are_compared(columns: tuple[float, ...]) -> None:
+    """A loss of all questions has no variance, unseen changes counted in: nothing more to lose."""
+    found = compare(np.tile(columns, (60, 1)), np.arange(60), 0.1)
+    assert np.isfinite(found.at_most_worse).all() and np.isfinite(found.at_least_worse).all()
+    assert found.enough.tolist() == [column == 1 for column in columns]
+    assert (found.at_least_worse > 0.3).tolist() == [column < 1 for column in columns]

@@ -10,7 +10,12 @@ from statsmodels.stats.multitest import multipletests
 from vtexp.stats.decision import decide
 from vtexp.stats.paired import mcnemar_p_value
 from vtexp.stats.permutation import PValues, holm, sign_flip_tests
-from vtexp.stats.terms import coefficients
+from vtexp.stats.terms import (
+    coefficients,
+    least_relative_errors,
+    prediction,
+    uncertainty,
+)
 from vtexp.stats.times import (
     between_processes,
     drawn_mean_times,
@@ -162,6 +167,53 @@ def test_crops_and_tokens_that_grow_together_cannot_be_told_apart() -> None:
     terms = np.column_stack([np.ones(5), crops, tokens])
     found = coefficients(terms, 5 + 2 * crops + 0.01 * tokens, np.arange(5))
     assert found.together == (0, 1, 2)
+
+
+def terms_of(crops: np.ndarray) -> np.ndarray:
+    """Constant, crops and tokens, two lengths of each setting."""
+    crops = np.repeat(crops, 2)
+    return np.column_stack(
+        [np.ones(len(crops)), crops, 200 + 100 * crops + 30 * (np.arange(len(crops)) % 2)]
+    )
+
+
+@pytest.mark.parametrize("count", [5, 8, 12])
+def test_predictions_of_new_settings_know_their_error(count: int) -> None:
+    """Intervals hold, and chances to keep a limit are not larger than they are right."""
+    rng, true, held, said, kept = (
+        np.random.default_rng(count),
+        np.array([5.0, 4.0, 0.02]),
+        [],
+        [],
+        [],
+    )
+    settings = np.repeat(np.arange(count), 2)
+    for _ in range(400):
+        crops = np.sort(rng.choice(np.arange(1.0, 13), count, replace=False))
+        terms = terms_of(crops)
+        values = terms @ true * rng.lognormal(0, 0.03, count)[settings]
+        at = terms_of(rng.uniform(crops[0], crops[-1], 1)).mean(axis=0)
+        truth, limit = at @ true * rng.lognormal(0, 0.03), at @ true * rng.uniform(0.7, 1.3)
+        found = prediction(
+            at, least_relative_errors(terms, values), uncertainty(terms, values, settings)
+        )
+        held.append(found.low <= truth <= found.high)
+        said.append(found.chance_at_most(limit))
+        kept.append(truth <= limit)
+    assert np.mean(held) >= 0.93
+    for low, high in ((0.5, 0.9), (0.9, 1.0)):
+        chosen = (np.array(said) > low) & (np.array(said) <= high)
+        assert np.array(kept)[chosen].mean() >= np.array(said)[chosen].mean() - 0.07
+
+
+def test_predictions_of_exact_times_are_exact_and_of_three_settings_open() -> None:
+    true, settings = np.array([5.0, 4.0, 0.02]), np.repeat(np.arange(6), 2)
+    terms = terms_of(np.array([1.0, 2, 4, 6, 9, 12]))
+    found = prediction(terms[4], true, uncertainty(terms, terms @ true, settings))
+    assert (found.value, found.low, found.high) == pytest.approx((terms[4] @ true,) * 3)
+    terms, settings = terms[:6], settings[:6]
+    open_ended = prediction(terms[4], true, uncertainty(terms, terms @ true, settings))
+    assert open_ended.value == found.value and np.isnan(open_ended.low)
 
 
 def test_three_settings_know_no_interval_of_three_terms() -> None:

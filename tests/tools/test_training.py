@@ -265,11 +265,22 @@ def test_pointing_is_the_attention_on_the_value_asked_for() -> None:
     assert share == pytest.approx(expected.mean().item())
 
 
+#: A short training: of the stages on whole images the first and the last, as those between are made
+#: alike, and little to look at in a step.
+SHORT = """
+import sys
+import tools.train_molmo_tiny.__main__ as t
+import tools.train_molmo_tiny.answer as a
+between = ("answer", "all", "tables", "settle")
+t.STAGES = tuple(stage for stage in t.STAGES if stage.name not in between)
+t.TOKENIZER_PAGES = 30
+t.TEXT_CROPS = t.PAGE_CROPS = t.SHAPE_CROPS = 4
+a.CROPS_PER_STEP = 6
+"""
+
+
 def train(out: Path, *arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
-    # Of the stages on whole images the first and the last; those between are made alike.
-    between = ("answer", "all", "tables", "settle")
-    left_out = f"t.STAGES = tuple(s for s in t.STAGES if s.name not in {between})"
-    code = f"import sys, tools.train_molmo_tiny.__main__ as t\n{left_out}\n{code}\nt.main()"
+    code = f"{SHORT}\n{code}\nt.main()"
     arguments = ("--out", str(out), "--most-steps", "2", *arguments)
     # One thread: sums in another order would make equal runs differ.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

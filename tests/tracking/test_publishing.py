@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.facts import says
 from tests.helpers.made_records import change_result
 from tests.helpers.made_sweeps import make_run
 from tests.helpers.wandb_server import KEY, WandbServer
@@ -249,7 +250,7 @@ def test_nothing_to_publish(made_runs: Path, capsys: pytest.CaptureFixture[str])
     for path in made_runs.glob("*/result.json"):
         path.unlink()
     assert main(["publish", str(made_runs)]) == 1
-    assert "no run has a result" in capsys.readouterr().err
+    assert says(capsys.readouterr().err, "no run", "result")
 
 
 def test_the_specification_is_the_librarys_own(made_runs: Path) -> None:

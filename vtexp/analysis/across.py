@@ -38,6 +38,16 @@ class Answered:
             found = by_label.get(found.same_inputs_as)
         return None if found is None or found.at_most_worse is None else found
 
+    def sufficient(self, label: str) -> bool:
+        """Whether a budget is known to be enough here."""
+        run = self.run(label)
+        return run is not None and bool(run.sufficient)
+
+    @property
+    def all_wrong(self) -> bool:
+        """Whether every budget scored 0."""
+        return not self.scores.any()
+
     def of(self, labels: Sequence[str]) -> Scores:
         """The scores under budgets of these labels."""
         runs = [self.run(label) for label in labels]
@@ -73,12 +83,10 @@ def _across(parts: Sequence[Answered], margin: float, name: str) -> Across | Non
     average = dict(zip(common, average_at_most_worse([p.of(common) for p in parts]), strict=True))
     budgets = [_budget(label, parts, known(average[label])) for label in common]
     budgets.sort(key=lambda budget: budget.vision_tokens)
-    best = max(budgets, key=lambda budget: (budget.accuracy, -budget.vision_tokens))
-    below = [b for b in budgets if b.vision_tokens <= best.vision_tokens]
     on_average = [
-        b for b in below if b.average_at_most is not None and 100 * b.average_at_most <= margin
+        b for b in budgets if b.average_at_most is not None and b.average_at_most <= margin / 100
     ]
-    for_all = [b for b in budgets if 100 * b.worst_at_most <= margin]
+    for_all = [b for b in budgets if all(p.sufficient(b.label) for p in parts)]
     made = Across(
         name=name,
         datasets=tuple(part.series.dataset for part in parts),
@@ -106,7 +114,12 @@ def _budget(label: str, parts: Sequence[Answered], average: float | None) -> Acr
 def _sentence(found: Across, parts: Sequence[Answered], margin: float) -> str:
     by_label = {budget.label: budget for budget in found.budgets}
     of = f" ({found.name})" if found.name else ""
-    said = [f"{listed(found.datasets)} together{of}:", _for_all(found, by_label, margin)]
+    wrong = [part.series.dataset for part in parts if part.all_wrong]
+    said = [f"{listed(found.datasets)} together{of}:"]
+    if wrong:
+        said.append(f"no budget is known to be enough on each: on {listed(wrong)} all scored 0.")
+    else:
+        said.append(_for_all(found, by_label, margin))
     if found.enough_on_average is None:
         said.append("On average over the data sets none is known to be enough.")
     else:

@@ -34,6 +34,7 @@ from vtexp.analysis.findings import (
     Power,
     Series,
 )
+from vtexp.analysis.grids import grids
 from vtexp.analysis.guess import at_margins, best_guess
 from vtexp.analysis.limits import under_limits
 from vtexp.analysis.reductions import reduction_findings
@@ -130,6 +131,7 @@ def analyse(
         between=_between(list(by_series.values()), read),
         caveats=tuple(caveats(runs, questions, shared=shared)),
         reductions=reduction_findings(runs, read),
+        grids=grids(runs, read),
         errors=tuple(_error(run) for run in runs if run.result is None),
         methods=METHODS,
         shared=shared,
@@ -224,6 +226,11 @@ class _Paired:
         """(k,) accuracies."""
         return self.scores.mean(axis=0)
 
+    @property
+    def scored(self) -> bool:
+        """Whether anything scored more than 0."""
+        return bool(self.scores.any())
+
     @cached_property
     def drawn(self) -> np.ndarray:
         """(draws, k) accuracies of bootstrap draws, as parts of the highest."""
@@ -298,7 +305,7 @@ def _series(
     margin: float,
 ) -> Series:
     """Of finished runs; `lacking` are those of the series without a result."""
-    own = sorted(own, key=lambda run: (run.vision_tokens, run.name))
+    own = sorted(own, key=lambda run: run.order)
     candidates = [run for run in own if not run.same_inputs_as]
     known = [run for run in candidates if run.folder in read]
     paired = _paired(known, read)
@@ -362,11 +369,16 @@ def _evidence(
 def _in_order(measured: Sequence[ComparedRun], lacking: Sequence[ComparedRun]) -> list[ComparedRun]:
     """All budgets in order; those without a result by their theoretical tokens."""
     order = list(measured)
-    for run in sorted(lacking, key=lambda run: run.vision_tokens):
-        own = run.asked.theoretical_vision_tokens
-        larger = (i for i, o in enumerate(order) if o.asked.theoretical_vision_tokens > own)
+    for run in sorted(lacking, key=lambda run: run.order):
+        larger = (i for i, other in enumerate(order) if _planned(other) > _planned(run))
         order.insert(next(larger, len(order)), run)
     return order
+
+
+def _planned(run: ComparedRun) -> tuple[float, int, int]:
+    """What a budget is ordered by as far as a plan says it."""
+    asked = run.asked
+    return asked.theoretical_vision_tokens, asked.active_blocks or 0, asked.moe_top_k or 0
 
 
 def _answer(
@@ -433,6 +445,7 @@ def _run(run: ComparedRun, columns: SampleColumns | None) -> AnalysedRun:
         timing_warnings=run.timing_warnings,
         host_bound=found.gpu_busy_ratio is not None and found.gpu_busy_ratio < LEAST_BUSY,
         execution=found.execution,
+        most=found.knob == "transformer_blocks" and found.blocks is None,
     )
 
 
@@ -464,7 +477,8 @@ def _with_differences(
                 run,
                 at_least_worse=known(compared.at_least_worse[i]),
                 at_most_worse=known(compared.at_most_worse[i]),
-                sufficient=None if compared.reason else bool(compared.enough[i]),
+                # Where all scored 0, none is worse, but none does either.
+                sufficient=None if compared.reason else bool(compared.enough[i] and paired.scored),
                 versus_best=None if i == best else paired.difference(i, best, paired.together),
                 versus_smaller=paired.difference(i, i - 1, paired.alone) if i else None,
             )

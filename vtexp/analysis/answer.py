@@ -41,8 +41,8 @@ class Evidence:
 def answer(runs: Sequence[AnalysedRun], evidence: Evidence) -> Answer:
     """The answer of a series whose runs are in the order of their tokens.
 
-    Budgets that give the same inputs as a smaller one are no candidates. A budget above the best
-    one is none either: it costs more and scored less.
+    Budgets that give the same inputs as a smaller one are no candidates. The smallest budget that
+    is known to be enough may be larger than the one that scored highest.
     """
     candidates = [run for run in runs if run.same_inputs_as is None]
     scored = [run for run in candidates if run.accuracy is not None]
@@ -57,12 +57,12 @@ def answer(runs: Sequence[AnalysedRun], evidence: Evidence) -> Answer:
         sentence = f"All {len(scored)} budgets scored 0, so none can be called enough."
         return Answer("cannot_tell", sentence, caveats, best=best.run)
     by_name = {run.run: run for run in scored}
-    found = None if decision.smallest is None else by_name[evidence.budgets[decision.smallest]]
-    if found is None or found.vision_tokens > best.vision_tokens:
+    if decision.smallest is None:
         sentence = _cannot_tell(scored, best, evidence)
         return Answer("cannot_tell", sentence, caveats, best=best.run)
+    found = by_name[evidence.budgets[decision.smallest]]
     return Answer(
-        verdict="best" if found is best else "smaller",
+        verdict=_verdict(found, best, scored),
         sentence=_enough(found, best, by_name, evidence, decision),
         caveats=(*_of_enough(found, scored, evidence, decision), *caveats),
         run=found.run,
@@ -73,6 +73,12 @@ def answer(runs: Sequence[AnalysedRun], evidence: Evidence) -> Answer:
         needed=decision.needed,
         worse_larger=tuple(evidence.budgets[i] for i in decision.worse_larger),
     )
+
+
+def _verdict(found: AnalysedRun, best: AnalysedRun, scored: Sequence[AnalysedRun]) -> str:
+    if found is best:
+        return "best"
+    return "smaller" if scored.index(found) < scored.index(best) else "larger"
 
 
 def different_samples(reason: str) -> Answer:
@@ -138,12 +144,13 @@ def _enough(
     ]
     if found is not best:
         said.append(f"It loses at most {points(found.at_most_worse or 0.0)} points.")
-        said.append(saved_text(found, best))
+    if _verdict(found, best, list(by_name.values())) == "smaller":
+        said += [text] if (text := saved_text(found, best)) else []
     smaller = [by_name[evidence.budgets[i]] for i in decision.not_enough]
     if smaller:
         said.append(_lost(_best(smaller), found is best))
     if decision.unknown:
-        said.append(_unknown([by_name[evidence.budgets[i]] for i in decision.unknown]))
+        said.append(_unknown([by_name[evidence.budgets[i]] for i in decision.unknown], best))
     if decision.missing:
         names = listed(evidence.named(decision.missing))
         said.append(
@@ -157,16 +164,29 @@ def _enough(
 def saved_text(found: AnalysedRun, best: AnalysedRun) -> str:
     """What a budget saves against the one that scored highest."""
     saved = best.vision_tokens - found.vision_tokens
-    text = (
-        f"Compared with {best.label}, which scored highest, it saves {saved:.5g} of "
-        f"{best.vision_tokens:.5g} tokens per image ({saved / best.vision_tokens:.0%})"
-    )
-    return f"{text}." if found.speed_up is None else f"{text} and {_speed(found.speed_up)}."
+    said = []
+    if saved:  # fewer experts or blocks leave the tokens as they are
+        of = f"{saved:.5g} of {best.vision_tokens:.5g} tokens per image"
+        said.append(f"saves {of} ({saved / best.vision_tokens:.0%})")
+    if found.speed_up is not None:
+        said.append(_speed(found.speed_up))
+    if not said:
+        return ""
+    return f"Compared with {best.label}, which scored highest, it {' and '.join(said)}."
 
 
 def _loss(run: AnalysedRun) -> float:
     """What was lost against the run that scored highest; 0 of that run itself."""
     return 0.0 if run.versus_best is None else -run.versus_best.difference
+
+
+def lower_text(loss: float) -> str:
+    """How a budget scored that scored so much less than the highest."""
+    if loss == 0:
+        return "scored as high"
+    least = points(0.001)
+    said = f"less than {least}" if points(loss) == points(0.0) else points(loss)
+    return f"scored {said} points lower"
 
 
 def _lost(near: AnalysedRun, with_speed: bool) -> str:
@@ -185,15 +205,16 @@ def interval_text(run: AnalysedRun) -> str:
     return f" ({points(-found.high)} to {points(-found.low)})"
 
 
-def _unknown(runs: Sequence[AnalysedRun]) -> str:
+def _unknown(runs: Sequence[AnalysedRun], best: AnalysedRun) -> str:
     """Smaller budgets of which the data cannot tell whether they are enough."""
     near = _best(runs)
     names = listed([run.label for run in runs])
     worst = points(near.at_most_worse or 0.0)
-    scored = f"{near.label} scored {points(_loss(near))} points lower"
-    if _loss(near) == 0:
-        scored = f"{near.label} scored as high"
-    return f"Whether {names} would do is not known: {scored} and may lose up to {worst} points."
+    scored = "scored highest" if near is best else lower_text(_loss(near))
+    return (
+        f"Whether {names} would do is not known: {near.label} {scored} and may lose up to {worst} "
+        "points."
+    )
 
 
 def _of_enough(
@@ -203,6 +224,11 @@ def _of_enough(
     caveats = []
     if all(run.accuracy == evidence.highest for run in scored):
         caveats.append("every answer is right: these questions cannot tell budgets apart")
+    if 100 * (_best(scored).accuracy or 0.0) <= evidence.margin:
+        caveats.append(
+            f"no budget scored more than the margin of {_of(evidence.margin)}: with it, one that "
+            "answers nothing would be enough"
+        )
     if decision.smallest == 0:
         caveats.append(f"{found.label} is the smallest budget measured: smaller ones may do too")
     if decision.worse_larger:
@@ -223,8 +249,7 @@ def _cannot_tell(scored: Sequence[AnalysedRun], best: AnalysedRun, evidence: Evi
         others = "1 other" if alike == 1 else f"{alike} others"
         highest = f"{best.label} and {others} scored highest"
     said = [
-        f"{evidence.questions} questions cannot tell which budget{_up_to(scored, best)} is within "
-        f"{margin} of the best.",
+        f"{evidence.questions} questions cannot tell which budget is within {margin} of the best.",
         f"{highest}, but the truly best budget could be up to "
         f"{points(best.at_most_worse or 0.0)} points better.",
     ]
@@ -233,16 +258,10 @@ def _cannot_tell(scored: Sequence[AnalysedRun], best: AnalysedRun, evidence: Evi
     if worse:
         told = [f"{run.label} loses at least {points(run.at_least_worse or 0.0)}" for run in worse]
         said.append(f"Not enough, in points: {listed(told)}.")
-    wider, enough = _wider_margin(scored[: scored.index(best) + 1])
+    wider, enough = _wider_margin(scored)
     said.append(f"With a margin of {wider:g} points, {enough.label} would be enough.")
     said += _questions(evidence)
     return " ".join(said)
-
-
-def _up_to(scored: Sequence[AnalysedRun], best: AnalysedRun) -> str:
-    """Where a larger budget than the most accurate one is enough: that the others are meant."""
-    larger = scored[scored.index(best) + 1 :]
-    return f" up to {best.label}" if any(run.sufficient for run in larger) else ""
 
 
 def _questions(evidence: Evidence) -> list[str]:
@@ -294,7 +313,7 @@ def _without_accuracy(runs: Sequence[AnalysedRun]) -> str:
 def _caveats(scored: Sequence[AnalysedRun], best: AnalysedRun) -> tuple[str, ...]:
     """What a reader must know with the answer."""
     found = []
-    if best is scored[-1] and len(scored) > 1:
+    if best is scored[-1] and len(scored) > 1 and not best.most:
         found.append(f"{best.label} is the largest budget measured: larger ones may score higher")
     return (*found, *_doubtful(scored))
 

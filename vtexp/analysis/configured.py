@@ -63,5 +63,5 @@ def _number(folder: Path, key: str) -> float:
     """A key of `report` in a run's config. Raises DataError where it is not what it may be."""
     value, allowed = _said(folder, key), all_ranges()[f"report.{key}"]
     if isinstance(value, bool) or not isinstance(value, int | float) or not allowed.allows(value):
-        raise DataError(f"{folder / files.CONFIG}: report.{key} is no number; must be {allowed}")
+        raise DataError(f"{folder / files.CONFIG}: report.{key} is not a number; must be {allowed}")
     return float(value)

@@ -78,5 +78,5 @@ def price_per_hour(run: ComparedRun) -> float | None:
     if price is None:
         return None
     if isinstance(price, bool) or not isinstance(price, int | float) or not price >= 0:
-        raise DataError(f"{run.folder / files.CONFIG}: hardware.price_per_hour is no price")
+        raise DataError(f"{run.folder / files.CONFIG}: hardware.price_per_hour is not a price")
     return float(price)

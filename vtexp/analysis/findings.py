@@ -19,6 +19,7 @@ ANALYSIS_NAME, FORMAT = "analysis.json", 3
 VERDICTS = (
     "smaller",  # a budget smaller than the best one is not worse by more than the margin
     "best",  # the best budget itself is the smallest measured that is known to suffice
+    "larger",  # a larger one than the best is the smallest that is known to suffice
     "cannot_tell",  # too few questions to show for any budget that it suffices
     "one_value",  # a single budget was measured: nothing to compare with
     "no_accuracy",  # random weights: latency and counts alone
@@ -104,6 +105,7 @@ class AnalysedRun:
     runs timed, or over its own where there are none, with its 95 % interval between `processes`, or
     within one. Statistics are None where the data has none.
     `timing_warnings`: why its times are doubtful. `host_bound`: the GPU waited for the host.
+    `most`: no budget can be larger, as all blocks run.
     """
 
     run: str
@@ -131,6 +133,7 @@ class AnalysedRun:
     timing_warnings: tuple[str, ...] = ()
     host_bound: bool = False
     execution: str | None = None
+    most: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,8 +192,8 @@ class Answer:
 
     `verdict` is one of VERDICTS, `sentence` says it to people, `caveats` what they must know with
     it. `run`: the budget, None where the data cannot tell; `best` the one with the highest
-    accuracy; tokens saved are against `best`, 0 where they are the same. `needed`: every smaller
-    budget was measured and loses more than the margin. `worse_larger`: larger budgets with
+    accuracy; tokens saved are against `best`, below 0 where `run` is larger. `needed`: every
+    smaller budget was measured and loses more than the margin. `worse_larger`: larger budgets with
     significantly lower accuracy than `run`.
     """
 
@@ -332,6 +335,69 @@ class Across:
 
 
 @dataclass(frozen=True)
+class GridAxis:
+    """One knob of a grid and the values it takes, from the cheapest to the most expensive."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One setting of a grid: a run with its value on each axis.
+
+    `prefill_ms`: mean over the questions that all runs of the grid timed. `on_front`: no other
+    setting is at least as accurate, as fast and as small in memory, by these estimates; None where
+    one of the three is not known of all. `doubtful`: its timings are.
+    """
+
+    run: str
+    values: tuple[str, ...]
+    vision_tokens: float
+    accuracy: float | None
+    prefill_ms: float | None
+    memory_gb: float | None
+    on_front: bool | None
+    doubtful: bool = False
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """Whether two knobs add up: what lowering the first costs, at both ends of the second.
+
+    Losses of accuracy from the `highest` value of the first knob to its `lowest`, with the second
+    at its highest and at its lowest. `difference`: the latter minus the former, with its 95 %
+    interval, paired by question; above 0, lowering both loses more than the sum of each alone.
+    `p_holm`: of no difference, corrected for all pairs of knobs; an upper bound if `p_at_floor`.
+    """
+
+    knobs: tuple[str, str]
+    lowest: tuple[str, str]
+    highest: tuple[str, str]
+    loss_at_highest: float
+    loss_at_lowest: float
+    difference: float
+    low: float | None
+    high: float | None
+    p_holm: float
+    p_at_floor: bool
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Runs in which several knobs take several values and nothing else differs.
+
+    `memory`: whether that of the points was `measured` or `predicted`.
+    """
+
+    name: str
+    axes: tuple[GridAxis, ...]
+    points: tuple[GridPoint, ...]
+    memory: str
+    interactions: tuple[Interaction, ...] = ()
+
+
+@dataclass(frozen=True)
 class Analysis:
     """All series of a comparison; `margin` in points, as in `report.margin`.
 
@@ -339,7 +405,8 @@ class Analysis:
     not be compared in these runs, and why. `errors`: runs without a result and what became of them.
     `methods`: the statistics in words, with their sources. `shared`: statistics are of the
     questions that all runs on a data set answered, of which there may be fewer than a run has.
-    `reductions`: how token reductions compare with the floors, in sentences.
+    `reductions`: how token reductions compare with the floors, in sentences. `grids`: knobs set
+    together.
     """
 
     margin: float
@@ -351,6 +418,7 @@ class Analysis:
     shared: bool = False
     across: tuple[Across, ...] = ()
     reductions: tuple[str, ...] = ()
+    grids: tuple[Grid, ...] = ()
 
     def analysed(self) -> dict[str, AnalysedRun]:
         """What was found of each run of all series, by the run's name."""

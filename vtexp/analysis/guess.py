@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from vtexp.analysis.answer import interval_text, points, saved_text
+from vtexp.analysis.answer import interval_text, lower_text, saved_text
 from vtexp.analysis.findings import AnalysedRun, Answer, AtMargin, Guess
 
 #: Margins in points of the table from a margin to the smallest budget that is enough.
@@ -32,7 +32,7 @@ def best_guess(runs: Sequence[AnalysedRun], answer: Answer, margin: float) -> Gu
         high=None if found is None or found.low is None else -found.low,
         tokens_saved=best.vision_tokens - own.vision_tokens,
         speed_up=own.speed_up,
-        sentence=_sentence(own, best),
+        sentence=_sentence(own, best, smallest=own is scored[0]),
     )
 
 
@@ -44,25 +44,24 @@ def _loss(run: AnalysedRun) -> float:
     return 0.0 if run.versus_best is None else -run.versus_best.difference
 
 
-def _sentence(own: AnalysedRun, best: AnalysedRun) -> str:
+def _sentence(own: AnalysedRun, best: AnalysedRun, *, smallest: bool) -> str:
     if own is best:
-        return f"Best guess: {best.label}. No smaller budget scored within the margin of it."
-    scored = f"scored {points(_loss(own))} points lower" if _loss(own) else "scored as high"
-    return f"Best guess: {own.label} {scored}{interval_text(own)}. {saved_text(own, best)}"
+        within = "scored within the margin of it" if not smallest else "was measured"
+        return f"Best guess: {best.label}. No smaller budget {within}."
+    scored = f"{lower_text(_loss(own))}{interval_text(own)}"
+    return f"Best guess: {own.label} {scored}. {saved_text(own, best)}".strip()
 
 
 def at_margins(runs: Sequence[AnalysedRun], answer: Answer) -> tuple[AtMargin, ...]:
     """The smallest budget that is known to be enough at each of MARGINS; empty without bounds.
 
-    Margins may be chosen after the fact: the bounds hold for all budgets at once. As in the answer,
-    a budget above the most accurate one is none.
+    Margins may be chosen after the fact: the bounds hold for all budgets at once.
     """
     known = [run for run in _candidates(runs) if run.at_most_worse is not None]
     best = next((run for run in known if run.run == answer.best), None)
     if best is None or len(known) < 2 or not best.accuracy:
         return ()
-    below = [run for run in known if run.vision_tokens <= best.vision_tokens]
-    return tuple(AtMargin(margin, _smallest(below, margin)) for margin in MARGINS)
+    return tuple(AtMargin(margin, _smallest(known, margin)) for margin in MARGINS)
 
 
 def _smallest(runs: Sequence[AnalysedRun], margin: float) -> str | None:

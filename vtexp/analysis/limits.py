@@ -1,8 +1,10 @@
 """The most accurate budget within limits on its cost: `report.max_prefill_ms` and the others.
 
 A limit on a time is one on its mean over the images as they come. Whether a budget is within it is
-known with a chance, since the mean is: see `stats.times.Estimate.chance_at_most`. Single images
-may take longer all the same, so their number is said too.
+known with a chance, since the mean is: see `stats.times.Estimate.chance_at_most`. It is that of the
+budget by itself. Where the intervals of several budgets hold the limit, the choice of the most
+accurate one within favours a budget that was timed too fast; then that is said. Single images may
+still take longer, so their number is given too.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.times import known, read_times, scope
 from vtexp.measure.summary import cost_of, shared_processes, time_blocks
 from vtexp.measure.timings import LatencyRow
-from vtexp.utils.text import listed
+from vtexp.stats.times import SURE
+from vtexp.utils.text import chance_text, listed, three_digits
 
 #: What a limit is on, and its unit.
 _TIMES = {"max_prefill_ms": "prefill_ms", "max_ttft_ms": "ttft_ms"}
@@ -26,8 +29,9 @@ _NAMES = {
     "max_memory_gb": ("peak memory", "GB"),
     "max_energy_j": ("energy of a prefill", "J"),
 }
-#: From this chance on a budget is called surely within a limit.
-SURE = 0.95
+#: From so many budgets whose intervals hold a limit, the chance of the chosen one is too high by
+#: more than 5 points (benchmarks/coverage.py, `limits`).
+MANY_NEAR = 4
 MIB = 2**20
 
 
@@ -64,9 +68,9 @@ def under_limits(
 
 
 def most_accurate(runs: Sequence[AnalysedRun]) -> AnalysedRun:
-    """Among equals the one with the fewest tokens; without any accuracy that with the most."""
+    """Among equals the smallest, without any accuracy the largest; runs are in this order."""
     if all(run.accuracy is None for run in runs):
-        return max(runs, key=lambda run: run.vision_tokens)
+        return runs[-1]
     return max(runs, key=lambda run: (run.accuracy or 0.0, -run.vision_tokens))
 
 
@@ -139,7 +143,7 @@ def _none_within(
         name, unit = _NAMES[key]
         value = known_ones[least] or 0.0
         if value > limit:
-            said.append(f"{labels[least]} is nearest: its {name} is {_three(value)} {unit}.")
+            said.append(f"{labels[least]} is nearest: its {name} is {three_digits(value)} {unit}.")
     if len(said) == 1:
         said.append("Each limit is kept by some of them, but all by none.")
     return " ".join(said)
@@ -161,11 +165,29 @@ def _sentence(
     if run.accuracy is not None and run.run != best.run:
         lost = 100 * ((best.accuracy or 0.0) - run.accuracy)
         said.append(f"{best.label}, which scored highest, scored {lost:.1f} points more.")
+    said += _chosen_among(limits, costs)
     said += _unmeasured(limits, costs)
     if surer is not None:
-        own = ", ".join(_chance(cost) for cost in costs[surer.run] if cost.chance is not None)
+        chances = [cost.chance for cost in costs[surer.run] if cost.chance is not None]
+        own = ", ".join(map(chance_text, chances))
         said.append(f"{surer.label}{_scored(surer)} is within with a chance of {own}.")
     return " ".join(said)
+
+
+def _chosen_among(
+    limits: Mapping[str, float], costs: Mapping[str, tuple[AgainstLimit, ...]]
+) -> list[str]:
+    """That a chance is too high, for each limit that many budgets may be on either side of."""
+    counts = {
+        key: sum((own[i].low or np.inf) <= limit <= (own[i].high or 0.0) for own in costs.values())
+        for i, (key, limit) in enumerate(limits.items())
+    }
+    return [
+        f"The intervals of {count} budgets hold {key}={limits[key]:g}: the one chosen among them "
+        "was rather timed too fast than too slow, so that its chance is lower than said."
+        for key, count in counts.items()
+        if count >= MANY_NEAR
+    ]
 
 
 def _unmeasured(
@@ -194,24 +216,13 @@ def _scored(run: AnalysedRun) -> str:
 def _said(cost: AgainstLimit) -> str:
     """What is known of one limit."""
     name, unit = _NAMES[cost.key]
-    text = f"Its {name} is {_three(cost.value or 0.0)} {unit}"
+    text = f"Its {name} is {three_digits(cost.value or 0.0)} {unit}"
     if cost.key not in _TIMES:
         return f"{text}."
     if cost.low is not None and cost.high is not None:
-        text += f" ({_three(cost.low)} to {_three(cost.high)} {scope(cost.processes)}"
+        text += f" ({three_digits(cost.low)} to {three_digits(cost.high)} {scope(cost.processes)}"
         here = " in this process" if cost.processes == 1 else ""
-        text += f"; within {cost.limit:g} {unit} with a chance of {_chance(cost)}{here})"
+        chance = chance_text(cost.chance or 0.0)
+        text += f"; within {cost.limit:g} {unit} with a chance of {chance}{here})"
     longer = f"{cost.beyond} of {cost.timed} timed images take longer than {cost.limit:g} {unit}"
     return f"{text}; {longer}."
-
-
-def _three(value: float) -> str:
-    """Three digits, or all before the point, such as `30.0` and `1313`."""
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
-
-
-def _chance(cost: AgainstLimit) -> str:
-    chance = cost.chance or 0.0
-    if chance > 0.99:
-        return "over 99 %"
-    return "under 1 %" if chance < 0.01 else f"{chance:.0%}".replace("%", " %")

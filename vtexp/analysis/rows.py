@@ -1,4 +1,4 @@
-"""The runs of a comparison, from the run folders of sweeps alone, and what is said of them."""
+"""The runs of a comparison, read from run folders alone, and the warnings about them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtexp.budget.knobs import same_inputs
+from vtexp.budget.knobs import WITH_CAP, same_inputs
 from vtexp.budget.reduction import DEFAULT_LAYER, EARLY_LAYER
-from vtexp.config.schema import OF_NO_NUMBER
+from vtexp.config.schema import OF_LLM, OF_NO_NUMBER
 from vtexp.errors import DataError
 from vtexp.runs.folder import finished
 from vtexp.runs.records import (
@@ -31,7 +31,7 @@ OF_METHODS: dict[str, Callable[[str | None], Any]] = {
     "reduction.layer": lambda _: DEFAULT_LAYER,
     "reduction.positions": lambda method: "keep" if method == EARLY_LAYER else "renumber",
 }
-#: What is said of a run whose result is there, but not as a whole.
+#: The error of a run whose result is incomplete.
 CUT_SHORT = "its result.json is damaged: python -m vtexp resume makes the run again"
 
 
@@ -107,6 +107,14 @@ class ComparedRun:
         if self.result is not None:
             return self.result.measured_vision_tokens
         return self.asked.theoretical_vision_tokens
+
+    @property
+    def order(self) -> tuple[float, int, int, list[int | str]]:
+        """From the smallest budget to the largest: by tokens, then by the blocks and experts that
+        work on each."""
+        asked = self.asked
+        work = asked.active_blocks or 0, asked.moe_top_k or 0
+        return (self.vision_tokens, *work, natural(self.name))
 
     @property
     def timing_warnings(self) -> tuple[str, ...]:
@@ -188,7 +196,7 @@ def collect(*sweeps: Path) -> list[ComparedRun]:
         if again:
             parts.append(f"sweep={run.sweep}")
         named.append(replace(run, settings=", ".join(parts)))
-    named.sort(key=lambda run: (*run.curve, run.vision_tokens, run.asked.target_vision_tokens))
+    named.sort(key=lambda run: (*run.curve, run.order[:3], run.asked.target_vision_tokens))
     return _with_same_inputs(named)
 
 
@@ -302,9 +310,23 @@ def _settings(folder: Path) -> dict[str, Any]:
         for key, value in flat({group: config.get(group) for group in groups}, ".").items()
         if not any(key == one or key.startswith(f"{one}.") for one in told)
     }
+    found = {_short(key): _joined(value) for key, value in found.items()}
+    if run.get("name") in WITH_CAP:
+        found |= {"knob.max_crops": run.get("max_crops")}
     if run.get("name") == "kept_tokens":
-        found |= {"knob.max_crops": run.get("max_crops")} | _reduction(run.get("reduction"))
+        found |= _reduction(run.get("reduction"))
     return found | ({"knob.fit": run.get("fit")} if run.get("name") == "image_size" else {})
+
+
+def _joined(value: Any) -> Any:
+    """A list as the command line has it, such as `[0,1,3]`: settings are told apart by commas."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
+
+
+def _short(key: str) -> str:
+    """A setting's name for people: experts and blocks are the model's anyway."""
+    name = key.removeprefix("model.")
+    return name if name in OF_LLM else key
 
 
 def _reduction(asked: Any) -> dict[str, Any]:
@@ -337,7 +359,7 @@ def _full_names(runs: Sequence[ComparedRun]) -> dict[str, str]:
 def timing_warnings(runs: Sequence[ComparedRun]) -> list[str]:
     """Why times are doubtful: each kind of reason once, with the runs that it is true of.
 
-    Reasons that differ in their numbers alone are of one kind: the first one is told.
+    Reasons that differ only in their numbers are of one kind: the first one is given.
     """
     by_kind: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     called = _full_names(runs)

@@ -106,8 +106,13 @@ class _Attribute:
         self._numbers &= is_number
         value = value if is_number else str(value)
         self._codes.append(self._values.setdefault(value, len(self._values)))
-        too_many = not self._numbers and len(self._values) > MOST_GROUPS
-        self._dropped = too_many or len(self._codes) != number
+        self._dropped = self._are_too_many() or len(self._codes) != number
+
+    def _are_too_many(self) -> bool:
+        """Whether these are texts of too many kinds; the number 0 and the text `0` are one kind."""
+        if self._numbers or len(self._values) <= MOST_GROUPS:
+            return False
+        return len({str(value) for value in self._values}) > MOST_GROUPS
 
     def labels(self, count: int) -> Labels | None:
         """The groups, None where there are not two, too many, or samples without a value."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from vtexp.api.asked import Budget, configured, knob_value, of_model
 from vtexp.api.counts import TokenCounts, counts_of, default_style, text_tokens
-from vtexp.budget.knobs import CropSetting
+from vtexp.budget.knobs import CropSetting, KnobValue
+from vtexp.budget.llm import LlmSetting
 from vtexp.config.schema import MeasureConfig, Weights
 from vtexp.data.images import image_of
 from vtexp.data.sample import Sample
@@ -19,6 +20,8 @@ from vtexp.measure.summary import summarise_times
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.families import runner_class
 from vtexp.models.probe import Counts
+from vtexp.runs.block_order import require_order_of
+from vtexp.runs.llm import llm_setting
 from vtexp.runs.plan import geometry_of
 from vtexp.utils.typed import to_json
 
@@ -60,7 +63,8 @@ class Model:
     """A loaded model. An image is a path, a PIL image, or a uint8 array (height, width, 3).
 
     Each method takes one budget: `max_crops=4`, `image_size=(560, 336)` or `vision_tokens=720`, and
-    `fit` and `force_full_tokens`; see `vtexp.api.asked.Budget`.
+    `fit` and `force_full_tokens`; see `vtexp.api.asked.Budget`. `llm`: the experts and blocks that
+    work, None for all as published.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Model:
     has_weights: bool
     measure: MeasureConfig
     transparent_on_white: bool = False
+    llm: LlmSetting | None = None
 
     def preprocess(self, image: Any, **budget: Unpack[Budget]) -> Preprocessed:
         """Crop an image. Raises ConfigError or DataError."""
@@ -106,8 +111,8 @@ class Model:
     ) -> PrefillTimes:
         """Time the prefill of an image and a question until its median is well known.
 
-        Warm-up and stopping rule are those of a run (`measure`, about a second or two). An image
-        that is no file is decoded from a PNG of its pixels. Raises ConfigError, DataError, or
+        Warm-up and stopping rule are those of a run (`measure`, about a second or two). Images that
+        are not files are decoded from a PNG of their pixels. Raises ConfigError, DataError, or
         CountMismatchError where the model reads other counts than were predicted.
         """
         asked = style or self.style
@@ -136,6 +141,7 @@ class Model:
         self, image: Any, question: str, budget: Budget, options: Sequence[str] = ()
     ) -> tuple[Sample, CropSetting]:
         setting = knob_value(**budget).crop_setting(self.runner.geometry)
+        setting = replace(setting, llm=self.llm)
         sample = Sample("asked", "asked", image_of(image), question, (), "", tuple(options))
         return sample.on_white() if self.transparent_on_white else sample, setting
 
@@ -167,8 +173,8 @@ def load_model(
     """Load a model of `conf/model`, from `path` if given; weights that lack are downloaded.
 
     `hardware` is a name of `conf/hardware`, such as `local_gpu`; `weights` pretrained or random;
-    `overrides` any further keys of the command line, such as `hardware.dtype=float16` or
-    `measure.min_seconds=5`. Raises ConfigError or CheckpointError.
+    `overrides` any further keys of the command line, such as `hardware.dtype=float16`,
+    `model.active_blocks=12` or `measure.min_seconds=5`. Raises ConfigError or CheckpointError.
     """
     chosen = [*of_model(model, path), f"hardware={hardware}", f"model.weights={weights}"]
     config = configured([*chosen, *overrides], config_dir)
@@ -177,14 +183,16 @@ def load_model(
         config.model.path, config.model.revision, random=random, fetch=True
     )
     geometry = geometry_of(config.model, checkpoint)
+    llm = llm_setting(config, checkpoint, KnobValue("max_crops", "1"))
+    require_order_of(config.model, checkpoint)
     runner = runner_class(checkpoint.family).load(checkpoint, geometry, config.hardware)
     style = default_style(config.model.path)
     on_white = checkpoint.family.transparent_on_white
-    return Model(config.model.name, runner, style, not random, config.measure, on_white)
+    return Model(config.model.name, runner, style, not random, config.measure, on_white, llm)
 
 
 def _check(counts: TokenCounts, setting: CropSetting, read: Counts, length: int) -> None:
-    """Raises CountMismatchError where the hooks counted something else than was predicted."""
+    """Raises CountMismatchError if the hooks counted anything but what was predicted."""
     predicted = (counts.num_crops, counts.measured_vision_tokens, counts.prompt_tokens)
     found = (read.num_crops, read.vision_tokens, length)
     if found != predicted:

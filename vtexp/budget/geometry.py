@@ -113,6 +113,11 @@ class Geometry:
         return self.tokens_per_side**2
 
     @property
+    def template_markers(self) -> int:
+        """Start and end token that the chat template writes around an image without markers."""
+        return 0 if self.view_markers else 2
+
+    @property
     def margin_patches(self) -> int:
         """Both overlap margins together, in patches."""
         return self.left_margin + self.right_margin
@@ -481,7 +486,7 @@ class Verdict(NamedTuple):
 def prompt_limit(longest: int, new_tokens: int, geometry: Geometry = MOLMO) -> Verdict:
     """Verdict on the true length of a run's longest prompt, and of its answer, in tokens.
 
-    Refused is what the context cannot hold.
+    A prompt that the context cannot hold is refused.
     """
     needed, context = longest + new_tokens, geometry.max_sequence_length
     about = f"the longest prompt and its answer need {longest} + {new_tokens} of {context} tokens"
@@ -495,8 +500,8 @@ def crop_limit(num_crops: int, geometry: Geometry = MOLMO) -> Verdict:
 
     By the share of the context that their tokens take: at 4096, up to 20 crops (2880 tokens) are
     recommended, 21-25 (3600) feasible with small batches, 26-28 (4032) leave almost no room for
-    text, more are refused. A longer context moves these in proportion. Without
-    `force_full_tokens`, overlap is dropped and prompts are shorter: they do not hold then.
+    text, more are refused. A longer context moves these in proportion. Without `force_full_tokens`,
+    overlap is dropped and prompts are shorter, so that these limits do not apply.
     """
     tokens = num_crops * geometry.tokens_per_crop
     context = geometry.max_sequence_length
@@ -514,7 +519,7 @@ def crop_limit(num_crops: int, geometry: Geometry = MOLMO) -> Verdict:
 def own_limit_warning(asked: int, most: int, geometry: Geometry = MOLMO) -> str | None:
     """Warning about more crops than the model's own preprocessing makes, else None.
 
-    `asked` for by the knob; `most`: what any image gets.
+    `asked`: crops that the knob asks for; `most`: the most that any image here gets.
     """
     if geometry.max_pixels is not None:
         cap = geometry.max_pixels // geometry.window_px**2

@@ -17,9 +17,12 @@ from vtexp.budget.geometry import (
     token_layout,
     tokens_to_crops,
 )
+from vtexp.budget.llm import LlmSetting
 from vtexp.budget.reduction import RESIZE, Reduction, nearest_tiling
 from vtexp.errors import ConfigError
 
+#: Knobs whose values are no crops: one cap stands beside them.
+WITH_CAP = ("kept_tokens", "moe_top_k", "transformer_blocks")
 #: More tokens of crops than any model reads (1000 crops of Molmo v1); plans get slow beyond.
 MOST_TOKENS = 144_000
 
@@ -30,7 +33,8 @@ class CropSetting:
 
     Where crops are forced, `max_crops` and `exact_num_crops` are equal (seed "Why set max_crops =
     num_crops"): no code path can then read another cap. `image_size` fixes the tiling for all
-    images. `reduction`: fewer vision tokens than the crops give.
+    images. `reduction`: fewer vision tokens than the crops give. `llm`: fewer experts or blocks of
+    the language model than published.
     """
 
     max_crops: int
@@ -39,6 +43,7 @@ class CropSetting:
     fit: str = "letterbox"
     force_full_tokens: bool = False
     reduction: Reduction | None = None
+    llm: LlmSetting | None = None
 
     def tiling(self, size: Size, geometry: Geometry) -> Tiling:
         """Tiling that an image of `size` gets."""
@@ -61,8 +66,8 @@ class CropSetting:
 class KnobValue:
     """One setting of one knob: `name` is the knob, `value` as the user wrote it (560x336, 432).
 
-    `fit` None: as the model's own preprocessing does. `reduction` and `max_crops`, the cap beside
-    it, are of `kept_tokens` alone.
+    `fit` None: as the model's own preprocessing does. `reduction` is of `kept_tokens` alone,
+    `max_crops` of the knobs WITH_CAP.
     """
 
     name: str
@@ -74,7 +79,7 @@ class KnobValue:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
-        """Of the `run` of a run's config.yaml, which has other keys too."""
+        """Read the `run` part of a run's config.yaml; its other keys are ignored."""
         found = {one.name: plain[one.name] for one in fields(cls) if one.name in plain}
         if found.get("reduction") is not None:
             found["reduction"] = Reduction(**found["reduction"])
@@ -95,7 +100,7 @@ class KnobValue:
             raise ConfigError(f"{self.label} asks for {num_crops} crops; give at most {most}")
         if self.reduction is not None and self.reduction.method == RESIZE:
             fit = "stretch"  # padding would cost the floor what no method pays
-        if self.name in ("max_crops", "kept_tokens"):
+        if self.name in ("max_crops", *WITH_CAP):
             return CropSetting(num_crops, fit=fit, force_full_tokens=full, reduction=self.reduction)
         size = Size.parse(self.value) if self.name == "image_size" else None
         return CropSetting(num_crops, num_crops, size, fit, full)
@@ -134,7 +139,7 @@ def tiling_summary(tilings: Sequence[Tiling | str]) -> str:
 
 
 def same_inputs(fingerprints: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Of (label, inputs fingerprint) pairs in order: later labels with the inputs of an earlier."""
+    """Labels with the inputs of an earlier one, from (label, inputs fingerprint) pairs in order."""
     first: dict[str, str] = {}
     same: dict[str, str] = {}
     for label, inputs in fingerprints:

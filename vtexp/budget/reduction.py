@@ -1,7 +1,7 @@
 """What a run asks of token reduction: how many vision tokens stay, and by which method. No torch.
 
 A reduction works behind the connector, `early_layer` behind the first blocks of the language model.
-`resize` is none: it makes the image smaller instead.
+`resize` instead makes the image smaller.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EARLY_LAYER, DEFAULT_LAYER = "early_layer", 2
 #: Share of merged tokens among those that `cls_attention` keeps with `merge`: VisionZip's 10 of 64,
 #: 20 of 128, 30 of 192.
 CONTEXTUAL = 10 / 64
-#: An image is stretched by so much more on one side than on the other, at most.
+#: At most, an image is stretched this much more on one side than on the other.
 MOST_STRETCHED = 2.0
 
 
@@ -75,10 +75,10 @@ def contextual_tokens(kept: int, tokens: int) -> int:
 def nearest_tiling(size: Size, tokens: int, most: Tiling, geometry: Geometry) -> Tiling:
     """The tiling whose measured vision tokens are nearest to a number: the floor `resize`.
 
-    Of tilings with at most as many crops as `most` whose canvas has nearly the image's shape (W/H
-    within a factor of MOST_STRETCHED), and of 1x1; among equally near ones that of the nearest
-    shape, then the one with fewer rows. Where an image has no crops, the largest of its shape that
-    has no more tokens.
+    Considers tilings of at most `most` crops whose canvas has nearly the image's shape (W/H within
+    a factor of MOST_STRETCHED), and of 1x1; among equally near ones that of the nearest shape, then
+    the one with fewer rows. Where an image has no crops, the largest of its shape that has no more
+    tokens.
     """
     if geometry.tiling_rule == "pixels":
         return largest_tiling(size, min(tokens, most.num_crops), geometry)
@@ -101,9 +101,9 @@ def nearest_tiling(size: Size, tokens: int, most: Tiling, geometry: Geometry) ->
 
 
 def parse_kept(value: str) -> tuple[int | None, float | None]:
-    """Of a value of `knob=kept_tokens`: tokens (`144`), or a share of them (`0.25`).
+    """Parse a value of `knob=kept_tokens`: tokens (`144`), or a share of them (`0.25`).
 
-    Raises ConfigError for what is neither.
+    Raises ConfigError for anything else.
     """
     try:
         return (None, float(value)) if "." in value else (int(value), None)

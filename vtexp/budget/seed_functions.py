@@ -1,8 +1,8 @@
 """The functions of the seed documents under their names and argument forms, for Molmo v1.
 
 Sizes are (height, width) and tilings (rows, cols); results are named tuples, equal to plain ones.
-The arithmetic is `geometry.py`'s; what cannot be an argument raises ValueError. docs/knobs.md says
-where results differ from the documents' own and why.
+The arithmetic is `geometry.py`'s; invalid arguments raise ValueError. docs/knobs.md says where
+results differ from the documents' own and why.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _parsed(size: Pair | str) -> Pair:
 def _ratio(value: float) -> float:
     number = _number("aspect_ratio", value)
     if number <= 0:
-        raise ValueError(f"aspect_ratio={value!r}: width / height is above 0")
+        raise ValueError(f"aspect_ratio={value!r}: must be width / height, above 0")
     return number
 
 

@@ -1,4 +1,4 @@
-"""`python -m vtexp datasets`: which sets there are, and the picture of one sample."""
+"""`python -m vtexp datasets`: the list of data sets, and the picture of one sample."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vtexp.utils.by_name import imported
 from vtexp.utils.console import console
 from vtexp.utils.files import write_bytes
 
-#: A size that no one has published and that cannot be counted here.
+#: A size that is neither published nor countable here.
 UNKNOWN = "?"
 
 
@@ -97,7 +97,7 @@ def show_sample(
 
 
 def _facts(config: Config, sample: Sample, run: PlannedRun) -> list[tuple[str, str]]:
-    """What stands above the picture: label and text."""
+    """The lines above the picture: label and text."""
     (tiling,) = run.tilings
     crops = f"{tiling.num_crops} crop{'s' * (tiling.num_crops > 1)}"
     answers = Counter(sample.references).most_common()

@@ -26,7 +26,10 @@ SWEEP_COMMANDS = {
 }
 
 COMMANDS = sorted(
-    [*SWEEP_COMMANDS, "launch", "datasets", "publish", "report", "sweeps", "completion"]
+    [
+        *SWEEP_COMMANDS,
+        *("launch", "datasets", "importance", "publish", "report", "sweeps", "completion"),
+    ]
 )
 SHELLS = ("bash", "zsh", "fish")
 
@@ -41,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code. Raises SystemExit for --help and unknown arguments.
 
-    What runs is imported by name once it is chosen: Hydra takes longer than all the rest.
+    Commands are imported by name once chosen: Hydra takes longer than all the rest.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["launch"]:
@@ -108,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     commands.add_parser("launch", help="run a sweep, as `python launch.py` does", add_help=False)
     _add_datasets(commands)
+    _add_importance(commands)
     for name, about in SWEEP_COMMANDS.items():
         command = commands.add_parser(name, help=about, description=about)
         command.set_defaults(command=_sweep_command, keys=False, prog=command.prog)
@@ -130,7 +134,7 @@ def _add_completion(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _add_options(name: str, command: argparse.ArgumentParser) -> None:
-    """What one of the commands takes beside its sweep."""
+    """The options of one command."""
     if name == "status":
         command.add_argument("--json", dest="as_json", action="store_true", help="all runs as JSON")
         about = "show all runs; default: the 20 that need eyes first"
@@ -154,7 +158,7 @@ def _add_resume(resume: argparse.ArgumentParser) -> None:
     resume.add_argument("words", metavar="KEY=VALUE", nargs="*", help=about)
     about = "submit and return; wait comes back"
     resume.add_argument("--no-wait", action="store_true", help=about)
-    about = "also runs whose jobs cannot be asked for: another user's, or of a SLURM that is gone"
+    about = "also runs whose jobs cannot be queried: another user's, or of a SLURM that is gone"
     resume.add_argument("--anyway", action="store_true", help=about)
 
 
@@ -234,6 +238,25 @@ def _add_config_dir(parser: argparse.ArgumentParser, default: object) -> None:
     parser.add_argument("--config-dir", type=Path, metavar="FOLDER", default=default, help=about)
 
 
+def _add_importance(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "measure how much accuracy each block of the language model is worth; write their order"
+    importance = commands.add_parser(
+        "importance",
+        help=about,
+        description=about,
+        epilog="Keys are those of launch.py, such as model=molmo_7b_d dataset=text_vqa "
+        "dataset.split=train dataset.limit=500. The budget is one value of a knob; default: "
+        "knob=max_crops knob.max_crops=12.",
+    )
+    importance.set_defaults(command=_importance, keys=True, prog=importance.prog)
+    importance.set_defaults(interrupted="no order was written")
+    about = "keys of launch.py"
+    importance.add_argument("words", metavar="KEY=VALUE", nargs="*", help=about)
+    about = "JSON file to write; default: outputs/block_order-MODEL-DATASET-SPLIT.json"
+    importance.add_argument("--out", type=Path, metavar="FILE.json", help=about)
+    _add_config_dir(importance, default=None)
+
+
 def _completion(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     imported("vtexp.cli.complete:print_script")(parsed.shell)
 
@@ -265,6 +288,12 @@ def _report(parsed: argparse.Namespace, words: Sequence[str]) -> None:
 
 def _publish(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     imported("vtexp.cli.sweep:publish")(parsed.sweeps, parsed.entity, parsed.project)
+
+
+def _importance(parsed: argparse.Namespace, words: Sequence[str]) -> None:
+    if other := [word for word in words if "=" not in word]:
+        raise ConfigError(f"importance: keys as KEY=VALUE; not {other[0]}")
+    imported("vtexp.cli.importance:show_importance")(words, parsed.out, parsed.config_dir)
 
 
 def _list_datasets(parsed: argparse.Namespace, words: Sequence[str]) -> None:

@@ -95,7 +95,7 @@ def report(
     questions: str = "all",
     limits: Sequence[str] | None = None,
 ) -> None:
-    """Print and write the comparison of what there is in some sweeps, and say what is missing.
+    """Print and write the comparison of the finished runs of sweeps, and name the missing ones.
 
     That of one sweep is written into its folder unless `out` is given. `limits`: such as
     `max_prefill_ms=20`. Raises ConfigError for a margin or a limit out of its range, or the same
@@ -213,9 +213,9 @@ def resume(name: str, keys: Sequence[str] = (), *, wait: bool = True, anyway: bo
     """Make the runs that are missing or failed, as they were asked for when the sweep began.
 
     `keys` change the request, such as `hardware.slurm.partition=gpu`; `wait` false: submit and
-    return. `anyway`: also those whose jobs cannot be asked for, of another user or of a SLURM that
-    is gone. Raises RunFailedError when runs failed again, ConfigError while processes of the sweep
-    run on this machine: more would disturb what they time; VtexpError where nothing is known of the
+    return. `anyway`: also those whose jobs cannot be queried: another user's, or of a SLURM that is
+    gone. Raises RunFailedError when runs failed again, ConfigError while processes of the sweep run
+    on this machine: more would disturb what they time; VtexpError where nothing is known of the
     runs that are left.
     """
     sweep = find_sweep(name)
@@ -240,15 +240,15 @@ def resume(name: str, keys: Sequence[str] = (), *, wait: bool = True, anyway: bo
 
 
 def _tell_others(busy: Sequence[RunStatus], *, nothing_else: bool) -> None:
-    """Say which runs are left alone. Raises VtexpError if all there are cannot be asked for."""
+    """Say which runs are left alone. Raises VtexpError if none of their jobs can be queried."""
     unknown = [status for status in busy if status.state == "unknown"]
     if known := len(busy) - len(unknown):
-        console.print(f"{known} runs are under way, and are left alone")
+        console.print(f"{count_of(known, 'run')} under way, left alone")
     if not unknown:
         return
     line = (
-        f"{len(unknown)} runs have jobs that cannot be asked for ({unknown[0].cause}); if these "
-        "jobs are gone, resume --anyway makes their runs"
+        f"{count_of(len(unknown), 'run')} of jobs that cannot be queried ({unknown[0].cause}); "
+        "if these jobs are gone, resume --anyway makes their runs"
     )
     if nothing_else:
         raise VtexpError(line)
@@ -258,7 +258,7 @@ def _tell_others(busy: Sequence[RunStatus], *, nothing_else: bool) -> None:
 def _plans(folders: Sequence[Path], keys: Sequence[str]) -> list[Plan]:
     """The plans of runs, one for all whose configs differ in the knob's value alone.
 
-    `keys`: what changes of their hardware. Raises DataError where the runs cannot be the same now.
+    `keys`: changes of their hardware. Raises DataError if they cannot be the same runs now.
     """
     alike: dict[str, list[Path]] = defaultdict(list)
     for folder in folders:

@@ -1,4 +1,4 @@
-"""`vtexp sweeps`: which sweeps there are, newest first, and what has become of each."""
+"""`vtexp sweeps`: lists the sweeps, newest first, with the state of each."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class SweepSummary:
 
 
 def show_sweeps(folder: Path, *, as_json: bool = False) -> None:
-    """Print the sweeps of a folder, newest first. Raises ConfigError where it is no folder."""
+    """Print the sweeps of a folder, newest first. Raises ConfigError if it is not a folder."""
     found = find_sweeps(folder)
     if as_json:
         print(json.dumps([sweep.plain() for sweep in found], indent=2))

@@ -15,7 +15,9 @@ from vtexp.config.fields import require_allowed
 from vtexp.config.schema import (
     GROUP_SCHEMAS,
     KNOB_SCHEMAS,
+    MOST_BLOCKS,
     OF_NO_NUMBER,
+    CapKnob,
     Config,
     Device,
     KeptTokensKnob,
@@ -23,6 +25,7 @@ from vtexp.config.schema import (
     ReductionMethod,
     Weights,
     to_plain,
+    values_key,
 )
 from vtexp.errors import ConfigError
 from vtexp.utils.own_code import require_form
@@ -63,7 +66,7 @@ def from_plain(plain: dict[str, Any]) -> Config:
 
 
 def with_keys(config: Config, keys: Sequence[str]) -> Config:
-    """The config with keys of `hardware` changed that change no number of a run.
+    """The config with other values of `hardware` keys that do not affect a run's numbers.
 
     `keys`: such as `hardware.slurm.partition=gpu`. Raises ConfigError for others, or OmegaConf's
     errors.
@@ -82,7 +85,7 @@ def with_keys(config: Config, keys: Sequence[str]) -> Config:
 
 
 def _literal(value: Any) -> Any:
-    """The same with `${` escaped: what was resolved once, maybe by a stranger, is not again."""
+    """The same with `${` escaped: text that was resolved, maybe by a stranger, stays text."""
     if isinstance(value, dict):
         return {key: _literal(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -107,7 +110,7 @@ def _refuse_unknown(part: DictConfig, path: str) -> None:
 
 
 def _require_utf8(config: Config) -> None:
-    """Raises ConfigError for a text that no file can hold, or a number that is none."""
+    """Raises ConfigError for text that is not UTF-8, or a number such as NaN."""
     try:
         json.dumps(to_plain(config), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -117,7 +120,7 @@ def _require_utf8(config: Config) -> None:
 
 def _require_fitting(config: Config) -> None:
     """Raises ConfigError where several keys do not fit together; each alone is checked before."""
-    for check in (_lengths, _free_numbers, _hardware, _knob, _reduction):
+    for check in (_lengths, _free_numbers, _hardware, _knob, _language_model, _reduction):
         for found in check(config):
             raise ConfigError(found)
 
@@ -132,7 +135,7 @@ def _lengths(config: Config) -> Iterator[str]:
 
 
 def _free_numbers(config: Config) -> Iterator[str]:
-    """Of mappings that hold anything: numbers that cannot be written down."""
+    """Numbers in free-form mappings that JSON cannot hold."""
     for key, mapping in (
         ("dataset.where", config.dataset.where),
         ("hardware.slurm.extra", config.hardware.slurm.extra),
@@ -165,6 +168,27 @@ def _knob(config: Config) -> Iterator[str]:
     chosen = next(name for name, (schema, _) in KNOB_SCHEMAS.items() if type(config.knob) is schema)
     if config.knob.name != chosen:
         yield f"knob.name={config.knob.name}: choose another knob with knob=NAME"
+    if isinstance(config.knob, CapKnob) and len(config.knob.max_crops) != 1:
+        yield (
+            f"knob.max_crops={config.knob.max_crops}: one cap stands beside "
+            f"{values_key(config.knob)}; start a sweep for each"
+        )
+
+
+def _language_model(config: Config) -> Iterator[str]:
+    """Experts and blocks; whether the model has them says its checkpoint."""
+    model, knob = config.model, config.knob.name
+    blocks = model.active_blocks
+    numbers = blocks if isinstance(blocks, list) else [] if blocks is None else [blocks]
+    if not all(type(number) is int and 0 <= number <= MOST_BLOCKS for number in numbers):
+        yield (
+            f"model.active_blocks={blocks!s:.60}: a number of blocks, such as 12, or a list of "
+            "their indices"
+        )
+    if knob == "moe_top_k" and model.moe_top_k is not None:
+        yield f"model.moe_top_k={model.moe_top_k}: knob=moe_top_k varies it; leave it null"
+    if knob == "transformer_blocks" and blocks is not None:
+        yield f"model.active_blocks={blocks}: knob=transformer_blocks varies it; leave it null"
 
 
 def _reduction(config: Config) -> Iterator[str]:
@@ -176,11 +200,6 @@ def _reduction(config: Config) -> Iterator[str]:
     if own.method is ReductionMethod.none:
         methods = ", ".join(m.value for m in ReductionMethod if m is not ReductionMethod.none)
         yield f"knob=kept_tokens: choose how with reduction=NAME ({methods})"
-    if len(knob.max_crops) != 1:
-        yield (
-            f"knob.max_crops={knob.max_crops}: one cap stands beside knob.kept; start a sweep "
-            "for each"
-        )
     is_python = own.method is ReductionMethod.python
     if is_python != (own.function is not None):
         yield "reduction.function: goes with reduction=python, and that with it (module:function)"

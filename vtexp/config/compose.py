@@ -1,4 +1,4 @@
-"""Configs composed from the files of `conf/` outside of `launch.py`, and what sets there are."""
+"""Configs composed from the files of `conf/` outside of `launch.py`, and the data sets' names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vtexp.config.hydra_parts import register_sweeper
 from vtexp.config.schema import VALUE_KEYS, Config, DatasetConfig, register_schemas
 from vtexp.errors import ConfigError
 
-#: What Hydra and OmegaConf raise for a config that cannot be.
+#: What Hydra and OmegaConf raise for an invalid config.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
 
 #: The seeds' name of a key, which scripts may still use on the command line.
@@ -67,7 +67,7 @@ def dataset_configs(config_dir: Path | None = None) -> dict[str, DatasetConfig]:
     """The config of each set by the name to choose it by. Raises as `compose_config` does."""
     with _files(config_dir) as searched:
         names = _names(searched)
-        # Together, as each composition reads Hydra's own files anew: 24 of them take 2 s.
+        # Together, as each composition reads Hydra's own files again: 24 of them take 2 s.
         composed = compose(None, [*searched, *(f"+dataset@{name}={name}" for name in names)])
         return {name: OmegaConf.to_object(composed[name]) for name in names}  # type: ignore[misc]
 

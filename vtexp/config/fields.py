@@ -23,7 +23,7 @@ class Range:
     unit: str = ""
 
     def allows(self, value: Any) -> bool:
-        """Whether a number is one of these; NaN never is."""
+        """Whether a number is in the range; NaN never is."""
         return self.least <= value <= self.most
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class Pattern:
     meaning: str
 
     def allows(self, value: Any) -> bool:
-        """Whether a text is one of these."""
+        """Whether a text matches."""
         return re.fullmatch(self.regex, value, re.DOTALL) is not None
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ def _ruled(default: Any, rule: Range | Pattern) -> Any:
 def rule_of(schema: Any, key: str) -> Range | Pattern | None:
     """The rule of a dotted key below a schema, such as `slurm.cpus`; None where it has none.
 
-    Of a key within a list or dict, that of the whole.
+    A key within a list or dict has the rule of the whole.
     """
     name, _, rest = key.partition(".")
     own = next((f for f in fields(schema) if f.name == name), None)

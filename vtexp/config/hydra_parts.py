@@ -21,7 +21,7 @@ BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 VTEXP_SWEEPER = "hydra_plugins.vtexp_sweeper.sweeper.VtexpSweeper"
 
-#: What is another text at each launch, by Python's codes of times.
+#: Python's codes of times whose text differs at each launch.
 _TO_THE_SECOND = re.compile(r"\$\{now:[^}]*%[SfscTXr]")
 
 #: What vtexp has instead of the launchers and sweepers of others.
@@ -34,7 +34,7 @@ INSTEAD = {
 _FOLDERS = "results go to sweep.folder/sweep.name; give these"
 _NO_LOG = "vtexp writes no log of Hydra's; a traceback comes with HYDRA_FULL_ERROR=1"
 _SHELL = "set it in the shell, or for SLURM in hardware.slurm.setup"
-#: Keys that vtexp does not read: what they are where nothing was asked, and what helps instead.
+#: Keys that vtexp does not read: their defaults, and what to use instead.
 _UNREAD: dict[str, tuple[Any, str]] = {
     "run.dir": (".", _FOLDERS),
     "sweep.dir": (".", _FOLDERS),
@@ -92,7 +92,7 @@ def name_is_given(config: DictConfig) -> bool:
 
 
 def require_countable(overrides: Iterable[Override]) -> None:
-    """Raises ConfigError for a sweep over no list of values: `interval()`, or a glob of nothing."""
+    """Raises ConfigError for a sweep without values: `interval()`, or a glob without a match."""
     for override in overrides:
         if not override.is_sweep_override():
             continue
@@ -113,7 +113,7 @@ def parameters(params: DictConfig | None, given: Iterable[str]) -> Iterator[str]
 
 
 def _written(value: Any) -> str:
-    """A value of YAML as the command line has it; of a list, one after the other."""
+    """A YAML value as typed on the command line; the items of a list one after the other."""
     if isinstance(value, list):
         return f"[{','.join(map(_written, value))}]"
     if value is None:

@@ -17,12 +17,15 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from vtexp.budget.geometry import Size
 from vtexp.budget.knobs import MOST_TOKENS, KnobValue
+from vtexp.budget.llm import LlmSetting
 from vtexp.budget.reduction import DEFAULT_LAYER, Reduction, parse_kept
 from vtexp.config.fields import Pattern, Range, number, ranges, rule_of, text
 from vtexp.errors import ConfigError
 
 #: The largest seed that numpy takes, and more rows than any data set has.
-MOST_SEED, MOST_ROWS, MOST_BLOCKS = 2**32 - 1, 10**9, 1000
+MOST_SEED, MOST_ROWS = 2**32 - 1, 10**9
+#: More experts and blocks than any model has.
+MOST_EXPERTS, MOST_BLOCKS = 10_000, 1000
 #: Longer than any time that is waited for or measured, in seconds.
 MOST_SECONDS = 10**6
 
@@ -120,7 +123,7 @@ class Positions(Enum):
 
 
 class Form(Enum):
-    """In which form the rows of a data set lie."""
+    """The file format of a data set's rows."""
 
     easy_vqa = "easy_vqa"
     small_print = "small_print"
@@ -141,13 +144,23 @@ class WandbMode(Enum):
 
 @dataclass
 class ModelConfig:
-    """A checkpoint; what kind of model it is says its config.json."""
+    """A checkpoint; its family is read from its config.json.
+
+    `moe_top_k`: experts that work on each token, None for the published number, which the first
+    block keeps with `moe_first_block_as_published`. `active_blocks`: how many blocks of the
+    language model run, or a list of their indices; None for all. `block_order`: file of
+    `vtexp importance`, in whose order blocks leave.
+    """
 
     name: str = _name()
     path: str = MISSING
     revision: str | None = None
     weights: Weights = Weights.pretrained
     max_sequence_length: int = number(4096, 1, 10**7, "tokens")
+    moe_top_k: int | None = number(None, 1, MOST_EXPERTS, "experts")
+    moe_first_block_as_published: bool = False
+    active_blocks: Any = None
+    block_order: str | None = None
 
 
 @dataclass
@@ -156,7 +169,7 @@ class SourceConfig:
 
     `files` is a pattern below it, `{split}` in it the split; `records` the key of a JSON file whose
     list has the rows; `images` the folder of the images that rows name; `image_url` a column of
-    addresses to download them from; `obtain` what a user is told who does not have the folder.
+    addresses to download them from; `obtain` says how to get the folder, to a user who lacks it.
     With form python, `function` (module:function) gives the questions instead.
     """
 
@@ -217,7 +230,7 @@ class ColumnsConfig:
 class DatasetConfig:
     """Questions about images: where they come from, how they are asked and answers are scored.
 
-    `num_questions`: how many the splits are known to have, for people alone.
+    `num_questions`: questions in each split, if known; shown to people only.
     """
 
     name: str = _name()
@@ -284,11 +297,31 @@ class KeptTokensKnob(KnobConfig):
 
 
 @dataclass
+class MoeTopKKnob(KnobConfig):
+    """Experts that work on each token, and the cap on crops beside."""
+
+    top_k: list[int] = number(MISSING, 1, MOST_EXPERTS, "experts")
+    max_crops: list[int] = number(MISSING, 1, MOST_TOKENS, "crops")
+
+
+@dataclass
+class TransformerBlocksKnob(KnobConfig):
+    """Blocks of the language model that run, and the cap on crops beside."""
+
+    blocks: list[int] = number(MISSING, 2, MOST_BLOCKS, "blocks")
+    max_crops: list[int] = number(MISSING, 1, MOST_TOKENS, "crops")
+
+
+#: Knobs with one cap on crops beside their values.
+CapKnob = KeptTokensKnob | MoeTopKKnob | TransformerBlocksKnob
+
+
+@dataclass
 class ReductionConfig:
     """How `knob=kept_tokens` reduces vision tokens.
 
-    seed: of random; merge: of cls_attention, whether means of the others are among those kept;
-    layer: of early_layer, blocks that read all tokens; function: of python, as module:function.
+    seed: for random; merge: for cls_attention, whether means of the others are among those kept;
+    layer: for early_layer, blocks that read all tokens; function: for python, as module:function.
     """
 
     method: ReductionMethod = ReductionMethod.none
@@ -435,7 +468,7 @@ class ReportConfig:
 class SweepConfig:
     """Name and folder of a sweep, and how its runs are grouped into jobs.
 
-    `identical_runs`: whether runs with the same inputs as another one are made all the same.
+    `identical_runs`: whether to make runs whose inputs equal those of another run.
     """
 
     name: str = _name()
@@ -445,7 +478,9 @@ class SweepConfig:
     identical_runs: bool = False
 
 
-#: Settings that change no number of a run.
+#: Keys of `model` that say what of the language model works on a token.
+OF_LLM = ("moe_top_k", "moe_first_block_as_published", "active_blocks", "block_order")
+#: Settings that do not change a run's numbers.
 OF_NO_NUMBER = (
     ("dataset", "licence"),
     ("dataset", "max_failed"),
@@ -493,18 +528,24 @@ class Config:
         if isinstance(self.knob, KeptTokensKnob):
             (cap,), reduction = self.knob.max_crops, self.reduction.reduction
             return [KnobValue("kept_tokens", v, None, full, reduction(v), cap) for v in values]
+        if isinstance(self.knob, CapKnob):
+            (cap,) = self.knob.max_crops
+            return [KnobValue(self.knob.name, v, None, full, None, cap) for v in values]
         return [KnobValue(self.knob.name, value, fit, full) for value in values]
 
-    def run_id(self, value: KnobValue, checkpoint: str) -> str:
+    def run_id(self, value: KnobValue, checkpoint: str, llm: LlmSetting | None = None) -> str:
         """12 hex digits of everything that can change the numbers of one run.
 
         Equal for equal settings, whatever sweep or list of values they are in. `checkpoint` is the
-        fingerprint of the weights: new weights in the old folder are another run.
+        fingerprint of the weights: new weights in the old folder are another run. `llm`: what the
+        keys of the model's experts and blocks mean for this value.
         """
         plain = to_plain(self)
         parts = {key: plain[key] for key in ("model", "dataset", "hardware", "measure")}
-        for group, key in OF_NO_NUMBER:
+        for group, key in (*OF_NO_NUMBER, *(("model", key) for key in OF_LLM)):
             del parts[group][key]
+        if llm is not None:
+            parts["llm"] = llm.plain()
         knob = {key: v for key, v in asdict(value).items() if v is not None or key == "fit"}
         identity = parts | {"knob": knob, "checkpoint": checkpoint}
         text = json.dumps(identity, sort_keys=True)
@@ -528,6 +569,8 @@ KNOB_SCHEMAS: dict[str, tuple[type[KnobConfig], str]] = {
     "vision_tokens": (VisionTokensKnob, "targets"),
     "max_crops": (MaxCropsKnob, "max_crops"),
     "kept_tokens": (KeptTokensKnob, "kept"),
+    "moe_top_k": (MoeTopKKnob, "top_k"),
+    "transformer_blocks": (TransformerBlocksKnob, "blocks"),
 }
 #: Keys whose value is a list of knob values, with or without brackets on the command line.
 VALUE_KEYS = (*(f"knob.{key}" for _, key in KNOB_SCHEMAS.values()), "knob.keep_ratio")
@@ -568,7 +611,7 @@ def knob_list(knob: KnobConfig | DictConfig) -> list[Any]:
 def canonical(knob: str, value: Any) -> str:
     """A knob value in its one way of writing, such as `560x336` for `560 X 336`.
 
-    Raises ConfigError for a size that is none.
+    Raises ConfigError for a text that is not a size.
     """
     if knob != "image_size":
         return str(value).strip()

@@ -67,11 +67,11 @@ def call(launch: Callable[[], None]) -> int:
 def reported(command: Callable[[], None], *, show_traceback: bool, interrupted: str) -> int:
     """Run a command; returns its exit code after printing any error of a user as one line.
 
-    `interrupted`: what is said after Ctrl-C, where whoever was interrupted says nothing itself.
+    `interrupted`: the message after Ctrl-C, unless the interrupted code prints its own.
     """
     try:
         with warnings.catch_warnings():
-            # A folder of configs that is not there: Hydra would go on without it.
+            # Hydra would silently go on without a missing folder of configs.
             warnings.filterwarnings("error", "provider=.* is not available", UserWarning)
             command()
     except (Exception, _PastHydra) as raised:
@@ -106,7 +106,9 @@ def one_line(error: BaseException) -> str:
         file = re.match(r"In '(.+?)': ", str(error))
         return _omegaconf_line(cause) + (f" (in {file[1]}.yaml)" if file else "")
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not to be read as key=value; quote what is no plain word"
+        return (
+            f"{error.override}: cannot be parsed as key=value; quote values with special characters"
+        )
     text = " ".join(str(error).split())
     missing = re.search(
         r"Could not find '((?:hydra/)?.+?)/(.*)' Available options in '[^']+': (.*)", text
@@ -123,7 +125,7 @@ def one_line(error: BaseException) -> str:
 def _of_the_user(error: BaseException) -> bool:
     """Whether an error is about what the user wrote or the machine, not a mistake of vtexp's.
 
-    Of a wrong value Hydra and OmegaConf raise a plain ValueError or TypeError here and there.
+    For some wrong values Hydra and OmegaConf raise a plain ValueError or TypeError.
     """
     if isinstance(error, (*USER_ERRORS, _PastHydra)) or no_memory_left(error):
         return True

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from vtexp.budget.geometry import Geometry
+from vtexp.budget.llm import LlmSetting
 from vtexp.cost.flops import (
     Attention,
     Block,
@@ -20,16 +21,35 @@ from vtexp.cost.flops import (
 from vtexp.models.molmo.defaults import DEFAULT_CONNECTOR, DEFAULT_VISION_BACKBONE, MOLMOE_NAMES
 
 
-def model_arithmetic(config: dict[str, Any], geometry: Geometry) -> ModelArithmetic | None:
+def model_arithmetic(
+    config: dict[str, Any], geometry: Geometry, setting: LlmSetting | None = None
+) -> ModelArithmetic | None:
     """The arithmetic of a config.json's model; None where that of its family is not known.
 
-    None, too, where a size in it is not a number: what loads the model says so.
+    None, too, where a size in it is not a number: what loads the model says so. `setting`: which
+    experts and blocks of the language model work; the others only take memory.
     """
     read = _READERS.get(config["model_type"])
     try:
-        return None if read is None else read(config, geometry)
+        if read is None:
+            return None
+        model = read(config, geometry)
+        return model if setting is None else replace(model, llm=_with_setting(model.llm, setting))
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
+
+
+def _with_setting(llm: LanguageModel, setting: LlmSetting) -> LanguageModel:
+    """A language model of which fewer experts and blocks work."""
+    ran = len(setting.ran(llm.layers))
+    if setting.top_k is None:
+        return replace(llm, ran=ran)
+    first = None if setting.first_top_k is None else _with_top_k(llm.block, setting.first_top_k)
+    return replace(llm, block=_with_top_k(llm.block, setting.top_k), ran=ran, first_block=first)
+
+
+def _with_top_k(block: Block, top_k: int) -> Block:
+    return replace(block, feed_forward=replace(block.feed_forward, top_k=top_k))
 
 
 def _molmo(config: dict[str, Any], geometry: Geometry) -> ModelArithmetic:

@@ -16,7 +16,12 @@ from typing import Any, Literal, NamedTuple, Self
 
 from vtexp.budget.geometry import Geometry, Tiling
 from vtexp.budget.reduction import Reduction
-from vtexp.cost.reductions import attention_flops, last_query_flops, similarity_flops
+from vtexp.cost.reductions import (
+    attention_flops,
+    last_query_flops,
+    received_flops,
+    similarity_flops,
+)
 
 #: Bytes of one number.
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -245,6 +250,16 @@ class Encoder:
         """Numbers of a patch that the connector reads."""
         return self.width * self.layers_read
 
+    def scoring_flops(self, crops: int) -> float:
+        """Of the attention to each patch, computed once more: of the class, where there is one,
+        else of all patches that see each other in a layer without windows."""
+        attention, of_all = self.block.attention, crops * self.positions
+        if self.positions > self.patches:
+            return attention_flops(crops, self.positions, self.width, attention.inner)
+        pairs = of_all * (self.positions if self.windows is None else of_all)
+        keys = attention.kv_heads * attention.head_dim
+        return received_flops(of_all, pairs, self.width, attention.inner, keys)
+
     def weights(self, layers: int) -> int:
         """Parameters with so many layers."""
         return self.patch_values * self.width + layers * self.block.weights() + self.vectors
@@ -293,10 +308,12 @@ class Connector:
 class LanguageModel:
     """Blocks over the prompt, and logits of its last position.
 
-    `last_block_in_full`: whether the last block computes all positions to the end, of which only
-    the last is used beyond keys and values. `image_is_mutual`: vision tokens look at all others,
-    also later ones, through a mask. `embedding_rows` are looked up, not multiplied; `logits` is the
-    width of the output; `logits_tied`: the embedding serves for it too.
+    `layers` are there, of which `ran` are computed, the last among them; None: all. `first_block`:
+    the first where it computes other than the rest. `last_block_in_full`: whether the last block
+    computes all positions to the end, of which only the last is used beyond keys and values.
+    `image_is_mutual`: vision tokens look at all others, also later ones, through a mask.
+    `embedding_rows` are looked up, not multiplied; `logits` is the width of the output;
+    `logits_tied`: the embedding serves for it too.
     """
 
     block: Block
@@ -306,11 +323,19 @@ class LanguageModel:
     logits_tied: bool
     last_block_in_full: bool
     image_is_mutual: bool
+    ran: int | None = None
+    first_block: Block | None = None
 
     @property
     def width(self) -> int:
         """Of each position."""
         return self.block.attention.width
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Those that are computed, in order."""
+        count = self.layers if self.ran is None else self.ran
+        return [self.first_block or self.block, *[self.block] * (count - 1)]
 
     @property
     def weights(self) -> int:
@@ -320,8 +345,8 @@ class LanguageModel:
 
     @property
     def cache_values(self) -> int:
-        """Keys and values of one position in all layers."""
-        return self.cached(Span(self.layers, 1, 0))
+        """Keys and values of one position in all blocks that are computed."""
+        return self.cached(Span(len(self.blocks), 1, 0))
 
     def cached(self, *spans: Span) -> int:
         """Keys and values of prompts."""
@@ -331,9 +356,9 @@ class LanguageModel:
     def weights_read(self, positions: int) -> int:
         """Parameters that a pass over so many positions must read: of the embedding, their rows."""
         rows = positions + 1 + self.logits
-        last = self.block.weights(positions if self.last_block_in_full else 1)
-        blocks = (self.layers - 1) * self.block.weights(positions) + last
-        return rows * self.width + blocks
+        *blocks, last = self.blocks
+        read = sum(block.weights(positions) for block in blocks)
+        return rows * self.width + read + last.weights(positions if self.last_block_in_full else 1)
 
     def pairs(self, length: int, vision_tokens: int, pairs: Pairs) -> float:
         """Products of a query and a key in one block."""
@@ -343,17 +368,17 @@ class LanguageModel:
         return length * (length + 1) / 2 + mutual
 
     def flops(self, spans: Sequence[Span], pairs: Pairs) -> float:
-        """Of a prefill of what its blocks read, in order."""
-        in_full = [self._block_flops(span, pairs) for span in spans]
-        total = sum(span.layers * full for span, full in zip(spans, in_full, strict=True))
+        """Of a prefill of what the computed blocks read, in order."""
+        read = [span for span in spans for _ in range(span.layers)]
+        in_full = [
+            block.flops(own.length, own.length, self.pairs(own.length, own.vision_tokens, pairs))
+            for block, own in zip(self.blocks, read, strict=True)
+        ]
+        total = sum(in_full)
         if not self.last_block_in_full:
-            length = spans[-1].length
-            total += self.block.flops(length, 1, length) - in_full[-1]
+            length = read[-1].length
+            total += self.blocks[-1].flops(length, 1, length) - in_full[-1]
         return total + 2 * self.width * self.logits
-
-    def _block_flops(self, span: Span, pairs: Pairs) -> float:
-        _, length, vision_tokens = span
-        return self.block.flops(length, length, self.pairs(length, vision_tokens, pairs))
 
 
 @dataclass(frozen=True)
@@ -375,29 +400,26 @@ class ModelArithmetic:
         return scoring | {
             "vision_encoder": self.encoder.flops(self.encoded_crops(counts), counts.tiling),
             "connector": self.connector.flops(counts.connected),
-            "llm_prefill": self.llm.flops(counts.spans(self.llm.layers), pairs),
+            "llm_prefill": self.llm.flops(counts.spans(len(self.llm.blocks)), pairs),
         }
 
     def _scoring_flops(self, counts: PromptCounts) -> float:
-        asked, encoder = counts.reduction, self.encoder
+        asked, kept = counts.reduction, counts.vision_tokens
         assert asked is not None
         if asked.layer is not None:
             own = self.llm.block.attention
             kv_width = own.kv_heads * own.head_dim
             return last_query_flops(own.width, own.inner, kv_width, counts.sequence_length)
+        flops = similarity_flops(asked, counts.connected, int(kept), self.llm.width)
         if asked.method == "cls_attention":
-            attention = encoder.block.attention
-            crops = self.encoded_crops(counts)
-            flops = attention_flops(crops, encoder.positions, encoder.width, attention.inner)
-        else:
-            flops = 0.0
-        kept = int(counts.vision_tokens)
-        return flops + similarity_flops(asked, counts.connected, kept, self.llm.width)
+            flops += self.encoder.scoring_flops(self.encoded_crops(counts))
+        return flops
 
     def decode_flops(self, context: int) -> float:
         """FLOPs of one further token that looks at `context` positions, its own included."""
         llm = self.llm
-        return llm.layers * llm.block.flops(1, 1, context) + 2 * llm.width * llm.logits
+        blocks = sum(block.flops(1, 1, context) for block in llm.blocks)
+        return blocks + 2 * llm.width * llm.logits
 
     def minimum_bytes(self, counts: PromptCounts, dtype: str) -> dict[str, int]:
         """Bytes that each stage of one prefill must read or write at least.
@@ -416,7 +438,7 @@ class ModelArithmetic:
             + counts.connected * llm.width,
             "llm_prefill": llm.weights_read(length)
             + counts.inserted * llm.width
-            + llm.cached(*counts.spans(llm.layers))
+            + llm.cached(*counts.spans(len(llm.blocks)))
             + llm.logits,
         }
         return {stage: count * ITEM_BYTES[dtype] for stage, count in numbers.items()}
@@ -471,7 +493,7 @@ class ModelArithmetic:
             features + self._llm_values(length, batch_size),
         )
         item, llm = ITEM_BYTES[dtype], self.llm
-        cached = llm.cached(*counts.spans(llm.layers)) + new_tokens * llm.cache_values
+        cached = llm.cached(*counts.spans(len(llm.blocks))) + new_tokens * llm.cache_values
         return Memory(
             weights=self.weights_bytes(dtype),
             cache=batch_size * cached * item,
@@ -500,9 +522,10 @@ class ModelArithmetic:
         """Numbers held in a block's feed-forward: its input, what is added to, a norm, four of the
         hidden width (of each expert's row); and a mask where there is one."""
         ff = self.llm.block.feed_forward
+        top_k = max(block.feed_forward.top_k for block in self.llm.blocks)
         expert = 4 * ff.hidden + (2 * ff.width if ff.experts else 0)
         masked = batch_size > 1 or self.llm.image_is_mutual
-        row = 3 * ff.width + ff.top_k * expert + (length if masked else 0)
+        row = 3 * ff.width + top_k * expert + (length if masked else 0)
         return batch_size * length * row
 
 

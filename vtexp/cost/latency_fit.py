@@ -2,30 +2,33 @@
 
     prefill_ms = intercept + per crop * crops + per token * L + per token squared * L ** 2
 
-with L the tokens of the whole prompt. No coefficient is negative, and relative errors are made
-small (squares), so that a short prefill counts as much as a long one. A sweep writes its fits into
+with L the tokens of the whole prompt. It is fitted to the mean of each timed question's prefills,
+as reports and limits have means. No coefficient is negative, and relative errors are made small
+(squares), so that a short prefill counts as much as a long one. A sweep writes its fits into
 `cost_model.json`, one for each model on each hardware; a plan takes the newest that matches.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import vtexp
+from vtexp.budget.llm import LlmSetting
 from vtexp.budget.reduction import RESIZE
 from vtexp.config.schema import Config, to_plain
 from vtexp.cost.flops import PromptCounts
 from vtexp.errors import DataError
 from vtexp.stats import terms as term_statistics
+from vtexp.stats.times import Estimate
 from vtexp.utils import files
 
 COST_MODEL = "cost_model.json"
@@ -36,10 +39,12 @@ OF_PREFILL = {
     "model": ("name", "path", "revision", "weights"),
     "hardware": ("name", "device", "dtype", "cuda_graphs", "compile", "sharded"),
 }
+#: Conditions that come from the machine.
+MEASURED_ON = ("device", "torch_threads", "torch", "transformers")
 
 
 class Point(NamedTuple):
-    """One timed question: crops, tokens of its prompt, and the median of its prefills."""
+    """One timed question: crops, tokens of its prompt, and the mean of its prefills."""
 
     num_crops: int
     sequence_length: int
@@ -82,22 +87,13 @@ def fit(points: Sequence[Point]) -> Coefficients:
 
     Lawson and Hanson 1974, Solving Least Squares Problems, algorithm NNLS.
     """
-    return Coefficients(*_least_relative_errors(*_terms(points)))
+    return Coefficients(*term_statistics.least_relative_errors(*_terms(points)).tolist())
 
 
 def _terms(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
     """(n, 4) what the coefficients are multiplied by, and (n,) prefills in ms."""
     crops, lengths, times = (np.array(column, dtype=float) for column in zip(*points, strict=True))
     return np.stack([np.ones_like(crops), crops, lengths, lengths**2], axis=1), times
-
-
-def _least_relative_errors(terms: np.ndarray, values: np.ndarray) -> list[float]:
-    from scipy.optimize import nnls
-
-    scale = terms.max(axis=0)  # squares of tokens are millions of times the intercept's 1
-    scale[scale == 0] = 1
-    solution, _ = nnls(terms / scale / values[:, None], np.ones_like(values))
-    return (solution / scale).tolist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +173,12 @@ def _conditions(plain: dict[str, Any]) -> dict[str, Any]:
         for group, keys in OF_PREFILL.items()
         for key in keys
     }
-    # With a reduction a prefill is another thing; fits of before there were any lack the key.
+    # With a reduction, or fewer experts or blocks, a prefill is another thing; fits of before there
+    # were any lack these keys.
     method = (plain.get("reduction") or {}).get("method", "none")
-    return found if method in ("none", RESIZE) else found | {"reduction": method}
+    found |= {} if method in ("none", RESIZE) else {"reduction": method}
+    llm = (plain.get("run") or {}).get("llm")
+    return found if llm is None else found | {"llm": llm}
 
 
 def _measured_on(surroundings: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +201,7 @@ def _points(rows: Sequence[dict[str, Any]]) -> list[Point]:
         Point(
             int(found[0]["num_crops"]),
             int(found[0]["sequence_length"]),
-            float(median(row["prefill_ms"] for row in found)),
+            fmean(row["prefill_ms"] for row in found),
         )
         for found in by_question.values()
     ]
@@ -273,10 +272,14 @@ def _described(runs: Sequence[TimedRun]) -> dict[str, Any]:
 
 
 def _how_well_known(runs: Sequence[TimedRun]) -> dict[str, Any]:
-    """95 % interval of each coefficient, null where open, and terms that cannot be told apart."""
+    """95 % interval of each coefficient, null where open, and terms that cannot be told apart.
+
+    And what predictions need: coefficients without each setting, and the settings' misfit.
+    """
     terms, times = _terms([point for run in runs for point in run.points])
     settings = np.array([run.setting for run in runs for _ in run.points])
     found = term_statistics.coefficients(terms, times, settings)
+    known = term_statistics.uncertainty(terms, times, settings)
     names = [field.name for field in fields(Coefficients)]
     return {
         "coefficient_intervals": {
@@ -284,6 +287,9 @@ def _how_well_known(runs: Sequence[TimedRun]) -> dict[str, Any]:
             for name, low, high in zip(names, found.low, found.high, strict=True)
         },
         "not_told_apart": [names[i] for i in found.together],
+        "left_out": [dict(zip(names, own, strict=True)) for own in known.left_out.tolist()],
+        "misfit": known.misfit if known.freedom else None,
+        "freedom": known.freedom,
     }
 
 
@@ -311,7 +317,8 @@ def fit_run_time(runs: Sequence[TimedRun]) -> RunTime:
     """Seconds of a run by its questions' prefills, with the least relative errors."""
     prefills_s = np.array([run.questions * run.prefill_ms / 1000 for run in runs])
     terms = np.stack([np.ones_like(prefills_s), prefills_s], axis=1)
-    return RunTime(*_least_relative_errors(terms, np.array([run.duration_s for run in runs])))
+    durations = np.array([run.duration_s for run in runs])
+    return RunTime(*term_statistics.least_relative_errors(terms, durations).tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +329,7 @@ class FoundModel:
     written: str
     device: str
     coefficients: Coefficients
+    known: term_statistics.Uncertainty
     run_time: RunTime | None
     num_crops: tuple[int, int]
     sequence_length: tuple[int, int]
@@ -339,6 +347,13 @@ class FoundModel:
             for prompt in prompts
         )
 
+    def mean_prefill(self, prompts: Counter[PromptCounts]) -> Estimate:
+        """Mean prefill in ms of such prompts, and how well the fit knows it."""
+        counts = np.array(list(prompts.values()), dtype=float)
+        terms, _ = _terms([Point(own.num_crops, own.sequence_length, 1.0) for own in prompts])
+        estimate = np.array(list(asdict(self.coefficients).values()))
+        return term_statistics.prediction(counts @ terms / counts.sum(), estimate, self.known)
+
     @property
     def origin(self) -> str:
         """Where it comes from and how far off it is, for people."""
@@ -350,22 +365,29 @@ class FoundModel:
         )
 
 
-def find_cost_model(config: Config) -> FoundModel | None:
+def find_cost_model(config: Config, llm: LlmSetting | None = None) -> FoundModel | None:
     """The newest fit below `sweep.folder` of the same model, weights, hardware and dtype.
 
-    Files that cannot be read are passed over.
+    `llm`: which experts and blocks work, the same ones too. Files that cannot be read are passed
+    over.
     """
-    wanted = _conditions(to_plain(config))
+    own = None if llm is None else llm.plain()
+    wanted = _conditions(to_plain(config) | {"run": {"llm": own}})
     found: list[FoundModel] = []
     for path in Path(config.sweep.folder).expanduser().absolute().glob(f"*/{COST_MODEL}"):
         try:
             model = files.read_json(path)
             for described in model["fits"]:
-                if wanted.items() <= described["conditions"].items():
+                if wanted == _asked_for(described["conditions"]):
                     found.append(_found(path, model["written"], described))
         except (DataError, KeyError, TypeError, ValueError, AttributeError):
             continue
     return max(found, key=lambda model: model.written, default=None)
+
+
+def _asked_for(conditions: dict[str, Any]) -> dict[str, Any]:
+    """Conditions without what a plan cannot know: device and versions."""
+    return {key: value for key, value in conditions.items() if key not in MEASURED_ON}
 
 
 def _found(path: Path, written: str, described: dict[str, Any]) -> FoundModel:
@@ -376,6 +398,7 @@ def _found(path: Path, written: str, described: dict[str, Any]) -> FoundModel:
         written=str(written),
         device=described["conditions"]["device"],
         coefficients=Coefficients(**described["coefficients"]),
+        known=_uncertainty(described),
         run_time=run_time and RunTime(run_time["intercept_s"], run_time["per_prefill"]),
         num_crops=tuple(described["num_crops"]),
         sequence_length=tuple(described["sequence_length"]),
@@ -383,4 +406,12 @@ def _found(path: Path, written: str, described: dict[str, Any]) -> FoundModel:
         worst_error=described["held_out_error"]["worst"],
         disturbed=sum(bool(setting["disturbed"]) for setting in settings),
         settings=len(settings),
+    )
+
+
+def _uncertainty(described: dict[str, Any]) -> term_statistics.Uncertainty:
+    left_out = [list(asdict(Coefficients(**own)).values()) for own in described["left_out"]]
+    misfit = described["misfit"]
+    return term_statistics.Uncertainty(
+        np.array(left_out), math.nan if misfit is None else misfit, described["freedom"]
     )

@@ -31,3 +31,9 @@ def last_query_flops(width: int, inner: int, kv_width: int, length: int) -> floa
 def attention_flops(crops: int, positions: int, width: int, inner: int) -> float:
     """FLOPs of CLS's attention, computed once more: keys of all positions, one query a crop."""
     return 2 * crops * (positions * width * inner + width * inner + positions * inner)
+
+
+def received_flops(positions: int, pairs: int, width: int, inner: int, keys: int) -> float:
+    """FLOPs of what all patches attend to, computed once more: queries of the width `inner` and
+    keys of the width `keys` of all positions, and so many products of a query and a key."""
+    return 2 * (positions * width * (inner + keys) + pairs * inner)

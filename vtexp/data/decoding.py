@@ -22,7 +22,7 @@ from vtexp.errors import DataError
 
 #: Decoded images of a chunk by the index of their sample, or why there are none.
 Chunk = dict[int, np.ndarray | str]
-#: A chunk's images take no more than this (or are one image); small ones are no more than so many.
+#: A chunk's images take at most so much memory (or are one image), and are at most so many.
 MOST_BYTES, MOST_SAMPLES = 512 * 2**20, 4096
 #: Images that each worker decodes ahead of need, where they are small enough.
 AHEAD = 16

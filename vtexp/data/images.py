@@ -31,8 +31,8 @@ from vtexp.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: What is read of Pillow's formats: for EPS it would start another program, and of the others most
-#: have had fewer eyes on them than these.
+#: Pillow's formats that are read. For EPS it would start another program; most others are less
+#: widely used, so that holes in them go unseen for longer.
 FORMATS = (
     *("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB"),
     *("TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA"),
@@ -110,8 +110,8 @@ AnyImage = ImageFile | StoredImage | MemoryImage
 def image_of(value: Any) -> AnyImage:
     """An image from a path, a PIL image, or a uint8 array (H, W), (H, W, 1), (H, W, 3 or 4).
 
-    What is no file becomes a PNG in memory, with the pixels that `to_rgb` gives, or with its fourth
-    channel, which `to_rgb` treats as a file's. Raises DataError for anything else.
+    Pixels become a PNG in memory, with the pixels that `to_rgb` gives, or with its fourth channel,
+    which `to_rgb` treats as a file's. Raises DataError for anything else.
     """
     if isinstance(value, ImageFile | StoredImage | MemoryImage):
         return value
@@ -137,13 +137,13 @@ def _pixels_of(value: Any) -> np.ndarray:
     try:
         pixels = np.asarray(value)
     except Exception as error:  # of any library's tensors
-        raise DataError(f"no image ({type(value).__name__}): {wanted}") from error
+        raise DataError(f"not an image ({type(value).__name__}): {wanted}") from error
     grey = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 1)
     if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
         what = f"{type(value).__name__} of {pixels.dtype}, shape {pixels.shape}"
-        raise DataError(f"no image ({what}): {wanted}")
+        raise DataError(f"not an image ({what}): {wanted}")
     if 0 in pixels.shape:
-        raise DataError(f"no image (shape {pixels.shape}): it has no pixels")
+        raise DataError(f"not an image (shape {pixels.shape}): it has no pixels")
     if grey:
         return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
     return np.ascontiguousarray(pixels)
@@ -170,7 +170,7 @@ def encoded_cells(file: str, name: str) -> pa.ChunkedArray:
 
 
 def _state(file: str) -> tuple[int, int]:
-    """Size and time of a file: one that has been changed since it was mapped is mapped anew."""
+    """Size and time of a file: a file that changed since it was mapped is mapped again."""
     found = Path(file).stat()
     return found.st_size, found.st_mtime_ns
 
@@ -218,8 +218,8 @@ def _upright_size(image: Image.Image, orientation: int) -> Size:
 def image_pixels(source: AnyImage) -> np.ndarray:
     """The image as uint8 (H, W, 3) RGB, upright, of the size that `image_size` gives.
 
-    Raises DataError if it cannot be decoded, or has another size: few files say behind their pixels
-    how they are turned, and of those not all are found out before.
+    Raises DataError if it cannot be decoded, or has another size: a few files say behind their
+    pixels how they are turned, and not all of them are found beforehand.
     """
     with _opened(source) as (image, file):
         orientation = _orientation(image, file)

@@ -62,8 +62,9 @@ class Sample:
         return image_pixels(self.image)
 
 
-class FailedSample(NamedTuple):
-    """A sample that cannot be asked, and why."""
+@dataclass(frozen=True)
+class FailedSample:
+    """A sample that was drawn and cannot be asked, and why."""
 
     sample_id: str
     reason: str

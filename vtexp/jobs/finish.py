@@ -1,4 +1,4 @@
-"""What is made of a sweep once its runs are over: report, cost model, W&B."""
+"""What follows a sweep's runs: report, cost model, W&B."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vtexp.utils.extras import require_extra
 def show_comparison(sweep: Path, *, margin: float | None = None) -> None:
     """Write and print all that a sweep's runs say together, if it has runs; see `write.report`.
 
-    Its cost model is written, and its W&B Report is made and uploaded as configured.
+    Writes its cost model, and its W&B Report, which is uploaded as configured.
     """
     if sweep.is_dir() and report([sweep], sweep, margin=margin):
         write_cost_model(sweep)
@@ -23,6 +23,6 @@ def show_comparison(sweep: Path, *, margin: float | None = None) -> None:
 def require_page(folder: Path) -> None:
     """Raise MissingExtraError where a report had to leave out its page and figures.
 
-    To be called last: all else is there.
+    Call it last, when all else is written.
     """
     require_extra("report", f"{folder / 'report.html'}", "; then make the report again")

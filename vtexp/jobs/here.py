@@ -18,6 +18,7 @@ from vtexp.runs.ledger import note_submitted, of_process, taking
 from vtexp.runs.plan import Plan, make_plan, sweep_folder
 from vtexp.tracking.mirror import mirror
 from vtexp.utils.console import console
+from vtexp.utils.text import count_of
 
 
 def run_job(config: Config, *, named: bool = True) -> Path | None:
@@ -33,14 +34,16 @@ def run_job(config: Config, *, named: bool = True) -> Path | None:
         show_plan(plan)
     plan.require_feasible()
     if config.hardware.gpus_per_run > 1:
-        raise ConfigError("hardware.gpus_per_run: several processes are started by -m alone")
+        raise ConfigError(
+            "hardware.gpus_per_run: only -m starts several processes of a run; add -m"
+        )
     if config.plan:
         return None
     require_extras(config, submits=False)
     if not named:
         (plan,) = in_new_folder([plan])
     sweep = sweep_folder(plan.config)
-    console.print(f"{len(plan.runs)} runs, results in {sweep}")
+    console.print(f"{count_of(len(plan.runs), 'run')}, results in {sweep}")
     with taking(sweep):
         refuse_runs_under_way(plan)
         freeze(plan)
@@ -58,7 +61,7 @@ def run_job(config: Config, *, named: bool = True) -> Path | None:
 
 
 def refuse_runs_under_way(plan: Plan) -> None:
-    """Raises ConfigError where some other process makes a run of a plan."""
+    """Raises ConfigError if another process is making a run of the plan."""
     folders = {run.folder: run for run in plan.runs}
     for status in look(sweep_folder(plan.config)):
         own = status.job is not None and status.job.job_id == str(os.getpid())

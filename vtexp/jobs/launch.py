@@ -20,7 +20,7 @@ from vtexp.runs.folder import go_on, labels, quoted, raise_failures
 from vtexp.runs.ledger import JOBS, Job, note_submitted, of_process, read_submitted, taking
 from vtexp.utils import files
 from vtexp.utils.console import console
-from vtexp.utils.text import listed
+from vtexp.utils.text import count_of, listed
 
 
 def launch(
@@ -28,11 +28,11 @@ def launch(
 ) -> None:
     """Run jobs of one sweep, or submit them where `wait` is false.
 
-    Runs that have a result are left alone; those that some job makes already are waited for, too.
-    Jobs for elsewhere go first, then those of this process run. `margin` of the comparison in
-    points, that of the latest runs if None. `gone`: runs whose jobs cannot be asked for and are
-    taken to have ended. Raises ConfigError or VtexpError where they cannot be submitted,
-    RunFailedError when runs failed, after the comparison.
+    Runs that have a result are left alone; those that another job is making are waited for. Jobs
+    for elsewhere go first, then those of this process run. `margin` of the comparison in points,
+    that of the latest runs if None. `gone`: runs whose jobs cannot be queried and count as ended.
+    Raises ConfigError or VtexpError where they cannot be submitted, RunFailedError when runs
+    failed, after the comparison.
     """
     sweep = jobs[0].folders[0].parent
     with taking(sweep):
@@ -67,13 +67,13 @@ def launch(
 
 
 def _unmade(jobs: Sequence[Job], statuses: Mapping[Path, RunStatus]) -> list[Job]:
-    """The jobs without the runs that are done or that some job still makes."""
+    """The jobs without the runs that are done or that another job is making."""
     asked = [folder for job in jobs for folder in job.folders]
     done = [folder for folder in asked if statuses[folder].state == "done"]
     busy = [folder for folder in asked if statuses[folder].active]
-    for folders, text in ((done, "have a result already, kept"), (busy, "are under way already")):
+    for folders, text in ((done, "already done: kept"), (busy, "already under way")):
         if folders:
-            console.print(f"{len(folders)} runs {text}")
+            console.print(f"{count_of(len(folders), 'run')} {text}")
     left = [
         replace(job, folders=tuple(f for f in job.folders if f not in done and f not in busy))
         for job in jobs
@@ -91,9 +91,9 @@ def refuse_to_disturb(statuses: Sequence[RunStatus], jobs: Sequence[Job]) -> Non
             and any(j.hardware.launcher != Launcher.slurm for j in jobs)
         ):
             raise ConfigError(
-                f"{status.folder.parent.name}: processes of it still run, and more would disturb "
-                "what they time; first python -m vtexp wait "
-                f"{quoted(status.folder.parent)}, or cancel"
+                f"{status.folder.parent.name}: its processes still run, and new ones would disturb "
+                f"their timings; first python -m vtexp wait {quoted(status.folder.parent)}, "
+                "or cancel"
             )
 
 
@@ -137,7 +137,7 @@ def _submit(sweep: Path, jobs: Sequence[Job]) -> None:
 
 
 def _forget(sweep: Path, jobs: Sequence[Job]) -> None:
-    """Remove a sweep that nobody makes, if it holds nothing but these jobs' frozen configs."""
+    """Remove a sweep that holds nothing but the frozen configs of these refused jobs."""
     frozen = {files.CONFIG, files.PLANNED}
     folders = [folder for job in jobs for folder in job.folders]
     inside = {path.name for folder in folders for path in folder.iterdir()}

@@ -1,4 +1,4 @@
-"""Limits of a site: arrays are split, and jobs beyond the limit follow as places free."""
+"""Limits of a site: arrays are split, and jobs beyond the limit follow as places become free."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vtexp.runs.ledger import (
 )
 from vtexp.utils.console import console
 
-#: SLURM is tried again so long after a refusal even if no job has left the queue since.
+#: Seconds after a refusal until SLURM is tried again, even if no job has left the queue.
 TRY_AGAIN_S = 60.0
 
 
@@ -66,7 +66,7 @@ def submit_what_fits(
 
 
 def _of_all_users(limit: str) -> bool:
-    """Whether jobs of others fill a limit, so that an empty queue of one's own tells nothing."""
+    """Whether jobs of others fill a limit, so that the user's own empty queue proves nothing."""
     return "Grp" in limit or limit == "MaxJobCount"
 
 
@@ -98,7 +98,7 @@ def submit_or_hold_back(
 
 
 class HeldBack:
-    """The jobs of a sweep that SLURM had no place for, submitted as places free."""
+    """The jobs of a sweep that SLURM had no place for, submitted as places become free."""
 
     def __init__(self, sweep: Path) -> None:
         self._sweep = sweep

@@ -60,7 +60,7 @@ def _require_different(plans: Sequence[Plan]) -> None:
     seen: set[str] = set()
     for plan in plans:
         for run in plan.runs:
-            settings = plan.config.run_id(run.value, checkpoint="")
+            settings = plan.config.run_id(run.value, "", run.setting.llm)
             if settings in seen:
                 raise ConfigError(
                     f"two jobs would make the same run ({run.label}): sweep other settings"

@@ -46,7 +46,7 @@ PROMPT_S = 1.0
 ACCOUNTING_S = 5.0
 #: What a job's script and its tasks set for themselves; a launch inside of one must not hand it on.
 _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
-#: Of these, what says which SLURM there is and how to speak to it.
+#: Among these, those that say which SLURM to use and how to reach it.
 _OF_THE_SITE = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 #: sbatch lets its variables override the job's script: those of what vtexp asks for itself.
 _ASKED = (
@@ -55,7 +55,7 @@ _ASKED = (
     *("GPUS", "GPUS_PER_NODE", "GPUS_PER_SOCKET", "GPUS_PER_TASK"),
 )
 _MEMORY = ("MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE")
-#: By which a user chooses what SLURM's programs show, or to be asked before a job is cancelled.
+#: They change what SLURM's programs print, or make them ask before a job is cancelled.
 _OF_A_VIEW = ("SQUEUE_", "SACCT_", "SCANCEL_")
 #: Where caches are and whether there is a network: sites that export nothing would lose it.
 _NEEDED = (
@@ -63,7 +63,7 @@ _NEEDED = (
     *("WANDB_MODE", "WANDB_BASE_URL"),
 )
 
-#: What sbatch says where fewer jobs, or the same ones later, would be taken.
+#: What sbatch says when it would take fewer jobs, or the same ones later.
 _LIMIT = re.compile(r"\b(?:Assoc|QOS)\w*Submit\w*Limit\b")
 #: And what it says instead of a limit's name.
 _LIMIT_UNNAMED = {
@@ -84,8 +84,8 @@ class LimitError(VtexpError):
 def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[SubmittedJob]:
     """Hand jobs of one hardware to SLURM, as an array where they are several.
 
-    Raises ConfigError where there is no SLURM, LimitError where it would take fewer of them,
-    VtexpError where it refuses them.
+    Raises ConfigError without SLURM, LimitError where it would take fewer jobs, VtexpError where it
+    refuses them.
     """
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise ConfigError(
@@ -96,7 +96,7 @@ def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[S
 
     executor = _executor(sweep, hardware, len(jobs))
     try:
-        # sbatch's own lines are told below.
+        # sbatch's own lines are in the error below.
         with _clean_environment(hardware.slurm), redirect_stderr(io.StringIO()), executor.batch():
             handed = [executor.submit(SweepJob(sweep, job.runs, Path.cwd())) for job in jobs]
     except FailedJobError as error:  # with sbatch's words
@@ -119,7 +119,7 @@ def _clean_environment(asked: SlurmConfig) -> Iterator[None]:
     """An environment without what SLURM set for the job that this process runs in, if it does.
 
     Such as SLURM_CPU_BIND, which would pin every task of the new job to the cores of the old one.
-    Nor does it have a user's SBATCH_PARTITION and the like, where the config asks for another one.
+    It also lacks the user's SBATCH_PARTITION and the like where the config asks for another one.
     """
     contrary = {f"SBATCH_{name}" for name in _contrary(asked)}
     leaked = {
@@ -164,7 +164,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _setup(cpus: int) -> list[str]:
-    """Shell lines by which a job runs as it would here, whatever of the environment it is given."""
+    """Shell lines that let a job run as it would here, whatever environment it gets."""
     given = {name: os.environ[name] for name in _NEEDED if name in os.environ}
     lines = [f"export {key}={shlex.quote(value)}" for key, value in (same_source() | given).items()]
     # Where tasks are not bound to their cores, libraries would take all that a node has.
@@ -195,7 +195,7 @@ def _executor(sweep: Path, hardware: HardwareConfig, count: int) -> Any:
         cpus_per_task=slurm.cpus,
         array_parallelism=hardware.max_parallel or count,
         signal_delay_s=min(SIGNAL_S, slurm.time_min * 20),
-        # Some sites put no job back into the queue that does not ask for it.
+        # Some sites requeue only jobs that ask for it.
         additional_parameters={"requeue": True, **slurm.extra},
         # One process of a run that dies takes the others along, so that none waits for it. Newer
         # srun do not take the number of CPUs from sbatch. Tasks take the script's environment,
@@ -211,9 +211,9 @@ def states(
 ) -> dict[SubmittedJob, JobState]:
     """State of each job; `unknown` while SLURM does not answer.
 
-    Of another user's job SLURM tells while it is in the queue and some minutes longer, unless the
-    site hides it; then it is `unknown`. `settled`: jobs of which nobody needs to know how they
-    ended.
+    SLURM knows another user's job while it is in the queue and for some minutes longer, unless the
+    site hides it; after that it is `unknown`. `settled`: jobs of which nobody needs to know how
+    they ended.
     """
     found: dict[SubmittedJob, JobState] = {}
     for user_id in {job.user_id for job in jobs}:

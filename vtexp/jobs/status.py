@@ -1,4 +1,4 @@
-"""What has become of the runs of a sweep, told by their files and their jobs.
+"""The state of a sweep's runs, from their files and their jobs.
 
 Any process can ask, on another day too. A run whose job has ended without a word is recorded as
 failed, with how its job ended and the last lines of its log.
@@ -31,9 +31,9 @@ from vtexp.runs.ledger import JOBS, SubmittedJob, read_submitted
 from vtexp.runs.records import read_planned
 from vtexp.utils import files
 
-#: Files of another machine may be seen so much later than the end of its job.
+#: Seconds after a job's end within which files of another machine appear here.
 GRACE_S = 30.0
-#: So much of a name is said that cannot be one.
+#: Characters that are shown of a text that cannot name a folder.
 MOST_OF_A_NAME = 60
 
 
@@ -43,8 +43,8 @@ class RunStatus:
 
     state: done, failed, running, queued, waiting (a limit of the site holds its job back: nobody
     has submitted it yet), lost (its job ended without a word), unknown (its launcher does not
-    answer) or missing (nothing is to make it). `active`: its job is still there, whatever has
-    become of the run. `stuck`: its job is queued and never starts by itself.
+    answer) or missing (nothing is to make it). `active`: its job is still there, whatever the run's
+    state. `stuck`: its job is queued and never starts by itself.
     """
 
     folder: Path
@@ -58,7 +58,7 @@ class RunStatus:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will come of it by itself."""
+        """Whether its state stays as it is unless someone acts."""
         return self.stuck or self.state in ("done", "failed", "missing")
 
     def plain(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class RunStatus:
 def find_sweep(name: str) -> Path:
     """Folder of a sweep given by its name or path.
 
-    Raises DataError if there is none, ConfigError for what cannot be the name of one.
+    Raises DataError if there is none, ConfigError for a text that cannot name a folder.
     """
     for path in (Path(name), Path("outputs") / name):
         try:
@@ -189,7 +189,7 @@ def look_now(sweep: Path) -> list[RunStatus]:
 
 
 def _silent_s(status: RunStatus) -> float:
-    """Seconds since a job last wrote into its log; endless where there is none."""
+    """Seconds since a job last wrote into its log; infinite without a log."""
     with suppress(OSError, TypeError):
         return time.time() - Path(str(status.job and status.job.log)).stat().st_mtime
     return math.inf

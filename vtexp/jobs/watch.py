@@ -26,7 +26,7 @@ from vtexp.utils.text import count_of, natural
 POLL_S = 5.0
 #: Without a terminal, a line at least this often while nothing changes.
 LINE_EVERY_S = 600.0
-#: Rows of the live table; of the rest only numbers are shown.
+#: Rows of the live table; the rest is only counted.
 MOST_ROWS = 20
 #: All states in the order of a summary, and in that of a table too short for all runs.
 STATES = ("done", "failed", "running", "queued", "waiting", "lost", "unknown", "missing")
@@ -36,7 +36,7 @@ HEADS = ("run", "state", "progress", "left", "node", "job", "")
 
 
 class StuckError(VtexpError):
-    """Jobs wait in the queue for what never comes."""
+    """Queued jobs can never start."""
 
 
 class TimeoutExpiredError(VtexpError):
@@ -49,7 +49,7 @@ def watch(sweep: Path, timeout_s: float = math.inf) -> None:
     """Show a sweep until nothing of it is under way: a live table, or plain lines in a log.
 
     Submits what a limit of the site held back. Ctrl-C leaves the jobs alone and says how to come
-    back. Raises StuckError where jobs wait for what never comes, TimeoutExpiredError after
+    back. Raises StuckError where queued jobs can never start, TimeoutExpiredError after
     `timeout_s`.
     """
     try:
@@ -93,7 +93,7 @@ def _ended(status: RunStatus) -> bool:
 
 
 def _never(sweep: Path, stuck: Sequence[RunStatus]) -> str:
-    """What is said of runs that wait for what never comes."""
+    """The message about runs whose jobs can never start."""
     reasons = ", ".join(sorted({status.cause for status in stuck}))
     return (
         f"{count_of(len(stuck), 'run')} will never start: SLURM gives the reason {reasons}. Cancel "
@@ -138,7 +138,7 @@ def summary(statuses: Sequence[RunStatus]) -> str:
 def table(sweep: Path, statuses: Sequence[RunStatus], *, every: bool = False) -> Table:
     """The runs of a sweep and how far they are, in the order of their knob's values.
 
-    Where they are many and not `every` one is asked for, those that need eyes are shown.
+    Of many runs, only those that need attention are shown, unless `every` is true.
     """
     shown = in_order(statuses)
     if len(shown) > MOST_ROWS and not every:

@@ -25,7 +25,7 @@ from vtexp.tracking.mirror import mirror
 from vtexp.utils import source
 from vtexp.utils.console import console
 
-#: A launcher notes a job so soon after it is submitted; what it notes is seen elsewhere by then.
+#: Seconds after its submission within which a job is noted, and the note seen elsewhere.
 NOTED_S, SEEN_S = 5.0, 90.0
 
 
@@ -48,8 +48,8 @@ class SweepJob:
             return
         folders = [self.sweep / run for run in self.runs]
         now = (str(source.root()), source.fingerprint())
-        # Code that was changed in place is told in the comparison; that of another place is not
-        # what the user launched.
+        # The comparison reports code that was changed in place; code of another place is not what
+        # the user launched.
         if now[0] != self.source[0] and now[1] != self.source[1]:
             refuse(folders, f"runs the vtexp of {now[0]}, but was launched from {self.source[0]}")
             return
@@ -92,7 +92,7 @@ def is_theirs(sweep: Path, runs: Sequence[str]) -> bool:
 
 
 def _claim(sweep: Path, runs: Sequence[str], own: str) -> bool:
-    """Note this job as the one that makes its runs; False where another one was quicker."""
+    """Note this job as the one that makes its runs; False if another job was quicker."""
     with taking(sweep):
         makers = {run: job.job_id for job in read_submitted(sweep) for run in job.runs}
         if {makers.get(run, "") for run in runs} - {"", own}:
@@ -112,8 +112,8 @@ def _job_id() -> str:
 def make_job(folders: Sequence[Path], rank: int = 0) -> None:
     """Make runs that were frozen in these folders of one sweep, or a rank's share in them.
 
-    Where nothing can be made at all, each run's folder says why. A rank but the first raises it
-    too, so that the others are not kept waiting.
+    Where nothing can be made at all, each run's folder says why. Every rank but 0 re-raises, so
+    that the others are not kept waiting.
     """
     try:
         _make(folders, rank)

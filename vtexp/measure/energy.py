@@ -1,4 +1,4 @@
-"""Energy of a prefill, from the device's own counter; where there is none, none is told."""
+"""Energy of a prefill, from the device's own counter; omitted on devices without one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vtexp.measure.monitor import Gpu, nvml_errors
 
 #: Seconds without work over which idle power is taken. Counters move every 20 to 100 ms only.
 IDLE_S = 2.0
-#: Seconds that a device has before, to lower its clocks.
+#: Seconds before that, in which the device lowers its clocks.
 SETTLE_S = 1.0
 #: Joules since some start.
 Counter = Callable[[], float]
@@ -77,7 +77,7 @@ class EnergyMeter:
     """
 
     def __init__(self, counter: Counter) -> None:
-        """To be made while the device has nothing to do: takes SETTLE_S and IDLE_S."""
+        """Create it while the device is idle: that takes SETTLE_S and IDLE_S."""
         self._counter = counter
         self._troubles: tuple[type[Exception], ...] = (OSError, ValueError, *nvml_errors())
         self._idle_w: float | None = None

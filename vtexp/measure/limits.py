@@ -1,4 +1,4 @@
-"""Limits of what is measured, for those who measure and those who read it."""
+"""Limits that both measuring and reading the measurements use."""
 
 from __future__ import annotations
 

@@ -259,7 +259,10 @@ class OtherLoad:
 
     @staticmethod
     def _now() -> tuple[float, float, float] | None:
-        """Seconds of wall clock, of those cores busy, and of this process's own."""
+        """Seconds of wall clock, of those cores busy, and of this process's own.
+
+        psutil lists the cores without their numbers, which are needed where some are offline.
+        """
         try:
             lines = Path("/proc/stat").read_text().splitlines()
         except OSError:

@@ -26,11 +26,11 @@ from vtexp.stats.trend import LEAST_ROUNDS, settled
 if TYPE_CHECKING:
     from vtexp.models.runner import Runner
 
-#: Warm-up ends after so many rounds also where times still fall.
+#: Warm-up ends after this many rounds even if times still fall.
 MOST_WARM_UP_ROUNDS = 20
 #: Timed prefills between two of the reference point.
 REFERENCE_EVERY = 4
-#: Timings are judged anew when there are so many times more.
+#: Timings are judged again when there are this many times more.
 JUDGED_EVERY = 1.25
 
 
@@ -78,7 +78,7 @@ class Timing:
         self.ended = False
         #: One row of counts and stage times per timed prefill.
         self.rows: list[LatencyRow] = []
-        #: What is said of all of them, JSON-ready.
+        #: Facts about all of them, JSON-ready.
         self.about: dict[str, Any] = {}
 
     def count(self, check: Callable[[int, Counts, int], None]) -> None:
@@ -119,7 +119,7 @@ class Timing:
         return self._runner.timed_prefill(self._samples[0], *self._asked).ttft_ms
 
     def warm_up(self) -> None:
-        """Rounds over one sample of each shape, until their times fall no more."""
+        """Rounds over one sample of each shape, until their times stop falling."""
         least = self._measure.warmup_repeats
         self.about["warm_up_rounds"] = 0
         self.about["warm"] = True
@@ -197,7 +197,7 @@ class Timing:
     def _well_known(self) -> bool:
         """Whether the stopping rule is met: rounds, seconds and the interval's width, or the cap.
 
-        Says in `about` by which.
+        Notes in `about` which one was met.
         """
         measure = self._measure
         if self.rounds < measure.latency_repeats or self._seconds < measure.min_seconds:
@@ -244,7 +244,7 @@ class Reference:
     def tick(self) -> None:
         """To be called after each timed prefill; times the reference now and then.
 
-        Where that fails, the others go on without, and the times of all are told to be doubtful.
+        If it fails, timing continues without it and all times of the job are flagged.
         """
         if self._calls % REFERENCE_EVERY == 0 and self.failure is None:
             at_s = round(time.monotonic() - self._began_s, 3)

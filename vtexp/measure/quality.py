@@ -16,13 +16,13 @@ from vtexp.measure.timings import LatencyRow
 from vtexp.stages import STAGE_NAMES
 from vtexp.stats.trend import kendall_z, relative_change
 
-#: Medians of ranks may differ by so much before it is told.
+#: Medians of ranks may differ by this much without a warning.
 RANK_SPREAD = 0.1
 #: A reference point that changes by so much, and so surely, has drifted.
 DRIFT, Z_DRIFT = 0.05, 2.576
 #: And a third of them that differs by so much, of so many at least, shows a slow spell.
 SPELL, LEAST_FOR_SPELLS = 0.1, 12
-#: Stages may add up to so much more than the wall clock around them: resolution of the clocks.
+#: Stages may add up to this much more than the wall clock around them: resolution of clocks.
 CLOCKS_DIFFER = 0.01
 
 
@@ -152,6 +152,6 @@ def _clocks(rows: Sequence[LatencyRow]) -> list[str]:
     if first > 0.5 * prefill:
         found.append(
             f"reading the first token took {first:.3g} ms, prefill {prefill:.3g} ms: the device "
-            "had probably not finished when prefill was said to end"
+            "had probably not finished when the prefill was taken to have ended"
         )
     return found

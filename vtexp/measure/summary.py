@@ -149,8 +149,8 @@ def median_interval(
 
     Timings are taken for those of their number of crops, times a noise of 1 whose distribution is
     the same for all numbers of crops: ratios to the median of the own number are drawn from all
-    together. With one number of crops that is the plain bootstrap. Which images were drawn is no
-    part of it.
+    together. With one number of crops that is the plain bootstrap. The choice of images is not part
+    of it.
     """
     if len(rows) < LEAST_FOR_INTERVAL:
         return None

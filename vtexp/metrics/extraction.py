@@ -18,7 +18,7 @@ from typing import NamedTuple
 #: Places of the options that an answer names; more than one only where their texts are equal.
 Named = frozenset[int]
 NONE: Named = frozenset()
-#: So many characters are read from either end of an answer.
+#: Characters that are read from each end of an answer.
 LONGEST = 4000
 
 #: Full-width forms such as `Ｂ` and `．`, and typographic quotes, as in ASCII.
@@ -98,7 +98,7 @@ _SEVERAL = re.compile(rf"({_LETTER}(?:{_AND}{_LETTER})+)")
 _ENDS = re.compile(
     r"\s*(?:$|[.,:;!?)\]}\n–—-]|\b(?:because|since|as|which|with|for|due|given|from|in)\b)", re.I
 )
-#: Behind a letter at the start, even A, which is no article then.
+#: Behind a letter at the start, even A, which is then not an article.
 _REASON = re.compile(r"\s*(?:\(|(?:because|since|as|due|given)\b)", re.IGNORECASE)
 _LEADING = re.compile(
     rf"\s*(?:{_WORD}\s*)?[(\[{{<*\"']*([A-Za-z])([)\]}}>*\"']*)(\s*[.:)\],;–—-]+|\s+|$)", re.I
@@ -110,7 +110,7 @@ _NOT_BEFORE = re.compile(
 )
 #: What may stand between a cue and an option's text.
 _BEFORE_TEXT = re.compile(r"[\s\"'*(]{0,4}(?:(?:the|a|an)\s+)?[\"'*(]{0,4}", re.IGNORECASE)
-#: Answers that are no part of an option although options hold them.
+#: Answers that never mean an option, although options contain them.
 _NO_PART = frozenset(
     [
         *("a", "an", "the", "this", "that", "it", "i", "is", "be", "are"),
@@ -139,8 +139,8 @@ def is_empty(option: str) -> bool:
 def named_options(answer: str, texts: Sequence[str], letters: Mapping[str, int]) -> Named:
     """The places of the options that an answer names; none where it is unclear.
 
-    `texts` are the options, empty where there is none or where it is not known; `letters` are the
-    places by the capital letters by which an answer may call them.
+    `texts` are the options, empty where one is missing or unknown; `letters` gives the place that
+    each capital letter names.
     """
     reading = _Reading(_ends(answer), tuple(texts), letters)
     for read in _ORDER:
@@ -229,7 +229,7 @@ class _Reading:
         return next(place.named for place in places if place.start == last)
 
     def leading(self) -> Named | None:
-        """It starts with a letter and a mark, or with a letter that is no word: `B. because`."""
+        """It starts with a letter and a mark, or with a letter that is not a word: `B. because`."""
         leads = [lead for line in self.text.split("\n") if (lead := self._leading(line))]
         return leads[0].named if len({lead.named for lead in leads}) == 1 else None
 
@@ -262,7 +262,7 @@ class _Reading:
         return None if not found else _only(found)
 
     def letter_within(self) -> Named | None:
-        """The only letter in the answer that is no word; those of a list all count."""
+        """The only letter in the answer that is not a word; those of a list all count."""
         found = {m[1] for m in re.finditer(_LETTER, self.line)} - {"A", "I"}
         for several in _SEVERAL.finditer(self.line):
             found |= set(re.findall(_LETTER, several[1]))
@@ -281,7 +281,7 @@ class _Reading:
     # --- pieces -----------------------------------------------------------------------------------
 
     def _blank(self, found: re.Match[str]) -> str:
-        """Spaces for what is said not to be it, where that is said of an option's letter."""
+        """Spaces for a match that denies an option by its letter, as `B is not`; else the match."""
         known = any(group in self.letters for group in found.groups() if group)
         return " " * len(found[0]) if known else found[0]
 

@@ -18,7 +18,7 @@ from vtexp.metrics.extraction import option_texts
 
 
 def typed_answer(response: str, answer_type: str, precision: int | None) -> str | None:
-    """A response as its reference would be written; None where it is no such number.
+    """A response as its reference would be written; None if it is not such a number.
 
     `integer`: without decimals; `float`: rounded to `precision` decimals; any other as it is.
     """

@@ -41,8 +41,8 @@ MOST_DECIMALS = 400
 class Metric:
     """One way to score answers, from 0 to `highest`.
 
-    `lacks` says what a sample would need besides, empty where it can be scored; `build` makes the
-    score for the samples of a run.
+    `lacks` says what a sample lacks to be scored, empty if nothing; `build` makes the score for the
+    samples of a run.
     """
 
     name: str
@@ -71,7 +71,9 @@ def metric(name: str) -> Metric:
         return Metric(name, lambda samples: _own(name, samples), lambda _: "")
     if name not in METRICS:
         names = ", ".join(METRICS)
-        raise ConfigError(f"{_KEY}={name}: metrics are {names}, or module:function of your own")
+        raise ConfigError(
+            f"{_KEY}={name}: no such metric; metrics are {names}, or module:function of your own"
+        )
     return METRICS[name]
 
 
@@ -204,7 +206,7 @@ def _math_vista_places(sample: Sample) -> Named:
 def _decimals(precision: float | str | None) -> int | None:
     """MathVista's precision as whole decimals; it is published as 1.0, and some write it as text.
 
-    None where it is none.
+    None if it is not one.
     """
     try:
         number = float(precision)  # type: ignore[arg-type]
@@ -214,7 +216,7 @@ def _decimals(precision: float | str | None) -> int | None:
 
 
 def _count(reference: str) -> int | None:
-    """A whole number, None where it is none (or too long for Python)."""
+    """A text as a whole number; None if it is not one (or too long for Python)."""
     try:
         return int(reference) if reference.strip().isdecimal() else None
     except ValueError:
@@ -353,7 +355,9 @@ def _counting(off_by: int) -> Score:
 
 def _build_cider(samples: Sequence[Sample]) -> Score:
     if len(samples) < 2:
-        raise DataError("dataset.metric=cider: one image is too few; n-grams are weighed over all")
+        raise DataError(
+            "dataset.metric=cider: one image is too few; n-grams count by their rarity over all"
+        )
     scorer = captions.CiderD([*map(composed, sample.references)] for sample in samples)
     return lambda prediction, sample: scorer.score(
         composed(prediction), [*map(composed, sample.references)]

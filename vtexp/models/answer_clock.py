@@ -24,7 +24,7 @@ class AnswerClock:
         self._since_s = self._now_s()
 
     def pause(self) -> None:
-        """What follows, until the next start, is no part of a prefill."""
+        """What follows, until the next start, is not part of a prefill."""
         self.prefill_s += self._now_s() - self._since_s
 
     def prompts_read(self) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vtexp.budget.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
+from vtexp.budget.llm import LlmSizes
+from vtexp.budget.reduction import EARLY_LAYER
 from vtexp.models.config_checks import is_whole
 from vtexp.models.processors import (
     BICUBIC,
@@ -31,6 +33,18 @@ if TYPE_CHECKING:
     from vtexp.models.runner import Runner
 
 
+#: Reductions of what any connector made.
+BEHIND_CONNECTOR = (
+    "random",
+    "stride",
+    "pool",
+    "max_min",
+    "cls_attention",
+    "conditional",
+    "python",
+)
+
+
 @dataclass(frozen=True)
 class Family:
     """One kind of model, as a plan sees it.
@@ -40,8 +54,9 @@ class Family:
     number); `id_keys` say where config.json has the ids of image tokens, empty where it has none;
     `processor_keys` are the values of processor_config.json that are read too, and `images` the
     rules for what the image processor's file says; `transparent_on_white`: whether its own loader
-    pastes RGBA images on white; `reduces`: whether its runner can reduce vision tokens behind the
-    connector.
+    pastes RGBA images on white; `reduces`: the methods by which its runner can reduce vision tokens
+    behind the connector or within the language model; `varies_llm`: whether it can leave out
+    experts and blocks of the latter.
     """
 
     name: str
@@ -53,7 +68,8 @@ class Family:
     id_keys: tuple[str, ...] = ("image_token_id",)
     processor_keys: tuple[str, ...] = ()
     transparent_on_white: bool = False
-    reduces: bool = False
+    reduces: tuple[str, ...] = ()
+    varies_llm: bool = False
 
     def problem(self, config: dict[str, Any]) -> str:
         """Why this family's classes cannot be a config.json's model; empty where they can.
@@ -82,6 +98,10 @@ class Family:
         """Geometry of a config.json's model."""
         own = self.images.own_max_crops(config.get(IMAGES))
         return self.geometry if own is None else replace(self.geometry, own_max_crops=own)
+
+    def llm_sizes(self, config: dict[str, Any]) -> LlmSizes:
+        """Blocks of a config.json's language model, and its experts where they can be chosen."""
+        return LlmSizes(text_config(config)["num_hidden_layers"])
 
     def normalisation_of(self, config: dict[str, Any]) -> Normalisation:
         """How pixels in [0, 1] are normalised for a config.json's model."""
@@ -120,6 +140,12 @@ class _Molmo(Family):
         first = config["vocab_size"]
         return tuple(first + i for i in range(len(self.form.image_tokens)))
 
+    def llm_sizes(self, config: dict[str, Any]) -> LlmSizes:
+        """At the top of config.json, of MolmoE under the names of the training code."""
+        layers = config["n_layers" if "d_model" in config else "num_hidden_layers"]
+        experts = config.get("moe_num_experts") or None
+        return LlmSizes(layers, experts, config.get("moe_top_k") if experts else None)
+
 
 class _Molmo2(Family):
     """Molmo2, whose published config.json has older names than transformers writes."""
@@ -142,7 +168,7 @@ class _Molmo2(Family):
         return super().problem(config)
 
     def geometry_of(self, config: dict[str, Any]) -> Geometry:
-        """Whether the global view has column tokens is said by processor_config.json."""
+        """processor_config.json says whether the global view has column tokens."""
         columns = config.get("use_single_crop_col_tokens")
         return replace(super().geometry_of(config), global_columns=columns is None or columns)
 
@@ -279,7 +305,8 @@ FAMILIES: dict[str, Family] = {
             "connector.image_pooling_w": 2,
         },
         id_keys=(),
-        reduces=True,
+        reduces=(*BEHIND_CONNECTOR, EARLY_LAYER),
+        varies_llm=True,
     ),
     "molmo2": _Molmo2(
         "Molmo2",
@@ -309,6 +336,7 @@ FAMILIES: dict[str, Family] = {
             "use_single_crop_col_tokens",
             "use_single_crop_start_token",
         ),
+        reduces=BEHIND_CONNECTOR,
     ),
     "internvl": _InternVL(
         "InternVL",
@@ -330,6 +358,7 @@ FAMILIES: dict[str, Family] = {
             "vision_feature_select_strategy": "default",
         },
         processor_keys=("image_seq_length",),
+        reduces=BEHIND_CONNECTOR,
     ),
     "qwen2_5_vl": _Qwen2_5_VL(
         "Qwen2.5-VL",
@@ -352,6 +381,7 @@ FAMILIES: dict[str, Family] = {
             "vision_config.temporal_patch_size": 2,
         },
         transparent_on_white=True,
+        reduces=BEHIND_CONNECTOR,
     ),
 }
 

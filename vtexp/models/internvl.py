@@ -12,7 +12,9 @@ from vtexp.budget.geometry import Size, tiling_to_resolution
 from vtexp.budget.knobs import CropSetting
 from vtexp.models.molmo.preprocess import Pixels, normalised, resize_bicubic, shaped, to_crops
 from vtexp.models.native import NativeImage, NativeRunner
+from vtexp.models.native_reduction import in_heads, mean_attention
 from vtexp.models.processors import IMAGENET
+from vtexp.models.reduction.method import Grid
 from vtexp.models.runner import PreparedSample
 
 
@@ -66,3 +68,30 @@ class InternVLRunner(NativeRunner):
             )
 
         return encode, connect
+
+    def grids(self, image: NativeImage) -> tuple[Grid, ...]:
+        """Of each tile, and of the thumbnail last."""
+        side = self.geometry.tokens_per_side
+        return (Grid(side, side),) * len(image.tensors["pixel_values"])
+
+    @property
+    def attention_block(self) -> Any:
+        """The block that makes what is read."""
+        layers = self.model.model.vision_tower.encoder.layer
+        read = self.model.config.vision_feature_layer % (len(layers) + 1)  # 0: the embedding
+        return layers[max(0, read - 1)]
+
+    def token_scores(self, prepared: PreparedSample) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What the class token pays to each token's patches, of (C, 1 + P, width)."""
+        block, pool = self.attention_block, self.geometry.pool
+        side = self.geometry.tokens_per_side
+
+        def scores(block_input: torch.Tensor) -> torch.Tensor:
+            own, x = block.attention, block.layernorm_before(block_input)
+            query = in_heads(own.q_norm(own.q_proj(x[:, :1])), own.head_dim)
+            key = in_heads(own.k_norm(own.k_proj(x)), own.head_dim)
+            of_patches = mean_attention(query, key, own.scale)[:, 1:]
+            cells = of_patches.unflatten(1, (side, pool, side, pool))
+            return cells.mean(dim=(2, 4)).flatten()
+
+        return scores

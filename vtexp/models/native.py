@@ -9,19 +9,37 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtexp.budget.geometry import Tiling
 from vtexp.budget.knobs import CropSetting
+from vtexp.budget.reduction import Reduction
 from vtexp.errors import CountMismatchError
 from vtexp.models.answer_clock import AnswerClock
+from vtexp.models.native_reduction import (
+    NativeEncoded,
+    NativeReducible,
+    ReducedPrompt,
+    input_of,
+    reduce_prompt,
+    shorter_prompts,
+)
 from vtexp.models.prefill_graphs import GraphStages, PromptCache, Tensors
 from vtexp.models.probe import Probe, Seen
+from vtexp.models.reduced_prompt import (
+    ReduciblePrompt,
+    RowSelection,
+    TokenReduction,
+    reducible_prompt,
+)
+from vtexp.models.reduction.method import Encoded, Grid, Reduced
 from vtexp.models.runner import Inputs, PreparedSample, Runner
 
 
@@ -68,10 +86,38 @@ class NativeRunner(Runner):
         layout is computed here.
         """
 
-    def prompt_constants(self, prepared: PreparedSample) -> dict[str, Any]:
-        """Arguments of the language model that follow from the shape: positions, or a mask."""
-        length = len(prepared.input_ids)
-        return {"position_ids": torch.arange(length, device=self.device)[None]}
+    def positions(self, prepared: PreparedSample) -> torch.Tensor:
+        """Positions of a prompt as the language model takes them, with the length last."""
+        return torch.arange(len(prepared.input_ids), device=self.device)[None]
+
+    def mask(self, length: int, image: slice) -> dict[str, Any]:
+        """The language model's argument for a mask, where a prompt needs more than causality."""
+        return {}
+
+    def grids(self, image: NativeImage) -> tuple[Grid, ...]:
+        """Grids of the views that an image's tokens fill, in order; needed to reduce them."""
+        raise NotImplementedError
+
+    @property
+    def attention_block(self) -> Any:
+        """The last block of the vision tower whose attention can score patches; likewise."""
+        raise NotImplementedError
+
+    def token_scores(self, prepared: PreparedSample) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Of what that block read of the image, the attention to each token's patches, (n,);
+        likewise. Waits for no device once it is made: the layout's consequences are computed here.
+        """
+        raise NotImplementedError
+
+    def renumbered(
+        self, prompt: ReduciblePrompt, indices: torch.Tensor, order: torch.Tensor
+    ) -> torch.Tensor:
+        """Positions of what stays of a prompt, as if nothing had been dropped; see `positions`.
+
+        indices int64 (k,) of the kept tokens; order int64 (l,): which of the fixed rows and, after
+        them, of the kept tokens' each row is.
+        """
+        return torch.arange(len(order), device=self.device)[None]
 
     def insert(
         self, embeddings: torch.Tensor, places: torch.Tensor, features: torch.Tensor
@@ -123,7 +169,10 @@ class NativeRunner(Runner):
             inputs["mm_token_type_ids"] = types
         if not mask.all():
             inputs["attention_mask"] = mask
-        return {name: self._placed(tensor) for name, tensor in inputs.items()}
+        found: Inputs = {name: self._placed(tensor) for name, tensor in inputs.items()}
+        if batch[0].reduction is not None:
+            found["reducible"] = [self.reducible(prepared) for prepared in batch]
+        return found
 
     def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
@@ -131,14 +180,86 @@ class NativeRunner(Runner):
     def encode(self, inputs: Inputs) -> Any:
         """Encoded image, as transformers' own output."""
         arguments = {name: inputs[name] for name in self.vision_inputs}
-        return self.model.get_image_features(**arguments, return_dict=True)
+        if "reducible" not in inputs:
+            return self.model.get_image_features(**arguments, return_dict=True)
+        with input_of(self.attention_block) as seen:
+            output = self.model.get_image_features(**arguments, return_dict=True)
+        return NativeEncoded(output, seen[0])
 
     def prefill(self, inputs: Inputs, features: Any) -> torch.Tensor:
         """Logits (1, 1, vocabulary) of the last position."""
-        prompt = {name: value for name, value in inputs.items() if name != "pixel_values"}
-        encoded = {"image": features}
-        output = self.model(**prompt, mm_encoder_outputs=encoded, use_cache=True, logits_to_keep=1)
-        return output.logits
+        prompt = features
+        if "reducible" not in inputs:
+            prompt = {name: value for name, value in inputs.items() if name != "pixel_values"}
+            prompt["mm_encoder_outputs"] = {"image": features}
+        return self.model(**prompt, use_cache=True, logits_to_keep=1).logits
+
+    # --- reductions ----------------------------------------------------------------------------
+
+    @cached_property
+    def token_reduction(self) -> TokenReduction:
+        """Runs methods, so that hooks see them."""
+        return TokenReduction()
+
+    @cached_property
+    def row_selection(self) -> RowSelection:
+        """Takes the ids that stay, so that hooks see which."""
+        return RowSelection()
+
+    def dropped(self, image: NativeImage, reduction: Reduction) -> int:
+        """Vision tokens beyond those kept and, where they go too, structure tokens."""
+        tokens = int((image.image_tokens == self.image_token_id).sum())
+        structure = len(image.image_tokens) - tokens + self.geometry.template_markers
+        drops = reduction.structure_tokens == "drop"
+        return tokens - reduction.kept_of(tokens) + (structure if drops else 0)
+
+    def reducible(self, prepared: PreparedSample) -> NativeReducible:
+        """What a reduction must know of a prompt, on the device."""
+        assert prepared.reduction is not None
+        image, first = prepared.image, prepared.image_at
+        places = first + (image.image_tokens == self.image_token_id).nonzero().squeeze(-1)
+        marker = self.geometry.template_markers // 2
+        around = slice(first - marker, first + len(image.image_tokens) + marker)
+        asked, length, grids = prepared.reduction, len(prepared.input_ids), self.grids(image)
+        prompt = reducible_prompt(asked, places[None], length, around, grids).to(self.device)
+        drops = asked.structure_tokens == "drop"
+        start = around.start if drops else first
+        kept = prompt.k + (0 if drops else len(image.image_tokens) - len(places))
+        return NativeReducible(
+            prompt,
+            self.positions(prepared) if asked.positions == "keep" else None,
+            len(image.tensors["pixel_values"]),
+            self.token_scores(prepared),
+            slice(start, start + kept),
+        )
+
+    def reduce(self, inputs: Inputs, features: NativeEncoded) -> Inputs:
+        """The model's inputs with shorter prompts, and the features of the tokens in them."""
+        own: list[NativeReducible] = inputs["reducible"]
+        made = features.output.pooler_output
+        flat = made.flatten(0, 1) if isinstance(made, torch.Tensor) else torch.cat(made)
+        tokens = flat.split([len(one.prompt.places) for one in own])
+        read = features.block_input.split([one.block_rows for one in own])
+        ids = [row[-one.prompt.length :] for row, one in zip(inputs["input_ids"], own, strict=True)]
+        reduced = [self._reduced(*parts) for parts in zip(own, tokens, read, ids, strict=True)]
+        kept = [one.features for one in reduced]
+        encoded: Any = torch.cat(kept) if isinstance(made, torch.Tensor) else tuple(kept)
+        output = BaseModelOutputWithPooling(pooler_output=encoded)
+        lengths = [one.prompt.length for one in own]
+        pad_id = self.tokenizer.eos_id
+        prompts = shorter_prompts(inputs, reduced, lengths, self.row_selection, pad_id)
+        return prompts | {"mm_encoder_outputs": {"image": output}}
+
+    def _reduced(
+        self,
+        own: NativeReducible,
+        tokens: torch.Tensor,
+        block_input: torch.Tensor,
+        input_ids: torch.Tensor,
+    ) -> ReducedPrompt:
+        question = self.model.get_input_embeddings()(input_ids[None, own.prompt.text])[0]
+        encoded = Encoded(tokens, own.prompt.grids, lambda: own.scores(block_input), question)
+        return reduce_prompt(self.token_reduction, own, encoded, self.renumbered)
 
     def on_encoded(self, call: Callable[[], None]) -> RemovableHandle:
         """The connector starts where its module does."""
@@ -146,8 +267,9 @@ class NativeRunner(Runner):
         return connector.register_forward_pre_hook(lambda *_: call())
 
     def shape(self, prepared: PreparedSample) -> Hashable:
-        """Length, where the image is in it, and the image's own layout."""
-        return len(prepared.input_ids), prepared.image_at, prepared.image.layout
+        """Length, where the image is in it, its own layout, and what is reduced."""
+        image = prepared.image_at, prepared.image.layout
+        return len(prepared.input_ids), *image, prepared.reduction
 
     def graph_inputs(self, prepared: PreparedSample) -> Tensors:
         """Ids and pixels."""
@@ -160,29 +282,71 @@ class NativeRunner(Runner):
         """The modules of transformers' class, called one by one.
 
         Its own pass makes the host wait for the device: it finds the places of vision tokens,
-        positions and masks anew each time.
+        positions and masks each time.
         """
+        if prepared.reduction is not None:
+            return self._reducing_stages(prepared)
         encode, connect = self.vision_stages(prepared)
-        constants = self.prompt_constants(prepared)
-        patch = prepared.image.image_tokens == self.image_token_id
-        places = (prepared.image_at + patch.nonzero().squeeze(-1)).to(self.device)
-
-        def read_prompt(inputs: Tensors, features: torch.Tensor) -> torch.Tensor:
-            embeddings = self.model.get_input_embeddings()(inputs["input_ids"])
-            output = self.model.model.language_model(
-                inputs_embeds=self.insert(embeddings, places, features),
-                past_key_values=PromptCache(),
-                use_cache=True,
-                **constants,
-            )
-            return self.model.lm_head(output.last_hidden_state[:, -1:])
-
+        image, first = prepared.image.image_tokens, prepared.image_at
+        constants = self.mask(len(prepared.input_ids), slice(first, first + len(image)))
+        constants["position_ids"] = self.positions(prepared)
+        places = (first + (image == self.image_token_id).nonzero().squeeze(-1)).to(self.device)
         return GraphStages(
             self.graph_inputs(prepared),
             lambda inputs: encode(inputs["pixel_values"]),
             lambda _, read: connect(read),
-            read_prompt,
+            lambda inputs, features: self._read_prompt(
+                inputs["input_ids"], places, features, constants
+            ),
         )
+
+    def _reducing_stages(self, prepared: PreparedSample) -> GraphStages:
+        """`graph_stages` of a prompt whose vision tokens are reduced."""
+        encode, connect = self.vision_stages(prepared)
+        own = self.reducible(prepared)
+        constants = self.mask(own.prompt.kept_length, own.kept_image)
+
+        def encode_with_input(inputs: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+            with input_of(self.attention_block) as seen:
+                read = encode(inputs["pixel_values"])
+            return read, seen[0]
+
+        def reduce(
+            inputs: Tensors, connected: tuple[torch.Tensor, torch.Tensor]
+        ) -> tuple[torch.Tensor, ReducedPrompt]:
+            reduced = self._reduced(own, *connected, inputs["input_ids"][0])
+            ids = self.row_selection(inputs["input_ids"][..., None], reduced.rows[None])
+            return ids[..., 0], reduced
+
+        def read_prompt(_: Tensors, shorter: tuple[torch.Tensor, ReducedPrompt]) -> torch.Tensor:
+            ids, reduced = shorter
+            own_constants = constants | {"position_ids": reduced.positions}
+            return self._read_prompt(ids, reduced.places, reduced.features, own_constants)
+
+        return GraphStages(
+            self.graph_inputs(prepared),
+            encode_with_input,
+            lambda _, read: (connect(read[0]), read[1]),
+            read_prompt,
+            reduce,
+        )
+
+    def _read_prompt(
+        self,
+        input_ids: torch.Tensor,
+        places: torch.Tensor,
+        features: torch.Tensor,
+        constants: dict[str, Any],
+    ) -> torch.Tensor:
+        """Logits (1, 1, vocabulary) of ids (1, L) with vision tokens in their places."""
+        embeddings = self.model.get_input_embeddings()(input_ids)
+        output = self.model.model.language_model(
+            inputs_embeds=self.insert(embeddings, places, features),
+            past_key_values=PromptCache(),
+            use_cache=True,
+            **constants,
+        )
+        return self.model.lm_head(output.last_hidden_state[:, -1:])
 
     @property
     def image_token_id(self) -> int:
@@ -198,6 +362,10 @@ class NativeRunner(Runner):
     ) -> torch.Tensor:
         """Ids after the prompts."""
         options: dict[str, Any] = {}
+        if clock is not None:
+            clock.start()
+        if "reducible" in inputs:
+            inputs = self.reduce(inputs, self.encode(inputs))
         prompt_length = inputs["input_ids"].shape[1]
 
         def hear(input_ids: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
@@ -218,8 +386,6 @@ class NativeRunner(Runner):
             finite.logical_and_(~(scores.isnan() | scores.isposinf()).any())
             return scores
 
-        if clock is not None:
-            clock.start()
         output = self.model.generate(
             **inputs,
             logits_processor=[check],
@@ -246,6 +412,8 @@ class NativeProbe(Probe):
         self._tower: dict[str, Any] = {}
         self._sources: torch.Tensor | None = None
         self._ids = self._embedded = torch.empty(0)
+        self._reduced: list[tuple[int, int]] = []  # tokens of each image, and those that stay
+        self._whole_ids: torch.Tensor | None = None
 
     def _hooks(self) -> list[RemovableHandle]:
         runner = self._runner
@@ -256,6 +424,8 @@ class NativeProbe(Probe):
             part(runner.vision_tower).register_forward_hook(self._on_encode, with_kwargs=True),
             part(runner.connector).register_forward_hook(self._on_connect, with_kwargs=True),
             embedding.register_forward_hook(self._on_embed),
+            runner.token_reduction.register_forward_hook(self._on_reduce),
+            runner.row_selection.register_forward_hook(self._on_select),
             language_model.register_forward_pre_hook(self._on_language_model, with_kwargs=True),
         ]
 
@@ -270,21 +440,30 @@ class NativeProbe(Probe):
     def _on_embed(self, _: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         self._ids, self._embedded = inputs[0], output
 
+    def _on_reduce(self, _: nn.Module, inputs: tuple[Any, ...], output: Reduced) -> None:
+        self._reduced.append((len(inputs[1].features), len(output.indices)))
+
+    def _on_select(self, _: nn.Module, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
+        self._whole_ids = inputs[0][..., 0]
+
     def _on_language_model(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         if self._sources is None:
             return  # a pass over generated tokens
         embeddings = _named(module, args, kwargs)["inputs_embeds"]
         tokens = (embeddings != self._embedded).any(dim=-1).sum(dim=1).tolist()
-        if sum(tokens) != len(self._sources):
+        made, kept = zip(*(self._reduced or [(n, n) for n in tokens]), strict=True)
+        if sum(made) != len(self._sources) or list(kept) != tokens:
+            left = f", a reduction left {sum(kept)}" if self._reduced else ""
             raise CountMismatchError(
-                f"the connector made {len(self._sources)} vision tokens, but {sum(tokens)} entered "
-                "the language model"
+                f"the connector made {len(self._sources)} vision tokens{left}, but {sum(tokens)} "
+                "entered the language model"
             )
-        sources = [part[part >= 0] for part in self._sources.split(tokens)]
+        sources = [part[part >= 0] for part in self._sources.split(made)]
         crops = [len(part.unique()) for part in sources]
-        tilings = self._runner.tilings(self._ids.tolist(), crops, self._tower)
+        ids = self._ids if self._whole_ids is None else self._whole_ids
+        tilings = self._runner.tilings(ids.tolist(), crops, self._tower)
         self._seen = [Seen(*sample) for sample in zip(tokens, crops, tilings, strict=True)]
-        self._sources = None
+        self._sources, self._reduced, self._whole_ids = None, [], None
 
 
 def _named(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from vtexp.budget.geometry import Geometry
 from vtexp.budget.knobs import CropSetting
+from vtexp.budget.llm import LlmSetting
 from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
 from vtexp.data.sample import Sample
@@ -47,7 +48,8 @@ class PreparedSample:
     """One sample's inputs on the host: ids (L,) of the whole prompt, and the image as read.
 
     `image` is what the runner's `read_image` gave; `image_at` the place of its first token;
-    `reduction` what the model is to reduce, and `dropped` how many tokens that takes off.
+    `reduction` what the model is to reduce, and `dropped` how many tokens that takes off; `llm`
+    which experts and blocks of the language model are to work.
     """
 
     input_ids: torch.Tensor
@@ -55,6 +57,7 @@ class PreparedSample:
     image_at: int
     reduction: Reduction | None = None
     dropped: int = 0
+    llm: LlmSetting | None = None
 
     @property
     def sequence_length(self) -> int:
@@ -237,7 +240,8 @@ class Runner(ABC):
         parts = (torch.tensor(before).long(), image.image_tokens, torch.tensor(after).long())
         reduction = setting.behind_connector
         dropped = 0 if reduction is None else self.dropped(image, reduction)
-        return PreparedSample(torch.cat(parts), image, len(before), reduction, dropped)
+        ids = torch.cat(parts)
+        return PreparedSample(ids, image, len(before), reduction, dropped, setting.llm)
 
     def _sent(self, pixels: np.ndarray) -> torch.Tensor:
         """Decoded pixels on the device; from pinned memory they are on their way meanwhile."""

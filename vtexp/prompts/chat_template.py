@@ -89,7 +89,7 @@ def _own_template(folder: Path) -> tuple[Path, str]:
         if isinstance(said, dict):
             said = said.get("default")
         if said is not None and not isinstance(said, str):
-            raise CheckpointError(f"{path}: chat_template is no text")
+            raise CheckpointError(f"{path}: chat_template is not text")
         if said:
             return path, said
     return folder, ""

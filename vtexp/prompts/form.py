@@ -27,7 +27,7 @@ class PromptForm:
 
     `template`: text with {image}, {message}, and where wanted {bos}; `special` are the tokens in it
     that are one id each, by default anything in <>. `image_tokens`: names of the tokens that an
-    image becomes, which the tokenizer must have. `wording`: how the message is made of a sample.
+    image becomes, which the tokenizer must have. `wording`: makes a sample's message.
     `post_processed`: whether the tokenizer's own post-processor adds its ids (a BOS, mostly) around
     the whole prompt. `strips`: whether white space around the message is lost. `placeholder`: what
     chat templates write for an image, and `image` what its processor makes of that; without one, a
@@ -57,6 +57,12 @@ class PromptForm:
         single = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
         before, after = self.template.split("{image}")
         return single.split(before), single.split(after)
+
+    @property
+    def marks_image(self) -> bool:
+        """Whether special tokens stand right before and right behind the image."""
+        before, after = self.pieces
+        return len(before) > 1 and len(after) > 1 and before[-1] == after[0] == ""
 
 
 def special_names(text: str) -> list[str]:

@@ -181,7 +181,7 @@ def until_end(ids: Sequence[int], end_ids: Sequence[int], *, with_end: bool = Fa
 
 
 def _json_object(path: Path) -> dict[str, Any]:
-    """A JSON file's object. Raises CheckpointError where it is none."""
+    """A JSON file's object. Raises CheckpointError if it is not one."""
     with _one_line(f"{path}: cannot be read"):
         config = json.loads(path.read_text())
     if not isinstance(config, dict):
@@ -243,10 +243,10 @@ def _added_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 @contextmanager
 def _one_line(what: str) -> Iterator[None]:
-    """What the tokenizers library raises, panics of its Rust code too, as a CheckpointError."""
+    """Turns what the tokenizers library raises, its Rust panics too, into a CheckpointError."""
     try:
         yield
-    except BaseException as error:  # it raises nothing narrower; a panic is no Exception
+    except BaseException as error:  # it raises nothing narrower; a panic is not an Exception
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise CheckpointError(f"{what} ({error})") from error
         raise

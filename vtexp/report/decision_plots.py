@@ -42,11 +42,11 @@ def forest_plot(
 ) -> Plot | None:
     """What each budget loses, with the bounds that hold for all at once, beside the margin.
 
-    `margin` in points. None where nothing was compared.
+    `margin` in points. None where nothing was compared, or all scored 0.
     """
     runs = [run for run in series.runs if run.at_most_worse is not None]
     scored = [run.accuracy for run in runs if run.accuracy is not None]
-    if len(runs) < 2 or len(scored) < len(runs):
+    if len(runs) < 2 or len(scored) < len(runs) or not any(scored):
         return None
     rows = [(float(place), run) for place, run in enumerate(runs)]
     parts = [_forest_part(rows, what, max(scored), margin) for what in (_ENOUGH, _NOT, _UNKNOWN)]
@@ -92,7 +92,7 @@ def _forest_part(
 def _said(run: findings.AnalysedRun, margin: float) -> str:
     if run.sufficient:
         return _ENOUGH
-    return _NOT if 100 * (run.at_least_worse or 0.0) > margin else _UNKNOWN
+    return _NOT if (run.at_least_worse or 0.0) > margin / 100 else _UNKNOWN
 
 
 def images_plot(runs: Sequence[ComparedRun], suffix: str = "", of: str = "") -> Plot | None:

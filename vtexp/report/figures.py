@@ -229,7 +229,7 @@ def _draw_series(axes: Axes, series: PlotSeries, color: str, marker: str, dashes
         # Rounding may leave a distance a hair below zero, which matplotlib refuses.
         lengths = np.nan_to_num(np.abs(np.array([[-1], [1]]) * (ends - y)).clip(0))
         axes.errorbar(x, y, yerr=lengths, fmt="none", ecolor=color, elinewidth=0.9, capsize=2)
-    hollow = np.array(series.marked or [False] * len(x))
+    hollow = np.array(series.marked or [False] * len(x), dtype=bool)
     style: dict[str, Any] = {
         "color": color,
         "marker": marker,

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from vtexp.analysis.answer import interval, points
-from vtexp.analysis.findings import Across, AnalysedRun, Analysis, GroupCell, Grouping, Series
+from vtexp.analysis.findings import Across, AnalysedRun, Analysis, Grid, GroupCell, Grouping, Series
 from vtexp.analysis.rows import ComparedRun, warnings
 from vtexp.report.columns import MARKDOWN, ReportRow, in_files, shown
 from vtexp.report.format import answer_lines, common_lines, headline, p_value
+from vtexp.report.grid_plots import FRONT_HEADS, front_rows
 from vtexp.report.next_steps import next_lines
 from vtexp.utils.text import csv_cell, visible
 
@@ -75,6 +76,8 @@ def markdown(rows: Sequence[ReportRow], analysis: Analysis) -> str:
     parts += _between(analysis)
     for one in analysis.across:
         parts += _across(one)
+    for grid in analysis.grids:
+        parts += _front(grid)
     told = [f"- {_text(warning)}" for warning in warnings(runs)]
     parts += ["", "## Warnings", "", *(told or ["None."]), ""]
     parts += ["## Statistics", "", *(f"- {_text(method)}" for method in analysis.methods)]
@@ -207,6 +210,16 @@ def _across(found: Across) -> list[str]:
     ]
     title = f"## Across data sets{f': {_text(found.name)}' if found.name else ''}"
     return ["", title, "", *_table(heads, rows)]
+
+
+def _front(grid: Grid) -> list[str]:
+    """The settings of a grid that are worth their cost; empty where that is not known."""
+    rows = front_rows(grid)
+    if not rows:
+        return []
+    said = f"No setting is at least as accurate, as fast and as small in {grid.memory} memory."
+    heads = [*(axis.name for axis in grid.axes), *FRONT_HEADS]
+    return ["", f"## Pareto front: {_text(grid.name)}", "", said, "", *_table(heads, rows)]
 
 
 def _line(cells: Sequence[str]) -> str:

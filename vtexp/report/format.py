@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from vtexp.analysis.answer import points
 from vtexp.analysis.findings import Analysis, Answer, Series
+from vtexp.analysis.grids import grid_sentences
 from vtexp.analysis.guess import margins_sentence
 from vtexp.analysis.rows import ComparedRun
 from vtexp.metrics import METRICS
@@ -53,11 +54,13 @@ def common_lines(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
     """What must be known of all series."""
     said = [one.sentence for one in analysis.across]
     if analysis.shared:
-        said.append("all this is of the questions that all runs on a data set answered")
+        said.append("all of this is about the questions that all runs on a data set answered")
     said += analysis.reductions
+    said += [line for grid in analysis.grids for line in grid_sentences(grid)]
     said += [f"not fair: {line}" for line in analysis.caveats]
     if analysis.errors:
-        said.append(f"{len(analysis.errors)} of {len(runs)} runs have no result")
+        have = "has" if len(analysis.errors) == 1 else "have"
+        said.append(f"{len(analysis.errors)} of {len(runs)} runs {have} no result")
     return said
 
 
@@ -67,14 +70,15 @@ def headline(series: Series, margin: float) -> str:
     labels = {run.run: run.label for run in series.runs}
     if answer.verdict == "cannot_tell":
         guess = "" if series.guess is None else f"; best guess: {labels[series.guess.run]}"
-        larger = any(run.sufficient for run in series.runs)  # those alone, or they were the answer
-        upto = f" up to {labels[str(answer.best)]}" if larger else ""
-        return f"No budget{upto} is known to be within {_in_points(margin)} of the best{guess}"
+        return f"No budget is known to be within {_in_points(margin)} of the best{guess}"
     if answer.verdict == "smaller":
         return f"{labels[str(answer.run)]} is enough: {_gain(answer)}"
     if answer.verdict == "best":
         said = "is needed: smaller ones lose too much" if answer.needed else "is enough"
         return f"{labels[str(answer.run)]} {said}"
+    if answer.verdict == "larger":
+        best = labels[str(answer.best)]
+        return f"{labels[str(answer.run)]} is enough; {best} scored highest, but may lose more"
     return _NOTHING[answer.verdict]
 
 
@@ -94,14 +98,16 @@ def _gain(answer: Answer) -> str:
     """What the budget of an answer saves against the best one."""
     assert answer.tokens_saved is not None and answer.vision_tokens is not None
     share = answer.tokens_saved / (answer.tokens_saved + answer.vision_tokens)
-    saved = f"{share:.0%} fewer vision tokens"
+    # Fewer experts or blocks leave the tokens as they are.
+    saved = f"{share:.0%} fewer vision tokens" if share else ""
     ratio = answer.speed_up
     if ratio is None:
-        return saved
+        return saved or "no time was measured"
     if ratio.low is not None and ratio.low > 1:
-        return f"{saved}, {ratio.ratio:.2f} times as fast"
+        return f"{saved}, ".lstrip(", ") + f"{ratio.ratio:.2f} times as fast"
     slower = ratio.high is not None and ratio.high < 1
-    return f"{saved}, but {'slower' if slower else 'not known to be faster'}"
+    speed = "slower" if slower else "not known to be faster"
+    return f"{saved}, but {speed}" if saved else speed
 
 
 def beside(series: Series) -> list[str]:
@@ -142,6 +148,12 @@ def score_unit(metrics: Collection[str]) -> tuple[str, str]:
     if all(name not in METRICS or METRICS[name].highest == 1 for name in metrics):
         return "accuracy", "%"
     return (next(iter(metrics)) if len(metrics) == 1 else "score"), "points"
+
+
+def score_title(metrics: Collection[str]) -> str:
+    """What stands first in a plot's title: `Accuracy`, or the metric's name."""
+    name, _ = score_unit(metrics)
+    return {"accuracy": "Accuracy", "score": "Score", "cider": "CIDEr"}.get(name, name)
 
 
 def score_label(metrics: Collection[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vtexp.analysis import findings
-from vtexp.report.format import score_label
+from vtexp.report.format import score_label, score_title
 from vtexp.report.plot import Plot, PlotSeries
 
 #: A plot has so many panels at most: those of the largest groups.
@@ -44,12 +44,13 @@ def _group_plot(
     more = f" {left} smaller groups are not drawn." if left else ""
     behind = " Grey: all questions." if len(own) == 1 else ""
     caption = "Mean score of the questions of each group; bars: 95 % interval."
+    metrics = {series.metric for series, _ in own}
     return Plot(
         name=f"by_{name}{suffix}",
-        title=f"Accuracy by {name.replace('_', ' ')}{of}",
+        title=f"{score_title(metrics)} by {name.replace('_', ' ')}{of}",
         caption=f"{caption}{behind}{more}",
         x_label="measured vision tokens per image (mean)",
-        y_label=score_label({series.metric for series, _ in own}),
+        y_label=score_label(metrics),
         kind="panels",
         series=[line for pair in own for line in _group_lines(*pair, shown, len(own) > 1)],
         panels=list(shown.values()),

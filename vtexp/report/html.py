@@ -25,8 +25,9 @@ from vtexp.report.browser import browser_data
 from vtexp.report.columns import ReportRow
 from vtexp.report.decision_plots import decision_plots
 from vtexp.report.format import beside, headline, p_value
+from vtexp.report.grid_plots import FRONT_HEADS, front_rows
 from vtexp.report.html_table import report_table
-from vtexp.report.next_steps import next_lines
+from vtexp.report.next_steps import next_steps
 from vtexp.report.plot import Plot
 from vtexp.report.plots import all_plots
 from vtexp.report.thumbnails import MOST_BYTES
@@ -100,9 +101,12 @@ def _page(
         facts=_facts(runs),
         analysis=found,
         beside=beside,
-        next_lines=next_lines(runs, found),
+        next_steps=next_steps(runs, found),
+        places={run.run: (one.name, run.label) for one in found.series for run in one.runs},
         p_value=p_value,
         headline=headline,
+        front_rows=front_rows,
+        front_heads=FRONT_HEADS,
         table=report_table(rows),
         plots=plots,
         browsers=data["browsers"],

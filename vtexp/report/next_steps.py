@@ -6,59 +6,92 @@ else the keys alone.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vtexp.analysis.findings import AnalysedRun, Analysis, Series
 from vtexp.analysis.rows import ComparedRun
 from vtexp.budget.geometry import Geometry
-from vtexp.budget.knobs import KnobValue
+from vtexp.budget.knobs import WITH_CAP, KnobValue
 from vtexp.config.schema import KNOB_SCHEMAS, Config
 from vtexp.errors import VtexpError
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.report.reproduce import command_with
+from vtexp.report.reproduce import command_with, hydra_value
 from vtexp.runs.frozen import thaw
 from vtexp.runs.plan import geometry_of
 from vtexp.runs.within import values_up_to
 
 
+@dataclass(frozen=True)
+class NextStep:
+    """What to measure, and how; `series` is named where there are several.
+
+    `command`: the whole command; None where none was found, then `how` has the keys to change.
+    """
+
+    said: str
+    command: str | None
+    how: str = ""
+    series: str = ""
+
+    @property
+    def line(self) -> str:
+        """All of it in a line of text."""
+        of = f" ({self.series})" if self.series else ""
+        return f"next{of}: {self.said}: {self.command or self.how}"
+
+
 def next_lines(runs: Sequence[ComparedRun], analysis: Analysis) -> list[str]:
     """What to measure next, a line for each step of each series; none where nothing is open."""
+    return [step.line for step in next_steps(runs, analysis)]
+
+
+def next_steps(runs: Sequence[ComparedRun], analysis: Analysis) -> list[NextStep]:
+    """What to measure next, series by series; nothing where nothing is open."""
     by_name = {run.name: run for run in runs}
-    lines = []
+    found = []
     for series in analysis.series:
-        name = f" ({series.name})" if len(analysis.series) > 1 else ""
+        name = series.name if len(analysis.series) > 1 else ""
         own = [by_name[run.run] for run in series.runs]
         asked = {run.asked.value_label for run in runs if run.asked.knob == own[0].asked.knob}
         steps = (
-            _more_questions(series, own, analysis.margin),
+            *_more_questions(series, own, analysis.margin),
             _budget_between(series, own, asked, analysis.margin),
         )
-        lines += [f"next{name}: {step}" for step in steps if step is not None]
-    return lines
+        found += [replace(step, series=name) for step in steps if step is not None]
+    return found
 
 
-def _more_questions(series: Series, runs: Sequence[ComparedRun], margin: float) -> str | None:
+def _more_questions(series: Series, runs: Sequence[ComparedRun], margin: float) -> list[NextStep]:
     """Where the data cannot tell of some budget, and the data set has more questions.
 
-    `margin` in points, of the report, which the runs' config may not have.
+    A step for each knob. `margin` in points, of the report, which the runs' config may not have.
     """
     config, power = _config(runs[0].folder), series.power
     if config is None or power is None or not _open(series):
-        return None
+        return []
     needed, asked = power.questions_for_margin, config.dataset.limit
     if needed is None or asked is None or needed <= series.num_samples:
-        return None
+        return []
     there = config.dataset.num_questions.get(config.dataset.split)
     if there is not None and there <= series.num_samples:
-        return None
-    folders, limit = [run.folder for run in runs], _rounded(needed)
-    changes = _margin(config, margin)
-    if there is not None and there <= limit:
-        said = f"ask all {there} questions (it takes about {limit})"
-        return _with_command(said, folders, {"dataset.limit": None, **changes})
-    return _with_command(f"ask {limit} questions", folders, {"dataset.limit": limit, **changes})
+        return []
+    limit = _rounded(needed)
+    every = there is not None and there <= limit
+    said = (
+        f"ask all {there} questions (it takes about {limit})" if every else f"ask {limit} questions"
+    )
+    changes = {"dataset.limit": None if every else limit, **_margin(config, margin)}
+    by_knob: dict[str, list[Path]] = defaultdict(list)
+    for run in runs:
+        by_knob[run.asked.knob].append(run.folder)
+    return [
+        _with_command(f"{said} with {knob}" if len(by_knob) > 1 else said, folders, changes)
+        for knob, folders in by_knob.items()
+    ]
 
 
 def _margin(config: Config, margin: float) -> dict[str, Any]:
@@ -73,8 +106,8 @@ def _open(series: Series) -> bool:
     return chosen is not None and (
         series.answer.verdict == "cannot_tell"
         or (
-            (series.answer.verdict in ("smaller", "best") and not series.answer.needed)
-            and any(run.vision_tokens < chosen.vision_tokens for run in _candidates(series))
+            (series.answer.run is not None and not series.answer.needed)
+            and chosen is not _candidates(series)[0]
         )
     )
 
@@ -91,7 +124,7 @@ def _rounded(count: int) -> int:
 
 def _budget_between(
     series: Series, runs: Sequence[ComparedRun], asked: Collection[str], margin: float
-) -> str | None:
+) -> NextStep | None:
     """A budget between the answer and the next smaller one that was measured, if there is one.
 
     `asked`: values of the knob that were tried, those that failed too.
@@ -118,12 +151,12 @@ def _budget_between(
 def _value_between(
     config: Config, below: ComparedRun, chosen: ComparedRun, asked: Collection[str]
 ) -> str | None:
-    """The value in the middle of those that mean more crops than one run and fewer than another.
+    """The middle value among those with more crops than one run and fewer than another.
 
     Those `asked` are left out.
     """
-    if chosen.asked.knob == "kept_tokens":
-        return _kept_between(below.asked.value_label, chosen.asked.value_label, asked)
+    if chosen.asked.knob in WITH_CAP:
+        return _number_between(below.asked.value_label, chosen.asked.value_label, asked)
     geometry = _geometry(config)
     if geometry is None:
         return None
@@ -134,8 +167,8 @@ def _value_between(
     return between[(len(between) - 1) // 2] if between else None
 
 
-def _kept_between(below: str, chosen: str, asked: Collection[str]) -> str | None:
-    """The number in the middle of two numbers of kept tokens; None between shares of them."""
+def _number_between(below: str, chosen: str, asked: Collection[str]) -> str | None:
+    """The number in the middle of two, of tokens, experts or blocks; None between shares."""
     if not (below.isdecimal() and chosen.isdecimal()):
         return None
     middle = (int(below) + int(chosen)) // 2
@@ -163,9 +196,7 @@ def _config(folder: Path) -> Config | None:
 
 def _with_command(
     said: str, folders: Sequence[Path], changes: dict[str, Any], sweep: Path | None = None
-) -> str:
+) -> NextStep:
     command = command_with(folders, changes, sweep)
-    if command is not None:
-        return f"{said}: {command}"
-    keys = " ".join(f"{key}={value}" for key, value in changes.items())
-    return f"{said}: the same command with {keys}".replace("=None", "=null").replace("'", "")
+    keys = " ".join(f"{key}={hydra_value(value)}" for key, value in changes.items())
+    return NextStep(said, command, f"the same command with {keys}")

@@ -14,6 +14,7 @@ from vtexp.runs.plan import Plan, PlannedRun
 from vtexp.runs.within import settings_within
 from vtexp.stats.power import planned_margin
 from vtexp.utils.console import console
+from vtexp.utils.text import three_digits
 
 
 def show_plan(plan: Plan) -> None:
@@ -56,12 +57,12 @@ def show_plan(plan: Plan) -> None:
 
 def _in_unlike_blocks(plan: Plan) -> str:
     """What the expected tokens are a mean of, where they leave within the language model."""
-    layer, blocks = plan.config.reduction.layer, plan.runs[0].blocks
-    if blocks == 1:
+    asked, blocks = plan.runs[0].setting.reduction, plan.runs[0].active_blocks
+    if asked is None or asked.layer is None:
         return ""
     return (
-        f"tokens expected are means over {blocks} blocks: the first {layer} read all, the others "
-        "those kept"
+        f"tokens expected are means over {blocks} blocks: the first {asked.layer} read all, the "
+        "others those kept"
     )
 
 
@@ -125,11 +126,11 @@ def _width(head: str, cells: Sequence[str]) -> int:
 def _time(predicted: Prediction) -> str:
     if predicted.prefill_ms is None:
         return "unknown"
-    return (">" if predicted.at_least else "") + f"{predicted.prefill_ms:.3g}"
+    return (">" if predicted.at_least else "") + three_digits(predicted.prefill_ms)
 
 
 def _known(value: float | None, factor: float) -> str:
-    return "unknown" if value is None else f"{factor * value:.3g}"
+    return "unknown" if value is None else three_digits(factor * value)
 
 
 #: Heads of the plan's columns, and a run's cell in each.
@@ -155,4 +156,4 @@ def _total_time(expected: Forecast) -> str:
     seconds = [run.run_s for run in expected.runs if run.run_s is not None]
     if len(seconds) < len(expected.runs):
         return ""
-    return f"runs take about {sum(seconds) / 60:.3g} min in all, one after the other"
+    return f"runs take about {three_digits(sum(seconds) / 60)} min in all, one after the other"

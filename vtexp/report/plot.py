@@ -70,5 +70,5 @@ class Plot:
     @property
     def legend(self) -> list[str]:
         """Labels of the series in a legend, each once; empty where there is one line alone."""
-        labels = list(dict.fromkeys(series.label for series in self.series))
+        labels = list(dict.fromkeys(own.label for own in self.series if not own.behind))
         return labels if len(labels) > 1 else []

@@ -11,7 +11,8 @@ from vtexp.analysis.rows import ComparedRun, curves_of
 from vtexp.analysis.times import scope
 from vtexp.report.answers import RunAnswers
 from vtexp.report.bar_plots import Curves, crops_plot, run_name, stages_plot, those, timed
-from vtexp.report.format import score_label
+from vtexp.report.format import score_label, score_title
+from vtexp.report.grid_plots import grid_plots
 from vtexp.report.group_plots import group_plots, percent
 from vtexp.report.plot import Plot, PlotSeries
 
@@ -33,6 +34,7 @@ def all_plots(
         prefill_plot(curves),
         stages_plot(curves),
         pareto_plot(curves, fronts),
+        *grid_plots(found.grids, _metrics(curves)),
         *group_plots(found.series),
         crops_plot(curves, counted),
         tokens_plot(curves, counted),
@@ -47,7 +49,7 @@ def accuracy_plot(curves: Curves) -> Plot | None:
         return None
     return Plot(
         name="accuracy",
-        title="Accuracy over vision tokens",
+        title=f"{score_title(_metrics(scored))} over vision tokens",
         caption="Mean score; bars: 95 % interval, clustered by image.",
         x_label="measured vision tokens per image (mean)",
         y_label=score_label(_metrics(scored)),
@@ -132,7 +134,7 @@ def pareto_plot(curves: Curves, fronts: Sequence[Sequence[str]]) -> Plot | None:
         return None
     return Plot(
         name="pareto",
-        title="Accuracy over prefill time",
+        title=f"{score_title(_metrics(both))} over prefill time",
         caption="Dashed: the Pareto front, the runs that no other of the same series beats in "
         "both by these estimates. Bars: 95 % intervals. Hollow: the timings are doubtful.",
         x_label="prefill at batch 1, ms (mean)",

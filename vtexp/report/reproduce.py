@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from vtexp.config.schema import Config, ReductionMethod, SweepConfig, to_plain
 from vtexp.errors import VtexpError
 from vtexp.runs.frozen import thaw
 from vtexp.utils import files
-from vtexp.utils.text import public
+from vtexp.utils.text import command_line, public
 
 GROUPS = ("model", "dataset", "knob", "hardware", "measure", "tracking")
 #: Keys of the environment that differ from run to run and say nothing of how they were made.
@@ -64,11 +64,11 @@ def _command(folders: Sequence[Path]) -> str | None:
         config = thaw(folders)
         choices, differing = _overrides(config)
         overrides = [*choices, *_assignments(differing)]
-        same = _plain(compose_config(overrides)) == _plain(config)
+        same = _composed(tuple(overrides)) == dict(flat(_plain(config)))
     except (VtexpError, *COMPOSE_ERRORS, KeyError, TypeError):
         return None
     said = ["python", "launch.py", *choices, *_assignments(public(differing))]
-    return shlex.join(said) if same else None
+    return command_line(said) if same else None
 
 
 def command_with(
@@ -84,7 +84,7 @@ def command_with(
         choices, differing = _overrides(config)
         wanted = {**dict(flat(_plain(config))), **changes}
         differing |= changes
-        found = dict(flat(_plain(compose_config([*choices, *_assignments(differing)]))))
+        found = _composed((*choices, *_assignments(differing)))
     except (VtexpError, *COMPOSE_ERRORS, KeyError, TypeError):
         return None
     said = ["python", "launch.py", *choices, *_assignments(public(differing))]
@@ -92,13 +92,8 @@ def command_with(
         own = {"sweep.name": sweep.name}
         if sweep.parent != Path(SweepConfig.folder).absolute():
             own["sweep.folder"] = str(sweep.parent)
-        said += [f"{key}={_word(value)}" for key, value in own.items()]
-    return shlex.join(said) if found == wanted else None
-
-
-def _word(text: str) -> str:
-    """A text as Hydra's command line reads it, bare where that is the same: time stamps are."""
-    return text if re.fullmatch(r"([A-Za-z/]|\d+-)[\w./-]*", text) else _hydra(text)
+        said += _assignments(own)
+    return command_line(said) if found == wanted else None
 
 
 def _overrides(config: Config) -> tuple[list[str], dict[str, Any]]:
@@ -107,12 +102,18 @@ def _overrides(config: Config) -> tuple[list[str], dict[str, Any]]:
     choices = [f"{group}={plain[group]['name']}" for group in GROUPS if "name" in plain[group]]
     if config.reduction.method != ReductionMethod.none:  # a knob may need it beside its own name
         choices.append(f"reduction={config.reduction.method.value}")
-    base = dict(flat(_plain(compose_config(choices))))
+    base = _composed(tuple(choices))
     return choices, {key: value for key, value in flat(plain) if base.get(key, ...) != value}
 
 
+@lru_cache(maxsize=64)  # Hydra takes 0.2 s, and terminal, page and Markdown say the same
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Leaves of the config of these overrides. Raises as `compose_config` does."""
+    return dict(flat(_plain(compose_config(overrides))))
+
+
 def _assignments(differing: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={_hydra(value)}" for key, value in differing.items()]
+    return [f"{key}={hydra_value(value)}" for key, value in differing.items()]
 
 
 def _plain(config: Config) -> dict[str, Any]:
@@ -139,15 +140,27 @@ def flat(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{key}", value
 
 
-def _hydra(value: Any) -> str:
+#: What Hydra reads as text without quotes: words, paths, sizes and time stamps.
+_BARE = re.compile(
+    r"(?!(null|true|false|inf|nan)$)([a-z/]|\d+[x-])[\w./-]*", re.ASCII | re.IGNORECASE
+)
+
+
+def hydra_value(value: Any) -> str:
     """A value as Hydra's command line reads it."""
-    if isinstance(value, str) and re.fullmatch(r"\d+x\d+", value):
-        return value
     if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return value if _BARE.fullmatch(value) else _in_quotes(value)
     if isinstance(value, list):
-        return "[" + ",".join(map(_hydra, value)) + "]"
+        return "[" + ",".join(map(hydra_value, value)) + "]"
     return json.dumps(value)
+
+
+def _in_quotes(text: str) -> str:
+    """In double quotes, which a shell's single ones may hold, unless the text has some itself."""
+    quote = "'" if '"' in text else '"'
+    # Hydra takes a backslash for itself, but those before a quote.
+    escaped = re.sub(rf"(\\*)({quote}|$)", lambda own: 2 * own[1] + (own[2] and f"\\{quote}"), text)
+    return f"{quote}{escaped}{quote}"
 
 
 @dataclass(frozen=True, slots=True)

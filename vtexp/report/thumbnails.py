@@ -1,13 +1,16 @@
-"""Images of samples for a page: small, encoded as data, with the crops that each run cut of them.
+"""Images of samples for a page, encoded as data, with the crops that each run cut of them.
+
+They are large enough to read small print when enlarged: whether a budget could is the question.
 
 Images are read from the data set that the run's frozen config names. Where that is not here any
-more, there are none, and the reason is told.
+more, there are none, and the page gives the reason.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterable
 from contextlib import chdir
 from dataclasses import dataclass, field
@@ -29,8 +32,8 @@ from vtexp.runs.frozen import thaw
 from vtexp.runs.ledger import working_folder
 from vtexp.utils import files
 
-#: A page has so many images at most, of so many bytes together, the longer side in px.
-MOST_IMAGES, MOST_BYTES, LONGEST_PX = 150, 6_000_000, 640
+#: A page has so many images at most, of so many bytes together, each of so many px.
+MOST_IMAGES, MOST_BYTES, MOST_PIXELS = 150, 12_000_000, 2_000_000
 #: So many missing images are named.
 MOST_WARNINGS = 3
 #: So many crops are drawn one by one; of more (Qwen2.5-VL's cells) only the canvas is.
@@ -50,7 +53,7 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small image as a data URI, its own size, and the overlay of each run by its folder."""
+    """An image as a data URI, its own size, and the overlay of each run by its folder."""
 
     uri: str
     size: Size
@@ -59,7 +62,7 @@ class Thumbnail:
 
 @dataclass(slots=True)
 class Thumbnails:
-    """Pictures by image id, and what a reader must know of those that are not there."""
+    """Pictures by image id, and warnings about missing ones."""
 
     by_image: dict[str, Thumbnail] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -129,7 +132,7 @@ def _take(
 
 
 def _warnings(dataset: str, reasons: list[str]) -> list[str]:
-    """What is said of images that are not there: the first few, and how many more were tried."""
+    """Warnings about missing images: the first few, and how many more were tried."""
     warnings = [f"{dataset}: an image is missing: {reason}" for reason in reasons[:MOST_WARNINGS]]
     more = len(reasons) - MOST_WARNINGS
     if more > 0:
@@ -149,10 +152,10 @@ def _picture(sample: Sample, settings: dict[str, tuple[CropSetting, Geometry]]) 
     pixels = sample.pixels()
     size = Size(*pixels.shape[:2])
     overlays = {run: overlay_of(size, *setting) for run, setting in settings.items()}
-    small = Image.fromarray(pixels)
-    small.thumbnail((LONGEST_PX, LONGEST_PX))
+    image, scale = Image.fromarray(pixels), math.sqrt(MOST_PIXELS / (size.height * size.width))
+    image.thumbnail((max(1, round(scale * size.width)), max(1, round(scale * size.height))))
     buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=60, method=2)
+    image.save(buffer, "WEBP", quality=60, method=2)
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return Thumbnail(f"data:image/webp;base64,{encoded}", size, overlays)
 

@@ -29,7 +29,7 @@ def usable_cores() -> int:
 
 
 def visible_gpus() -> int:
-    """GPUs that CUDA shows to this process, of those that there are."""
+    """GPUs that CUDA shows to this process."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return sum(gpu.strip() not in _NO_GPU for gpu in named.split(","))
@@ -39,9 +39,9 @@ def visible_gpus() -> int:
 
 
 def differences(hardware: HardwareConfig, here: Environment) -> list[str]:
-    """What a job of SLURM has other than asked for, a line each: its times are of another machine.
+    """How a SLURM job's cores and GPUs differ from those asked for, one line each.
 
-    More cores than asked for make no difference to its threads, nor do GPUs to a job on the CPU.
+    Extra cores do not matter, as threads are fixed, nor do GPUs to a job on the CPU.
     """
     if hardware.launcher != Launcher.slurm or not here.slurm_job_id or not here.submitted_source:
         return []

@@ -61,7 +61,7 @@ class BatchSize:
                 self._shrink(len(batch), error)
                 fits = False
             if not fits:
-                # Only now is the error gone, and with its traceback the tensors that it held.
+                # Only now is the error gone, with its traceback and the tensors that it held.
                 _free_memory()
                 continue
             start += len(batch)

@@ -11,9 +11,9 @@ _TRAILER = re.compile(
 )
 #: The last line of a traceback, such as `torch.OutOfMemoryError: CUDA out of memory`.
 _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit)(?::|$)")
-#: What srun says of a process that a signal ended.
+#: srun's words for a process that a signal ended.
 _SIGNAL = re.compile(r"srun: error: .*: (Killed|Segmentation fault|Bus error|Illegal instruction)")
-#: What the shell and SLURM say of a program that could not start.
+#: Words of the shell and SLURM for a program that could not start.
 _NO_START = re.compile(
     r"execve\(\)|No such file or directory|command not found|Permission denied|Exec format error"
 )
@@ -28,9 +28,9 @@ _STATES = (
 
 
 def cause_of_end(lines: Sequence[str], max_requeues: int | None = None) -> str:
-    """The line of a job's log that says why it ended, or words for it; empty if none does.
+    """Why a job ended: the line of its log that says so, or a summary; empty if unknown.
 
-    `max_requeues`: time limits after which the job's hardware gives it up.
+    `max_requeues`: number of time limits after which the job is given up.
     """
     if any(_OUT_OF_MEMORY.search(line) for line in lines):
         return "out of memory, killed by the node's kernel; raise hardware.slurm.memory_gb"

@@ -7,7 +7,6 @@ are the only source of truth about a run, on any machine and day.
 
 from __future__ import annotations
 
-import shlex
 import traceback
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,12 +20,12 @@ from vtexp.runs.causes import cause_of_end, last_words
 from vtexp.runs.ledger import JOBS
 from vtexp.runs.records import Asked, Failure
 from vtexp.utils import files
-from vtexp.utils.text import listed, natural
+from vtexp.utils.text import listed, natural, shell_word
 from vtexp.utils.typed import flat
 
 #: Last lines of a log that a failure keeps.
 LOG_LINES = 5
-#: So much of the end of a log is searched for the cause of a job's end.
+#: Bytes at the end of a log that are searched for the cause of a job's end.
 LOG_BYTES = 100_000
 
 
@@ -37,7 +36,7 @@ def run_folders(sweep: Path) -> list[Path]:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run has its result; one that is cut short is none, and is made again."""
+    """Whether a run has its result; one that is cut short does not count."""
     return files.is_whole(folder / files.RESULT)
 
 
@@ -58,7 +57,7 @@ def record_failure(
 ) -> None:
     """Write `failure.json` with the error in one line and its traceback.
 
-    `asked`: of the run, if it is not what was planned any more; `more`: further fields.
+    `asked`: of the run, if it differs from the plan; `more`: further fields.
     """
     failed = records.extended(
         Failure,
@@ -111,7 +110,7 @@ def log_lines(logs: Path, log: str | None) -> list[str]:
 
 
 def raise_failures(folders: Sequence[Path]) -> None:
-    """Raises RunFailedError naming the runs that have no result and where their story is."""
+    """Raises RunFailedError naming the runs without a result and their failure files."""
     failed = [folder for folder in folders if not finished(folder)]
     if failed:
         of_all = labels(folders)
@@ -166,10 +165,10 @@ def _differing(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def go_on(sweep: Path) -> str:
-    """What is said where a sweep was interrupted in the process that makes its runs."""
+    """The message after an interrupt of the process that makes a sweep's runs."""
     return f"what was answered is kept; to go on: python -m vtexp resume {quoted(sweep)}"
 
 
 def quoted(path: Path | str) -> str:
     """A path or name as a shell takes it in a command to be typed."""
-    return shlex.quote(str(path))
+    return shell_word(str(path))

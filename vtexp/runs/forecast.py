@@ -1,23 +1,24 @@
-"""What a plan's runs will take, said before anything is spent: FLOPs, time and memory.
+"""What a plan's runs will take, before anything is spent: FLOPs, time and memory.
 
-Time is that of an earlier sweep's cost model; without one, the roofline of the hardware's figures,
-as the least it can be; else unknown, with the reason. No torch here.
+Time comes from an earlier sweep's cost model; without one it is the roofline of the hardware's
+figures, a lower bound; else unknown, with the reason. No torch here.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vtexp.cost.architectures import model_arithmetic
-from vtexp.cost.flops import ModelArithmetic, PromptCounts
+from vtexp.budget.llm import LlmSetting
+from vtexp.cost.flops import PromptCounts
 from vtexp.cost.latency_fit import FoundModel, find_cost_model
 from vtexp.runs.records import Asked, Planned, extended
 
 if TYPE_CHECKING:
-    from vtexp.runs.plan import Plan
+    from vtexp.runs.plan import Plan, PlannedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +54,29 @@ class Forecast:
 
 def forecast(plan: Plan) -> Forecast:
     """Predict all runs of a plan."""
-    arithmetic, clock = model_arithmetic(plan.checkpoint.config, plan.geometry), clock_of(plan)
-    time_ms, basis, model = clock.time_ms, clock.basis, clock.model
-    predictions = []
+    clocks: dict[LlmSetting | None, Clock] = {}
+    predictions, beyond = [], []
     for run in plan.runs:
-        flops = prefill_ms = run_s = None
-        if arithmetic is not None:
-            flops = _mean(run.prompts, lambda p: sum(arithmetic.flops(p).values()))
-        if time_ms is not None:
-            prefill_ms = _mean(run.prompts, time_ms)
-            if model and model.run_time and plan.answers:
-                run_s = model.run_time.seconds(len(plan.samples), prefill_ms)
-        predictions.append(Prediction(flops, prefill_ms, model is None, run_s))
-    beyond = [run.label for run in plan.runs if model and not model.covers(run.prompts)]
+        clock = clocks.setdefault(run.setting.llm, clock_of(plan, run))
+        predictions.append(_prediction(plan, run, clock))
+        if clock.model and not clock.model.covers(run.prompts):
+            beyond.append(run.label)
+    known = [clock for clock in clocks.values() if clock.time_ms is not None]
+    basis = "; ".join(dict.fromkeys(clock.basis for clock in known or [*clocks.values()][:1]))
     if beyond:
         basis += f"; beyond what it was fitted to: {', '.join(beyond)}"
     return Forecast(tuple(predictions), basis)
+
+
+def _prediction(plan: Plan, run: PlannedRun, clock: Clock) -> Prediction:
+    arithmetic, model = run.arithmetic(plan.checkpoint), clock.model
+    flops = run_s = None
+    if arithmetic is not None:
+        flops = _mean(run.prompts, lambda p: sum(arithmetic.flops(p).values()))
+    prefill_ms = clock.mean_ms(run.prompts)
+    if prefill_ms is not None and model and model.run_time and plan.answers:
+        run_s = model.run_time.seconds(len(plan.samples), prefill_ms)
+    return Prediction(flops, prefill_ms, model is None, run_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +94,33 @@ class Clock:
         """Mean over prompts."""
         return None if self.time_ms is None else _mean(prompts, self.time_ms)
 
+    def chance_at_most(self, prompts: Counter[PromptCounts], limit_ms: float) -> float | None:
+        """Chance that their mean prefill is within a limit; None where nothing tells."""
+        if self.model is None:
+            return None
+        chance = self.model.mean_prefill(prompts).chance_at_most(limit_ms)
+        return None if math.isnan(chance) else chance
 
-def clock_of(plan: Plan) -> Clock:
-    """What a plan's times are predicted by."""
-    arithmetic = model_arithmetic(plan.checkpoint.config, plan.geometry)
-    model = find_cost_model(plan.config)
-    return Clock(*_time_and_basis(plan, arithmetic, model), model)
+
+def clock_of(plan: Plan, run: PlannedRun | None = None) -> Clock:
+    """The source of a run's predicted times; without one, of the plan's first."""
+    run = run or plan.runs[0]
+    model = find_cost_model(plan.config, run.setting.llm)
+    return Clock(*_time_and_basis(plan, run, model), model)
 
 
 def _time_and_basis(
-    plan: Plan, arithmetic: ModelArithmetic | None, model: FoundModel | None
+    plan: Plan, run: PlannedRun, model: FoundModel | None
 ) -> tuple[Callable[[PromptCounts], float] | None, str]:
-    hardware = plan.config.hardware
+    hardware, arithmetic = plan.config.hardware, run.arithmetic(plan.checkpoint)
+    of = "of this model" + (" with these experts and blocks" if run.setting.llm else "")
     if model is not None:
         coefficients = model.coefficients
         return (
             lambda p: coefficients.prefill_ms(p.num_crops, p.sequence_length),
             f"prefill times: cost model {model.origin}",
         )
-    unknown = f"prefill times unknown: no cost model of this model on hardware={hardware.name} "
+    unknown = f"prefill times unknown: no cost model {of} on hardware={hardware.name} "
     unknown += f"below {plan.config.sweep.folder}, and "
     if arithmetic is None:
         return None, f"{unknown}the arithmetic of {plan.checkpoint.family.name} is not known"
@@ -116,7 +132,7 @@ def _time_and_basis(
     return (
         lambda p: sum(arithmetic.roofline_ms(p, dtype, peak, bandwidth).values()),
         f"prefill times: at least, by {peak:g} TFLOP/s and {bandwidth:g} GB/s (roofline); no cost "
-        f"model of this model on hardware={hardware.name} below {plan.config.sweep.folder} yet",
+        f"model {of} on hardware={hardware.name} below {plan.config.sweep.folder} yet",
     )
 
 

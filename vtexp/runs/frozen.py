@@ -32,7 +32,7 @@ def freeze(plan: Plan) -> None:
 def thaw(folders: Sequence[Path]) -> Config:
     """The config of a job that makes these runs of one sweep.
 
-    Raises DataError for a folder without its config, or with one that is none.
+    Raises DataError for a folder without its config, or with an invalid one.
     """
     plain, values = {}, []
     for folder in folders:

@@ -23,7 +23,7 @@ _RECORDS = (files.SAMPLES, files.LATENCY, files.ENVIRONMENT)
 
 
 def originals(runs: Sequence[PlannedRun], config: Config) -> dict[Path, PlannedRun]:
-    """Of the folders of runs that are not to be made: the run that is made in their place.
+    """The run that is made in place of each folder's run that is not.
 
     In the order of the comparison, the first of equal ones is made. Empty with
     `sweep.identical_runs`.
@@ -41,7 +41,7 @@ def originals(runs: Sequence[PlannedRun], config: Config) -> dict[Path, PlannedR
 
 
 def copy_results(runs: Sequence[PlannedRun], config: Config) -> list[PlannedRun]:
-    """Give those runs that are not made what their originals have; the runs that got a result.
+    """Copy the originals' records to the runs that are not made; returns those with a result.
 
     Where the original failed they fail too. One that has a result of its own keeps it.
     """

@@ -38,7 +38,7 @@ from vtexp.utils.source import same_source
 if TYPE_CHECKING:
     from vtexp.models.runner import Runner
 
-#: What is to be done with the folder of a run that has its result, and with its samples.
+#: Called with the folder of a run that has its result, and with its samples.
 OnResult = Callable[[Config, Path, Sequence[Sample]], None]
 
 
@@ -49,7 +49,7 @@ def _nothing(config: Config, run: Path, samples: Sequence[Sample]) -> None:
 def make_runs(plan: Plan, rank: int = 0, on_result: OnResult = _nothing) -> None:
     """Make the runs of a plan that have no result yet, or the share that a rank has in them.
 
-    `on_result` hears of each run that has its result, kept or new.
+    `on_result` is called for each run that has its result, kept or new.
     """
     # One that failed since it was frozen is not made again when SLURM starts its job again.
     twins = originals(plan.runs, plan.config)
@@ -177,7 +177,7 @@ class RunsUnderWay:
             raise self.unrecorded
 
     def time(self) -> None:
-        """Time prefills of all runs in turns: their order is drawn anew in each round.
+        """Time prefills of all runs in turns: each round draws their order again.
 
         A slow spell of the machine then touches all of them; a prefill that is repeated between
         them shows a lasting change.
@@ -191,7 +191,7 @@ class RunsUnderWay:
         gpus, rng = nvml_gpus(self.runner.gpus), random.Random(self.rank)
         reference = Reference(timings[0])
         total = len(timings) * len(indices) * measure.latency_repeats
-        # Of a GPU that NVML does not know, the processor's energy would be another's.
+        # For a GPU that NVML does not know, the processor's energy would be the wrong one.
         counter = None if self.runner.gpus and not gpus else energy_counter(gpus)
         wanted = measure.energy_seconds > 0 and not self._process
         meter = EnergyMeter(counter) if counter and wanted else None

@@ -35,8 +35,8 @@ class Job:
 class SubmittedJob:
     """A job that was handed to SLURM (`job_id` is its), or to a process of a machine (`host`).
 
-    Without `job_id`: held back by a limit of the site, still to be submitted.
-    process_started: of a process, so that another one of the same number is not taken for it.
+    Without `job_id`: held back by a limit of the site, still to be submitted. process_started:
+    tells the process from a later one of the same number.
     """
 
     runs: tuple[str, ...]
@@ -69,9 +69,9 @@ def not_submitted(runs: Sequence[str]) -> SubmittedJob:
 
 
 def taking(sweep: Path) -> AbstractContextManager[None]:
-    """One process at a time: to be held while it looks what is left to do, and notes what it takes.
+    """A lock for one process at a time, while it looks what is left to do and notes what it takes.
 
-    Else two that begin at once would both make the same runs, into the same files.
+    Without it, two that begin at once would make the same runs, into the same files.
     """
     return files.locked(sweep / JOBS / ".lock")
 
@@ -97,14 +97,14 @@ def read_submitted(sweep: Path) -> list[SubmittedJob]:
 
 
 def _jobs(path: Path) -> list[SubmittedJob]:
-    """The jobs of a note. Raises DataError where it is none."""
+    """The jobs of a note. Raises DataError if it is not one."""
     found = []
     try:
         for row in files.read_json(path)["jobs"]:
             own = {"runs": tuple(row["runs"]), "launcher": Launcher(row["launcher"])}
             found.append(SubmittedJob(**row | own))
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: no note of submitted jobs; delete it") from error
+        raise DataError(f"{path}: not a note of submitted jobs; delete it") from error
     return found
 
 
@@ -115,7 +115,7 @@ def working_folder(sweep: Path) -> Path:
         return Path.cwd()
     folder = files.read_json(notes[0]).get("working_folder")
     if not isinstance(folder, str) or not Path(folder).is_dir():
-        raise DataError(f"{notes[0]}: working_folder={folder!r} is no folder on this machine")
+        raise DataError(f"{notes[0]}: working_folder={folder!r} is not a folder on this machine")
     return Path(folder)
 
 

@@ -10,7 +10,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -35,27 +35,23 @@ from vtexp.budget.geometry import (
     token_layout,
 )
 from vtexp.budget.knobs import CropSetting, KnobValue, tiling_summary
+from vtexp.budget.llm import LlmSetting, LlmSizes
 from vtexp.budget.reduction import mean_over_blocks
-from vtexp.config.schema import (
-    Config,
-    ModelConfig,
-    ReductionMethod,
-    Weights,
-    to_plain,
-    values_key,
-)
+from vtexp.config.schema import Config, ModelConfig, Weights, to_plain, values_key
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import Memory, ModelArithmetic, PromptCounts
 from vtexp.cost.memory import estimate, refusal, warning
 from vtexp.data.images import AnyImage, Header
 from vtexp.data.load import load_samples
 from vtexp.data.sample import FailedSample, Sample, require_few_failed
-from vtexp.errors import ConfigError, DataError
+from vtexp.errors import CheckpointError, ConfigError, DataError
 from vtexp.metrics import Metric, metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
-from vtexp.models.families import text_config
+from vtexp.models.families import FAMILIES, text_config
 from vtexp.prompts.wording import OWN_STYLES, settle_style
-from vtexp.runs.records import Asked, UnaskedSample
+from vtexp.runs.block_order import require_order_of
+from vtexp.runs.llm import llm_setting, remark
+from vtexp.runs.records import Asked
 from vtexp.utils.console import progress
 
 
@@ -68,22 +64,25 @@ class PlannedRun:
     geometry: Geometry
     tilings: tuple[Tiling, ...]  # of each sample, in order
     prompt_lengths: tuple[int, ...]  # tokens of each prompt, BOS and image included
+    llm_sizes: LlmSizes  # of the published model
     verdict: Verdict
     warnings: tuple[str, ...]
     run_id: str = ""  # of a run that is refused, none
     folder: Path = Path()
     failed: tuple[FailedSample, ...] = ()  # drawn, but impossible to ask
     memory: Memory | None = None  # of one prompt, estimated; None where sizes are not known
-    blocks: int = 1  # of the language model, where not all of them read the same
 
     def resolved_config(self, config: Config) -> str:
         """YAML of the whole config with the one value of this run, and its id."""
         plain = to_plain(config)
         plain["run"] = {"run_id": self.run_id, **asdict(self.value)}
+        if self.setting.llm is not None:
+            plain["run"]["llm"] = self.setting.llm.plain()
         return yaml.safe_dump(plain, sort_keys=False)
 
     def asked(self, config: Config) -> Asked:
         """What was asked and what arithmetic says of it, as every record of the run has it."""
+        llm = self.setting.llm or LlmSetting()
         return Asked(
             run_id=self.run_id,
             run=self.folder.name,
@@ -101,6 +100,10 @@ class PlannedRun:
             reduction_layer=None
             if self.setting.reduction is None
             else self.setting.reduction.layer,
+            moe_top_k=llm.top_k or self.llm_sizes.top_k,
+            moe_first_block_top_k=llm.first_top_k,
+            active_blocks=self.active_blocks,
+            blocks=llm.blocks,
             model=config.model.name,
             weights=config.model.weights.value,
             dataset=config.dataset.name,
@@ -109,7 +112,7 @@ class PlannedRun:
             metric=config.dataset.metric,
             predicted_memory_gb=None if self.memory is None else self.memory.total / 1e9,
             num_failed=len(self.failed),
-            failed_samples=tuple(UnaskedSample(**failed._asdict()) for failed in self.failed),
+            failed_samples=self.failed,
         )
 
     @property
@@ -132,6 +135,15 @@ class PlannedRun:
             kept = (self._read(tiling).kept for tiling in self.tilings)
             return round(fmean(kept)) if own.kept is None else own.kept
         return theoretical_tokens(self.num_crops, self.geometry)
+
+    @property
+    def active_blocks(self) -> int:
+        """Blocks of the language model that run."""
+        return len((self.setting.llm or LlmSetting()).ran(self.llm_sizes.layers))
+
+    def arithmetic(self, checkpoint: Checkpoint) -> ModelArithmetic | None:
+        """What a prefill of the run takes; None where that of the model's family is not known."""
+        return model_arithmetic(checkpoint.config, self.geometry, self.setting.llm)
 
     @cached_property
     def longest_prompt(self) -> int:
@@ -174,7 +186,7 @@ class PlannedRun:
 
     def _by_block(self, tiling: Tiling) -> tuple[int, ...]:
         read, own = self._read(tiling), self.setting.behind_connector
-        return (read.tokens,) if own is None else own.by_block(read.tokens, self.blocks)
+        return (read.tokens,) if own is None else own.by_block(read.tokens, self.active_blocks)
 
     def _read(self, tiling: Tiling) -> _ImageRead:
         return _read_of(self.setting, tiling, self.geometry)
@@ -189,7 +201,10 @@ class PlannedRun:
 
     @cached_property
     def inputs_fingerprint(self) -> str:
-        """Hash of all that decides the model's inputs for these samples, besides the samples."""
+        """Hash of all that decides the model's inputs for these samples, besides the samples.
+
+        And of which of its experts and blocks work on them.
+        """
         full = self.setting.force_full_tokens
         views = {
             t: token_layout(t, self.geometry, force_full_tokens=full) for t in set(self.tilings)
@@ -199,6 +214,8 @@ class PlannedRun:
         if any(self._reduces(views[t]) for t in set(self.tilings)):
             assert self.setting.reduction is not None
             parts.append(asdict(self.setting.reduction))
+        if self.setting.llm is not None:
+            parts.append(self.setting.llm.plain())
         text = json.dumps(parts)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -224,7 +241,8 @@ class _ImageRead(NamedTuple):
 def _read_of(setting: CropSetting, tiling: Tiling, geometry: Geometry) -> _ImageRead:
     """What is read under a tiling.
 
-    Overlap is dropped unless tokens are forced; then what a reduction takes off is.
+    Overlap is dropped unless tokens are forced; then what a reduction takes off is, also of the
+    text beside the image.
     """
     layout = token_layout(tiling, geometry, force_full_tokens=setting.force_full_tokens)
     tokens, length = layout.vision_tokens, layout.sequence_length
@@ -232,7 +250,10 @@ def _read_of(setting: CropSetting, tiling: Tiling, geometry: Geometry) -> _Image
     if own is None:
         return _ImageRead(tokens, tokens, length, length)
     kept = own.kept_of(tokens)
-    last = kept + (0 if own.structure_tokens == "drop" else length - tokens)
+    if own.structure_tokens == "drop":
+        last = kept - geometry.template_markers
+    else:
+        last = kept + length - tokens
     return _ImageRead(tokens, kept, last if own.layer is None else length, last)
 
 
@@ -293,7 +314,7 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     )
     checkpoint = find(weights=False, sizes_suffice=config.plan)
     geometry = geometry_of(config.model, checkpoint)
-    settings = [(value, value.crop_setting(geometry)) for value in config.knob_values]
+    settings = [(v, _setting(config, checkpoint, v, geometry)) for v in config.knob_values]
     _require_reducible(config, checkpoint, settings)
     scored = checkpoint.answers
     samples, sizes, transparent, failed = _draw(
@@ -304,22 +325,23 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     samples, sizes, text_lengths, endless = _askable(config, checkpoint, geometry, samples, sizes)
     failed = (*failed, *endless)
     require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
-    arithmetic = model_arithmetic(checkpoint.config, geometry)
-    blocks = _blocks(config, checkpoint, arithmetic)
     runs = [
-        _plan_run(config, geometry, value, setting, sizes, text_lengths, blocks)
+        _plan_run(config, checkpoint, geometry, value, setting, sizes, text_lengths)
         for value, setting in settings
     ]
     runs = [
         replace(run, failed=failed, warnings=(*run.warnings, *_other_styles(config, checkpoint)))
         for run in runs
     ]
-    if arithmetic is not None:
-        batch_size = min(config.hardware.batch_size, len(samples)) if scored else 1
-        runs = [_with_memory(config, run, arithmetic, batch_size) for run in runs]
+    batch_size = min(config.hardware.batch_size, len(samples)) if scored else 1
+    runs = [_with_memory(config, checkpoint, run, batch_size) for run in runs]
     if not config.plan and all(run.verdict.level != "refused" for run in runs):
         checkpoint = find()
+        require_order_of(config.model, checkpoint)
         runs = [_identified(config, run, checkpoint.fingerprint) for run in runs]
+    elif config.model.block_order is not None:
+        with suppress(CheckpointError):  # weights that are not here cannot be compared
+            require_order_of(config.model, find())
     return Plan(
         config=config,
         samples=tuple(samples),
@@ -332,31 +354,40 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     )
 
 
+def _setting(
+    config: Config, checkpoint: Checkpoint, value: KnobValue, geometry: Geometry
+) -> CropSetting:
+    """What preprocessor and model are told under a value. Raises ConfigError for a bad one."""
+    setting = value.crop_setting(geometry)
+    return replace(setting, llm=llm_setting(config, checkpoint, value))
+
+
 def _require_reducible(
     config: Config, checkpoint: Checkpoint, settings: Sequence[tuple[KnobValue, CropSetting]]
 ) -> None:
-    """Raises ConfigError where the model's family cannot reduce tokens behind its connector."""
-    if any(setting.behind_connector for _, setting in settings) and not checkpoint.family.reduces:
-        raise ConfigError(
-            f"reduction={config.reduction.method.value}: not for {checkpoint.family.name}, only "
-            "for Molmo v1; reduction=resize works with every family"
-        )
-
-
-def _blocks(config: Config, checkpoint: Checkpoint, arithmetic: ModelArithmetic | None) -> int:
-    """Blocks of the language model where tokens leave behind some of them, else 1.
-
-    Raises ConfigError where none would be left.
-    """
-    if config.reduction.method is not ReductionMethod.early_layer:
-        return 1
-    blocks = 0 if arithmetic is None else arithmetic.llm.layers
-    if config.reduction.layer >= blocks:
-        raise ConfigError(
-            f"reduction.layer={config.reduction.layer}: must be 1 to {blocks - 1}, "
-            f"{config.model.name} has {blocks} blocks"
-        )
-    return blocks
+    """Raises ConfigError where the model's family has no such reduction behind its connector."""
+    family, blocks = checkpoint.family, checkpoint.family.llm_sizes(checkpoint.config).layers
+    marked = not family.geometry.template_markers or checkpoint.tokenizer.form.marks_image
+    for _, setting in settings:
+        if (own := setting.behind_connector) is None:
+            continue
+        if own.method not in family.reduces:
+            having = [each.name for each in FAMILIES.values() if own.method in each.reduces]
+            raise ConfigError(
+                f"reduction={own.method}: not for {family.name}, only for {', '.join(having)}; "
+                "reduction=resize works with every family"
+            )
+        if own.structure_tokens == "drop" and not marked:
+            raise ConfigError(
+                "reduction.structure_tokens=drop: the chat template of this checkpoint writes no "
+                "special tokens around an image; take keep"
+            )
+        ran = len((setting.llm or LlmSetting()).ran(blocks))
+        if own.layer is not None and own.layer >= ran:
+            raise ConfigError(
+                f"reduction.layer={own.layer}: must be 1 to {ran - 1}, as {ran} blocks of "
+                f"{config.model.name} run"
+            )
 
 
 def with_value(plan: Plan, value: KnobValue) -> PlannedRun:
@@ -369,11 +400,9 @@ def with_value(plan: Plan, value: KnobValue) -> PlannedRun:
         length - _read_of(planned.setting, tiling, geometry).first
         for tiling, length in zip(planned.tilings, planned.prompt_lengths, strict=True)
     ]
-    setting = value.crop_setting(geometry)
-    arithmetic = model_arithmetic(plan.checkpoint.config, geometry)
-    sizes = list(plan.image_sizes)
-    run = _plan_run(config, geometry, value, setting, sizes, text_lengths, planned.blocks)
-    return run if arithmetic is None else _with_memory(config, run, arithmetic, 1)
+    setting, sizes = _setting(config, plan.checkpoint, value, geometry), list(plan.image_sizes)
+    run = _plan_run(config, plan.checkpoint, geometry, value, setting, sizes, text_lengths)
+    return _with_memory(config, plan.checkpoint, run, 1)
 
 
 def geometry_of(asked: ModelConfig, checkpoint: Checkpoint) -> Geometry:
@@ -525,12 +554,12 @@ def _is_too_flat(size: Size, setting: CropSetting, geometry: Geometry) -> bool:
 
 def _plan_run(
     config: Config,
+    checkpoint: Checkpoint,
     geometry: Geometry,
     value: KnobValue,
     setting: CropSetting,
     sizes: list[Size],
     text_lengths: list[int],
-    blocks: int,
 ) -> PlannedRun:
     per_size = {size: setting.tiling(size, geometry) for size in set(sizes)}
     tilings = tuple(per_size[size] for size in sizes)
@@ -541,8 +570,12 @@ def _plan_run(
     verdict = _verdict(config, geometry, setting, max(lengths))
     warnings = _warnings(value, setting, geometry, sizes)
     most = max(tiling.num_crops for tiling in tilings)
-    if told := own_limit_warning(setting.max_crops, most, geometry):
-        warnings.append(told)
+    llm_sizes = checkpoint.family.llm_sizes(checkpoint.config)
+    for told in (
+        own_limit_warning(setting.max_crops, most, geometry),
+        remark(config, setting.llm, llm_sizes.layers),
+    ):
+        warnings += [told] if told else []
     needed = max(lengths) + config.dataset.max_new_tokens
     context = geometry.max_sequence_length
     if verdict.level != "refused" and needed > NEAR_CONTEXT * context:
@@ -553,9 +586,9 @@ def _plan_run(
         geometry=geometry,
         tilings=tilings,
         prompt_lengths=lengths,
+        llm_sizes=llm_sizes,
         verdict=verdict,
         warnings=tuple(warnings),
-        blocks=blocks,
     )
 
 
@@ -568,9 +601,12 @@ def _verdict(config: Config, geometry: Geometry, setting: CropSetting, longest: 
 
 
 def _with_memory(
-    config: Config, run: PlannedRun, arithmetic: ModelArithmetic, batch_size: int
+    config: Config, checkpoint: Checkpoint, run: PlannedRun, batch_size: int
 ) -> PlannedRun:
     """The run with its memory estimate, and refused or warned about where that is too much."""
+    arithmetic = run.arithmetic(checkpoint)
+    if arithmetic is None:
+        return run
     one, batch = (estimate(arithmetic, config, run.prompts, size) for size in (1, batch_size))
     verdict, warnings = run.verdict, run.warnings
     if verdict.level != "refused":
@@ -582,8 +618,8 @@ def _with_memory(
 
 def _identified(config: Config, run: PlannedRun, weights: str) -> PlannedRun:
     """The run with its id and folder, from the fingerprint of the weights."""
-    run_id = config.run_id(run.value, weights)
-    folder = sweep_folder(config) / _folder_name(config, run.value, run_id)
+    run_id = config.run_id(run.value, weights, run.setting.llm)
+    folder = sweep_folder(config) / _folder_name(config, run, run_id)
     return replace(run, run_id=run_id, folder=folder)
 
 
@@ -595,7 +631,7 @@ def _warnings(
         canvas = tiling_to_resolution(setting.tiling(setting.image_size, geometry), geometry)
         if canvas != setting.image_size:
             found.append(
-                f"{value.value} is no whole number of crops: images are resized to {canvas}"
+                f"{value.value} is not a whole number of crops: images are resized to {canvas}"
             )
         warning = aspect_ratio_warning(setting.image_size)
         if warning:
@@ -638,11 +674,16 @@ def _distortion(size: Size, setting: CropSetting, geometry: Geometry) -> float:
     return max(ratio, 1 / ratio)
 
 
-def _folder_name(config: Config, value: KnobValue, run_id: str) -> str:
+def _folder_name(config: Config, run: PlannedRun, run_id: str) -> str:
+    value, llm = run.value, run.setting.llm or LlmSetting()
     knob = f"{value.name}-{value.value}"
     if value.name == "image_size" and value.fit != "stretch":
         knob += f"-{value.fit}"
     if value.force_full_tokens:
         knob += "-full"
+    if llm.top_k is not None and value.name != "moe_top_k":
+        knob += f"-top{llm.top_k}"
+    if llm.blocks is not None and value.name != "transformer_blocks":
+        knob += f"-blocks{len(llm.blocks)}"
     parts = (knob, config.model.name, config.dataset.name, config.hardware.name, run_id[:8])
     return "_".join(part.replace("/", "-") for part in parts)

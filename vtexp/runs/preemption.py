@@ -1,6 +1,6 @@
-"""Whether SLURM takes this process away, so that nothing that it meets is a run's failure."""
+"""Set once SLURM has signalled this process to stop; later errors are not run failures."""
 
 import threading
 
-#: Set from the signal of a time limit or a preemption on; what is raised then ends the process.
+#: Set by the signal of a time limit or a preemption; from then on any error ends the process.
 preempted = threading.Event()

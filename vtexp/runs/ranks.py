@@ -19,7 +19,7 @@ from vtexp.utils.typed import Misfit, from_json, to_json
 #: Which of `hardware.gpus_per_run` processes this is, where SLURM does not say.
 RANK = "VTEXP_RANK"
 
-#: A rank that has changed no file for so long is taken for dead; loading a large model is slow.
+#: Seconds without a changed file after which a rank counts as dead; loading a large model is slow.
 SILENT_S = 3600
 
 Record = TypeVar("Record")
@@ -100,12 +100,12 @@ def drop_other_processes(folders: Sequence[Path], device: str) -> None:
 
 
 def record_rank_result(folder: Path, result: RankResult) -> None:
-    """Leave word in the folder of a rank that it has done its part, for rank 0 to find."""
+    """Record in the folder of a rank that it has done its part, for rank 0 to find."""
     files.write_json(folder / files.RANK_RESULT, to_json(result))
 
 
 def record_rank_failure(folder: Path, rank: int, error: BaseException) -> None:
-    """Leave word in a run's folder that a rank failed, for rank 0 to find."""
+    """Record in a run's folder that a rank failed, for rank 0 to find."""
     failed = RankFailure(start=environment.attempt(), error=error_line(error))
     files.write_json(rank_folder(folder, rank) / files.FAILURE, to_json(failed))
 
@@ -117,7 +117,7 @@ def wait_for_ranks(folders: Sequence[Path]) -> list[RankResult]:
     """
     results: list[RankResult] = []
     for rank, folder in enumerate(folders):
-        # No clock of the day: it may jump, and a file server has one of its own.
+        # Not the time of day: it may jump, and a file server has its own.
         last, since = _last_change(folder), time.monotonic()
         while (result := _of_this_start(folder / files.RANK_RESULT, RankResult)) is None:
             if (failed := _of_this_start(folder / files.FAILURE, RankFailure)) is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vtexp.data.sample import FailedSample
 from vtexp.measure.summary import BetweenProcesses, StageSummary
 from vtexp.measure.timings import LatencyRow
 from vtexp.utils import files
@@ -24,19 +25,14 @@ Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnaskedSample:
-    """A sample that was drawn and could not be asked, and why."""
-
-    sample_id: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Asked:
     """What was asked of a run, and what arithmetic says of it; crops and tokens are means.
 
     `num_crops` is what the knob value stands for: the forced number, or the cap. `reduction_layer`:
-    blocks of the language model that read all tokens, where they leave behind some.
+    blocks of the language model that read all tokens, where they leave behind some. `moe_top_k`:
+    experts that work on each token, None for models without experts; `moe_first_block_top_k`: in
+    the first block, where that has another number. `active_blocks`: how many blocks of the language
+    model run; `blocks`: their indices, None where all do. Results of older versions have none.
     """
 
     run_id: str
@@ -53,6 +49,10 @@ class Asked:
     fit: str | None
     reduction: str | None = None
     reduction_layer: int | None = None
+    moe_top_k: int | None = None
+    moe_first_block_top_k: int | None = None
+    active_blocks: int | None = None
+    blocks: tuple[int, ...] | None = None
     model: str
     weights: str
     dataset: str
@@ -61,7 +61,7 @@ class Asked:
     metric: str
     predicted_memory_gb: float | None = None
     num_failed: int = 0
-    failed_samples: tuple[UnaskedSample, ...] = ()
+    failed_samples: tuple[FailedSample, ...] = ()
 
     @property
     def label(self) -> str:
@@ -76,7 +76,7 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned(Asked):
-    """`planned.json`: with what is expected of time; None where it is not known."""
+    """`planned.json`: with the predicted times; None where unknown."""
 
     predicted_flops_per_prefill: float | None = None
     predicted_prefill_ms: float | None = None
@@ -107,8 +107,8 @@ class AnswerTimes:
 
     Of the largest batches alone, without the first of them where there are more: it warms up.
     `preprocess_s`: decoded images to inputs on the host; `prefill_s`: from there to the first token
-    of each answer; `decode_s`: the tokens behind. Decoding of image files is no part. Of several
-    ranks, the sums. `vision_tokens`: mean of these questions.
+    of each answer; `decode_s`: the tokens behind. Decoding of image files is not included. Of
+    several ranks, the sums. `vision_tokens`: mean of these questions.
     """
 
     batch_size: int
@@ -126,10 +126,10 @@ class Result(Asked):
     Counts are means over the images, tilings None of models that show none; early and late ones as
     of `SampleCounts`. Accuracies are None
     with random weights; their interval, too, for a single image. Memory in MiB, energy in joules,
-    power in watts, time in ms or, by name, seconds. None stands for what was not measured.
-    `limit` is what the plan said of the model's context. `same_run_as`: the folder of the run with
-    the same inputs whose numbers these are; this one was not made. `timing_warnings` say why the
-    times are doubtful, `warnings` all else that a reader must know.
+    power in watts, time in ms or, by name, seconds. None stands for what was not measured. `limit`
+    is what the plan said of the model's context. `same_run_as`: the folder of the run with the same
+    inputs whose numbers these are; this one was not made. `timing_warnings` say why the times are
+    doubtful; `warnings` hold everything else a reader must know.
     """
 
     measured_num_crops: float
@@ -304,7 +304,7 @@ class Environment:
         return (self.host, self.device) == (other.host, other.device)
 
 
-#: What each file is called when it is damaged.
+#: What messages call each damaged file.
 _WHAT = {
     Planned: "the plan of a run of vtexp",
     Failure: "the failure of a run of vtexp",
@@ -389,9 +389,12 @@ def read_latency(path: Path) -> Iterator[LatencyRow]:
 def flat_values(record: Asked) -> dict[str, Any]:
     """A record's values under the names of `comparison.csv`'s columns.
 
-    Nested keys are joined by `_`, and `latency` itself goes: `prefill_ms_median`.
+    Nested keys are joined by `_`, and `latency` itself goes: `prefill_ms_median`. Indices of blocks
+    are a text, such as `0 1 4`.
     """
     plain = to_json(record)
+    if record.blocks is not None:
+        plain["blocks"] = " ".join(map(str, record.blocks))
     return flat({key: value for key, value in plain.items() if key != "latency"}) | flat(
         plain.get("latency", {})
     )

@@ -10,7 +10,6 @@ from statistics import fmean, median
 from typing import Any
 
 from vtexp.budget.knobs import tiling_summary
-from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import COMPUTED_STAGES, PromptCounts, mfu
 from vtexp.measure import quality, summary
 from vtexp.measure.timings import LatencyRow
@@ -91,7 +90,7 @@ def _warnings(
     rows: Sequence[LatencyRow],
     timings: Sequence[dict[str, Any]],
 ) -> list[str]:
-    """What a reader must know of a run, doubtful times aside."""
+    """Warnings of a run, besides doubtful times."""
     found = list(run.warnings)
     if not plan.answers:
         found.append("random weights: counts and latency only, no accuracy")
@@ -135,7 +134,7 @@ def _arithmetic(plan: Plan, run: PlannedRun, rows: Sequence[LatencyRow]) -> dict
     arithmetic of the model, or a figure of the hardware, is not known.
     """
     hardware = plan.config.hardware
-    model = model_arithmetic(plan.checkpoint.config, plan.geometry)
+    model = run.arithmetic(plan.checkpoint)
     nothing = ("flops_per_prefill", "flops", "mfu", "mfu_by_stage", "roofline_ms")
     if model is None:
         return dict.fromkeys(nothing)

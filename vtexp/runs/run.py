@@ -216,7 +216,7 @@ class Measurement:
         write_latency(self._folder / files.LATENCY, rows)
 
     def start_answers(self) -> None:
-        """Say that prefills are timed, and answers follow, but for those of an earlier try."""
+        """Report that prefills are timed and answers follow, except those of an earlier try."""
         plan = self.plan
         total = len(range(self._rank, len(plan.samples), plan.config.hardware.gpus_per_run))
         self._progress.start("answers", total, total - len(self.waiting))
@@ -224,7 +224,7 @@ class Measurement:
     def answer(self, images: Mapping[int, np.ndarray], advance: Callable[[int], None]) -> None:
         """Answer those samples that wait for it, given the pixels of some by their index.
 
-        `advance` hears of each batch.
+        `advance` is called after each batch.
         """
         plan, run, runner, score = self.plan, self.run, self.runner, self._score
         assert score is not None
@@ -396,7 +396,7 @@ class Measurement:
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """Adds to the seconds that this run took: those of other runs of the job are not its."""
+        """Adds to the seconds that this run took; excludes time spent on the job's other runs."""
         began = time.monotonic()
         try:
             yield
@@ -425,8 +425,8 @@ def sample_row(plan: Plan, sample: Sample, counts: SampleCounts, **answer: Any) 
 def check_counts(run: PlannedRun, sample: Sample, tiling: Tiling, measured: Counts) -> SampleCounts:
     """Theoretical, measured and actual counts of one sample.
 
-    Raises CountMismatchError where the hooks counted something else than the layout predicts;
-    with force_full_tokens, actual is the theoretical count then, and `actual_overridden` is true.
+    Raises CountMismatchError if the hooks counted anything but what the layout predicts; with
+    force_full_tokens, actual is the theoretical count then, and `actual_overridden` is true.
     """
     shown = None if measured.tiling is None else tiling  # some models do not show theirs
     theoretical = Counts(
@@ -439,7 +439,8 @@ def check_counts(run: PlannedRun, sample: Sample, tiling: Tiling, measured: Coun
             f"sample {sample.sample_id}: the layout predicts {_text(predicted)}, but the model "
             f"read {_text(measured)}; the run's numbers would be wrong"
         )
-    reduced = run.setting.behind_connector is not None
+    asked = run.setting.behind_connector
+    reduced = asked is not None
     if reduced and measured != predicted:
         raise CountMismatchError(
             f"sample {sample.sample_id}: a reduction to {_text(predicted)} left {_text(measured)}; "
@@ -449,7 +450,7 @@ def check_counts(run: PlannedRun, sample: Sample, tiling: Tiling, measured: Coun
     actual = theoretical if overridden else measured
     kinds = {"theoretical": theoretical, "measured": measured, "actual": actual}
     columns = {key: value for kind, own in kinds.items() for key, value in _columns(kind, own)}
-    if reduced and run.blocks > 1:
+    if asked is not None and asked.layer is not None:
         ends = measured.by_block or (int(measured.vision_tokens),)
         columns |= dict(zip(EARLY_AND_LATE, (ends[0], ends[-1]), strict=True))
     return SampleCounts(**columns, actual_overridden=overridden)

@@ -1,41 +1,48 @@
 """From limits to settings: which values of a plan's knob are predicted to be within them.
 
 Predicted for the plan's own questions: prefill by an earlier sweep's cost model, where it covers
-the setting; without one the roofline, which can only rule settings out; memory by arithmetic. Time
-to first token and energy are not predicted.
+the setting, with the chance that the limit holds by how well the fit is known; without one the
+roofline, which can only rule settings out; memory by arithmetic. Time to first token and energy
+are not predicted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vtexp.budget.geometry import Geometry, Tiling, theoretical_tokens, tiling_to_resolution
-from vtexp.budget.knobs import same_inputs
+from vtexp.budget.knobs import WITH_CAP, same_inputs
 from vtexp.config.schema import values_key
 from vtexp.runs.forecast import Clock, clock_of
 from vtexp.runs.plan import Plan, PlannedRun, with_value
+from vtexp.stats.times import SURE
+from vtexp.utils.text import chance_text, three_digits
 
 #: Limits that can be predicted.
 PREDICTED = ("max_prefill_ms", "max_memory_gb")
 #: Crops up to which settings are tried where neither cost model nor checkpoint says.
 MOST_CROPS = 12
-#: Sides of images sizes that are tried differ at most by this.
+#: Sides of the image sizes that are tried differ at most by this factor.
 MOST_ASPECT = 2.0
-#: So many settings are listed at most, those with the most tokens.
+#: At most this many settings are listed, those with the most tokens.
 MOST_LISTED = 6
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A setting and what is predicted of it; None where it cannot be."""
+    """A setting and its predictions; None where there is none.
+
+    `chance`: that its mean prefill is within the limit.
+    """
 
     run: PlannedRun
     prefill_ms: float | None
     memory_gb: float | None
+    chance: float | None = None
 
     def within(self, limits: Mapping[str, float]) -> bool:
-        """Whether all that is predicted is within the limits."""
+        """Whether all predictions are within the limits."""
         values = {"max_prefill_ms": self.prefill_ms, "max_memory_gb": self.memory_gb}
         asked = [(values[key], limits[key]) for key in PREDICTED if key in limits]
         return all(value is not None and value <= limit for value, limit in asked)
@@ -52,16 +59,19 @@ def settings_within(plan: Plan) -> list[str]:
     clock = clock_of(plan)
     if "max_prefill_ms" in limits and clock.time_ms is None:
         return [*lines, f"report.max_prefill_ms: {clock.basis}"]
-    return [*lines, _said(plan, limits, clock, candidates(plan, clock))]
+    tried = candidates(plan, clock, limits.get("max_prefill_ms"))
+    return [*lines, _said(plan, limits, clock, tried)]
 
 
-def candidates(plan: Plan, clock: Clock) -> list[Candidate]:
+def candidates(plan: Plan, clock: Clock, limit_ms: float | None = None) -> list[Candidate]:
     """Values of the plan's knob that its model can read and its cost model covers, by tokens.
+
+    `limit_ms`: on the mean prefill, which each has a chance to keep.
 
     Those that give the plan's images the same inputs as a smaller one are left out.
     """
     planned = plan.runs[0].value
-    if planned.reduction is not None:  # the plan's own: any number can be kept
+    if planned.name in WITH_CAP:  # the plan's own: they are no number of crops
         values = [run.value for run in plan.runs]
     else:
         values = [replace(planned, value=value) for value in _values(plan, clock)]
@@ -70,13 +80,22 @@ def candidates(plan: Plan, clock: Clock) -> list[Candidate]:
     kept = [
         Candidate(
             run,
-            clock.mean_ms(run.prompts),
+            _clock(plan, clock, run).mean_ms(run.prompts),
             None if run.memory is None else run.memory.total / 1e9,
+            None if limit_ms is None else clock.chance_at_most(run.prompts, limit_ms),
         )
         for run in found
-        if run.label not in same and run.verdict.level != "refused" and _covered(clock, run)
+        if run.label not in same
+        and run.verdict.level != "refused"
+        and _covered(_clock(plan, clock, run), run)
     ]
     return sorted(kept, key=lambda one: one.run.predicted_vision_tokens)
+
+
+def _clock(plan: Plan, clock: Clock, run: PlannedRun) -> Clock:
+    """What times of a run are predicted by: `clock`, of the plan's first, where that can."""
+    same = run.setting.llm == plan.runs[0].setting.llm
+    return clock if same else clock_of(plan, run)
 
 
 def _covered(clock: Clock, run: PlannedRun) -> bool:
@@ -97,11 +116,11 @@ def values_up_to(knob: str, most: int, geometry: Geometry) -> list[str]:
         return [str(theoretical_tokens(crops, geometry)) for crops in range(1, most + 1)]
     if knob == "image_size":
         return [str(tiling_to_resolution(tiling, geometry)) for tiling in _tilings(most, geometry)]
-    raise ValueError(f"{knob} is no number of crops")
+    raise ValueError(f"values of {knob} are not a number of crops")
 
 
 def _tilings(most: int, geometry: Geometry) -> list[Tiling]:
-    """Of at most so many crops and sides that are not too unlike, by crops."""
+    """Tilings of at most so many crops, with sides not too unlike, by crops."""
     found = [Tiling(r, c) for r in range(1, most + 1) for c in range(1, most // r + 1)]
     sizes = {tiling: tiling_to_resolution(tiling, geometry) for tiling in found}
     alike = [t for t in found if 1 / MOST_ASPECT <= sizes[t].aspect_ratio <= MOST_ASPECT]
@@ -121,14 +140,30 @@ def _said(plan: Plan, limits: Mapping[str, float], clock: Clock, tried: list[Can
     values = ",".join(one.run.value.value for one in shown)
     largest = f"{shown[-1].run.label} has {_values_of(shown[-1])}"
     most = ", of which these have the most tokens" if len(within) > len(shown) else ""
-    return f"{asked}: {of} are {word}{most}: {values_key(plan.config.knob)}=[{values}]; {largest}"
+    said = f"{asked}: {of} are {word}{most}: {values_key(plan.config.knob)}=[{values}]; {largest}"
+    return said + _surely(within)
+
+
+def _surely(within: Sequence[Candidate]) -> str:
+    """The largest setting that surely keeps the limit on prefills, if the largest of all does not.
+
+    Empty where no chance is known.
+    """
+    if within[-1].chance is None or within[-1].chance >= SURE:
+        return ""
+    sure = [one for one in within if one.chance is not None and one.chance >= SURE]
+    if not sure:
+        return f"; none with a chance of {chance_text(SURE)} or more"
+    found = sure[-1]
+    return f"; {found.run.label}, with {_values_of(found)}, is the largest with {chance_text(SURE)}"
 
 
 def _values_of(one: Candidate) -> str:
-    """What is predicted of a setting, in words."""
+    """The predictions for a setting, in words."""
     said = [f"{one.run.predicted_vision_tokens:.5g} tokens"]
     if one.prefill_ms is not None:
-        said.append(f"{one.prefill_ms:.3g} ms")
+        within = f" (within with a chance of {chance_text(one.chance)})" if one.chance else ""
+        said.append(f"{three_digits(one.prefill_ms)} ms{within}")
     if one.memory_gb is not None:
-        said.append(f"{one.memory_gb:.3g} GB")
+        said.append(f"{three_digits(one.memory_gb)} GB")
     return ", ".join(said)

@@ -26,6 +26,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vtexp.utils.text import count_of
+
 #: Fewest effective images (Kish 1965) of an interval, and the largest share of one image.
 LEAST_EFFECTIVE_IMAGES = 8
 LARGEST_SHARE = 0.2
@@ -65,9 +67,9 @@ class Images:
         largest = self.sizes.max() / self.questions
         if self.effective < LEAST_EFFECTIVE_IMAGES * (1 - 1e-9):
             return (
-                f"{self.questions} questions about {len(self.sizes)} images count as "
-                f"{self.effective:.1f} images of one size; an interval needs "
-                f"{LEAST_EFFECTIVE_IMAGES}"
+                f"{count_of(self.questions, 'question')} about "
+                f"{count_of(len(self.sizes), 'image')} count as {self.effective:.1f} images of one "
+                f"size; an interval needs {LEAST_EFFECTIVE_IMAGES}"
             )
         if largest > LARGEST_SHARE:
             return (

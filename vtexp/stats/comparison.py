@@ -236,13 +236,16 @@ def loss_correlation(paired: Scores, centre: int, others: np.ndarray) -> np.ndar
     """(others, others) correlations of the differences between `others` and one budget.
 
     The part of a variance that stands for unseen changes is independent, since budgets may lose on
-    different questions.
+    different questions. A loss without any variance, of all questions wholly, goes with no other.
     """
     with_centre = paired.covariance[others, centre]
     seen = paired.covariance[np.ix_(others, others)] - with_centre[:, None] - with_centre
     seen = seen + paired.covariance[centre, centre]
     whole = np.maximum(paired.loss_variance[others, centre], np.diag(seen))
-    return (seen + np.diag(whole - np.diag(seen))) / np.sqrt(np.outer(whole, whole))
+    seen = seen + np.diag(whole - np.diag(seen))
+    sure = whole <= 1e-12
+    whole, seen[sure, sure] = np.where(sure, 1.0, whole), 1.0
+    return seen / np.sqrt(np.outer(whole, whole))
 
 
 def level_of_all(correlation: np.ndarray, error: float) -> float:

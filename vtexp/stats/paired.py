@@ -51,9 +51,12 @@ def mcnemar_p_value(wins: int, losses: int) -> float:
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
-def on_front(accuracy: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """(..., k) whether no other budget is at least as accurate and as cheap, and better in one."""
-    more = accuracy[..., :, None] - accuracy[..., None, :]
-    less = cost[..., None, :] - cost[..., :, None]
-    dominates = (more >= 0) & (less >= 0) & ((more > 0) | (less > 0))
+def on_front(accuracy: np.ndarray, *costs: np.ndarray) -> np.ndarray:
+    """(..., k) whether no other budget is at least as good in all, and better in one.
+
+    Of k budgets' accuracy and costs, such as time and memory, each (..., k).
+    """
+    better = np.stack([accuracy, *(-cost for cost in costs)])
+    more = better[..., :, None] - better[..., None, :]
+    dominates = (more >= 0).all(axis=0) & (more > 0).any(axis=0)
     return ~dominates.any(axis=-2)

@@ -1,4 +1,4 @@
-"""How well the coefficients of a cost model are known, and which of them a sweep cannot separate.
+"""How well the coefficients of a cost model and its predictions are known.
 
 The model is a sum of terms, such as milliseconds per crop and per token; errors are relative.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+from vtexp.stats.times import Estimate, estimated
 
 #: Condition index from which terms are nearly dependent, and the share of a variance that shows
 #: which (Belsley, Kuh and Welsch 1980).
@@ -40,8 +42,7 @@ def coefficients(terms: np.ndarray, values: np.ndarray, settings: np.ndarray) ->
     from scipy.optimize import nnls
     from scipy.stats import t
 
-    scale = np.abs(terms).max(axis=0)
-    scale[scale == 0] = 1.0
+    scale = _scale(terms)
     relative = terms / scale / values[:, None]
     estimate, _ = nnls(relative, np.ones(len(values)))
     together = _together(relative)
@@ -57,6 +58,65 @@ def coefficients(terms: np.ndarray, values: np.ndarray, settings: np.ndarray) ->
     low = np.clip(np.minimum(free - reach, estimate), 0.0, None)
     high = np.maximum(free + reach, estimate)
     return Coefficients(estimate / scale, low / scale, high / scale, together)
+
+
+def least_relative_errors(terms: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(p,) coefficients of values (n,) above 0 by terms (n, p), none negative.
+
+    With the least sum of squared relative errors (Lawson and Hanson 1974, algorithm NNLS).
+    """
+    from scipy.optimize import nnls
+
+    scale = _scale(terms)
+    solution, _ = nnls(terms / scale / values[:, None], np.ones(len(values)))
+    return solution / scale
+
+
+def _scale(terms: np.ndarray) -> np.ndarray:
+    """(p,) largest value of each term: squares of tokens are millions of times a constant's 1."""
+    scale = np.abs(terms).max(axis=0)
+    scale[scale == 0] = 1.0
+    return scale
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """What is known of the errors of a fit's predictions.
+
+    left_out: (settings, p) coefficients without each setting. misfit: by how much a setting lies
+    off the fit (standard deviation of relative errors), NaN where there are not more settings than
+    terms in use. freedom: its degrees of freedom.
+    """
+
+    left_out: np.ndarray
+    misfit: float
+    freedom: int
+
+
+def uncertainty(terms: np.ndarray, values: np.ndarray, settings: np.ndarray) -> Uncertainty:
+    """Of `least_relative_errors`; settings (n,) say which values share an error."""
+    estimate, names = least_relative_errors(terms, values), np.unique(settings)
+    off = (terms @ estimate) / values - 1
+    of_setting = np.array([off[settings == name].mean() for name in names])
+    freedom = len(names) - int((estimate > 0).sum())
+    others = [settings != name for name in names]
+    return Uncertainty(
+        np.array([least_relative_errors(terms[own], values[own]) for own in others]),
+        float(np.sqrt((of_setting**2).sum() / freedom)) if freedom > 0 else float("nan"),
+        max(freedom, 0),
+    )
+
+
+def prediction(at: np.ndarray, estimate: np.ndarray, known: Uncertainty) -> Estimate:
+    """The value of a new setting of terms `at` (p,), with its 95 % interval.
+
+    Errors are those of the coefficients, by a jackknife over the settings, and the misfit of a
+    setting of its own; Student's t of the logarithm. NaN ends without a misfit.
+    """
+    value = float(at @ estimate)
+    without, count = known.left_out @ at / value, len(known.left_out)
+    of_fit = (count - 1) / count * ((without - without.mean()) ** 2).sum()
+    return estimated(value, known.misfit**2 + of_fit, known.freedom)
 
 
 def _free(relative: np.ndarray) -> np.ndarray:

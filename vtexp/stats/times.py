@@ -15,6 +15,8 @@ import numpy as np
 
 #: Fewest rounds or processes whose spread is known well enough for Satterthwaite's freedom.
 LEAST_COLUMNS = 4
+#: From this chance on a time is called surely within a limit.
+SURE = 0.95
 
 
 @dataclass(frozen=True)
@@ -156,11 +158,16 @@ def _own_noise(cells: np.ndarray) -> float:
 
 
 def _estimate(value: float, spread: _Spread) -> Estimate:
+    return estimated(value, spread.variance, spread.freedom)
+
+
+def estimated(value: float, variance: float, freedom: float) -> Estimate:
+    """A number with the variance of its logarithm: its interval by Student's t."""
     from scipy.stats import t
 
-    error = float(np.sqrt(spread.variance))
-    reach = np.exp(t.isf(0.025, spread.freedom) * error)
-    return Estimate(value, float(value / reach), float(value * reach), error, spread.freedom)
+    error = float(np.sqrt(variance))
+    reach = np.exp(t.isf(0.025, freedom) * error)
+    return Estimate(value, float(value / reach), float(value * reach), error, freedom)
 
 
 @dataclass(frozen=True)

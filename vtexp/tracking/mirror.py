@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import netrc
 import os
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlparse
@@ -14,6 +13,7 @@ from vtexp.data.sample import Sample
 from vtexp.errors import error_line
 from vtexp.tracking import wandb_runs
 from vtexp.utils.console import console
+from vtexp.utils.text import shell_word
 
 #: Where W&B is unless WANDB_BASE_URL says so: either of two names.
 HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
@@ -25,7 +25,7 @@ def mirror(config: Config, run: Path, samples: Iterable[Sample] = ()) -> None:
     """Log a finished run folder for W&B, and upload it as configured; `tracking=none`: nothing.
 
     `samples`: of the run, for their images. Any failure is one printed line: the run's own files
-    are the truth, and `python -m vtexp publish` makes up for it. Costs no more than
+    are the truth, and `python -m vtexp publish` uploads them later. Costs no more than
     `tracking.timeout_s` seconds of waiting, once per process.
     """
     if not wanted(config.tracking):
@@ -64,7 +64,7 @@ def give_up(reason: str | None, sweep: Path | None) -> None:
     global _offline_because
     if reason is not None and _offline_because is None:
         _offline_because = reason
-        which = "SWEEP" if sweep is None else shlex.quote(str(sweep))
+        which = "SWEEP" if sweep is None else shell_word(str(sweep))
         console.print(
             f"W&B cannot be reached ({reason}); runs are kept to be uploaded later: "
             f"python -m vtexp publish {which}"

@@ -1,6 +1,6 @@
-"""Whole sweeps to Weights & Biases: runs, curves and a report, as often as one likes.
+"""Publishes whole sweeps to Weights & Biases: runs, curves and a report; safe to repeat.
 
-Nothing is ever there twice: runs and report keep their ids, and what is uploaded is left alone.
+Nothing is uploaded twice: runs and report keep their ids, and what is there is left alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vtexp.utils import files
 from vtexp.utils.console import console
 from vtexp.utils.text import count_of
 
-#: So many times `tracking.timeout_s` waits who asks for an upload alone.
+#: `publish`, which only uploads, waits this many times `tracking.timeout_s`.
 PATIENCE = 3
 
 
@@ -62,7 +62,7 @@ def publish(
         raise VtexpError(f"{names}: cannot be logged for W&B ({error_line(error)})") from error
     if not mirror.has_key():
         raise VtexpError(
-            f"no W&B API key: set WANDB_API_KEY or run wandb login; {report} is what is to be saved"
+            f"no W&B API key: set WANDB_API_KEY or run wandb login; {report} is ready to be saved"
         )
     if reason := push(logged, report, PATIENCE * own.timeout_s):
         raise VtexpError(f"W&B: {reason}; what was uploaded stays, publish again for the rest")
@@ -122,7 +122,7 @@ def prepare(sweep: Path, own: TrackingConfig, analysis: Analysis) -> tuple[list[
 
 
 def push(logged: Mapping[Path, Sequence[Path]], report: Path, timeout_s: float) -> str | None:
-    """Upload runs, sweep by sweep, then save the report; why not all is there, None if it is.
+    """Upload runs, sweep by sweep, then save the report; the reason if part failed, else None.
 
     Waits as `wandb_runs.upload` does, and `timeout_s` at most for the report.
     """

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtexp.analysis.findings import Analysis, Series, analysis_to_json
+from vtexp.analysis.grids import grid_sentences
 from vtexp.analysis.rows import ComparedRun, Curve, curve_labels, warnings
 from vtexp.config.schema import TrackingConfig
 from vtexp.errors import error_line
@@ -26,7 +26,7 @@ from vtexp.runs.records import Result
 from vtexp.stages import STAGE_NAMES
 from vtexp.tracking import wandb_runs
 from vtexp.utils import files
-from vtexp.utils.text import public
+from vtexp.utils.text import command_line, public
 
 if TYPE_CHECKING:
     import wandb
@@ -97,7 +97,7 @@ def _log_curve(
 
     def fill(run: wandb.Run) -> None:
         for name in dict.fromkeys(name for point in points for name in point):
-            # The last point's numbers are no summary of the curve.
+            # The last point's numbers do not summarise the curve.
             run.define_metric(name, step_metric=TOKENS, summary="none")
         for point in points:
             run.log(point)
@@ -131,7 +131,7 @@ def write_report(
 ) -> Path:
     """Write the specification of the report of sweeps into a folder.
 
-    Unless that of the same runs and answers is there, for the same project.
+    Skipped if that of the same runs and answers is already there for the same project.
     """
     path = folder / REPORT
     entity, project = wandb_runs.destination(tracking)
@@ -149,7 +149,7 @@ def write_report(
     title = f"How many vision tokens, sweep{'s' * (len(sweeps) > 1)} {names}"  # part of an address
     blocks = _blocks(sweeps, runs, analysis)
     report = {
-        "publish": f"python -m vtexp publish {shlex.join(map(str, sweeps))}",
+        "publish": f"python -m vtexp publish {command_line(list(map(str, sweeps)))}",
         "url": before.get("url") if same else None,
         "id": before.get("id", "") if same else "",
         "saved": False,
@@ -175,7 +175,8 @@ def _blocks(sweeps: Sequence[Path], runs: Sequence[ComparedRun], analysis: Analy
     done = [run.result for run in runs if run.result is not None]
     names = ", ".join(sweep.name for sweep in sweeps)
     of = f"the sweep{'s' * (len(sweeps) > 1)} {names}"
-    found = public([*analysis.reductions, *analysis.caveats, *warnings(runs)])
+    of_grids = [line for grid in analysis.grids for line in grid_sentences(grid)]
+    found = public([*analysis.reductions, *of_grids, *analysis.caveats, *warnings(runs)])
     more = [f"and {len(found) - MOST_WARNINGS} more"] if len(found) > MOST_WARNINGS else []
     blocks = [
         wr.H1("Answer"),

@@ -53,8 +53,8 @@ MOST_CHARACTERS = 2000
 PROJECT = "vtexp"
 #: Runs that are uploaded together.
 BATCH = 10
-# Of its own errors W&B tells its makers, once `wandb` is imported: even offline it looks for their
-# server. No network is to be used unless an upload is wanted.
+# Once imported, `wandb` reports its own errors to its makers' server, even offline. Only uploads
+# may use the network.
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 
@@ -138,7 +138,7 @@ def log(
 ) -> Mirrored:
     """Log a run to a folder of the sweep, as `path` then says.
 
-    Unless this content is there, for the same project.
+    Skipped if this content is already there for the same project.
     """
     told = json.dumps([destination(tracking), content])
     fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
@@ -267,8 +267,8 @@ def _cell(value: Any) -> Any:
 def upload(sweep: Path, paths: Sequence[Path], timeout_s: float) -> str | None:
     """Upload what `paths` (files as of `log`) say is not uploaded; why not all is, None if it is.
 
-    Runs that are uploaded, by this or by hand, are not uploaded again. The first alone tells within
-    `timeout_s` seconds whether W&B takes any; the others get as much each.
+    Runs that are uploaded, by this or by hand, are skipped. The first is tried alone, for at most
+    `timeout_s` seconds, to see whether W&B takes any; the others get as much each.
     """
     logged = {path: found for path in paths if (found := read_mirrored(path)) is not None}
     waiting = [path for path, found in logged.items() if not found.uploaded]
@@ -292,7 +292,7 @@ def upload(sweep: Path, paths: Sequence[Path], timeout_s: float) -> str | None:
 def _sync(sweep: Path, folders: Sequence[str], timeout_s: float) -> tuple[str, dict[Path, str]]:
     """Call W&B's own command; the line of its error, and what was refused of which folder.
 
-    Of files that a server refuses it tells in its log alone, and marks their run as uploaded.
+    It reports files that a server refuses only in its log, and marks their run as uploaded.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as logs:
         command = [sys.executable, "-m", "wandb", "sync", *folders]
@@ -313,7 +313,7 @@ def attend(
     """Run a command that uses the network; its last line of an error, "" if it had none.
 
     `settings`: further environment variables. Killed after `timeout_s` seconds, or when this
-    process is told to leave.
+    process is asked to stop.
     """
     path = os.pathsep.join((str(Path(vtexp.__file__).parents[1]), *sys.path[1:]))
     environment = os.environ | _folders(sweep) | {"WANDB_MODE": "online", "PYTHONPATH": path}

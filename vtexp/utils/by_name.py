@@ -1,4 +1,4 @@
-"""What is imported when it is chosen, by its name: commands, and runners, which import torch."""
+"""Imports by name, only when needed: commands, and runners, which import torch."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ _FILE_EVERY_S = 5.0
 def progress(label: str, total: int, kept: int = 0) -> Iterator[Callable[[int], None]]:
     """Show work of `total` steps or more; gives a function that adds finished steps.
 
-    `kept` of them an earlier try has done: they tell nothing of the time that is left.
+    An earlier try did `kept` of them; the estimate of the time left ignores these.
     """
     if console.is_terminal:
         with Progress(

@@ -1,4 +1,4 @@
-"""Extras: which packages each one installs, and one line where they lack."""
+"""Extras: which packages each one installs, and the one-line error if they are missing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def missing_modules(extra: str) -> list[str]:
 
 
 def _installed(module: str) -> bool:
-    """Whether a module is there; a plain folder of its name, as W&B leaves them, is none."""
+    """Whether a module is there; a plain folder of its name, as W&B leaves, does not count."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):

@@ -31,7 +31,7 @@ MOST_CONFIG_BYTES, MOST_CONFIG_DEPTH = 1_000_000, 20
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing. Raises VtexpError where the disk does not take it."""
+    """Write a whole file or nothing. Raises VtexpError if it cannot be written."""
     # Of several processes that write the same file, one's whole file is left.
     partial = path.with_name(f"{path.name}.{environment.host()}-{os.getpid()}.partial")
     try:
@@ -57,7 +57,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Like `write_bytes`, in UTF-8; what has no place in it, as half a character, as an escape."""
+    """Like `write_bytes`, in UTF-8; what it cannot hold, such as half a character, is escaped."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
@@ -163,8 +163,8 @@ def merge_rows(sources: Sequence[Path], target: Path, key: str, order: Sequence[
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a file: one process at a time; others wait.
 
-    Where a file system has no locks of its own, a file beside it is the lock. Raises VtexpError
-    where neither can be had.
+    On a file system without locks, a file beside it is the lock. Raises VtexpError where neither
+    can be had.
     """
     from filelock import FileLock
 
@@ -190,10 +190,10 @@ def is_whole(path: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of a run. Raises DataError if it cannot be read, or none was written so.
+    """The resolved config of a run. Raises DataError if it is damaged, or not of a run.
 
-    It is small and plain, as `frozen.freeze` writes it: no aliases, of which a few lines can
-    stand for gigabytes, no tags, and no deep nesting, at which libyaml's loader ends the process.
+    It is small and plain, as `frozen.freeze` writes it: no aliases (a few lines of them can stand
+    for gigabytes), no tags, and no deep nesting (it makes libyaml crash).
     """
     path = folder / CONFIG
     # libyaml, where PyYAML has it, takes a tenth of the time: a report reads hundreds of them.
@@ -211,7 +211,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _require_plain_yaml(data: bytes, loader: Any) -> None:
-    """Raises ValueError for YAML that no config of a run is; the events take little memory."""
+    """Raises ValueError for YAML that cannot be a run's config; the events take little memory."""
     if len(data) > MOST_CONFIG_BYTES:
         raise ValueError(f"longer than {MOST_CONFIG_BYTES} bytes")
     depth = 0
@@ -271,7 +271,7 @@ def damaged(path: Path, what: str) -> DataError:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 #: None of our files holds NaN or an infinity: `write_json` refuses them.
@@ -285,5 +285,5 @@ def _parsed(data: bytes) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("nested too deep") from error
     if not isinstance(value, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     return value

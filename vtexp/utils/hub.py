@@ -17,11 +17,11 @@ REACH_SECONDS = 3.0
 
 
 class HubError(VtexpError):
-    """A repository is not to be had; its caller knows which key named it."""
+    """A repository is not available; the caller knows which key named it."""
 
 
 class HubNameError(HubError):
-    """What was given is no name of a repository."""
+    """The given text is not the name of a repository."""
 
 
 def snapshot(
@@ -52,7 +52,7 @@ def snapshot(
             return folder
         what = f"the cache lacks {lacks}"
     except HFValidationError:
-        raise HubNameError("no name of a hub repository") from None
+        raise HubNameError("not the name of a hub repository") from None
     except LocalEntryNotFoundError:
         what = "not in the cache of the hub"
     if not fetch:
@@ -74,7 +74,7 @@ def snapshot(
 
 
 def unreachable() -> str:
-    """Why the hub cannot be asked, found out at once; empty where it can."""
+    """Why the hub cannot be reached, found out at once; empty if it can."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -85,11 +85,11 @@ def unreachable() -> str:
         address = urlparse(url if "://" in url else f"http://{url}")
         name = (address.hostname or "").strip() or "the proxy of HTTPS_PROXY"
     except ValueError:
-        return "HTTPS_PROXY is no address"
+        return "HTTPS_PROXY is not an address"
     reached = threading.Event()
 
     def knock() -> None:
-        with suppress(OSError, ValueError):  # a port that is no number
+        with suppress(OSError, ValueError):  # a port that is not a number
             port = address.port or (443 if address.scheme == "https" else 80)
             socket.create_connection((address.hostname or "", port)).close()
             reached.set()

@@ -1,4 +1,4 @@
-"""Standard output that may go away: a closed pipe or a full disk ends the words, not the work."""
+"""Standard output that may go away: a closed pipe or a full disk stops the output, not the work."""
 
 from __future__ import annotations
 

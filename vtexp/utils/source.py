@@ -31,7 +31,7 @@ def fingerprint() -> str:
 def same_source() -> dict[str, str]:
     """Variables with which another Python runs this source, wherever it is started.
 
-    An installed package is found without them; the folder of a start is never searched first.
+    An installed package is found without them; the current folder is never searched first.
     """
     found = {"PYTHONSAFEPATH": "1", SUBMITTED: fingerprint()}
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import re
 import reprlib
+import shlex
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-#: Environment variables whose values nobody must be told, and the shortest that are secrets.
+#: Environment variables whose values are secrets, and the length from which on they are hidden.
 _SECRET, _SHORTEST = re.compile("KEY|TOKEN|SECRET|PASSW", re.IGNORECASE), 8
 
-#: So many names does a sentence list.
+#: A sentence lists at most this many names.
 MOST_NAMES = 12
 
-#: So many characters of a value does a message show.
+#: A message shows at most this many characters of a value.
 MOST_SHOWN = 80
 #: Writes the beginning and the end of long or nested values.
 _CUT = reprlib.Repr()
@@ -36,14 +37,14 @@ def visible(text: str) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """A value for a CSV: of texts no control characters, and a `'` before what begins a formula."""
+    """A value for a CSV: control characters are escaped, and a `'` stands before a formula."""
     if not isinstance(value, str):
         return value
     return ("'" if value.startswith(_FORMULA) else "") + visible(value)
 
 
 def printable(text: str) -> str:
-    """A text without control characters: what stands in a file or an argument moves no cursor."""
+    """A text with control characters escaped: text of files and arguments moves no cursor."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -56,7 +57,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def natural(text: str) -> list[Any]:
-    """What texts are sorted by so that numbers in them are numbers: 9 before 12."""
+    """A sort key by which numbers in texts count as numbers: 9 before 12."""
     # Digits and other text alternate, so that like is compared with like.
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
@@ -79,12 +80,12 @@ def cut(text: str) -> str:
 
 
 def refuse_arguments(parser: ArgumentParser, message: str) -> NoReturn:
-    """`ArgumentParser.error` in one line, without all the arguments that there are."""
+    """`ArgumentParser.error` in one line, without the list of arguments."""
     parser.exit(2, f"error: {printable(message)}; see {parser.prog} --help\n")
 
 
 def public(content: Any) -> Any:
-    """Something of JSON, with `***` in its texts for the values of the keys and tokens here.
+    """JSON content, with `***` in its texts in place of the keys and tokens of this machine.
 
     These are the values of environment variables that are named like one.
     """
@@ -103,3 +104,29 @@ def _masked(content: Any, secrets: list[str]) -> Any:
     if isinstance(content, list | tuple):
         return [_masked(value, secrets) for value in content]
     return content
+
+
+def chance_text(chance: float) -> str:
+    """A chance in percent, such as `83 %`; never 0 or 100."""
+    if chance > 0.99:
+        return "over 99 %"
+    return "under 1 %" if chance < 0.01 else f"{chance:.0%}".replace("%", " %")
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Words as a command that is typed into a shell."""
+    return " ".join(map(shell_word, words))
+
+
+def shell_word(word: str) -> str:
+    """A word as a shell reads it; in double quotes where it has single ones and needs some."""
+    plain = shlex.quote(word)
+    # In double quotes an interactive bash still looks for its history behind an exclamation mark.
+    if plain == word or "'" not in word or "!" in word:
+        return plain
+    return '"' + re.sub(r'(["\\$`])', r"\\\1", word) + '"'
+
+
+def three_digits(value: float) -> str:
+    """Three digits, or all before the point, such as `30.0` and `1313`."""
+    return f"{value:.0f}" if round(abs(value), 1) >= 100 else f"{value:#.3g}"

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 #: Makes a value of a type; raises Misfit where it cannot be one.
 Reader = Callable[[Any], Any]
-#: Larger numbers are damage: sums and squares of them would be no numbers.
+#: Larger numbers are damage: their sums and squares would overflow.
 MOST_INT, MOST_FLOAT = 2**63, 1e300
 
 

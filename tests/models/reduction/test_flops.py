@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cost.test_arithmetic import counter, save_small
-from vtexp.budget.geometry import MOLMO, Tiling
+from tests.cost.test_arithmetic import arithmetic_of, counter, save_small
+from tests.models.test_families import SMALL
+from vtexp.budget.geometry import MOLMO, Tiling, token_layout
 from vtexp.budget.knobs import CropSetting
 from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
@@ -17,23 +18,25 @@ from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.flops import PromptCounts
 from vtexp.data.sample import Sample
 from vtexp.models.checkpoints import find_checkpoint
+from vtexp.models.families import runner_class
 from vtexp.models.molmo.runner import MolmoRunner
+from vtexp.models.runner import Runner
 
 Draw = Callable[[list[tuple[int, int]]], list[Sample]]
 
 
+METHODS = [
+    ("stride", False),
+    ("pool", False),
+    ("max_min", False),
+    ("cls_attention", False),
+    ("cls_attention", True),
+    ("conditional", False),
+]
+
+
 @pytest.mark.parametrize("structure", ["keep", "drop"])
-@pytest.mark.parametrize(
-    ("method", "merge"),
-    [
-        ("stride", False),
-        ("pool", False),
-        ("max_min", False),
-        ("cls_attention", False),
-        ("cls_attention", True),
-        ("conditional", False),
-    ],
-)
+@pytest.mark.parametrize(("method", "merge"), METHODS)
 @torch.inference_mode()
 def test_flops_are_those_that_torch_counts(
     small_checkpoint: Path, draw_noise: Draw, method: str, merge: bool, structure: str
@@ -56,6 +59,45 @@ def test_flops_are_those_that_torch_counts(
     found = arithmetic.flops(counts)
     assert found["reduction"] == scoring.get_total_flops()
     assert found["llm_prefill"] == llm.get_total_flops()
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def native(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """InternVL, Qwen2.5-VL and Molmo2, small."""
+    folder = tmp_path_factory.mktemp("checkpoints") / request.param
+    save_small(request.param, folder, folder)
+    checkpoint = find_checkpoint(str(folder))
+    geometry = checkpoint.family.geometry_of(checkpoint.config)
+    return runner_class(checkpoint.family).load(checkpoint, geometry, HardwareConfig())
+
+
+@pytest.mark.parametrize(("method", "merge"), METHODS)
+@torch.inference_mode()
+def test_flops_of_other_families_are_those_that_torch_counts(
+    native: Runner, draw_noise: Draw, method: str, merge: bool
+) -> None:
+    structure = "drop" if method == "stride" else "keep"
+    asked = Reduction(method, kept=70, merge=merge, structure_tokens=structure)
+    (sample,) = draw_noise([(300, 600)])
+    qwen = native.geometry.tiling_rule == "pixels"
+    setting = CropSetting(300 if qwen else 2, fit="stretch", reduction=asked)
+    tiling = setting.tiling(sample.image_size(), native.geometry)
+    prepared = native.prepare(sample, setting, "easy_vqa")
+    inputs = native.inputs([prepared])
+    with counter() as vision:
+        encoded = native.encode(inputs)
+    with counter() as scoring:
+        reduced = native.reduce(inputs, encoded)
+    with counter() as llm:
+        native.prefill(inputs, reduced)
+    layout = token_layout(tiling, native.geometry)
+    counts = PromptCounts(
+        tiling.num_crops, 70, prepared.sequence_length, tiling, layout.vision_tokens, asked
+    )
+    found = arithmetic_of(native).flops(counts)
+    assert found["reduction"] == scoring.get_total_flops()
+    assert found["llm_prefill"] == llm.get_total_flops()
+    assert found["vision_encoder"] + found["connector"] == vision.get_total_flops()
 
 
 @pytest.mark.parametrize("structure", ["keep", "drop"])

@@ -18,8 +18,9 @@ from vtexp.models.molmo.early import read_early, read_late, reduce_early
 from vtexp.models.molmo.modeling import ImagePlaces, MolmoForCausalLM, image_places
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.models.molmo.preprocess import ImageTokenIds, preprocess_image
-from vtexp.models.molmo.reduced import Connected, reduce_prompts, reducible_prompt, view_grids
+from vtexp.models.molmo.reduced import Connected, reduce_prompts, view_grids
 from vtexp.models.prefill_graphs import PromptCache
+from vtexp.models.reduced_prompt import reducible_prompt
 
 pytestmark = pytest.mark.golden
 
@@ -60,7 +61,8 @@ def test_all_kept_is_the_plain_model(golden_dir: Path, variant: str, method: str
             view_grids(image.tiling, MOLMO, full=False),
         )
         if method == "early_layer":
-            read = read_early(model, 1, input_ids, connected.tokens, places, PromptCache())
+            blocks = model.blocks_of(None)
+            read = read_early(model, blocks, 1, input_ids, connected.tokens, places, PromptCache())
             logits = read_late(model, reduce_early(model, [prompt], read))
             assert logits.isfinite().all()
             assert torch.equal(logits, plain) == same

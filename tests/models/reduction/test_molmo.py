@@ -16,8 +16,8 @@ from vtexp.config.schema import HardwareConfig
 from vtexp.data.sample import Sample
 from vtexp.errors import VtexpError
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.models.molmo.reduced import ReduciblePrompt
 from vtexp.models.molmo.runner import MolmoRunner
+from vtexp.models.reduced_prompt import ReduciblePrompt
 
 #: Global view and 1x1, 1x2, 2x1 and 2x2 crops.
 SHAPES = [(300, 300), (300, 500), (500, 300), (560, 560)]

@@ -134,7 +134,7 @@ function barTrace(series, index, count) {
 function forestTrace(plot, series, index, own) {
   const trace = pointTrace(plot, series, index, own);
   return {
-    ...trace, mode: "markers", x: series.y, y: series.x, error_x: trace.error_y, error_y: undefined,
+    ...trace, mode: "markers", cliponaxis: false, x: series.y, y: series.x, error_x: trace.error_y, error_y: undefined,
     hovertemplate: hover(series, "<b>%{x:.4~g}</b>"),
   };
 }

@@ -35,7 +35,7 @@ class CellError(DataError):
 
 
 class Unreadable:
-    """What stands in a row for a cell that Python has no value for, and why."""
+    """In place of a cell that Python cannot represent: the reason."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

@@ -109,7 +109,7 @@ def _glob(folder: Path, pattern: str) -> list[Path]:
 def open_rows(dataset: DatasetConfig, folder: Folder, wanted: Callable[[str], bool]) -> Rows:
     """The rows of a data set's split, joined with those that complete them.
 
-    Of tables, only `wanted` columns and fields are read. Raises DataError where files are missing,
+    Only `wanted` columns and fields of tables are read. Raises DataError where files are missing,
     lead out of the folder over links or cannot be read, ConfigError where they do not fit the
     config.
     """

@@ -31,7 +31,7 @@ LONGEST_PATH = 4096
 
 
 class OutsideError(Exception):
-    """An image outside the data folder: no failed sample, but the end."""
+    """An image outside the data folder. It ends the run; it is not a failed sample."""
 
 
 class RowImages:
@@ -107,10 +107,10 @@ class RowImages:
 
 
 def download_images(addresses: Mapping[Path, str]) -> dict[Path, str]:
-    """Download what is not there yet; gives why, for the images that could not be had.
+    """Download what is not there yet; gives the reasons for those that could not be downloaded.
 
-    A name of 64 hex digits is the SHA-256 that the content must have. Raises DataError where none
-    could be had, or where the folder cannot be written to.
+    A name of 64 hex digits is the SHA-256 that the content must have. Raises DataError where all of
+    them failed, or where the folder cannot be written to.
     """
     wanted = {path: url for path, url in addresses.items() if not path.is_file()}
     had = len(addresses) - len(wanted)
@@ -139,7 +139,7 @@ def download_images(addresses: Mapping[Path, str]) -> dict[Path, str]:
 
 
 def _download(path: Path, url: str) -> str:
-    """Download one image; gives why where it could not be had."""
+    """Download one image; gives the reason if that failed."""
     name = cut(url)  # some sets have the image itself in its address
     try:
         if urlsplit(url).scheme not in ("http", "https"):

@@ -34,12 +34,12 @@ from vtexp.utils.text import cut, listed, shown
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #: More characters than any id has: such a column holds something else.
 LONGEST_ID = 1000
-#: What values of a row can raise that are of no kind anyone thought of.
+#: What unforeseen values of a row can raise.
 _UNFORESEEN = (TypeError, ValueError, ArithmeticError, LookupError, RecursionError)
 
 
 def load(dataset: DatasetConfig, *, fetch: bool, index: int | None = None) -> LoadedSamples:
-    """Draw the samples of a data set; of the hub's, `fetch` downloads what the cache lacks.
+    """Draw the samples of a data set; `fetch` downloads what the hub's cache lacks.
 
     With `index`, the sample at that place of the draw alone. Raises ConfigError for keys that do
     not fit together or the files, DataError for files that cannot be read or name images outside
@@ -62,8 +62,8 @@ def load(dataset: DatasetConfig, *, fetch: bool, index: int | None = None) -> Lo
 def is_here(dataset: DatasetConfig) -> bool:
     """Whether a run finds all of a data set without a network; nothing is downloaded.
 
-    Its tables must be there with all their parts, and the folder of its images, of which single
-    ones are not looked for; but images that rows name by address must have been downloaded. Raises
+    Its tables must be there with all their parts, and so must the folder of its images, without a
+    check of single ones. Images that rows name by address must have been downloaded. Raises
     ConfigError for keys that do not fit together.
     """
     _check(dataset)
@@ -100,7 +100,9 @@ def _check(dataset: DatasetConfig) -> None:
         )
     for name in dataset.transforms:
         if name not in TRANSFORMS:
-            raise ConfigError(f"dataset.transforms: {name}: there are {', '.join(TRANSFORMS)}")
+            raise ConfigError(
+                f"dataset.transforms: {name}: no such transform; there are {', '.join(TRANSFORMS)}"
+            )
     needed = {
         "join": ("files", "column", "key"),
         "holdout": ("first", "sort_by", "seed"),
@@ -265,7 +267,7 @@ def _require_id_or_none(row: Row, name: str) -> None:
 
 
 def _sample_id(dataset: DatasetConfig, unit: Place, row: Row) -> tuple[str, str]:
-    """The id of a sample, and why the row's own is not it where that cannot be used."""
+    """The id of a sample, and the reason if the row's own id cannot be used."""
     name = dataset.columns.sample_id
     text, unusable, nested = f"{dataset.split}-{unit.row}", "", False
     try:

@@ -2,9 +2,9 @@
 
 Parquet is read column by column, and the images of the drawn rows are copied once into an Arrow
 file that is memory-mapped from then on: random access to Parquet would decompress a row group for
-each image, and converting all of it (as `datasets` does) would store the image of each question of
-VQA v2 anew. JSON is parsed by Python: the JSON readers of pyarrow and `datasets` turn answers such
-as "2020-01-01" into time stamps.
+each image, and converting all of it (as `datasets` does) would store the image again for each
+question of VQA v2. JSON is parsed by Python: the JSON readers of pyarrow and `datasets` turn
+answers such as "2020-01-01" into time stamps.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _records(file: Path, key: str | None) -> list[dict[str, Any]]:
     keys = f", only the keys {', '.join(found)}" if isinstance(found, dict) else ""
     where = "" if key is None else f" under {key!r}"
     raise DataError(
-        f"{file}: holds no list of records{where}{keys}; dataset.source.records names the key of it"
+        f"{file}: holds no list of records{where}{keys}; dataset.source.records names its key"
     )
 
 
@@ -177,7 +177,7 @@ def read_imagefolder(folder: Path, within: Path) -> ListedRows:
         return ListedRows([(file, [{"image": row.pop("file_name"), **row} for row in rows])])
     images = sorted(p for p in folder.glob("*/*") if p.suffix.lower() in _IMAGE_ENDINGS)
     if not images:
-        raise DataError(f"{folder}: neither metadata.jsonl or metadata.csv nor folders of images")
+        raise DataError(f"{folder}: has neither metadata.jsonl, metadata.csv nor folders of images")
     found = [{"image": f"{p.parent.name}/{p.name}", "label": p.parent.name} for p in images]
     return ListedRows([(folder, found)])
 
@@ -376,8 +376,8 @@ class SavedRows(TableRows):
 def read_saved(folder: Path, split: str, wanted: Callable[[str], bool], within: Path) -> SavedRows:
     """Rows of a split of a folder of `save_to_disk`.
 
-    Raises DataError if it is none, or names files outside `within`: the library that wrote it
-    opens whatever files are named, so this is looked at first.
+    Raises DataError if it is not such a folder, or names files outside `within`: the library that
+    wrote it would open any file named there, so this is checked first.
     """
     from datasets import Dataset
 
@@ -386,7 +386,7 @@ def read_saved(folder: Path, split: str, wanted: Callable[[str], bool], within: 
         if not state.is_file() and splits.is_file():
             names = _json_within(splits, within)["splits"]
             if split not in names:
-                raise DataError(f"{folder}: has no split {split}, but {', '.join(names)}")
+                raise DataError(f"{folder}: has no split {split}; it has {', '.join(names)}")
             state = folder / split / state.name
         content = _json_within(state, within)
         if content.get("_indices_data_files"):  # rows chosen by a file, as old versions wrote
@@ -410,7 +410,7 @@ def _json_within(file: Path, within: Path) -> Any:
 class JoinedRows(Rows):
     """Rows completed by those of a second table, found by a key; rows without one stay as they are.
 
-    Where both have a column, it is the first's.
+    Columns that both have are the first's.
     """
 
     def __init__(self, rows: Rows, others: Rows, column: str, key: str) -> None:
@@ -474,12 +474,12 @@ class JoinedRows(Rows):
 # --- pieces ---------------------------------------------------------------------------------------
 
 
-#: What cells raise that Python has no value for, such as a day of the year 300 000.
+#: What a cell raises that Python cannot represent, such as a day of the year 300 000.
 _NO_VALUE = (ValueError, ArithmeticError, NotImplementedError)
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
-    """Python's values of a column; where a cell has none, what says why."""
+    """Python's values of a column; `Unreadable` where a cell has none."""
     try:
         return column.to_pylist()
     except _NO_VALUE:
@@ -550,7 +550,7 @@ def _digests(data: pa.Array) -> pa.Array:
 
 #: So many characters of another program's message are shown: some hold the file.
 MOST_REASON = 400
-#: What files raise that are not what they should be; pyarrow's own are among these kinds.
+#: What damaged files raise; pyarrow's own errors are subclasses of these.
 _UNREADABLE = (
     *(OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
     *(NotImplementedError, RecursionError, csv.Error),

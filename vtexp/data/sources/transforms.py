@@ -99,9 +99,8 @@ def _without_repeated(options: list[str]) -> list[str]:
 def _ai2d(asked: QuestionDraft, row: Row) -> None:
     """AI2D: empty and repeated options go; options that are letters in the diagram get no others.
 
-    Questions without such letters become a type of their own, "no letters". Which options are
-    letters say the columns `abc_label` and `option_is_abc` where a row has them, else that they are
-    single letters.
+    Questions without such letters become a type of their own, "no letters". The columns `abc_label`
+    and `option_is_abc` say which options are letters; in rows without them, single letters are.
     """
     right = None if asked.answer_index is None else asked.options[asked.answer_index]
     kept = _without_repeated([o for o in asked.options if o != "{}"])

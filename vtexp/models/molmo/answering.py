@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import DynamicCache
 
+from vtexp.budget.llm import LlmSetting
 from vtexp.models.answer_clock import AnswerClock
 from vtexp.models.molmo.modeling import MolmoForCausalLM, PassContext, rotary_of
 from vtexp.models.prefill_graphs import captured
@@ -30,7 +31,8 @@ MOST_TOKENS = 65_536
 
 
 class LateTokens(NamedTuple):
-    """Of B prompts that lose tokens within the language model: what blocks from `first` on hold.
+    """Of B prompts that lose tokens within the language model, behind its `first` blocks that run:
+    what the others hold.
 
     lengths int64 (B,), the most of them, and the positions (B,) of the next tokens there.
     """
@@ -42,13 +44,14 @@ class LateTokens(NamedTuple):
 
 
 class BufferSizes(NamedTuple):
-    """B prompts and the tokens of each that buffers hold: of all blocks, or of those before `first`
-    and, `late`, of the others."""
+    """B prompts and the tokens of each that buffers hold: of all blocks that run under `llm`, or of
+    the `first` ones and, `late`, of the others."""
 
     batch: int
     tokens: int
     first: int = sys.maxsize
     late: int = 0
+    llm: LlmSetting | None = None
 
 
 class HeldTokens:
@@ -80,13 +83,15 @@ class HeldTokens:
 
 
 class AnswerCache(DynamicCache):
-    """Keys and values of B prompts; `held` says how many tokens are there, in order of the blocks:
-    of all, or of early and late ones."""
+    """Keys and values of B prompts, of the blocks that run; `held` says how many tokens are there,
+    in order of the blocks: of all, or of early and late ones."""
 
     def __init__(self, model: MolmoForCausalLM, sizes: BufferSizes) -> None:
         super().__init__()
+        config, blocks = model.config, model.blocks_of(sizes.llm)
         # Norms stay in the type of activations where linear layers are float8.
-        config, weights = model.config, [b.attn_norm.weight for b in model.model.transformer.blocks]
+        weights = [block.attn_norm.weight for block in blocks]
+        self._places = {block.layer_idx: place for place, block in enumerate(blocks)}
         batch, device = sizes.batch, weights[0].device
         #: Whether the next pass reads the prompts.
         self.is_prompt = True
@@ -98,11 +103,11 @@ class AnswerCache(DynamicCache):
             shape = (batch, config.num_key_value_heads)
             return [
                 torch.zeros(
-                    (*shape, self.held_of(index).tokens, config.head_dim),
+                    (*shape, self._held_at(place).tokens, config.head_dim),
                     dtype=weight.dtype,
                     device=weight.device,
                 )
-                for index, weight in enumerate(weights)
+                for place, weight in enumerate(weights)
             ]
 
         self.keys, self.values = buffers(), buffers()
@@ -110,7 +115,10 @@ class AnswerCache(DynamicCache):
 
     def held_of(self, layer_idx: int) -> HeldTokens:
         """What a block holds."""
-        return self.held[int(layer_idx >= self._first_late)]
+        return self._held_at(self._places[layer_idx])
+
+    def _held_at(self, place: int) -> HeldTokens:
+        return self.held[int(place >= self._first_late)]
 
     def latest_keys(self, length: int) -> torch.Tensor:
         """What the last block so far made of `length` positions: (B, heads, length, head_dim)."""
@@ -120,9 +128,10 @@ class AnswerCache(DynamicCache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store (B, heads, L, head_dim) of the prompts, or one token behind those of each row."""
-        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        place = self._places[layer_idx]
+        keys, values = self.keys[place], self.values[place]
         if self.is_prompt:
-            self._latest, count = layer_idx, key_states.shape[2]
+            self._latest, count = place, key_states.shape[2]
             for buffer, states in ((keys, key_states), (values, value_states)):
                 buffer[:, :, :count] = states
                 buffer[:, :, count:] = 0  # masked, but a NaN would spread all the same
@@ -138,7 +147,7 @@ class AnswerSteps:
     """Steps of B answers: each takes the last token of each row and gives the next."""
 
     def __init__(self, model: MolmoForCausalLM, sizes: BufferSizes) -> None:
-        self._model = model
+        self._model, self._llm = model, sizes.llm
         self._cache = AnswerCache(model, sizes)
         self._ids = torch.zeros_like(self._cache.rows)
         self._finite = torch.ones_like(self._cache.rows, dtype=torch.bool)
@@ -208,7 +217,7 @@ class AnswerSteps:
             for held in cache.held
         }
         x = parts.wte(self._ids[:, None])
-        for block in parts.blocks:
+        for block in model.blocks_of(self._llm):
             x = block(x, contexts[cache.held_of(block.layer_idx)])
         self._choose(model.logits_of(x)[:, -1])
         for held in cache.held:
@@ -256,19 +265,21 @@ class Answering:
         `read_images` gives what the model takes in place of images, and with `next_positions` (B,)
         answers go on there and not at the prompts' lengths. Of prompts that lose tokens within the
         model, `read_prompts` takes the cache and gives the logits (B, 1, ids) of their last
-        positions, and `late`, `LateTokens`, is what then stays. With `on_token`,
-        which hears of each token, nothing ends before `max_new_tokens`. A shape is captured before
-        it is timed, else at its second batch: many shapes come once.
+        positions, and `late`, `LateTokens`, is what then stays. With `llm`, only some experts and
+        blocks work. With `on_token`, which hears of each token, nothing ends before
+        `max_new_tokens`. A shape is captured before it is timed, else at its second batch: many
+        shapes come once.
         """
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         longest = inputs.get("longest", ids.shape[1])
         lengths = torch.full((len(ids),), longest) if mask is None else mask.sum(dim=1)
-        steps = self._steps_for(len(ids), longest, inputs.get("late"), max_new_tokens - 1)
+        sizes = _sizes(len(ids), longest, max_new_tokens - 1, inputs)
+        steps = self._steps_for(sizes)
         steps.uses += 1
         if self._stream is not None and (on_token is not None or steps.uses > 1):
             steps.prepare(self._stream)
         try:
-            # From here on: a capture is no part of a prefill.
+            # From here on: a capture is not part of a prefill.
             token = _first(steps, inputs, lengths, clock)
             return self._answer(steps, token, max_new_tokens, on_token)
         except Exception:  # no memory, most likely: buffers are in the way of smaller batches
@@ -300,20 +311,24 @@ class Answering:
                 finished |= torch.isin(token, ends)
             found.append(token)
 
-    def _steps_for(
-        self, batch: int, longest: int, late: LateTokens | None, more: int
-    ) -> AnswerSteps:
-        sizes = BufferSizes(batch, _stepped(longest + more))
-        if late is not None:
-            sizes = sizes._replace(first=late.first, late=_stepped(late.longest + more))
+    def _steps_for(self, sizes: BufferSizes) -> AnswerSteps:
         if sizes not in self._steps:
             held = [own.batch * own.tokens for own in self._steps]
-            while held and sum(held) + batch * sizes.tokens > MOST_TOKENS:
+            while held and sum(held) + sizes.batch * sizes.tokens > MOST_TOKENS:
                 self._steps.popitem(last=False)
                 held.pop(0)
             self._steps[sizes] = AnswerSteps(self._model, sizes)
         self._steps.move_to_end(sizes)
         return self._steps[sizes]
+
+
+def _sizes(batch: int, longest: int, more: int, inputs: dict[str, Any]) -> BufferSizes:
+    """Of a batch of prompts, with room for so many tokens more."""
+    late: LateTokens | None = inputs.get("late")
+    sizes = BufferSizes(batch, _stepped(longest + more), llm=inputs.get("llm"))
+    if late is None:
+        return sizes
+    return sizes._replace(first=late.first, late=_stepped(late.longest + more))
 
 
 def _stepped(tokens: int) -> int:

@@ -13,9 +13,15 @@ import torch
 from torch import nn
 
 from vtexp.models.molmo.answering import AnswerCache
-from vtexp.models.molmo.modeling import ImagePlaces, MolmoForCausalLM, PassContext, rotary_of
-from vtexp.models.molmo.reduced import ReduciblePrompt
+from vtexp.models.molmo.modeling import (
+    ImagePlaces,
+    MolmoBlock,
+    MolmoForCausalLM,
+    PassContext,
+    rotary_of,
+)
 from vtexp.models.prefill_graphs import PromptCache
+from vtexp.models.reduced_prompt import ReduciblePrompt
 from vtexp.models.reduction.early_layer import early_layer, last_attention
 
 #: Both give back the keys that they got last.
@@ -23,12 +29,14 @@ PassCache = PromptCache | AnswerCache
 
 
 class EarlyRead(NamedTuple):
-    """Prompts behind the blocks that read all tokens.
+    """Prompts behind the blocks that read all tokens, `scoring` the last of them; `late` follow.
 
-    x: (B, L, hidden). last_input: (B, 1, hidden), what the last of these blocks read at the last
-    position of each prompt, which is at `last`, int64 (B,).
+    x: (B, L, hidden). last_input: (B, 1, hidden), what `scoring` read at the last position of each
+    prompt, which is at `last`, int64 (B,).
     """
 
+    scoring: MolmoBlock
+    late: Sequence[MolmoBlock]
     x: torch.Tensor
     last_input: torch.Tensor
     last: torch.Tensor
@@ -36,10 +44,9 @@ class EarlyRead(NamedTuple):
 
 
 class LateRead(NamedTuple):
-    """What stays of prompts for the blocks from `layer` on: x (B, l, hidden) at positions (B or 1,
-    l)."""
+    """What stays of prompts for the other blocks: x (B, l, hidden) at positions (B or 1, l)."""
 
-    layer: int
+    blocks: Sequence[MolmoBlock]
     x: torch.Tensor
     positions: torch.Tensor
     cache: PassCache
@@ -47,6 +54,7 @@ class LateRead(NamedTuple):
 
 def read_early(
     model: MolmoForCausalLM,
+    blocks: Sequence[MolmoBlock],
     layer: int,
     input_ids: torch.Tensor,
     tokens: torch.Tensor,
@@ -56,8 +64,8 @@ def read_early(
 ) -> EarlyRead:
     """The first `layer` blocks over prompts (B, L), padded on the right.
 
-    tokens (n, hidden): the connector's, for `places`; last int64 (B,): where prompts end, None
-    where all do at L - 1.
+    blocks: those of the model that run. tokens (n, hidden): the connector's, for `places`. last
+    int64 (B,): where prompts end, None where all do at L - 1.
     """
     x = model.embed(input_ids, None, None, places, tokens)
     batch, length = x.shape[:2]
@@ -65,21 +73,20 @@ def read_early(
         last = torch.full((batch,), length - 1, device=x.device)
     positions = torch.arange(length, device=x.device)[None]
     context = PassContext(rotary_of(positions, model.config), None, cache, is_prompt=True)
-    *blocks, scoring = model.model.transformer.blocks[:layer]
-    for block in blocks:
+    *first, scoring = blocks[:layer]
+    for block in first:
         x = block(x, context)
     last_input = x.take_along_dim(last[:, None, None], dim=1)
-    return EarlyRead(scoring(x, context), last_input, last, cache)
+    return EarlyRead(scoring, blocks[layer:], scoring(x, context), last_input, last, cache)
 
 
 def reduce_early(
     model: MolmoForCausalLM, prompts: Sequence[ReduciblePrompt], early: EarlyRead
 ) -> LateRead:
     """Drop the vision tokens of each prompt that the last early block attends to least."""
-    layer, keeps = prompts[0].layer, prompts[0].asked.positions == "keep"
-    scoring = model.model.transformer.blocks[layer - 1]
+    keeps = prompts[0].asked.positions == "keep"
     rotary = rotary_of(early.last[:, None], model.config)
-    query, _, _ = scoring.attention_inputs(early.last_input, rotary)
+    query, _, _ = early.scoring.attention_inputs(early.last_input, rotary)
     key = early.cache.latest_keys(early.x.shape[1])
     rows = []
     for prompt, scores in zip(prompts, last_attention(query, key, early.last), strict=True):
@@ -87,7 +94,7 @@ def reduce_early(
     padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     renumbered = torch.arange(padded.shape[1], device=padded.device)[None]
     x = model.model.row_selection(early.x, padded)
-    return LateRead(layer, x, padded if keeps else renumbered, early.cache)
+    return LateRead(early.late, x, padded if keeps else renumbered, early.cache)
 
 
 def read_late(
@@ -99,7 +106,7 @@ def read_late(
     """
     rotary = rotary_of(late.positions, model.config)
     context = PassContext(rotary, None, late.cache, is_prompt=True)
-    *blocks, last_block = model.model.transformer.blocks[late.layer :]
+    *blocks, last_block = late.blocks
     x = late.x
     for block in blocks:
         x = block(x, context)

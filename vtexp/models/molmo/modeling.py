@@ -15,9 +15,10 @@ from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from vtexp.budget.llm import LlmSetting
 from vtexp.models.molmo.configuration import MolmoConfig
-from vtexp.models.molmo.reduced import RowSelection, TokenReduction
 from vtexp.models.molmo.vision import VisionBackbone
+from vtexp.models.reduced_prompt import RowSelection, TokenReduction
 
 
 class MolmoEmbedding(nn.Module):
@@ -165,6 +166,9 @@ class MolmoBlock(nn.Module):
         """Query, key and value of a block's input (B, L, hidden); norms come before or after."""
         return self._heads(x if self.norm_after else self.attn_norm(x), rotary)
 
+    def use_top_k(self, top_k: int | None) -> None:
+        """How many experts the next passes use; None: as published. Without experts, nothing."""
+
     def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
         first, gate = self.ff_proj(x).chunk(2, dim=-1)
         return self.ff_out(F.silu(gate) * first)
@@ -288,8 +292,8 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         stays as it is: it works on one position, and would be compiled for itself.
         """
         torch._dynamo.config.fail_on_recompile_limit_hit = True
-        # One or several prompts, of one or several tokens, padded or not.
-        torch._dynamo.config.recompile_limit = 16
+        # One or several prompts, of one or several tokens, padded or not; for each top-k.
+        torch._dynamo.config.recompile_limit = 16 * (self.config.moe_num_experts or 1)
         for block in self.model.vision_backbone.image_vit.transformer.resblocks:
             block.compile(dynamic=True)
         for block in self.model.transformer.blocks[:-1]:
@@ -298,6 +302,17 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding, which is no nn.Embedding (two tables)."""
         return self.model.transformer.wte
+
+    def blocks_of(self, llm: LlmSetting | None) -> list[MolmoBlock]:
+        """The blocks that run under a setting, in order, told how many experts to use.
+
+        To be called for each pass: what an earlier one used does not stay.
+        """
+        own, llm = self.model.transformer.blocks, llm or LlmSetting()
+        blocks = [own[index] for index in llm.ran(len(own))]
+        for block in blocks:
+            block.use_top_k(llm.top_k_of(block.layer_idx))
+        return blocks
 
     def encode_images(
         self, images: torch.Tensor, image_masks: torch.Tensor, kept: torch.Tensor | None = None
@@ -356,6 +371,7 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         last_positions: torch.Tensor | None = None,
         rows: torch.Tensor | None = None,
+        llm: LlmSetting | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
         """Next-token logits (B, L or logits_to_keep, embedding_size) and the KV cache.
@@ -368,7 +384,8 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         wanted, the last block works on the last position alone, but for keys and values. With
         last_positions int64 (B,) the logits are those of one position of each prompt, (B, 1, ...).
         With rows int64 (B, l) the blocks read only these rows of the prompts, in this order; all
-        else that has positions is of these then.
+        else that has positions is of these then. llm: which blocks and how many experts work;
+        a block that is left out has no keys and values.
         """
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             image_input_idx = None  # the image was read with the prompt
@@ -384,7 +401,7 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         mask = _attention_mask(attention_mask, past, length)
         rotary = rotary_of(position_ids, self.config)
         context = PassContext(rotary, mask, past_key_values, is_prompt=past == 0)
-        *blocks, last_block = self.model.transformer.blocks
+        *blocks, last_block = self.blocks_of(llm)
         for block in blocks:
             x = block(x, context)
         last_alone = isinstance(logits_to_keep, int) and logits_to_keep == 1

@@ -60,14 +60,14 @@ class Experts(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """Each token goes to its `moe_top_k` most likely experts.
+    """Each token goes to its `top_k` most likely experts, as published `moe_top_k` of them.
 
     Likelihoods: softmax over all experts in float32, not renormalised over those chosen.
     """
 
     def __init__(self, config: MolmoConfig) -> None:
         super().__init__()
-        self.top_k = config.moe_top_k
+        self.published_top_k = self.top_k = config.moe_top_k
         self.gate = nn.Linear(config.hidden_size, config.moe_num_experts, bias=False)
         self.experts = Experts(config)
 
@@ -83,6 +83,10 @@ class MolmoEBlock(MolmoBlock):
 
     def _add_feed_forward(self, config: MolmoConfig) -> None:
         self.mlp = MixtureOfExperts(config)
+
+    def use_top_k(self, top_k: int | None) -> None:
+        """How many experts the next passes use; None: as published."""
+        self.mlp.top_k = self.mlp.published_top_k if top_k is None else top_k
 
     def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.mlp(x)

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from vtexp.budget.geometry import Geometry, theoretical_tokens
 from vtexp.budget.knobs import CropSetting
+from vtexp.budget.llm import LlmSetting
 from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
 from vtexp.errors import CountMismatchError
@@ -33,13 +34,12 @@ from vtexp.models.molmo.preprocess import (
 from vtexp.models.molmo.reduced import (
     Connected,
     ReducedPrompts,
-    ReduciblePrompt,
     reduce_prompts,
-    reducible_prompt,
     view_grids,
 )
 from vtexp.models.prefill_graphs import GraphStages, PromptCache, Tensors
 from vtexp.models.probe import Probe, Seen, tiling_of_views
+from vtexp.models.reduced_prompt import ReduciblePrompt, reducible_prompt
 from vtexp.models.runner import Inputs, PreparedSample, Runner
 
 
@@ -103,6 +103,7 @@ class MolmoRunner(Runner):
             "images": images.to(self.device, non_blocking=True).to(self.dtype),
             "image_masks": masks.to(self.device, self.dtype),
             "image_input_idx": index,  # stays on the host: no wait for the device
+            "llm": batch[0].llm,
         }
 
     def encode(self, inputs: Inputs) -> torch.Tensor | Connected:
@@ -130,7 +131,8 @@ class MolmoRunner(Runner):
         last = None if mask is None else mask.sum(dim=1) - 1
         layer = inputs["reducible"][0].layer
         cache = PromptCache() if cache is None else cache
-        return read_early(self.model, layer, ids, features.tokens, places, cache, last)
+        blocks = self.model.blocks_of(inputs["llm"])
+        return read_early(self.model, blocks, layer, ids, features.tokens, places, cache, last)
 
     def reduce(self, inputs: Inputs, features: Connected | EarlyRead) -> ReducedPrompts | LateRead:
         """The tokens that stay of each image, and what stays of the prompts."""
@@ -143,12 +145,14 @@ class MolmoRunner(Runner):
         self, inputs: Inputs, features: torch.Tensor | ReducedPrompts | LateRead
     ) -> torch.Tensor:
         """Logits (1, 1, embedding_size) of the last position."""
-        return self._read_prompt(inputs["input_ids"], features, inputs["image_input_idx"])
+        llm, index = inputs["llm"], inputs["image_input_idx"]
+        return self._read_prompt(inputs["input_ids"], features, llm, index)
 
     def _read_prompt(
         self,
         input_ids: torch.Tensor,
         features: torch.Tensor | ReducedPrompts | LateRead,
+        llm: LlmSetting | None,
         index: torch.Tensor | ImagePlaces | None = None,
     ) -> torch.Tensor:
         if isinstance(features, LateRead):
@@ -158,7 +162,11 @@ class MolmoRunner(Runner):
         else:
             inputs = {"image_input_idx": index, "image_features": features}
         output = self.model(
-            input_ids=input_ids, past_key_values=PromptCache(), logits_to_keep=1, **inputs
+            input_ids=input_ids,
+            past_key_values=PromptCache(),
+            logits_to_keep=1,
+            llm=llm,
+            **inputs,
         )
         return output.logits
 
@@ -183,9 +191,9 @@ class MolmoRunner(Runner):
         )
 
     def shape(self, prepared: PreparedSample) -> Hashable:
-        """Length, and how the image's tokens lie in it."""
+        """Length, how the image's tokens lie in it, and what of the language model works."""
         image = prepared.image
-        layout = image.tiling, len(image.image_tokens), prepared.reduction
+        layout = image.tiling, len(image.image_tokens), prepared.reduction, prepared.llm
         return len(prepared.input_ids), prepared.image_at, *layout
 
     def graph_inputs(self, prepared: PreparedSample) -> Tensors:
@@ -208,7 +216,9 @@ class MolmoRunner(Runner):
             self.graph_inputs(prepared),
             lambda inputs: backbone.image_vit(inputs["images"]),
             lambda inputs, read: backbone.connect(read, inputs["image_masks"], places.kept),
-            lambda inputs, features: self._read_prompt(inputs["input_ids"], features, places),
+            lambda inputs, features: self._read_prompt(
+                inputs["input_ids"], features, prepared.llm, places
+            ),
         )
 
     def _reducing_stages(self, prepared: PreparedSample, places: ImagePlaces) -> GraphStages:
@@ -223,14 +233,18 @@ class MolmoRunner(Runner):
             return Connected(tokens, last_input)
 
         def first_blocks(inputs: Tensors, connected: Connected) -> EarlyRead:
-            ids, tokens = inputs["input_ids"], connected.tokens
-            return read_early(self.model, layer or 0, ids, tokens, places, PromptCache())
+            ids, tokens, blocks = (
+                inputs["input_ids"],
+                connected.tokens,
+                self.model.blocks_of(prepared.llm),
+            )
+            return read_early(self.model, blocks, layer or 0, ids, tokens, places, PromptCache())
 
         return GraphStages(
             self.graph_inputs(prepared),
             lambda inputs: backbone.image_vit(inputs["images"], with_last_input=True),
             connect,
-            lambda inputs, reduced: self._read_prompt(inputs["input_ids"], reduced),
+            lambda inputs, reduced: self._read_prompt(inputs["input_ids"], reduced, prepared.llm),
             lambda inputs, features: self.reduce(inputs | {"reducible": [prompt]}, features),
             None if layer is None else first_blocks,
         )
@@ -272,7 +286,8 @@ class MolmoRunner(Runner):
         longest, mask = int(lengths.max()), None
         if bool((lengths != longest).any()):
             mask = (torch.arange(longest) < lengths[:, None]).long().to(self.device)
-        found = {"input_ids": inputs["input_ids"], "attention_mask": mask, "longest": longest}
+        found = {key: inputs[key] for key in ("input_ids", "llm")}
+        found |= {"attention_mask": mask, "longest": longest}
         if prompts[0].asked.positions == "keep":
             whole = torch.tensor([prompt.length for prompt in prompts])
             found["next_positions"] = whole.to(self.device)
@@ -297,7 +312,7 @@ class MolmoRunner(Runner):
             return read_late(self.model, reduce_early(self.model, prompts, early), last)
 
         late = LateTokens(prompts[0].layer, lengths, longest, positions.to(self.device))
-        own = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+        own = {key: inputs[key] for key in ("input_ids", "attention_mask", "llm")}
         return own | {"read_prompts": read, "late": late}
 
     def compile_blocks(self) -> None:

@@ -14,8 +14,10 @@ from vtexp.budget.knobs import CropSetting
 from vtexp.models.molmo.preprocess import Pixels
 from vtexp.models.molmo2.preprocess import Molmo2TokenIds, preprocess_molmo2
 from vtexp.models.native import NativeImage, NativeRunner
+from vtexp.models.native_reduction import in_heads, mean_attention
 from vtexp.models.probe import tiling_of_views
 from vtexp.models.processors import HALF
+from vtexp.models.reduction.method import Grid
 from vtexp.models.runner import PreparedSample
 
 
@@ -105,12 +107,10 @@ class Molmo2Runner(NativeRunner):
 
         return encode, connect
 
-    def prompt_constants(self, prepared: PreparedSample) -> dict[str, Any]:
-        """Positions, and the mask by which the image's tokens see each other."""
-        constants = super().prompt_constants(prepared)
-        length, first = len(prepared.input_ids), prepared.image_at
+    def mask(self, length: int, image: slice) -> dict[str, Any]:
+        """By which the image's tokens see each other."""
         of_image = torch.full((1, length), -1, device=self.device)
-        of_image[:, first : first + len(prepared.image.image_tokens)] = 0
+        of_image[:, image] = 0
         mask = create_causal_mask(
             config=self.model.config.get_text_config(),
             inputs_embeds=torch.empty(1, length, 1, device=self.device, dtype=self.dtype),
@@ -118,7 +118,34 @@ class Molmo2Runner(NativeRunner):
             past_key_values=None,
             block_sequence_ids=of_image,
         )
-        return constants | {"attention_mask": mask}
+        return {"attention_mask": mask}
+
+    def grids(self, image: NativeImage) -> tuple[Grid, ...]:
+        """Of the global view, and of the crops together."""
+        global_rows, global_cols, rows, cols = image.tensors["image_grids"][0].tolist()
+        return Grid(global_rows, global_cols), Grid(rows, cols)
+
+    @property
+    def attention_block(self) -> Any:
+        """The last of those that are read."""
+        layers = self.model.model.vision_tower.layers
+        read = self.model.config.adapter_config.vision_feature_layer
+        return layers[max(layer % len(layers) for layer in read)]
+
+    def token_scores(self, prepared: PreparedSample) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What all patches of a crop pay to each token's patches on average, of (C, P, width)."""
+        block, pooled = self.attention_block, prepared.image.tensors["image_token_pooling"]
+        pooled = pooled.to(self.device)
+        there = (pooled >= 0).float()
+
+        def scores(block_input: torch.Tensor) -> torch.Tensor:
+            own, x = block.self_attn, block.layer_norm1(block_input)
+            query, key = (in_heads(p(x), own.head_dim) for p in (own.q_proj, own.k_proj))
+            key = key.repeat_interleave(own.num_key_value_groups, dim=1)
+            received = mean_attention(query, key, own.scaling).flatten()
+            return (received[pooled.clamp(min=0)] * there).sum(dim=1) / there.sum(dim=1)
+
+        return scores
 
     def insert(
         self, embeddings: torch.Tensor, places: torch.Tensor, features: torch.Tensor

@@ -5,6 +5,8 @@ Yang et al., VisionZip: Longer is Better but Not Necessary in Vision Language Mo
 Zhang et al., VisPruner (arXiv:2412.01818): attention of the CLS token. Written from the papers.
 What differs: scores of patches are averaged over the patches of a pooled token, and tokens are
 merged by the likeness of their features behind the connector (VisionZip: of the encoder's keys).
+Encoders without a CLS token score a patch by the attention that it gets from all patches, as
+VisionZip does for them.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 import torch
 
 from vtexp.budget.reduction import contextual_tokens
-from vtexp.models.reduction.method import Encoded, Reduced, kept, spread_evenly, unit
+from vtexp.models.reduction.floors import spread
+from vtexp.models.reduction.method import Encoded, Reduced, kept, unit
 
 
 def cls_attention(encoded: Encoded, k: int, merge: bool = False) -> Reduced:
@@ -32,10 +35,11 @@ def cls_attention(encoded: Encoded, k: int, merge: bool = False) -> Reduced:
 
 def _merged(features: torch.Tensor, count: int) -> Reduced:
     """`count` evenly spread tokens, each the mean of itself and of those most like it."""
-    places = torch.tensor(spread_evenly(len(features), count), device=features.device)
+    places = spread(len(features), count, features.device)
     likeness = unit(features) @ unit(features[places]).T
-    likeness[places] = -1.0
-    likeness[places, torch.arange(count, device=features.device)] = 2.0  # a target is its own
+    # A target is its own: above all likeness.
+    own = 3 * torch.eye(count, device=features.device) - 1
+    likeness = likeness.index_copy(0, places, own)
     target = likeness.argmax(dim=1)
     sums = torch.zeros(count, features.shape[1], device=features.device)
     sums.index_add_(0, target, features.float())

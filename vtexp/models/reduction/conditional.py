@@ -4,7 +4,7 @@ Zhang et al., Beyond Attention or Similarity: Maximizing Conditional Diversity f
 MLLMs (arXiv:2506.10967): the kernel of a determinantal point process is scaled by relevance, and
 its likeliest set of k is found greedily (Chen et al. 2018, arXiv:1709.05135). Written from the
 papers. What differs: relevance is the cosine between a token behind the connector and the mean of
-the question's token embeddings, as Molmo has no text tower beside its language model.
+the question's token embeddings, as no family has a text tower beside its language model.
 """
 
 from __future__ import annotations

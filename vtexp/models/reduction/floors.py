@@ -23,14 +23,14 @@ def random(encoded: Encoded, k: int, seed: int = 0) -> Reduced:
 
 def stride(encoded: Encoded, k: int) -> Reduced:
     """k tokens at even distances in the order of the prompt."""
-    return kept(encoded, _spread(len(encoded.features), k, encoded.features.device))
+    return kept(encoded, spread(len(encoded.features), k, encoded.features.device))
 
 
 def pool(encoded: Encoded, k: int) -> Reduced:
     """Means over k cells that tile the views' grids; each stands at the middle token of its cell.
 
     Views get cells by their share of the tokens, at least one each. With fewer cells than views
-    the last views, which show the most detail, get them, and the others none.
+    the last views get them (in Molmos, the one that shows the most detail), and the others none.
     """
     features = encoded.features
     tokens, counted, middles = _cell_tokens(encoded.grids, k, features.device)
@@ -48,7 +48,8 @@ def _drawn(n: int, k: int, seed: int, device: torch.device) -> torch.Tensor:
 
 
 @cache
-def _spread(n: int, k: int, device: torch.device) -> torch.Tensor:
+def spread(n: int, k: int, device: torch.device) -> torch.Tensor:
+    """k of n places at even distances, int64 (k,)."""
     return torch.tensor(spread_evenly(n, k), device=device)
 
 

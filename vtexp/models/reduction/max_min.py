@@ -3,7 +3,7 @@
 Alvar et al., DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models
 (arXiv:2503.02175), solved greedily as there: start with the token farthest from its nearest
 neighbour, then add the one farthest from all chosen. Written from the paper. What differs: the
-features are those behind Molmo's connector.
+features are those behind the connector.
 """
 
 from __future__ import annotations

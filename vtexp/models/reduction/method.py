@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 class Grid(NamedTuple):
-    """Rows and columns of one view's tokens, row-major; the global view comes first."""
+    """Rows and columns of one view's tokens, row-major; views in the order of the prompt."""
 
     rows: int
     cols: int
@@ -28,9 +28,9 @@ class Encoded(NamedTuple):
     """One encoded image and its question, as a method may use them.
 
     features: (n, hidden), the connector's output. grids: of the views that the n tokens fill, in
-    order. attention(): float32 (n,), what the encoder's CLS token pays to each token's patches on
-    average in the last block that runs; computed when it is called. question: (t, hidden), the
-    embeddings of the text behind the image.
+    order. attention(): float32 (n,), what the encoder's CLS token, or where it has none all patches
+    on average, pays to each token's patches in the last block that counts; computed when it is
+    called. question: (t, hidden), the embeddings of the text behind the image.
     """
 
     features: torch.Tensor

@@ -1,0 +1,51 @@
+"""What a report shows of a grid of knobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.analysis.test_grids import BLOCKS, additive, make_grid
+from vtexp.report.figures import drawings
+from vtexp.report.grid_plots import FRONT_HEADS, front_rows, grid_plots
+from vtexp.report.write import report
+
+
+@pytest.mark.parametrize("blocks", [BLOCKS, (16,)])
+def test_settings_are_lines_in_a_panel_for_each_value_of_the_third_knob(
+    tmp_path: Path, blocks: tuple[int, ...]
+) -> None:
+    grid = make_grid(tmp_path, additive, blocks)
+    (plot,) = grid_plots([grid], {"exact_match"})
+    lines = [own for own in plot.series if not own.behind]
+    assert len(lines) == 2 * len(blocks)
+    assert all(own.x == sorted(own.x) and len(own.x) == 3 for own in lines)
+    assert plot.legend == ["4 experts per token", "8 experts per token"]
+    if len(blocks) > 1:
+        assert plot.panels == ["12 blocks", "16 blocks"]
+        assert [own.panel for own in plot.series if own.behind] == plot.panels
+    else:
+        assert plot.kind == "lines" and len(plot.steps) == 1
+    assert {kind for kind, content in drawings(plot) if content} == {"png", "svg", "pdf"}
+
+
+def test_the_front_is_a_table_from_fast_to_slow(tmp_path: Path) -> None:
+    grid = make_grid(tmp_path, additive)
+    rows = front_rows(grid)
+    assert len(rows) == sum(bool(point.on_front) for point in grid.points)
+    assert {len(row) for row in rows} == {3 + len(FRONT_HEADS)}
+    times = [float(row[5]) for row in rows]
+    assert times == sorted(times)
+
+
+def test_every_file_of_the_report_has_the_grid(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    make_grid(sweep, additive)
+    assert report([sweep], sweep)
+    assert (sweep / "figures" / "grid.png").is_file()
+    text = (sweep / "comparison.md").read_text()
+    assert "## Pareto front" in text and "interaction of crops and experts per token" in text
+    page = (sweep / "report.html").read_text()
+    assert "Pareto front: m on d" in page

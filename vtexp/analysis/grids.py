@@ -1,0 +1,276 @@
+"""Grids of knobs: crops, experts per token and blocks set together. Which settings are worth their
+cost, and do the knobs add up?
+
+A grid is made by Hydra's `-m`: `knob=max_crops model.moe_top_k=4,8 model.active_blocks=12,16`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from vtexp.analysis.answer import points
+from vtexp.analysis.findings import Grid, GridAxis, GridPoint, Interaction
+from vtexp.analysis.limits import memory_gb
+from vtexp.analysis.rows import ComparedRun
+from vtexp.analysis.samples import SampleColumns
+from vtexp.analysis.times import known, timed_together
+from vtexp.metrics import metric
+from vtexp.stats.comparison import differences, paired_scores
+from vtexp.stats.paired import on_front
+from vtexp.stats.permutation import PValues, holm, sign_flip_tests
+from vtexp.stats.times import mean_time
+
+#: Knobs whose values say how many experts or blocks work, not how the image is cut.
+_OF_LLM = ("moe_top_k", "transformer_blocks")
+#: Settings that are an axis of a grid, and so do not tell grids apart.
+_AXES = ("moe_top_k=", "active_blocks=", "knob.max_crops=")
+#: Level of the tests behind "add up".
+SIGNIFICANT = 0.05
+
+
+def _crops(run: ComparedRun) -> str:
+    asked = run.asked
+    return f"max_crops={asked.num_crops}" if asked.knob in _OF_LLM else run.label
+
+
+#: Name of each axis, and a run's place on it.
+_VALUES: dict[str, Callable[[ComparedRun], str]] = {
+    "crops": _crops,
+    "experts per token": lambda run: str(run.asked.moe_top_k),
+    "blocks": lambda run: str(run.asked.active_blocks),
+}
+
+
+def grids(runs: Sequence[ComparedRun], read: Mapping[Path, SampleColumns]) -> tuple[Grid, ...]:
+    """The grids among finished runs: those in which two knobs or more take several values."""
+    alike: dict[tuple[str, ...], list[ComparedRun]] = defaultdict(list)
+    for run in runs:
+        if run.result is not None and not run.same_inputs_as:
+            alike[_key(run)].append(run)
+    found = []
+    for own in alike.values():
+        axes = _axes(own)
+        if len(axes) > 1:
+            name = ", ".join([f"{own[0].asked.model} on {own[0].asked.dataset}", *_rest(own[0])])
+            found.append(_grid(name, axes, own, read))
+    return tuple(found)
+
+
+def _key(run: ComparedRun) -> tuple[str, ...]:
+    keys = ("model", "weights", "dataset", "split", "metric", "hardware")
+    parts = [str(getattr(run.asked, key)) for key in keys]
+    return (*parts, *_rest(run), run.found.samples_fingerprint)
+
+
+def _rest(run: ComparedRun) -> list[str]:
+    """Settings in which runs differ beside those of the axes."""
+    return [part for part in run.settings.split(", ") if part and not part.startswith(_AXES)]
+
+
+def _axes(runs: Sequence[ComparedRun]) -> tuple[GridAxis, ...]:
+    """The axes with several values, from the cheapest to the most expensive."""
+    found = []
+    for name, value in _VALUES.items():
+        cost: dict[str, float] = {}
+        for run in runs:
+            own = value(run)  # None of models without experts, and of older results
+            number = run.vision_tokens if name == "crops" else float(own.replace("None", "0"))
+            cost[own] = min(number, cost.get(own, number))
+        if len(cost) > 1:
+            found.append(GridAxis(name, tuple(sorted(cost, key=lambda own: cost[own]))))
+    return tuple(found)
+
+
+def _grid(
+    name: str,
+    axes: tuple[GridAxis, ...],
+    runs: Sequence[ComparedRun],
+    read: Mapping[Path, SampleColumns],
+) -> Grid:
+    placed = {_place(axes, run): run for run in runs}
+    memory, kind = _memory(runs)
+    timed = timed_together(runs)
+    times = {}
+    if timed is not None:
+        of_runs = zip(timed.runs, timed.blocks, strict=True)
+        times = {run.name: mean_time(block).value for run, block in of_runs}
+    front = _front(runs, times, memory)
+    return Grid(
+        name=name,
+        axes=axes,
+        points=tuple(
+            GridPoint(
+                run=run.name,
+                values=place,
+                vision_tokens=run.vision_tokens,
+                accuracy=run.found.accuracy,
+                prefill_ms=times.get(run.name),
+                memory_gb=memory.get(run.name),
+                on_front=None if front is None else run.name in front,
+                doubtful=bool(run.timing_warnings),
+            )
+            for place, run in sorted(placed.items(), key=lambda item: _order(axes, item[0]))
+        ),
+        memory=kind,
+        interactions=_interactions(axes, placed, read),
+    )
+
+
+def _place(axes: Sequence[GridAxis], run: ComparedRun) -> tuple[str, ...]:
+    return tuple(_VALUES[axis.name](run) for axis in axes)
+
+
+def _order(axes: Sequence[GridAxis], place: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(axis.values.index(value) for axis, value in zip(axes, place, strict=True))
+
+
+def _memory(runs: Sequence[ComparedRun]) -> tuple[dict[str, float], str]:
+    """Memory of each run in GB, and whether it was `measured` on a GPU or `predicted`.
+
+    A process's own memory only grows from run to run: of runs on a CPU it says nothing.
+    """
+    if all("reserved" in run.found.memory_peak_mib for run in runs):
+        return {run.name: memory_gb(run) or 0.0 for run in runs}, "measured"
+    predicted = {run.name: run.asked.predicted_memory_gb for run in runs}
+    return {name: gb for name, gb in predicted.items() if gb is not None}, "predicted"
+
+
+def _front(
+    runs: Sequence[ComparedRun], times: Mapping[str, float], memory: Mapping[str, float]
+) -> set[str] | None:
+    """Names of the runs that none beats in accuracy, prefill and memory together; None where one
+    of them is not known of all runs."""
+    names = [run.name for run in runs]
+    accuracy = [run.found.accuracy for run in runs if run.found.accuracy is not None]
+    if not len(names) == len(accuracy) == len(times) == len(memory):
+        return None
+    costs = ([own[name] for name in names] for own in (times, memory))
+    on = on_front(np.array(accuracy), *map(np.array, costs))
+    return {name for name, own in zip(names, on, strict=True) if own}
+
+
+# --- do the knobs add up? -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Corners:
+    """Four runs: both knobs at their ends, all other knobs at their largest value.
+
+    `runs`: low and low, low and high, high and low, high and high.
+    """
+
+    one: GridAxis
+    other: GridAxis
+    runs: tuple[ComparedRun, ...]
+
+
+def _interactions(
+    axes: Sequence[GridAxis],
+    placed: Mapping[tuple[str, ...], ComparedRun],
+    read: Mapping[Path, SampleColumns],
+) -> tuple[Interaction, ...]:
+    """Of each two knobs: what lowering both costs beyond the sum of what lowering each costs.
+
+    A contrast of four scores of each question, tested as the difference of two sums. p-values are
+    Holm's over all pairs of knobs.
+    """
+    corners = [_corners(axes, pair, placed) for pair in combinations(range(len(axes)), 2)]
+    tested = []
+    for own in corners:
+        columns = [] if own is None else [read[r.folder] for r in own.runs if r.folder in read]
+        if own is None or len(columns) < 4 or not _compared(columns):
+            continue
+        low, one_high, other_high, high = (column.scores for column in columns)
+        # Both sums are of two scores: from 0 to twice the highest.
+        sums = np.column_stack([low + high, one_high + other_high])
+        highest = 2 * metric(own.runs[0].asked.metric).highest
+        tested.append((own, paired_scores(sums, columns[0].images, (0.0, highest))))
+    tests = [sign_flip_tests(paired.sums, len(tested)) for _, paired in tested]
+    p_values = PValues(
+        np.array([test.value[0, 1] for test in tests]),
+        np.array([test.at_floor[0, 1] for test in tests]),
+    )
+    corrected = holm(p_values).value
+    found = []
+    for i, (own, paired) in enumerate(tested):
+        contrast = differences(paired)
+        accuracy = [float(run.found.accuracy or 0.0) for run in own.runs]
+        found.append(
+            Interaction(
+                knobs=(own.one.name, own.other.name),
+                lowest=(own.one.values[0], own.other.values[0]),
+                highest=(own.one.values[-1], own.other.values[-1]),
+                loss_at_highest=accuracy[3] - accuracy[1],
+                loss_at_lowest=accuracy[2] - accuracy[0],
+                difference=-float(contrast.difference[0, 1]),
+                low=known(-contrast.high[0, 1]),
+                high=known(-contrast.low[0, 1]),
+                p_holm=float(corrected[i]),
+                p_at_floor=bool(p_values.at_floor[i]),
+            )
+        )
+    return tuple(found)
+
+
+def _corners(
+    axes: Sequence[GridAxis], pair: tuple[int, int], placed: Mapping[tuple[str, ...], ComparedRun]
+) -> _Corners | None:
+    """None where one of the four was not measured."""
+    runs = []
+    for ends in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        place = [axis.values[-1] for axis in axes]
+        for axis, end in zip(pair, ends, strict=True):
+            place[axis] = axes[axis].values[end]
+        runs.append(placed.get(tuple(place)))
+    known_runs = tuple(run for run in runs if run is not None)
+    return _Corners(axes[pair[0]], axes[pair[1]], known_runs) if len(known_runs) == 4 else None
+
+
+def _compared(columns: Sequence[SampleColumns]) -> bool:
+    """Whether all have scores of the same questions, about two images at least."""
+    first = columns[0]
+    same = all(np.array_equal(own.questions, first.questions) for own in columns)
+    scored = not any(np.isnan(own.scores).any() for own in columns)
+    return same and scored and len(np.unique(first.images)) > 1
+
+
+def grid_sentences(grid: Grid) -> list[str]:
+    """What a reader must know of a grid: how many settings are worth it, and what adds up."""
+    front = sum(bool(point.on_front) for point in grid.points)
+    knobs = " x ".join(axis.name for axis in grid.axes)
+    said = []
+    if front:
+        said.append(
+            f"{grid.name}, {knobs}: {front} of {len(grid.points)} settings are on the Pareto front "
+            f"of accuracy, prefill and {grid.memory} memory"
+        )
+    return said + [f"{grid.name}: {_sentence(own)}" for own in grid.interactions]
+
+
+def _sentence(own: Interaction) -> str:
+    one, other = own.knobs
+    step = f"from {_named(one, own.highest[0])} to {_named(one, own.lowest[0])}"
+    costs = (
+        f"{step} costs {points(own.loss_at_highest)} points at {_named(other, own.highest[1])} and "
+        f"{points(own.loss_at_lowest)} at {_named(other, own.lowest[1])}"
+    )
+    sign = "<" if own.p_at_floor else "="
+    tested = f"p {sign} {own.p_holm:.2g}"
+    if own.low is not None and own.high is not None:
+        low, high = points(own.low, signed=True), points(own.high, signed=True)
+        tested = f"{low} to {high}, {tested}"
+    difference = f"{points(own.difference, signed=True)} points ({tested})"
+    if own.p_holm >= SIGNIFICANT or own.low is None or own.low <= 0 <= (own.high or 0.0):
+        return f"no interaction of {one} and {other} is shown: {costs}: {difference}"
+    more = "more" if own.difference > 0 else "less"
+    return f"{one} and {other} together lose {more} than each alone: {costs}: {difference}"
+
+
+def _named(knob: str, value: str) -> str:
+    return value if knob == "crops" else f"{value} {knob}"

@@ -1,0 +1,106 @@
+"""Knobs set together: accuracy over prefill of a grid's settings, and the table of the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vtexp.analysis.findings import Grid, GridPoint
+from vtexp.report.format import score_label
+from vtexp.report.group_plots import percent
+from vtexp.report.plot import Plot, PlotSeries
+
+#: Heads of `front_rows`, behind one for each knob.
+FRONT_HEADS = ("tokens", "accuracy, %", "prefill, ms", "memory, GB")
+
+
+def grid_plots(grids: Sequence[Grid], metrics: set[str]) -> list[Plot]:
+    """A plot of each grid whose settings were answered and timed."""
+    found = []
+    for place, grid in enumerate(grids, start=1):
+        if all(p.accuracy is not None and p.prefill_ms is not None for p in grid.points):
+            found.append(_plot(grid, f"grid_{place}" if len(grids) > 1 else "grid", metrics))
+    return found
+
+
+def _plot(grid: Grid, name: str, metrics: set[str]) -> Plot:
+    """A panel for each value of the third knob, a line for each of the second, through the first.
+
+    Two knobs need no panels.
+    """
+    panels = _values(grid, 2) if len(grid.axes) > 2 else []
+    front = _front(grid)
+    lines = [_line("", front, panel, behind=True) for panel in panels]
+    for panel in panels or [""]:
+        for label in _values(grid, 1):
+            own = [p for p in grid.points if _at(grid, p, 1) == label and _in(grid, p, panel)]
+            lines.append(_line(label, own, panel))
+    doubtful = " Hollow: the timings are doubtful." if any(p.doubtful for p in grid.points) else ""
+    return Plot(
+        name=name,
+        title=f"Accuracy over prefill: {' x '.join(axis.name for axis in grid.axes)}",
+        caption=f"{grid.name}. A line runs through the {grid.axes[0].name}. "
+        f"{'Grey' if panels else 'Dashed'}: settings that no other of the grid beats in both, by "
+        f"these estimates.{doubtful}",
+        x_label="prefill at batch 1, ms (mean)",
+        y_label=score_label(metrics),
+        kind="panels" if panels else "lines",
+        series=lines,
+        panels=panels,
+        ordered=True,
+        steps=[] if panels else [_steps(front)],
+    )
+
+
+def _line(
+    label: str, points: Sequence[GridPoint], panel: str, *, behind: bool = False
+) -> PlotSeries:
+    return PlotSeries(
+        label=label,
+        x=[point.prefill_ms or 0.0 for point in points],
+        y=[percent(point.accuracy) for point in points],
+        names=[", ".join(point.values) for point in points],
+        marked=[point.doubtful for point in points],
+        panel=panel,
+        behind=behind,
+    )
+
+
+def _front(grid: Grid) -> list[GridPoint]:
+    """The settings that no other beats in accuracy and prefill, the fastest first."""
+    found: list[GridPoint] = []
+    for point in sorted(grid.points, key=lambda p: (p.prefill_ms or 0.0, -(p.accuracy or 0.0))):
+        if not found or (point.accuracy or 0.0) > (found[-1].accuracy or 0.0):
+            found.append(point)
+    return found
+
+
+def _steps(front: Sequence[GridPoint]) -> tuple[list[float], list[float]]:
+    return [p.prefill_ms or 0.0 for p in front], [100 * (p.accuracy or 0.0) for p in front]
+
+
+def _values(grid: Grid, axis: int) -> list[str]:
+    return [f"{value} {grid.axes[axis].name}" for value in grid.axes[axis].values]
+
+
+def _at(grid: Grid, point: GridPoint, axis: int) -> str:
+    return f"{point.values[axis]} {grid.axes[axis].name}"
+
+
+def _in(grid: Grid, point: GridPoint, panel: str) -> bool:
+    return not panel or _at(grid, point, 2) == panel
+
+
+def front_rows(grid: Grid) -> list[list[str]]:
+    """Cells of the settings on the front of accuracy, prefill and memory, the fastest first."""
+    front = [point for point in grid.points if point.on_front]
+    front.sort(key=lambda point: point.prefill_ms or 0.0)
+    return [
+        [
+            *point.values,
+            f"{point.vision_tokens:.5g}",
+            f"{100 * (point.accuracy or 0.0):.1f}",
+            f"{point.prefill_ms:.4g}",
+            f"{point.memory_gb:.3g}",
+        ]
+        for point in front
+    ]

@@ -104,7 +104,7 @@ def test_a_larger_budget_than_the_most_accurate_may_be_the_one_known(tmp_path: P
     assert (series.answer.verdict, series.answer.run) == ("larger", series.runs[1].run)
     assert series.answer.best == series.runs[0].run and series.guess is None
     assert series.answer.tokens_saved == TOKENS[0] - TOKENS[1]
-    assert "image_size=336x336 scored highest and may lose up to" in series.answer.sentence
+    assert says(series.answer.sentence, "image_size=336x336", "highest", "may lose")
     assert headline(series, 2.0).startswith("image_size=560x336 is enough; image_size=336x336")
 
 

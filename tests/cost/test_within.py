@@ -85,8 +85,8 @@ def test_a_prediction_has_its_chance(make_config: MakeConfig, tmp_path: Path) ->
     (line,) = settings_within(
         make_plan(make_config(SIZES, f"report.max_prefill_ms={limit}", "plan=true"))
     )
-    assert re.search(r"within with a chance of 5\d %", line)
-    assert "is the largest with 95 %" in line
+    assert re.search(r"chance of 5\d %", line)
+    assert re.search(r"largest .*95 %", line)
 
 
 def test_nothing_is_made_up_without_a_cost_model(make_config: MakeConfig) -> None:

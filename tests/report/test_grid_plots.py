@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.analysis.test_grids import BLOCKS, additive, make_grid
+from tests.helpers.facts import says
 from vtexp.report.figures import drawings
 from vtexp.report.grid_plots import FRONT_HEADS, front_rows, grid_plots
 from vtexp.report.write import report
@@ -46,6 +48,6 @@ def test_every_file_of_the_report_has_the_grid(tmp_path: Path) -> None:
     assert report([sweep], sweep)
     assert (sweep / "figures" / "grid.png").is_file()
     text = (sweep / "comparison.md").read_text()
-    assert "## Pareto front" in text and "interaction of crops and experts per token" in text
+    assert "## Pareto front" in text and says(text, "interaction", "crops", "experts")
     page = (sweep / "report.html").read_text()
-    assert "Pareto front: m on d" in page
+    assert re.search("Pareto front: m .*d", page)

@@ -169,7 +169,7 @@ def test_the_timed_path_is_counted_by_itself(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A token lost only where prefill is timed (features given) fails the run as well."""
-    real = MolmoForCausalLM._embed
+    real = MolmoForCausalLM.embed
 
     def lossy(self, input_ids, images, image_masks, image_input_idx, image_features):
         if image_input_idx is not None and image_features is not None:
@@ -178,7 +178,7 @@ def test_the_timed_path_is_counted_by_itself(
             image_features = image_features[1:]
         return real(self, input_ids, images, image_masks, image_input_idx, image_features)
 
-    monkeypatch.setattr(MolmoForCausalLM, "_embed", lossy)
+    monkeypatch.setattr(MolmoForCausalLM, "embed", lossy)
     with pytest.raises(RunFailedError, match=r"384 vision tokens.*model read .*383"):
         run_job(make_config("knob.sizes=[560x336]"))
 

@@ -151,3 +151,18 @@ def test_models_and_other_settings_are_grids_of_their_own(tmp_path: Path) -> Non
     found = analyse(collect(tmp_path)).grids
     assert [len(grid.points) for grid in found] == [4, 4]
     assert {grid.name.rpartition("=")[2] for grid in found} == {"float32", "bfloat16"}
+
+
+def test_settings_that_share_no_value_are_no_grid(tmp_path: Path) -> None:
+    for crops, blocks in ((1, 12), (12, 16)):
+        make_run(tmp_path, str(crops), TOKENS[crops], [1.0, 0.0] * 60, knob="max_crops",
+                 result={"active_blocks": blocks},
+                 settings={"model.active_blocks": blocks})  # fmt: skip
+    assert analyse(collect(tmp_path)).grids == ()
+
+
+def test_results_of_older_versions_are_no_axis(tmp_path: Path) -> None:
+    for crops, blocks in product((1, 12), (None, 16)):
+        make_run(tmp_path, str(crops), TOKENS[crops], [1.0, 0.0] * 60, knob="max_crops",
+                 result={"active_blocks": blocks})  # fmt: skip
+    assert analyse(collect(tmp_path)).grids == ()

@@ -20,6 +20,7 @@ MakeConfig = Callable[..., Config]
 QUESTIONS = ("dataset=easy_vqa", "dataset.limit=12", "knob=max_crops", "knob.max_crops=[1]")
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_whole_runs(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -42,6 +43,7 @@ def test_losses_are_those_of_whole_runs(
     assert "dataset.split" in screen and f"model.block_order={path}" in screen.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_the_order_is_used_and_its_own_questions_are_told(
     make_config: MakeConfig, molmoe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,8 @@ def test_nothing_to_cancel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_commands_to_be_typed_are_quoted(tmp_path: Path) -> None:
-    assert come_back(Path("/a b/it's")).endswith("python -m vtexp wait '/a b/it'\"'\"'s'")
+    command = come_back(Path("/a b/it's")).partition("come back with: ")[2]
+    assert shlex.split(command) == ["python", "-m", "vtexp", "wait", "/a b/it's"]
 
 
 def test_a_time_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

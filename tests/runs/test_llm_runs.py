@@ -82,6 +82,7 @@ def test_the_knobs_run_and_are_recorded(
         assert thaw([run.folder]).knob_values[0].value == run.asked.knob_value
 
 
+@pytest.mark.slow
 def test_grids_are_told_apart(make_config: MakeConfig, molmoe: Path, tmp_path: Path) -> None:
     for top_k in ("1", "3"):
         for blocks in ("[0,1,3]", "4"):
@@ -209,6 +210,7 @@ def test_a_file_that_is_no_order_is_refused(
         planned(*CROPS, "model.active_blocks=3", f"model.block_order={path}")
 
 
+@pytest.mark.slow
 def test_cost_models_do_not_mix_settings(
     make_config: MakeConfig, molmoe: Path, tmp_path: Path
 ) -> None:

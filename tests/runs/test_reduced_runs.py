@@ -95,6 +95,7 @@ def test_blocks_that_read_all_are_some_but_not_all(make_config: MakeConfig) -> N
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_series_are_named_by_what_is_no_default(make_config: MakeConfig, tmp_path: Path) -> None:
     early_layer = ("reduction=early_layer", "knob.kept=[40]")
     for own in (

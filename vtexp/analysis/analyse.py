@@ -575,7 +575,10 @@ def _between(
         of_one = {run.label: run for run in one}
         for run in other:
             twin = of_one.get(run.label)
-            pair = None if twin is None else _paired([run, twin], read)
+            # With tokens that leave within the language model, as many kept are more read.
+            if twin is None or twin.asked.reduction_layer != run.asked.reduction_layer:
+                continue
+            pair = _paired([run, twin], read)
             if pair is not None and pair.several_images:
                 pairs.append(pair)
     tests = [sign_flip_tests(pair.sums.sums, len(pairs)) for pair in pairs]

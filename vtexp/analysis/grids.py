@@ -56,7 +56,7 @@ def grids(runs: Sequence[ComparedRun], read: Mapping[Path, SampleColumns]) -> tu
     found = []
     for own in alike.values():
         axes = _axes(own)
-        if len(axes) > 1:
+        if axes:
             name = ", ".join([f"{own[0].asked.model} on {own[0].asked.dataset}", *_rest(own[0])])
             found.append(_grid(name, axes, own, read))
     return tuple(found)
@@ -74,17 +74,22 @@ def _rest(run: ComparedRun) -> list[str]:
 
 
 def _axes(runs: Sequence[ComparedRun]) -> tuple[GridAxis, ...]:
-    """The axes with several values, from the cheapest to the most expensive."""
+    """The axes with several values, from the cheapest to the most expensive; none if no grid."""
     found = []
     for name, value in _VALUES.items():
         cost: dict[str, float] = {}
+        if any(value(run) == "None" for run in runs):  # no experts, or results of older versions
+            continue
         for run in runs:
-            own = value(run)  # None of models without experts, and of older results
-            number = run.vision_tokens if name == "crops" else float(own.replace("None", "0"))
+            own = value(run)
+            number = run.vision_tokens if name == "crops" else float(own)
             cost[own] = min(number, cost.get(own, number))
         if len(cost) > 1:
             found.append(GridAxis(name, tuple(sorted(cost, key=lambda own: cost[own]))))
-    return tuple(found)
+    # Settings of which no two share a value are a line, not a grid.
+    several = {_place(found, run) for run in runs}
+    is_grid = len(found) > 1 and len(several) > max(len(axis.values) for axis in found)
+    return tuple(found) if is_grid else ()
 
 
 def _grid(

@@ -107,6 +107,8 @@ def rows_of(folder: Path, **more: Any) -> list[dict[str, Any]]:
                 "crops": result.measured_num_crops,
                 "vision_tokens": result.measured_vision_tokens,
                 "prompt_tokens": result.sequence_length,
+                "moe_top_k": result.moe_top_k,
+                "active_blocks": result.active_blocks,
                 "prefill_ms_p95": float(np.percentile(prefills, 95)),
                 **{name: medians[name] for name in TIMES},
                 "mfu": result.mfu,
@@ -267,7 +269,7 @@ def against_cpu(sweep: Path) -> dict[str, Any]:
 
 
 def two_values(*overrides: str) -> Callable[[Path, argparse.Namespace], dict[str, Any]]:
-    """A part that sweeps two sizes of a model with random weights, as a user types it."""
+    """A part that sweeps two values of a model with random weights, as a user types it."""
 
     def part(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
         seconds = launch(folder / "a", *on_gpu(*overrides, "model.weights=random"))
@@ -407,6 +409,11 @@ PARTS: dict[str, tuple[Callable[[Path, argparse.Namespace], dict[str, Any]], flo
     "molmoe_1b": (two_values("model=molmoe_1b", "knob.sizes=[336x336,784x1008]"), 60),
     "molmo2_8b": (two_values("model=molmo2_8b", "knob.sizes=[378x378,910x910]"), 60),
     "reductions": (reductions, 90),
+    "experts": (two_values("model=molmoe_1b", "knob=moe_top_k", "knob.top_k=[4,8]"), 60),
+    "blocks": (
+        two_values("model=molmo_7b_d", "knob=transformer_blocks", "knob.blocks=[14,28]"),
+        60,
+    ),
     "float8_tiny": (float8_tiny, 50),
     "processes": (processes, 60),
     "repeatability": (repeatability, 90),

@@ -107,6 +107,7 @@ def test_samples_are_the_same_for_every_value_and_job(make_config: MakeConfig) -
     assert plans[0].samples == plans[1].samples
 
 
+@pytest.mark.slow
 def test_runs_on_different_samples_refuse_to_be_paired(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -44,7 +44,7 @@ def test_the_front_is_a_table_from_fast_to_slow(tmp_path: Path) -> None:
 def test_every_file_of_the_report_has_the_grid(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     sweep.mkdir()
-    make_grid(sweep, additive)
+    make_grid(sweep, additive, (16,))
     assert report([sweep], sweep)
     assert (sweep / "figures" / "grid.png").is_file()
     text = (sweep / "comparison.md").read_text()

@@ -153,6 +153,42 @@ def test_models_and_other_settings_are_grids_of_their_own(tmp_path: Path) -> Non
     assert {grid.name.rpartition("=")[2] for grid in found} == {"float32", "bfloat16"}
 
 
+def test_knobs_can_lose_less_together_than_the_sum(tmp_path: Path) -> None:
+    """Each alone loses 60 of 240 questions, both together 80: less than 120, more than 60."""
+
+    def right(crops: int, top_k: int, blocks: int) -> int:
+        return 200 - min(80, 60 * (crops < 12) + 60 * (top_k < 8))
+
+    grid = make_grid(tmp_path, right)
+    own = grid.interactions[0]
+    assert own.difference == pytest.approx(-40 / COUNT) and own.high is not None and own.high < 0
+    (line,) = (line for line in grid_sentences(grid) if "together" in line)
+    assert "less than the sum" in line
+
+
+def test_blocks_given_by_their_indices_are_grids_of_their_own(tmp_path: Path) -> None:
+    """Two lists of as many blocks share no place."""
+    for crops, blocks in product((1, 12), ([0, 1, 3], [0, 2, 3], None)):
+        make_run(
+            tmp_path, str(crops), TOKENS[crops], [1.0, 0.0] * 60, knob="max_crops",
+            result={"active_blocks": 4 if blocks is None else 3,
+                    "blocks": None if blocks is None else tuple(blocks)},
+            settings={"model.active_blocks": blocks},
+        )  # fmt: skip
+    assert analyse(collect(tmp_path)).grids == ()
+
+
+def test_caps_beside_kept_tokens_stay_apart(tmp_path: Path) -> None:
+    for kept, cap, top_k in product((144, 288), (6, 12), TOP_K):
+        make_run(
+            tmp_path, str(kept), kept, [1.0, 0.0] * 60, knob="kept_tokens",
+            result={"moe_top_k": top_k, "active_blocks": 16, "num_crops": cap},
+            settings={"model.moe_top_k": top_k, "run.max_crops": cap},
+        )  # fmt: skip
+    found = analyse(collect(tmp_path)).grids
+    assert [len(grid.points) for grid in found] == [4, 4]
+
+
 def test_settings_that_share_no_value_are_no_grid(tmp_path: Path) -> None:
     for crops, blocks in ((1, 12), (12, 16)):
         make_run(tmp_path, str(crops), TOKENS[crops], [1.0, 0.0] * 60, knob="max_crops",

@@ -84,6 +84,18 @@ def test_tokens_that_leave_within_the_model_are_told_apart(tmp_path: Path) -> No
     assert compared_runs["early_layer", "resize"].run.vision_tokens == 528  # equal by the mean
 
 
+def test_floors_of_other_blocks_are_no_floors(tmp_path: Path) -> None:
+    """With as many blocks both score alike; more blocks answer more."""
+    for blocks, right in (((0, 3), 60), (None, 150)):
+        for method in ("resize", "max_min"):
+            add(tmp_path, method, 288, right, result={"blocks": blocks})
+    runs = collect(tmp_path)
+    read = {run.folder: read_columns(run.folder / files.SAMPLES) for run in runs}
+    found = against_floors(runs, read)
+    assert [own.difference for own in found] == [0.0, 0.0]
+    assert all(own.run.asked.blocks == own.floor.asked.blocks for own in found)
+
+
 def test_a_line_for_each_method_and_floor(tmp_path: Path) -> None:
     for tokens, right in ((288, 20), (384, 60)):
         add(tmp_path, "resize", tokens, right)

@@ -69,6 +69,10 @@ def test_the_order_is_used_and_its_own_questions_are_told(
         (("knob=max_crops", "knob.max_crops=1,2"), "one value"),
         (("model.active_blocks=[0,1,3]",), "model.active_blocks"),
         (("knob=transformer_blocks", "knob.blocks=3"), "transformer_blocks"),
+        (
+            ("knob=kept_tokens", "knob.kept=32", "knob.max_crops=1", "reduction=early_layer"),
+            "early_layer",
+        ),
         (("easy_vqa",), "KEY=VALUE"),
         (("model.path=MOLMOE",), "another model"),
     ],
@@ -90,3 +94,14 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err.strip()
     assert says in error and "Traceback" not in error
     assert read_block_order(str(path)).fingerprint == "0" * 16
+
+
+@pytest.mark.parametrize("out", ["/proc/none/order.json", "."])
+def test_a_file_that_cannot_be_written_is_known_before(
+    capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    """Within a second: nothing is loaded or measured."""
+    few = ("dataset=easy_vqa", "dataset.limit=2", "--out", out)
+    assert main(["importance", *few]) == 2
+    caught = capsys.readouterr()
+    assert "--out" in caught.err and "Traceback" not in caught.err and "questions" not in caught.out

@@ -188,6 +188,8 @@ def test_models_without_experts_or_blocks_to_choose(
         ({"fingerprint": "0" * 16}, "another model"),
         ({"layers": 5, "order": (1, 2, 3)}, "5 blocks"),
         ({"order": (1, 1)}, "each once"),
+        ({"layers": 10**12, "order": ()}, "not an order"),
+        ({"layers": -3, "order": ()}, "not an order"),
     ],
 )
 def test_an_order_of_another_model_is_refused(
@@ -230,3 +232,13 @@ def test_cost_models_do_not_mix_settings(
     assert len(settings) == 3 and len(set(settings)) == 1
     other = make_plan(make_config(*asked, "model.moe_top_k=2"))
     assert find_cost_model(other.config, other.runs[0].setting.llm) is None
+
+
+def test_a_first_block_as_published_needs_another_number(planned: Callable[..., Plan]) -> None:
+    with pytest.raises(ConfigError, match=r"model\.moe_top_k"):
+        planned(*CROPS, "model.moe_first_block_as_published=true")
+
+
+def test_a_name_that_no_file_can_have_is_refused_by_its_key(planned: Callable[..., Plan]) -> None:
+    with pytest.raises(ConfigError, match=r"model\.block_order"):
+        planned(*CROPS, "model.active_blocks=3", f"model.block_order={'x' * 300}")

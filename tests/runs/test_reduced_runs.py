@@ -140,6 +140,18 @@ def test_methods_and_their_settings_are_runs_of_their_own(make_config: MakeConfi
     assert seeded.run_id(seeded.knob_values[0], "weights") == ids[6]  # stride draws nothing
 
 
+def test_ids_are_those_of_before_early_layer(make_config: MakeConfig) -> None:
+    """The key `layer` came later: it stands in no other method's identity."""
+    config = make_config(*KNOB, "reduction=pool", "knob.kept=[32]")
+    (value,) = config.knob_values
+    assert value.reduction is not None and "layer" not in value.reduction.plain()
+    early = make_config(*KNOB, "reduction=early_layer", "knob.kept=[32]").knob_values[0]
+    deeper = make_config(*KNOB, "reduction=early_layer", "knob.kept=[32]", "reduction.layer=1")
+    assert early.reduction is not None and early.reduction.plain()["layer"] == 2
+    ids = {config.run_id(own, "w") for own in (value, early, deeper.knob_values[0])}
+    assert len(ids) == 3
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

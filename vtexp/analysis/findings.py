@@ -387,13 +387,14 @@ class Interaction:
 class Grid:
     """Runs in which several knobs take several values and nothing else differs.
 
-    `memory`: whether that of the points was `measured` or `predicted`.
+    `memory`: whether that of the points was `measured` or `predicted`. `metric`: of the scores.
     """
 
     name: str
     axes: tuple[GridAxis, ...]
     points: tuple[GridPoint, ...]
     memory: str
+    metric: str
     interactions: tuple[Interaction, ...] = ()
 
 

@@ -6,6 +6,7 @@ A grid is made by Hydra's `-m`: `knob=max_crops model.moe_top_k=4,8 model.active
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from vtexp.stats.times import mean_time
 #: Knobs whose values say how many experts or blocks work, not how the image is cut.
 _OF_LLM = ("moe_top_k", "transformer_blocks")
 #: Settings that are an axis of a grid, and so do not tell grids apart.
-_AXES = ("moe_top_k=", "active_blocks=", "knob.max_crops=")
+_AXES = re.compile(r"(moe_top_k|active_blocks)=(\d+|None)")
 #: Level of the tests behind "add up".
 SIGNIFICANT = 0.05
 
@@ -69,8 +70,13 @@ def _key(run: ComparedRun) -> tuple[str, ...]:
 
 
 def _rest(run: ComparedRun) -> list[str]:
-    """Settings in which runs differ beside those of the axes."""
-    return [part for part in run.settings.split(", ") if part and not part.startswith(_AXES)]
+    """Settings in which runs differ beside those of the axes.
+
+    Blocks given as a list are one: their number alone is not what was set.
+    """
+    parts = [part for part in run.settings.split(", ") if part and not _AXES.fullmatch(part)]
+    of_llm = run.asked.knob in _OF_LLM  # there the cap is the axis of crops
+    return [part for part in parts if not (of_llm and part.startswith("knob.max_crops="))]
 
 
 def _axes(runs: Sequence[ComparedRun]) -> tuple[GridAxis, ...]:
@@ -89,7 +95,7 @@ def _axes(runs: Sequence[ComparedRun]) -> tuple[GridAxis, ...]:
     # Settings of which no two share a value are a line, not a grid.
     several = {_place(found, run) for run in runs}
     is_grid = len(found) > 1 and len(several) > max(len(axis.values) for axis in found)
-    return tuple(found) if is_grid else ()
+    return tuple(found) if is_grid and len(several) == len(runs) else ()
 
 
 def _grid(
@@ -123,6 +129,7 @@ def _grid(
             for place, run in sorted(placed.items(), key=lambda item: _order(axes, item[0]))
         ),
         memory=kind,
+        metric=runs[0].asked.metric,
         interactions=_interactions(axes, placed, read),
     )
 
@@ -249,11 +256,12 @@ def grid_sentences(grid: Grid) -> list[str]:
     """What a reader must know of a grid: how many settings are worth it, and what adds up."""
     front = sum(bool(point.on_front) for point in grid.points)
     knobs = " x ".join(axis.name for axis in grid.axes)
+    score = "accuracy" if metric(grid.metric).highest == 1 else grid.metric
     said = []
     if front:
         said.append(
             f"{grid.name}, {knobs}: {front} of {len(grid.points)} settings are on the Pareto front "
-            f"of accuracy, prefill and {grid.memory} memory"
+            f"of {score}, prefill and {grid.memory} memory"
         )
     return said + [f"{grid.name}: {_sentence(own)}" for own in grid.interactions]
 
@@ -274,7 +282,8 @@ def _sentence(own: Interaction) -> str:
     if own.p_holm >= SIGNIFICANT or own.low is None or own.low <= 0 <= (own.high or 0.0):
         return f"no interaction of {one} and {other} is shown: {costs}: {difference}"
     more = "more" if own.difference > 0 else "less"
-    return f"{one} and {other} together lose {more} than each alone: {costs}: {difference}"
+    sum_of = f"lose {more} than the sum of what each loses alone"
+    return f"{one} and {other} together {sum_of}: {costs}: {difference}"
 
 
 def _named(knob: str, value: str) -> str:

@@ -162,8 +162,8 @@ def _sentence(
     else:
         said = [f"{_asked(limits)}: {tokens} is the most accurate measured budget{_scored(run)}."]
     said += [_said(cost) for cost in costs[run.run]]
-    if run.accuracy is not None and run.run != best.run:
-        lost = 100 * ((best.accuracy or 0.0) - run.accuracy)
+    lost = 100 * ((best.accuracy or 0.0) - (run.accuracy or 0.0))
+    if run.accuracy is not None and round(lost, 1) > 0:
         said.append(f"{best.label}, which scored highest, scored {lost:.1f} points more.")
     said += _chosen_among(limits, costs)
     said += _unmeasured(limits, costs)

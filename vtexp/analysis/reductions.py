@@ -16,6 +16,7 @@ import numpy as np
 from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.samples import SampleColumns
 from vtexp.budget.reduction import RESIZE
+from vtexp.config.schema import OF_LLM
 from vtexp.metrics import metric
 from vtexp.stats.comparison import differences, paired_scores
 from vtexp.stats.permutation import PValues, holm, sign_flip_tests
@@ -85,7 +86,10 @@ def _nearest(run: ComparedRun, floors: Sequence[ComparedRun]) -> ComparedRun | N
 
 def _same_questions(run: ComparedRun, other: ComparedRun) -> bool:
     asked, theirs = run.asked, other.asked
-    keys = ("model", "weights", "dataset", "split", "metric", "hardware")
+    keys = (
+        *("model", "weights", "dataset", "split", "metric", "hardware"),
+        *("blocks", "moe_top_k", "moe_first_block_top_k"),
+    )
     prints = run.found.samples_fingerprint, other.found.samples_fingerprint
     return prints[0] == prints[1] and all(getattr(asked, k) == getattr(theirs, k) for k in keys)
 
@@ -178,7 +182,8 @@ def _difference(own: AgainstFloor) -> str:
 
 def _method(run: ComparedRun) -> str:
     """A method with the settings in which its runs differ."""
-    shown = [part for part in run.settings.split(", ") if part.startswith(("reduction.", "knob."))]
+    told = ("reduction.", "knob.", *OF_LLM)
+    shown = [part for part in run.settings.split(", ") if part.startswith(told)]
     name = run.asked.reduction or ""
     return f"{name} ({', '.join(shown)})" if shown else name
 

@@ -7,7 +7,8 @@ A reduction works behind the connector, `early_layer` behind the first blocks of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from vtexp.budget.geometry import (
     Geometry,
@@ -50,6 +51,14 @@ class Reduction:
     merge: bool = False
     function: str | None = None
     layer: int | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """What makes it another reduction, for hashes: `layer` only where there is one.
+
+        It came later; earlier runs keep their ids.
+        """
+        found = asdict(self)
+        return found if self.layer is not None else {k: v for k, v in found.items() if k != "layer"}
 
     def kept_of(self, tokens: int) -> int:
         """How many of an image's vision tokens stay: at least 1, at most all."""

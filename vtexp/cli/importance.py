@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections import defaultdict
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ def show_importance(
     require_measurable(plan)
     plan.require_feasible()
     path = out or _path(config)
+    _require_writable(path)
     _refuse_other(path, plan)
     runner = load_runner(plan)
     for warning in plan.runs[0].warnings:
@@ -48,8 +50,8 @@ def show_importance(
     console.print(f"{asked}{layers - 2}")
     with progress("answers", steps(plan)) as advance:
         found = measure(plan, runner, advance)
-    found.write(path)
     console.print(_table(found))
+    found.write(path)
     for line in (*_notes(found, overrides), _next(found, path, overrides)):
         console.print(line)
 
@@ -58,6 +60,19 @@ def _path(config: Config) -> Path:
     model, dataset = config.model.name, config.dataset
     folder = Path(config.sweep.folder).expanduser()
     return folder / f"block_order-{model}-{dataset.name}-{dataset.split}.json".replace("/", "-")
+
+
+def _require_writable(path: Path) -> None:
+    """Raises ConfigError where the file cannot be written, before anything is measured."""
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; give a file with --out")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise ConfigError(f"{path}: cannot be written; give another file with --out")
 
 
 def _refuse_other(path: Path, plan: Plan) -> None:

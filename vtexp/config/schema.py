@@ -547,6 +547,8 @@ class Config:
         if llm is not None:
             parts["llm"] = llm.plain()
         knob = {key: v for key, v in asdict(value).items() if v is not None or key == "fit"}
+        if value.reduction is not None:
+            knob["reduction"] = value.reduction.plain()
         identity = parts | {"knob": knob, "checkpoint": checkpoint}
         text = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -13,7 +13,7 @@ from vtexp.analysis.findings import Across, AnalysedRun, Analysis, Grid, GroupCe
 from vtexp.analysis.rows import ComparedRun, warnings
 from vtexp.report.columns import MARKDOWN, ReportRow, in_files, shown
 from vtexp.report.format import answer_lines, common_lines, headline, p_value
-from vtexp.report.grid_plots import FRONT_HEADS, front_rows
+from vtexp.report.grid_plots import front_heads, front_rows
 from vtexp.report.next_steps import next_lines
 from vtexp.utils.text import csv_cell, visible
 
@@ -218,8 +218,14 @@ def _front(grid: Grid) -> list[str]:
     if not rows:
         return []
     said = f"No setting is at least as accurate, as fast and as small in {grid.memory} memory."
-    heads = [*(axis.name for axis in grid.axes), *FRONT_HEADS]
-    return ["", f"## Pareto front: {_text(grid.name)}", "", said, "", *_table(heads, rows)]
+    return [
+        "",
+        f"## Pareto front: {_text(grid.name)}",
+        "",
+        said,
+        "",
+        *_table(front_heads(grid), rows),
+    ]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vtexp.analysis.findings import Grid, GridPoint
-from vtexp.report.format import score_label
+from vtexp.report.format import score_label, score_unit
 from vtexp.report.group_plots import percent
 from vtexp.report.plot import Plot, PlotSeries
 
-#: Heads of `front_rows`, behind one for each knob.
-FRONT_HEADS = ("tokens", "accuracy, %", "prefill, ms", "memory, GB")
 
-
-def grid_plots(grids: Sequence[Grid], metrics: set[str]) -> list[Plot]:
+def grid_plots(grids: Sequence[Grid]) -> list[Plot]:
     """A plot of each grid whose settings were answered and timed."""
     found = []
     for place, grid in enumerate(grids, start=1):
         if all(p.accuracy is not None and p.prefill_ms is not None for p in grid.points):
-            found.append(_plot(grid, f"grid_{place}" if len(grids) > 1 else "grid", metrics))
+            found.append(_plot(grid, f"grid_{place}" if len(grids) > 1 else "grid"))
     return found
 
 
-def _plot(grid: Grid, name: str, metrics: set[str]) -> Plot:
+def _plot(grid: Grid, name: str) -> Plot:
     """A panel for each value of the third knob, a line for each of the second, through the first.
 
     Two knobs need no panels.
@@ -42,7 +39,7 @@ def _plot(grid: Grid, name: str, metrics: set[str]) -> Plot:
         f"{'Grey' if panels else 'Dashed'}: settings that no other of the grid beats in both, by "
         f"these estimates.{doubtful}",
         x_label="prefill at batch 1, ms (mean)",
-        y_label=score_label(metrics),
+        y_label=score_label({grid.metric}),
         kind="panels" if panels else "lines",
         series=lines,
         panels=panels,
@@ -88,6 +85,12 @@ def _at(grid: Grid, point: GridPoint, axis: int) -> str:
 
 def _in(grid: Grid, point: GridPoint, panel: str) -> bool:
     return not panel or _at(grid, point, 2) == panel
+
+
+def front_heads(grid: Grid) -> list[str]:
+    """Heads of `front_rows`."""
+    score = ", ".join(score_unit({grid.metric}))
+    return [*(axis.name for axis in grid.axes), "tokens", score, "prefill, ms", "memory, GB"]
 
 
 def front_rows(grid: Grid) -> list[list[str]]:

@@ -25,7 +25,7 @@ from vtexp.report.browser import browser_data
 from vtexp.report.columns import ReportRow
 from vtexp.report.decision_plots import decision_plots
 from vtexp.report.format import beside, headline, p_value
-from vtexp.report.grid_plots import FRONT_HEADS, front_rows
+from vtexp.report.grid_plots import front_heads, front_rows
 from vtexp.report.html_table import report_table
 from vtexp.report.next_steps import next_steps
 from vtexp.report.plot import Plot
@@ -106,7 +106,7 @@ def _page(
         p_value=p_value,
         headline=headline,
         front_rows=front_rows,
-        front_heads=FRONT_HEADS,
+        front_heads=front_heads,
         table=report_table(rows),
         plots=plots,
         browsers=data["browsers"],

@@ -34,7 +34,7 @@ def all_plots(
         prefill_plot(curves),
         stages_plot(curves),
         pareto_plot(curves, fronts),
-        *grid_plots(found.grids, _metrics(curves)),
+        *grid_plots(found.grids),
         *group_plots(found.series),
         crops_plot(curves, counted),
         tokens_plot(curves, counted),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtexp.config.schema import ModelConfig
+from vtexp.config.schema import MOST_BLOCKS, ModelConfig
 from vtexp.errors import ConfigError, DataError
 from vtexp.models.checkpoints import Checkpoint
 from vtexp.utils import files
@@ -56,7 +56,11 @@ class BlockOrder:
 def read_block_order(path: str) -> BlockOrder:
     """The file at `model.block_order`. Raises ConfigError where it is none."""
     file = Path(path).expanduser()
-    if not file.is_file():
+    try:
+        there = file.is_file()
+    except OSError:  # a name that no file can have
+        there = False
+    if not there:
         raise ConfigError(
             f"model.block_order={path}: no such file; python -m vtexp importance writes it"
         )
@@ -67,6 +71,8 @@ def read_block_order(path: str) -> BlockOrder:
         found = from_json(BlockOrder, plain)
     except (DataError, Misfit) as error:
         raise _not_an_order(file, str(error)) from error
+    if not 3 <= found.layers <= MOST_BLOCKS:
+        raise _not_an_order(file, f"a model with {found.layers} blocks")
     if sorted(found.order) != list(range(1, found.layers - 1)):
         raise _not_an_order(file, f"order must have the blocks 1 to {found.layers - 2}, each once")
     return found

@@ -42,6 +42,11 @@ def require_measurable(plan: Plan) -> None:
             raise ConfigError(f"model.{key}: importance is measured with all blocks; leave it null")
     if plan.config.knob.name == "transformer_blocks":
         raise ConfigError("knob=transformer_blocks: importance is measured with all blocks")
+    if (asked := plan.runs[0].setting.reduction) is not None and asked.layer is not None:
+        raise ConfigError(
+            "reduction=early_layer: a block that is left out would move where tokens leave; "
+            "measure importance without it"
+        )
     if layers < 3:
         raise ConfigError(
             f"importance: {model.name} has {layers} blocks; the first and the last always stay"

@@ -20,10 +20,16 @@ def llm_setting(config: Config, checkpoint: Checkpoint, value: KnobValue) -> Llm
     sizes = checkpoint.family.llm_sizes(checkpoint.config)
     top_k = int(value.value) if knob == "moe_top_k" else model.moe_top_k
     blocks = int(value.value) if knob == "transformer_blocks" else model.active_blocks
+    if model.moe_first_block_as_published and top_k is None:
+        raise ConfigError(
+            "model.moe_first_block_as_published=true: needs model.moe_top_k or knob=moe_top_k "
+            "beside it; set one of them, or leave it out"
+        )
     if top_k is None and blocks is None and model.block_order is None:
         return None
     if not checkpoint.family.varies_llm:
-        key = "model.moe_top_k" if top_k is not None else "model.active_blocks"
+        given = {"moe_top_k": top_k, "active_blocks": blocks, "block_order": model.block_order}
+        key = next(f"model.{key}" for key, value in given.items() if value is not None)
         raise ConfigError(f"{key}: not for {checkpoint.family.name}, only for Molmo v1")
     _require_top_k(model, sizes, top_k, "knob.top_k" if knob == "moe_top_k" else "model.moe_top_k")
     key = "knob.blocks" if knob == "transformer_blocks" else "model.active_blocks"

@@ -213,7 +213,7 @@ class PlannedRun:
         parts = [self.setting.fit, self.geometry.crop_px, grids]
         if any(self._reduces(views[t]) for t in set(self.tilings)):
             assert self.setting.reduction is not None
-            parts.append(asdict(self.setting.reduction))
+            parts.append(self.setting.reduction.plain())
         if self.setting.llm is not None:
             parts.append(self.setting.llm.plain())
         text = json.dumps(parts)
@@ -382,6 +382,8 @@ def _require_reducible(
                 "reduction.structure_tokens=drop: the chat template of this checkpoint writes no "
                 "special tokens around an image; take keep"
             )
+        if own.layer is not None and config.hardware.sharded:
+            raise ConfigError("reduction=early_layer: not with hardware.sharded=true")
         ran = len((setting.llm or LlmSetting()).ran(blocks))
         if own.layer is not None and own.layer >= ran:
             raise ConfigError(

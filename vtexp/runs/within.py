@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from vtexp.budget.geometry import Geometry, Tiling, theoretical_tokens, tiling_to_resolution
 from vtexp.budget.knobs import WITH_CAP, same_inputs
+from vtexp.budget.llm import LlmSetting
 from vtexp.config.schema import values_key
 from vtexp.runs.forecast import Clock, clock_of
 from vtexp.runs.plan import Plan, PlannedRun, with_value
@@ -82,14 +83,23 @@ def candidates(plan: Plan, clock: Clock, limit_ms: float | None = None) -> list[
             run,
             _clock(plan, clock, run).mean_ms(run.prompts),
             None if run.memory is None else run.memory.total / 1e9,
-            None if limit_ms is None else clock.chance_at_most(run.prompts, limit_ms),
+            None
+            if limit_ms is None
+            else _clock(plan, clock, run).chance_at_most(run.prompts, limit_ms),
         )
         for run in found
         if run.label not in same
         and run.verdict.level != "refused"
         and _covered(_clock(plan, clock, run), run)
     ]
-    return sorted(kept, key=lambda one: one.run.predicted_vision_tokens)
+    return sorted(kept, key=_work)
+
+
+def _work(one: Candidate) -> tuple[float, int, int]:
+    """Tokens, blocks and experts: the order from small to large."""
+    llm = one.run.setting.llm or LlmSetting()
+    top_k = llm.top_k or one.run.llm_sizes.top_k or 0
+    return one.run.predicted_vision_tokens, one.run.active_blocks, top_k
 
 
 def _clock(plan: Plan, clock: Clock, run: PlannedRun) -> Clock:

@@ -310,6 +310,6 @@ def test_a_name_in_a_file_is_the_same_sweep(tmp_path: Path, small_checkpoint: Pa
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, env=sweep.environment)
         assert done.returncode == 0, done.stderr
-    assert "result already" in done.stdout
+    assert "1 run already done" in done.stdout
     assert not (tmp_path / "named-2").exists()
     assert len(sweep.answers()) == 1

@@ -82,7 +82,7 @@ def _int(value: Any) -> int:
 def _float(value: Any) -> float:
     if type(value) not in (float, int) or not abs(value) < MOST_FLOAT:
         raise Misfit
-    return float(value)
+    return value  # a whole number stays one: what is written again is what was read
 
 
 _SCALARS: dict[Any, Reader] = {

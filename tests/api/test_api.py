@@ -237,6 +237,7 @@ def test_a_sweep_is_launched_and_read(in_a_folder: str, multirun: list[str]) -> 
     assert again.answer in (sweep.path / "comparison.md").read_text()
 
 
+@pytest.mark.slow
 def test_groups_are_swept(in_a_folder: str) -> None:
     sweep = vtexp.launch(["-m", in_a_folder, *SMALL, "knob.sizes=336x336",
                           "hardware.dtype=float32,bfloat16"])  # fmt: skip

@@ -110,6 +110,7 @@ def test_cache_that_cannot_be_written_says_what_to_do(
         small_print.load("test")
 
 
+@pytest.mark.slow
 def test_a_run_on_pages_of_many_shapes(
     few_pages: Path, make_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def test_what_would_change_a_run_is_refused(
     assert str(caught.value).startswith(says)
 
 
+@pytest.mark.slow
 def test_runs_of_jobs_that_cannot_be_asked_for(
     made_runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

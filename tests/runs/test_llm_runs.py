@@ -56,6 +56,7 @@ def order_file(folder: Path, checkpoint: Path, **other: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_knobs_run_and_are_recorded(
     make_config: MakeConfig, molmoe: Path, tmp_path: Path
 ) -> None:

@@ -34,20 +34,13 @@ from vtexp.config.schema import Device, Dtype, HardwareConfig
 from vtexp.data.builtin.small_print_pages import KINDS, new_page
 from vtexp.data.sample import ImageFile, Sample
 from vtexp.models.checkpoints import find_checkpoint
+from vtexp.models.families import FAMILIES
 from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.stages import StageTimes
 from vtexp.utils.console import console
 
-METHODS = (
-    RESIZE,
-    "random",
-    "stride",
-    "pool",
-    "max_min",
-    "cls_attention",
-    "conditional",
-    EARLY_LAYER,
-)
+#: All that Molmo v1 has, but for a user's own.
+METHODS = (RESIZE, *(name for name in FAMILIES["molmo"].reduces if name != "python"))
 SIDE = 784
 
 

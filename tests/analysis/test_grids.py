@@ -14,6 +14,7 @@ from vtexp.analysis.analyse import analyse
 from vtexp.analysis.findings import Grid, GridPoint
 from vtexp.analysis.grids import grid_sentences
 from vtexp.analysis.rows import collect
+from vtexp.report.grid_plots import front_heads, grid_plots
 
 COUNT = 240
 CROPS, TOP_K, BLOCKS = (1, 4, 12), (4, 8), (12, 16)
@@ -202,3 +203,18 @@ def test_results_of_older_versions_are_no_axis(tmp_path: Path) -> None:
         make_run(tmp_path, str(crops), TOKENS[crops], [1.0, 0.0] * 60, knob="max_crops",
                  result={"active_blocks": blocks})  # fmt: skip
     assert analyse(collect(tmp_path)).grids == ()
+
+
+def test_a_grid_of_cider_is_called_so(tmp_path: Path) -> None:
+    for crops, top_k in product((1, 12), TOP_K):
+        make_run(
+            tmp_path, str(crops), TOKENS[crops], [1.0, 0.0] * 60, knob="max_crops",
+            result={"moe_top_k": top_k, "active_blocks": 16, "metric": "cider",
+                    "predicted_memory_gb": 1.0},
+            settings={"model.moe_top_k": top_k},
+        )  # fmt: skip
+    (grid,) = analyse(collect(tmp_path)).grids
+    assert grid.metric == "cider"
+    (plot,) = grid_plots([grid])
+    assert "accuracy" not in f"{plot.title} {plot.y_label} {front_heads(grid)}".lower()
+    assert "of cider" in grid_sentences(grid)[0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,8 @@ from vtexp.budget.geometry import Tiling, theoretical_tokens, tiling_to_resoluti
 from vtexp.config.schema import Config
 from vtexp.cost.latency_fit import write_cost_model
 from vtexp.report.plan import show_plan
-from vtexp.runs.forecast import clock_of
+from vtexp.runs import forecast, within
+from vtexp.runs.forecast import Clock, clock_of
 from vtexp.runs.plan import make_plan
 from vtexp.runs.within import candidates, settings_within
 
@@ -74,7 +77,8 @@ def test_a_prediction_has_its_chance(make_config: MakeConfig, tmp_path: Path) ->
     plan = make_plan(make_config(SIZES, "plan=true"))
     clock = clock_of(plan)
     prompts = plan.runs[2].prompts
-    own = clock.model.mean_prefill(prompts)  # type: ignore[union-attr]
+    assert clock.model is not None
+    own = clock.model.mean_prefill(prompts)
     assert own.value == pytest.approx(clock.mean_ms(prompts))
     chances = [
         clock.chance_at_most(prompts, own.value * times) for times in (0.8, 0.99, 1, 1.01, 1.3)
@@ -121,3 +125,35 @@ def test_memory_is_predicted_by_arithmetic(make_config: MakeConfig, capsys) -> N
     show_plan(plan)
     assert "report.max_memory_gb=100" in " ".join(capsys.readouterr().out.split())
     assert settings_within(make_plan(make_config("plan=true"))) == []
+
+
+def test_each_number_of_blocks_has_its_own_clock_which_is_made_once(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5 ms a block: the limit lies between 2 and 4 of them."""
+    asked: list[int] = []
+
+    def made(_: Any, run: Any) -> Clock:
+        ms = 5.0 * run.active_blocks
+        asked.append(run.active_blocks)
+        mean = SimpleNamespace(chance_at_most=lambda limit: float(ms <= limit))
+        model: Any = SimpleNamespace(covers=lambda _: True, mean_prefill=lambda _: mean)
+        return Clock(lambda _: ms, "", model)
+
+    monkeypatch.setattr(within, "clock_of", made)
+    blocks = ("knob=transformer_blocks", "knob.blocks=[4,2]", "knob.max_crops=[2]")
+    plan = make_plan(make_config("model.path=embedded:molmo_tiny", *blocks, "plan=true"))
+    tried = candidates(plan, made(plan, plan.runs[0]), limit_ms=12.0)
+    assert [(one.prefill_ms, one.chance) for one in tried] == [(10.0, 1.0), (20.0, 0.0)]
+    assert asked == [4, 2]
+
+
+def test_a_forecast_looks_for_a_cost_model_once(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Any] = []
+    monkeypatch.setattr(forecast, "find_cost_model", lambda *own: looked.append(own))
+    plan = make_plan(make_config(SIZES, "plan=true"))
+    assert len(plan.runs) > 1
+    forecast.forecast(plan)
+    assert len(looked) == 1

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -37,26 +36,21 @@ from vtexp.analysis.findings import (
 from vtexp.analysis.grids import grids
 from vtexp.analysis.guess import at_margins, best_guess
 from vtexp.analysis.limits import under_limits
+from vtexp.analysis.paired import PairedRuns, on_shared_questions, paired_runs
 from vtexp.analysis.reductions import reduction_findings
 from vtexp.analysis.rows import ComparedRun, SeriesKey, collect
 from vtexp.analysis.samples import Labels, SampleColumns, read_columns
 from vtexp.analysis.times import front, known, timed_together, with_times
-from vtexp.errors import DataError
 from vtexp.measure.limits import LEAST_BUSY
 from vtexp.metrics import metric
 from vtexp.runs.records import Result
 from vtexp.stats.comparison import (
     Comparison,
-    Differences,
-    Scores,
     accuracy,
     compare,
-    differences,
-    paired_scores,
 )
 from vtexp.stats.decision import decide
-from vtexp.stats.paired import bootstrap_means, mcnemar_p_value
-from vtexp.stats.permutation import PValues, holm, sign_flip_tests
+from vtexp.stats.permutation import PValues, holm, pair_tests, sign_flip_tests
 from vtexp.stats.power import margin_of, questions_needed
 from vtexp.utils import files
 from vtexp.utils.text import listed
@@ -112,7 +106,7 @@ def analyse(
         if (path := run.folder / files.SAMPLES).exists()
     }
     if shared:
-        read = _shared([run for run in done if run.folder in read], read)
+        read = on_shared_questions([run for run in done if run.folder in read], read)
     by_series: dict[SeriesKey, list[ComparedRun]] = defaultdict(list)
     for run in done:
         by_series[run.series_key].append(run)
@@ -148,7 +142,7 @@ def _answered(
     found = []
     for one, own in zip(series, by_series, strict=True):
         known = [run for run in own if not run.same_inputs_as and run.folder in read]
-        paired = _paired(known, read)
+        paired = paired_runs(known, read)
         if paired is not None and one.answer.best is not None:
             labels = tuple(run.label for run in known)
             found.append(Answered(one, labels, paired.scores, paired.images, paired.highest))
@@ -176,124 +170,6 @@ def _names(series: Sequence[SeriesKey]) -> list[str]:
     return names
 
 
-# --- the records of several runs side by side --------------------------------------------------
-
-
-def _shared(
-    runs: Sequence[ComparedRun], read: dict[Path, SampleColumns]
-) -> dict[Path, SampleColumns]:
-    """The records cut down to the questions that all runs on a data set answered, in one order.
-
-    Raises DataError where there are none.
-    """
-    by_dataset: dict[str, list[Path]] = defaultdict(list)
-    for run in runs:
-        by_dataset[run.asked.dataset].append(run.folder)
-    cut = {}
-    for dataset, folders in by_dataset.items():
-        common = read[folders[0]].questions
-        for folder in folders[1:]:
-            common = np.intersect1d(common, read[folder].questions)
-        if not len(common):
-            raise DataError(f"{dataset}: the runs share no question; they cannot be compared")
-        for folder in folders:
-            own = read[folder]
-            cut[folder] = own.at(np.flatnonzero(np.isin(own.questions, common)))
-    return cut
-
-
-@dataclass(frozen=True)
-class _Paired:
-    """Runs that answered the same questions; i and j count them."""
-
-    runs: Sequence[ComparedRun]
-    scores: np.ndarray
-    images: np.ndarray
-    highest: float
-
-    @cached_property
-    def sums(self) -> Scores:
-        """Scores of 0 to 1; `.scale` is the metric's highest."""
-        return paired_scores(self.scores, self.images, (0.0, self.highest))
-
-    @property
-    def several_images(self) -> bool:
-        """Without two images there is nothing to test."""
-        return len(self.sums.images.sizes) > 1
-
-    @cached_property
-    def means(self) -> np.ndarray:
-        """(k,) accuracies."""
-        return self.scores.mean(axis=0)
-
-    @property
-    def scored(self) -> bool:
-        """Whether anything scored more than 0."""
-        return bool(self.scores.any())
-
-    @cached_property
-    def drawn(self) -> np.ndarray:
-        """(draws, k) accuracies of bootstrap draws, as parts of the highest."""
-        return bootstrap_means(self.sums.sums, self.sums.images.sizes)
-
-    @cached_property
-    def alone(self) -> Differences:
-        """Intervals of differences, each by itself."""
-        return differences(self.sums)
-
-    @cached_property
-    def together(self) -> Differences:
-        """Intervals of differences that all hold at once."""
-        return differences(self.sums, simultaneous=True)
-
-    @cached_property
-    def p_values(self) -> PValues:
-        return sign_flip_tests(self.sums.sums)
-
-    @cached_property
-    def p_holm(self) -> np.ndarray:
-        """p-values corrected for all pairs."""
-        corrected = np.ones_like(self.p_values.value)
-        pairs = np.triu_indices(len(self.runs), 1)
-        own = PValues(self.p_values.value[pairs], self.p_values.at_floor[pairs])
-        corrected[pairs] = holm(own).value
-        corrected.T[pairs] = corrected[pairs]
-        return corrected
-
-    def difference(self, i: int, j: int, found: Differences) -> Difference:
-        """Run i against baseline j."""
-        wins = int((self.scores[:, i] > self.scores[:, j]).sum())
-        losses = int((self.scores[:, i] < self.scores[:, j]).sum())
-        zero_one = bool(np.isin(self.scores[:, [i, j]], (0.0, 1.0)).all())
-        return Difference(
-            run=self.runs[i].name,
-            baseline=self.runs[j].name,
-            difference=float(found.difference[i, j]),
-            low=known(found.low[i, j]),
-            high=known(found.high[i, j]),
-            p_value=float(self.p_values.value[i, j]),
-            p_holm=float(self.p_holm[i, j]),
-            p_at_floor=bool(self.p_values.at_floor[i, j]),
-            p_mcnemar=mcnemar_p_value(wins, losses) if zero_one else None,
-            wins=wins,
-            losses=losses,
-        )
-
-
-def _paired(runs: Sequence[ComparedRun], read: dict[Path, SampleColumns]) -> _Paired | None:
-    """None where the runs answered different questions, or one has no scores or no records."""
-    if not runs or any(run.folder not in read for run in runs):
-        return None
-    columns = [read[run.folder] for run in runs]
-    first = columns[0]
-    if any(not np.array_equal(own.questions, first.questions) for own in columns):
-        return None
-    scores = np.column_stack([own.scores for own in columns])
-    if np.isnan(scores).any():
-        return None
-    return _Paired(runs, scores, first.images, metric(runs[0].asked.metric).highest)
-
-
 # --- one series ---------------------------------------------------------------------------------
 
 
@@ -308,7 +184,7 @@ def _series(
     own = sorted(own, key=lambda run: run.order)
     candidates = [run for run in own if not run.same_inputs_as]
     known = [run for run in candidates if run.folder in read]
-    paired = _paired(known, read)
+    paired = paired_runs(known, read)
     count, images = _counts(own, known, read)
     runs = [_run(run, read.get(run.folder)) for run in own]
     evidence = Evidence(margin=margin, questions=count)
@@ -341,7 +217,7 @@ def _with_limits(series: Series, own: Sequence[ComparedRun], limits: Mapping[str
 
 
 def _evidence(
-    paired: _Paired,
+    paired: PairedRuns,
     found: Comparison,
     candidates: Sequence[ComparedRun],
     lacking: Sequence[ComparedRun],
@@ -385,7 +261,7 @@ def _answer(
     runs: Sequence[AnalysedRun],
     candidates: Sequence[ComparedRun],
     known: Sequence[ComparedRun],
-    paired: _Paired | None,
+    paired: PairedRuns | None,
     evidence: Evidence,
 ) -> Answer:
     """The answer of a series: `known` are those of its candidates that have their samples."""
@@ -463,7 +339,7 @@ def _own_times(found: Result) -> dict[str, Any]:
 
 
 def _with_differences(
-    runs: Sequence[AnalysedRun], paired: _Paired, compared: Comparison
+    runs: Sequence[AnalysedRun], paired: PairedRuns, compared: Comparison
 ) -> list[AnalysedRun]:
     place = {run.name: i for i, run in enumerate(paired.runs)}
     best = int(np.argmax(paired.means))
@@ -486,19 +362,19 @@ def _with_differences(
     return found
 
 
-def _power(paired: _Paired, margin: float) -> Power:
+def _power(paired: PairedRuns, margin: float) -> Power:
     return Power(
         margin=paired.highest * margin_of(paired.sums),
         questions_for_margin=questions_needed(paired.sums, margin / 100 / paired.highest),
     )
 
 
-def _groupings(paired: _Paired, groups: dict[str, Labels]) -> tuple[Grouping, ...]:
+def _groupings(paired: PairedRuns, groups: dict[str, Labels]) -> tuple[Grouping, ...]:
     best = int(np.argmax(paired.means))
     return tuple(_grouping(paired, name, labels, best) for name, labels in groups.items())
 
 
-def _grouping(paired: _Paired, name: str, labels: Labels, best: int) -> Grouping:
+def _grouping(paired: PairedRuns, name: str, labels: Labels, best: int) -> Grouping:
     """Accuracy by group; p-values of differences from the best run by Holm over the whole table."""
     parts = []
     for code in range(len(labels.names)):
@@ -520,7 +396,9 @@ def _grouping(paired: _Paired, name: str, labels: Labels, best: int) -> Grouping
     return Grouping(name, tuple(found))
 
 
-def _group(value: str, part: _Paired, best: int, p_holm: np.ndarray, at_floor: np.ndarray) -> Group:
+def _group(
+    value: str, part: PairedRuns, best: int, p_holm: np.ndarray, at_floor: np.ndarray
+) -> Group:
     cells = []
     for i, run in enumerate(part.runs):
         mean = accuracy(part.scores[:, i], part.images, (0.0, part.highest))
@@ -542,7 +420,7 @@ def _group(value: str, part: _Paired, best: int, p_holm: np.ndarray, at_floor: n
 
 
 def _with_times(
-    runs: Sequence[AnalysedRun], candidates: Sequence[ComparedRun], paired: _Paired | None
+    runs: Sequence[AnalysedRun], candidates: Sequence[ComparedRun], paired: PairedRuns | None
 ) -> list[AnalysedRun]:
     """Speed-ups against the best run (the largest where there is no accuracy), and the front."""
     timed = timed_together(candidates)
@@ -578,19 +456,16 @@ def _between(
             # With tokens that leave within the language model, as many kept are more read.
             if twin is None or twin.asked.reduction_layer != run.asked.reduction_layer:
                 continue
-            pair = _paired([run, twin], read)
+            pair = paired_runs([run, twin], read)
             if pair is not None and pair.several_images:
                 pairs.append(pair)
-    tests = [sign_flip_tests(pair.sums.sums, len(pairs)) for pair in pairs]
-    value = np.array([test.value[0, 1] for test in tests])
-    at_floor = np.array([test.at_floor[0, 1] for test in tests])
-    corrected = holm(PValues(value, at_floor)).value
+    tests = pair_tests([pair.sums.sums for pair in pairs])
     return tuple(
         replace(
             pair.difference(0, 1, pair.alone),
-            p_value=float(value[i]),
-            p_at_floor=bool(at_floor[i]),
-            p_holm=float(corrected[i]),
+            p_value=test.value,
+            p_at_floor=test.at_floor,
+            p_holm=test.holm,
         )
-        for i, pair in enumerate(pairs)
+        for pair, test in zip(pairs, tests, strict=True)
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -18,13 +17,14 @@ import numpy as np
 from vtexp.analysis.answer import points
 from vtexp.analysis.findings import Grid, GridAxis, GridPoint, Interaction
 from vtexp.analysis.limits import memory_gb
+from vtexp.analysis.paired import paired_runs
 from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.samples import SampleColumns
 from vtexp.analysis.times import known, timed_together
 from vtexp.metrics import metric
-from vtexp.stats.comparison import differences, paired_scores
+from vtexp.stats.comparison import Scores, differences, paired_scores
 from vtexp.stats.paired import on_front
-from vtexp.stats.permutation import PValues, holm, sign_flip_tests
+from vtexp.stats.permutation import PairTest, pair_tests
 from vtexp.stats.times import mean_time
 
 #: Knobs whose values say how many experts or blocks work, not how the image is cut.
@@ -64,9 +64,8 @@ def grids(runs: Sequence[ComparedRun], read: Mapping[Path, SampleColumns]) -> tu
 
 
 def _key(run: ComparedRun) -> tuple[str, ...]:
-    keys = ("model", "weights", "dataset", "split", "metric", "hardware")
-    parts = [str(getattr(run.asked, key)) for key in keys]
-    return (*parts, *_rest(run), run.found.samples_fingerprint)
+    own = run.series_key._replace(settings=", ".join(_rest(run)))
+    return (*own, run.found.samples_fingerprint)
 
 
 def _rest(run: ComparedRun) -> list[str]:
@@ -170,18 +169,6 @@ def _front(
 # --- do the knobs add up? -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Corners:
-    """Four runs: both knobs at their ends, all other knobs at their largest value.
-
-    `runs`: low and low, low and high, high and low, high and high.
-    """
-
-    one: GridAxis
-    other: GridAxis
-    runs: tuple[ComparedRun, ...]
-
-
 def _interactions(
     axes: Sequence[GridAxis],
     placed: Mapping[tuple[str, ...], ComparedRun],
@@ -192,64 +179,53 @@ def _interactions(
     A contrast of four scores of each question, tested as the difference of two sums. p-values are
     Holm's over all pairs of knobs.
     """
-    corners = [_corners(axes, pair, placed) for pair in combinations(range(len(axes)), 2)]
     tested = []
-    for own in corners:
-        columns = [] if own is None else [read[r.folder] for r in own.runs if r.folder in read]
-        if own is None or len(columns) < 4 or not _compared(columns):
-            continue
-        low, one_high, other_high, high = (column.scores for column in columns)
-        # Both sums are of two scores: from 0 to twice the highest.
-        sums = np.column_stack([low + high, one_high + other_high])
-        highest = 2 * metric(own.runs[0].asked.metric).highest
-        tested.append((own, paired_scores(sums, columns[0].images, (0.0, highest))))
-    tests = [sign_flip_tests(paired.sums, len(tested)) for _, paired in tested]
-    p_values = PValues(
-        np.array([test.value[0, 1] for test in tests]),
-        np.array([test.at_floor[0, 1] for test in tests]),
+    for one, other in combinations(range(len(axes)), 2):
+        corners = _corners(axes, (one, other), placed)
+        paired = None if corners is None else paired_runs(corners, read)
+        if paired is not None and paired.several_images:
+            low, one_high, other_high, high = paired.scores.T
+            # Both sums are of two scores: from 0 to twice the highest.
+            sums = np.column_stack([low + high, one_high + other_high])
+            contrast = paired_scores(sums, paired.images, (0.0, 2 * paired.highest))
+            tested.append((axes[one], axes[other], paired.means.tolist(), contrast))
+    tests = pair_tests([contrast.sums for *_, contrast in tested])
+    return tuple(_interaction(*own, test) for own, test in zip(tested, tests, strict=True))
+
+
+def _interaction(
+    one: GridAxis, other: GridAxis, accuracy: Sequence[float], contrast: Scores, test: PairTest
+) -> Interaction:
+    """accuracy: of the corners; contrast: sums of their scores (`_interactions`)."""
+    found = differences(contrast)
+    return Interaction(
+        knobs=(one.name, other.name),
+        lowest=(one.values[0], other.values[0]),
+        highest=(one.values[-1], other.values[-1]),
+        loss_at_highest=accuracy[3] - accuracy[1],
+        loss_at_lowest=accuracy[2] - accuracy[0],
+        difference=-float(found.difference[0, 1]),
+        low=known(-found.high[0, 1]),
+        high=known(-found.low[0, 1]),
+        p_holm=test.holm,
+        p_at_floor=test.at_floor,
     )
-    corrected = holm(p_values).value
-    found = []
-    for i, (own, paired) in enumerate(tested):
-        contrast = differences(paired)
-        accuracy = [float(run.found.accuracy or 0.0) for run in own.runs]
-        found.append(
-            Interaction(
-                knobs=(own.one.name, own.other.name),
-                lowest=(own.one.values[0], own.other.values[0]),
-                highest=(own.one.values[-1], own.other.values[-1]),
-                loss_at_highest=accuracy[3] - accuracy[1],
-                loss_at_lowest=accuracy[2] - accuracy[0],
-                difference=-float(contrast.difference[0, 1]),
-                low=known(-contrast.high[0, 1]),
-                high=known(-contrast.low[0, 1]),
-                p_holm=float(corrected[i]),
-                p_at_floor=bool(p_values.at_floor[i]),
-            )
-        )
-    return tuple(found)
 
 
 def _corners(
     axes: Sequence[GridAxis], pair: tuple[int, int], placed: Mapping[tuple[str, ...], ComparedRun]
-) -> _Corners | None:
-    """None where one of the four was not measured."""
+) -> list[ComparedRun] | None:
+    """Four runs with both knobs at their ends, all others at their largest value: low and low, low
+    and high, high and low, high and high. None where one was not measured."""
     runs = []
     for ends in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
         place = [axis.values[-1] for axis in axes]
         for axis, end in zip(pair, ends, strict=True):
             place[axis] = axes[axis].values[end]
-        runs.append(placed.get(tuple(place)))
-    known_runs = tuple(run for run in runs if run is not None)
-    return _Corners(axes[pair[0]], axes[pair[1]], known_runs) if len(known_runs) == 4 else None
-
-
-def _compared(columns: Sequence[SampleColumns]) -> bool:
-    """Whether all have scores of the same questions, about two images at least."""
-    first = columns[0]
-    same = all(np.array_equal(own.questions, first.questions) for own in columns)
-    scored = not any(np.isnan(own.scores).any() for own in columns)
-    return same and scored and len(np.unique(first.images)) > 1
+        if (run := placed.get(tuple(place))) is None:
+            return None
+        runs.append(run)
+    return runs
 
 
 def grid_sentences(grid: Grid) -> list[str]:

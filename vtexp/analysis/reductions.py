@@ -11,15 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from vtexp.analysis.paired import paired_runs
 from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.samples import SampleColumns
+from vtexp.analysis.times import known
 from vtexp.budget.reduction import RESIZE
 from vtexp.config.schema import OF_LLM
-from vtexp.metrics import metric
-from vtexp.stats.comparison import differences, paired_scores
-from vtexp.stats.permutation import PValues, holm, sign_flip_tests
+from vtexp.stats.permutation import pair_tests
 from vtexp.utils.text import listed
 
 #: Floors that work behind the connector, and the share by which mean tokens of a method and of
@@ -79,19 +77,19 @@ def _nearest(run: ComparedRun, floors: Sequence[ComparedRun]) -> ComparedRun | N
     def distance(other: ComparedRun) -> float:
         return abs(other.vision_tokens / run.vision_tokens - 1)
 
-    alike = [other for other in floors if _same_questions(run, other)]
+    alike = [other for other in floors if _comparable(run, other)]
     nearest = min(alike, key=distance, default=None)
     return None if nearest is None or distance(nearest) > EQUAL else nearest
 
 
-def _same_questions(run: ComparedRun, other: ComparedRun) -> bool:
-    asked, theirs = run.asked, other.asked
-    keys = (
-        *("model", "weights", "dataset", "split", "metric", "hardware"),
-        *("blocks", "moe_top_k", "moe_first_block_top_k"),
-    )
-    prints = run.found.samples_fingerprint, other.found.samples_fingerprint
-    return prints[0] == prints[1] and all(getattr(asked, k) == getattr(theirs, k) for k in keys)
+def _comparable(run: ComparedRun, other: ComparedRun) -> bool:
+    """Whether both asked the same of the same model, with the same experts and blocks."""
+
+    def asked(own: ComparedRun) -> tuple[object, ...]:
+        what = own.series_key._replace(settings=""), own.found.samples_fingerprint
+        return (*what, own.asked.blocks, own.asked.moe_top_k, own.asked.moe_first_block_top_k)
+
+    return asked(run) == asked(other)
 
 
 def _tested(
@@ -99,38 +97,22 @@ def _tested(
 ) -> list[AgainstFloor]:
     scored = []
     for run, floor in pairs:
-        columns = [read[own.folder] for own in (run, floor) if own.folder in read]
-        if len(columns) == 2 and np.array_equal(columns[0].questions, columns[1].questions):
-            scores = np.column_stack([own.scores for own in columns])
-            if not np.isnan(scores).any() and len(np.unique(columns[0].images)) > 1:
-                highest = metric(run.asked.metric).highest
-                scored.append(
-                    (run, floor, paired_scores(scores, columns[0].images, (0.0, highest)))
-                )
-    tests = [sign_flip_tests(paired.sums, len(scored)) for _, _, paired in scored]
-    p_values = PValues(
-        np.array([test.value[0, 1] for test in tests]),
-        np.array([test.at_floor[0, 1] for test in tests]),
-    )
-    corrected = holm(p_values).value
-    found = []
-    for i, (run, floor, paired) in enumerate(scored):
-        own = differences(paired)
-        low, high = (
-            None if np.isnan(end[0, 1]) else float(end[0, 1]) for end in (own.low, own.high)
+        paired = paired_runs([run, floor], read)
+        if paired is not None and paired.several_images:
+            scored.append((run, floor, paired))
+    tests = pair_tests([paired.sums.sums for _, _, paired in scored])
+    return [
+        AgainstFloor(
+            run,
+            floor,
+            float(paired.alone.difference[0, 1]),
+            known(paired.alone.low[0, 1]),
+            known(paired.alone.high[0, 1]),
+            test.holm,
+            test.at_floor,
         )
-        found.append(
-            AgainstFloor(
-                run,
-                floor,
-                float(own.difference[0, 1]),
-                low,
-                high,
-                float(corrected[i]),
-                bool(p_values.at_floor[i]),
-            )
-        )
-    return found
+        for (run, floor, paired), test in zip(scored, tests, strict=True)
+    ]
 
 
 def reduction_findings(
@@ -245,7 +227,7 @@ def _plain(run: ComparedRun, done: Sequence[ComparedRun]) -> ComparedRun | None:
     """The run of the same cap on crops that keeps all tokens."""
     for other in done:
         same_cap = other.asked.num_crops == run.asked.num_crops
-        if other.asked.knob == "max_crops" and same_cap and _same_questions(run, other):
+        if other.asked.knob == "max_crops" and same_cap and _comparable(run, other):
             return other
     return None
 

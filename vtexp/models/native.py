@@ -94,20 +94,21 @@ class NativeRunner(Runner):
         """The language model's argument for a mask, where a prompt needs more than causality."""
         return {}
 
+    @abstractmethod
     def grids(self, image: NativeImage) -> tuple[Grid, ...]:
-        """Grids of the views that an image's tokens fill, in order; needed to reduce them."""
-        raise NotImplementedError
+        """Grids of the views that an image's tokens fill, in order."""
 
     @property
+    @abstractmethod
     def attention_block(self) -> Any:
-        """The last block of the vision tower whose attention can score patches; likewise."""
-        raise NotImplementedError
+        """The last block of the vision tower whose attention can score patches."""
 
+    @abstractmethod
     def token_scores(self, prepared: PreparedSample) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Of what that block read of the image, the attention to each token's patches, (n,);
-        likewise. Waits for no device once it is made: the layout's consequences are computed here.
+        """Of what that block read of the image, the attention to each token's patches, (n,).
+
+        Waits for no device once it is made: the layout's consequences are computed here.
         """
-        raise NotImplementedError
 
     def renumbered(
         self, prompt: ReduciblePrompt, indices: torch.Tensor, order: torch.Tensor

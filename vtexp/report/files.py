@@ -217,7 +217,10 @@ def _front(grid: Grid) -> list[str]:
     rows = front_rows(grid)
     if not rows:
         return []
-    said = f"No setting is at least as accurate, as fast and as small in {grid.memory} memory."
+    said = (
+        f"No other setting is at least as accurate, as fast and as small in {grid.memory} memory, "
+        "by these estimates."
+    )
     return [
         "",
         f"## Pareto front: {_text(grid.name)}",

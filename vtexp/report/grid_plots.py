@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
+
+import numpy as np
 
 from vtexp.analysis.findings import Grid, GridPoint
-from vtexp.report.format import score_label, score_unit
+from vtexp.report.format import score_label, score_title, score_unit
 from vtexp.report.group_plots import percent
 from vtexp.report.plot import Plot, PlotSeries
+from vtexp.stats.paired import on_front
 
 
 def grid_plots(grids: Sequence[Grid]) -> list[Plot]:
@@ -31,10 +35,11 @@ def _plot(grid: Grid, name: str) -> Plot:
         for label in _values(grid, 1):
             own = [p for p in grid.points if _at(grid, p, 1) == label and _in(grid, p, panel)]
             lines.append(_line(label, own, panel))
+    knobs = " x ".join(axis.name for axis in grid.axes)
     doubtful = " Hollow: the timings are doubtful." if any(p.doubtful for p in grid.points) else ""
     return Plot(
         name=name,
-        title=f"Accuracy over prefill: {' x '.join(axis.name for axis in grid.axes)}",
+        title=f"{score_title({grid.metric})} over prefill: {knobs}",
         caption=f"{grid.name}. A line runs through the {grid.axes[0].name}. "
         f"{'Grey' if panels else 'Dashed'}: settings that no other of the grid beats in both, by "
         f"these estimates.{doubtful}",
@@ -64,11 +69,10 @@ def _line(
 
 def _front(grid: Grid) -> list[GridPoint]:
     """The settings that no other beats in accuracy and prefill, the fastest first."""
-    found: list[GridPoint] = []
-    for point in sorted(grid.points, key=lambda p: (p.prefill_ms or 0.0, -(p.accuracy or 0.0))):
-        if not found or (point.accuracy or 0.0) > (found[-1].accuracy or 0.0):
-            found.append(point)
-    return found
+    accuracy = np.array([point.accuracy for point in grid.points], dtype=float)
+    prefill_ms = np.array([point.prefill_ms for point in grid.points], dtype=float)
+    on = on_front(accuracy, prefill_ms)
+    return sorted(compress(grid.points, on), key=lambda point: point.prefill_ms or 0.0)
 
 
 def _steps(front: Sequence[GridPoint]) -> tuple[list[float], list[float]]:

@@ -57,7 +57,8 @@ def forecast(plan: Plan) -> Forecast:
     clocks: dict[LlmSetting | None, Clock] = {}
     predictions, beyond = [], []
     for run in plan.runs:
-        clock = clocks.setdefault(run.setting.llm, clock_of(plan, run))
+        if (clock := clocks.get(run.setting.llm)) is None:  # each looks through all sweeps
+            clock = clocks[run.setting.llm] = clock_of(plan, run)
         predictions.append(_prediction(plan, run, clock))
         if clock.model and not clock.model.covers(run.prompts):
             beyond.append(run.label)

@@ -367,7 +367,6 @@ def _require_reducible(
 ) -> None:
     """Raises ConfigError where the model's family has no such reduction behind its connector."""
     family, blocks = checkpoint.family, checkpoint.family.llm_sizes(checkpoint.config).layers
-    marked = not family.geometry.template_markers or checkpoint.tokenizer.form.marks_image
     for _, setting in settings:
         if (own := setting.behind_connector) is None:
             continue
@@ -377,7 +376,8 @@ def _require_reducible(
                 f"reduction={own.method}: not for {family.name}, only for {', '.join(having)}; "
                 "reduction=resize works with every family"
             )
-        if own.structure_tokens == "drop" and not marked:
+        by_template = own.structure_tokens == "drop" and family.geometry.template_markers
+        if by_template and not checkpoint.tokenizer.form.marks_image:
             raise ConfigError(
                 "reduction.structure_tokens=drop: the chat template of this checkpoint writes no "
                 "special tokens around an image; take keep"

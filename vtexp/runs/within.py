@@ -78,21 +78,25 @@ def candidates(plan: Plan, clock: Clock, limit_ms: float | None = None) -> list[
         values = [replace(planned, value=value) for value in _values(plan, clock)]
     found = [with_value(plan, value) for value in values]
     same = same_inputs([(run.label, run.inputs_fingerprint) for run in found])
-    kept = [
-        Candidate(
-            run,
-            _clock(plan, clock, run).mean_ms(run.prompts),
-            None if run.memory is None else run.memory.total / 1e9,
-            None
-            if limit_ms is None
-            else _clock(plan, clock, run).chance_at_most(run.prompts, limit_ms),
-        )
-        for run in found
-        if run.label not in same
-        and run.verdict.level != "refused"
-        and _covered(_clock(plan, clock, run), run)
-    ]
+    clocks = {plan.runs[0].setting.llm: clock}  # each looks through all sweeps
+    kept = []
+    for run in found:
+        if run.label in same or run.verdict.level == "refused":
+            continue
+        if (own := clocks.get(run.setting.llm)) is None:
+            own = clocks[run.setting.llm] = clock_of(plan, run)
+        if own.model is None or own.model.covers(run.prompts):
+            kept.append(_candidate(run, own, limit_ms))
     return sorted(kept, key=_work)
+
+
+def _candidate(run: PlannedRun, clock: Clock, limit_ms: float | None) -> Candidate:
+    return Candidate(
+        run,
+        clock.mean_ms(run.prompts),
+        None if run.memory is None else run.memory.total / 1e9,
+        None if limit_ms is None else clock.chance_at_most(run.prompts, limit_ms),
+    )
 
 
 def _work(one: Candidate) -> tuple[float, int, int]:
@@ -100,16 +104,6 @@ def _work(one: Candidate) -> tuple[float, int, int]:
     llm = one.run.setting.llm or LlmSetting()
     top_k = llm.top_k or one.run.llm_sizes.top_k or 0
     return one.run.predicted_vision_tokens, one.run.active_blocks, top_k
-
-
-def _clock(plan: Plan, clock: Clock, run: PlannedRun) -> Clock:
-    """What times of a run are predicted by: `clock`, of the plan's first, where that can."""
-    same = run.setting.llm == plan.runs[0].setting.llm
-    return clock if same else clock_of(plan, run)
-
-
-def _covered(clock: Clock, run: PlannedRun) -> bool:
-    return clock.model is None or clock.model.covers(run.prompts)
 
 
 def _values(plan: Plan, clock: Clock) -> list[str]:

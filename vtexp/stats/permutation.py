@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +54,28 @@ def holm(p_values: PValues) -> PValues:
     corrected = np.empty_like(flat)
     corrected[order] = np.minimum(stepped, 1.0)
     return PValues(corrected.reshape(p_values.value.shape), p_values.at_floor)
+
+
+@dataclass(frozen=True)
+class PairTest:
+    """p-value of no difference in one pair of several, and Holm's for all of these.
+
+    `at_floor`: both are upper bounds.
+    """
+
+    value: float
+    holm: float
+    at_floor: bool
+
+
+def pair_tests(pairs: Sequence[np.ndarray]) -> list[PairTest]:
+    """Of several pairs of budgets, each the (G, 2) sums of its own images' scores."""
+    tests = [sign_flip_tests(sums, len(pairs)) for sums in pairs]
+    value = np.array([test.value[0, 1] for test in tests])
+    at_floor = np.array([test.at_floor[0, 1] for test in tests])
+    corrected = holm(PValues(value, at_floor)).value
+    numbers = zip(value.tolist(), corrected.tolist(), at_floor.tolist(), strict=True)
+    return [PairTest(*own) for own in numbers]
 
 
 def _all_pairs(values: np.ndarray) -> np.ndarray:

@@ -42,7 +42,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder.mkdir()
     torch.manual_seed(0)
     model = SMALL[request.param](save_tokenizer(request.param, folder))
-    tower = model.get_submodule(runner_class(FAMILIES[request.param]).vision_tower)  # type: ignore[attr-defined]
+    kind = runner_class(FAMILIES[request.param])
+    assert issubclass(kind, NativeRunner)
+    tower = model.get_submodule(kind.vision_tower)
     for name, parameter in tower.named_parameters():
         if "lambda" in name:
             parameter.data.fill_(1.0)
@@ -330,11 +332,10 @@ def test_scores_are_the_attention_to_each_tokens_patches(
     np.testing.assert_allclose(scores[chosen], expected, rtol=2e-4)
 
 
+@pytest.mark.parametrize("folder", ["qwen2_5_vl"], indirect=True)
 def test_an_encoder_of_windows_alone_has_no_scores(
     runner: NativeRunner, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not is_qwen(runner):
-        pytest.skip("only Qwen2.5-VL has windows")
     monkeypatch.setattr(runner.model.model.visual.config, "fullatt_block_indexes", [])
     answers(runner, samples[:1], setting(runner, Reduction("max_min", kept=5)))
     with pytest.raises(VtexpError, match="whole image"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.helpers.made_records import change_result, latency_row
 from tests.helpers.made_sweeps import make_run, steady_scores
@@ -14,7 +16,7 @@ from vtexp.analysis.findings import Analysis
 from vtexp.analysis.rows import ComparedRun, collect
 from vtexp.report.decision_plots import decision_plots
 from vtexp.report.figures import drawings
-from vtexp.report.plot import Plot
+from vtexp.report.plot import Plot, PlotSeries
 from vtexp.runs.records import write_latency
 from vtexp.utils import files
 
@@ -93,3 +95,19 @@ def test_what_was_not_measured_is_not_drawn(tmp_path: Path) -> None:
     make_run(tmp_path, "336x336", 288, [1.0, 0.0])
     runs = collect(tmp_path)
     assert set(plots_of((analyse(runs), runs))) == {"images"}
+
+
+def test_points_of_equal_height_are_drawn_whole() -> None:
+    """Against the pixels: a marker at the top of its axes would be cut in half."""
+
+    def height(*values: float) -> int:
+        """Rows of the picture that have the series' colour, around its points."""
+        line = PlotSeries(label="", x=[1.0, 2.0], y=list(values))
+        plot = Plot(name="memory", title="", caption="", x_label="", y_label="GB", kind="points",
+                    series=[line])  # fmt: skip
+        png = next(content for kind, content in drawings(plot) if kind == "png")
+        pixels = np.array(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+        blue = (pixels[..., 2] - pixels[..., 0] > 100).any(axis=1)
+        return int(np.diff(np.flatnonzero(np.diff([0, *blue, 0]))).max())
+
+    assert height(0.645, 0.645) == pytest.approx(height(0.3, 0.645), abs=1)

@@ -146,8 +146,12 @@ def _draw(axes: Axes, plot: Plot, width_in: float) -> None:
         _legend(axes, plot, width_in)
 
 
-def _y_limits(plot: Plot) -> tuple[float, float | None]:
-    return (-2, 102) if plot.percent else (0, None)
+def _y_limits(plot: Plot) -> tuple[float, float]:
+    """From 0, with room above the highest point: also where all are equal."""
+    if plot.percent:
+        return -2, 102
+    ends = [end for own in plot.series for end in (*own.y, *(own.high or ())) if end is not None]
+    return 0, 1.05 * max(ends, default=0) or 1
 
 
 def _legend_columns(plot: Plot, width_in: float) -> int:

@@ -97,7 +97,7 @@ def test_what_was_not_measured_is_not_drawn(tmp_path: Path) -> None:
     assert set(plots_of((analyse(runs), runs))) == {"images"}
 
 
-def test_points_of_equal_height_are_drawn_whole() -> None:
+def test_points_of_nearly_equal_height_are_drawn_whole() -> None:
     """Against the pixels: a marker at the top of its axes would be cut in half."""
 
     def height(*values: float) -> int:
@@ -110,4 +110,5 @@ def test_points_of_equal_height_are_drawn_whole() -> None:
         blue = (pixels[..., 2] - pixels[..., 0] > 100).any(axis=1)
         return int(np.diff(np.flatnonzero(np.diff([0, *blue, 0])))[::2].max())  # between: gaps
 
-    assert height(0.645, 0.645) == pytest.approx(height(0.3, 0.645), abs=1)
+    whole = height(0.3, 0.645)
+    assert height(0.645, 0.6451) >= whole <= height(0.645, 0.645)

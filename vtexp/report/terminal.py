@@ -21,8 +21,8 @@ MOST_TYPES, MOST_RUNS = 15, 8
 PLAIN = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 #: Comparisons between series that a terminal shows at most.
 MOST_BETWEEN = 12
-#: Room that a column of words, such as the settings, needs at least.
-WORDS = 16
+#: Room that a column of words, such as the settings, gets: that of its longest, within these.
+LEAST_WORDS, MOST_WORDS = 16, 32
 
 
 def _table(plain: bool, **more: Any) -> Table:
@@ -42,8 +42,11 @@ def table(rows: Sequence[ReportRow], width: int, *, plain: bool = False) -> Tabl
     names, knobs = run_names(runs), {run.asked.knob for run in runs}
     first = "knob value" if len(knobs) > 1 else knobs.pop()
     columns = shown(rows, TERMINAL)
-    words = sum(column.varying for column in columns)
-    taken = max(map(len, (first, *names.values()))) + (WORDS + 2) * words
+    longest = (
+        max(len(_cell(row, column)) for row in rows) for column in columns if column.varying
+    )
+    words = sum(2 + min(MOST_WORDS, max(LEAST_WORDS, own)) for own in longest)
+    taken = max(map(len, (first, *names.values()))) + words
     columns = _fitting(rows, columns, width - taken - 4)
     result.add_column(first, no_wrap=True)
     for column in columns:

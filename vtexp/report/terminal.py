@@ -42,9 +42,7 @@ def table(rows: Sequence[ReportRow], width: int, *, plain: bool = False) -> Tabl
     names, knobs = run_names(runs), {run.asked.knob for run in runs}
     first = "knob value" if len(knobs) > 1 else knobs.pop()
     columns = shown(rows, TERMINAL)
-    longest = (
-        max(len(_cell(row, column)) for row in rows) for column in columns if column.varying
-    )
+    longest = (max(len(_cell(row, column)) for row in rows) for column in columns if column.varying)
     words = sum(2 + min(MOST_WORDS, max(LEAST_WORDS, own)) for own in longest)
     taken = max(map(len, (first, *names.values()))) + words
     columns = _fitting(rows, columns, width - taken - 4)

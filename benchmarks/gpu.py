@@ -36,7 +36,8 @@ import numpy as np
 import torch
 from results_file import write_results
 
-from vtexp.cost.flops import PromptCounts, mfu
+from vtexp.cost.flops import mfu
+from vtexp.cost.prompts import PromptCounts
 from vtexp.runs import surroundings
 from vtexp.runs.records import read_latency, read_result
 from vtexp.utils import files

@@ -23,8 +23,8 @@ from typing import Any
 from many_samples import memory_mib
 from results_file import write_results
 
+from vtexp.config.choices import Launcher
 from vtexp.config.compose import compose_config
-from vtexp.config.schema import Launcher
 from vtexp.jobs.finish import show_comparison
 from vtexp.jobs.status import look
 from vtexp.jobs.worker import make_job

@@ -30,7 +30,8 @@ from rich.table import Table
 from vtexp.budget.geometry import MOLMO
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.budget.reduction import DEFAULT_LAYER, EARLY_LAYER, RESIZE, Reduction
-from vtexp.config.schema import Device, Dtype, HardwareConfig
+from vtexp.config.choices import Device, Dtype
+from vtexp.config.schema import HardwareConfig
 from vtexp.data.builtin.small_print_pages import KINDS, new_page
 from vtexp.data.sample import ImageFile, Sample
 from vtexp.models.checkpoints import find_checkpoint

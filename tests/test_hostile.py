@@ -20,7 +20,8 @@ from PIL import Image
 from tests.data.test_bad_data import private
 from tests.helpers.made_sweeps import make_run
 from vtexp.cli import sweep as sweep_commands
-from vtexp.config.schema import Config, Launcher
+from vtexp.config.choices import Launcher
+from vtexp.config.schema import Config
 from vtexp.errors import CheckpointError, ConfigError, DataError
 from vtexp.jobs.here import run_job
 from vtexp.jobs.status import _progress, look, look_again

@@ -18,14 +18,9 @@ from vtexp.budget.geometry import (
     Geometry,
     Size,
     Tiling,
-    aspect_ratio_warning,
-    crop_limit,
     crops_to_tiling,
     image_size_to_tiling,
     image_tiling,
-    letterbox,
-    own_limit_warning,
-    prompt_limit,
     select_tiling,
     theoretical_tokens,
     tiling_to_resolution,
@@ -33,6 +28,8 @@ from vtexp.budget.geometry import (
     tokens_to_crops,
     vision_tokens_to_image_resolution,
 )
+from vtexp.budget.limits import aspect_ratio_warning, crop_limit, own_limit_warning, prompt_limit
+from vtexp.budget.placement import letterbox
 from vtexp.errors import ConfigError
 
 geometries = st.sampled_from([MOLMO, MOLMO2])

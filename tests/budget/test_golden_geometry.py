@@ -13,10 +13,10 @@ from vtexp.budget.geometry import (
     Size,
     Tiling,
     image_tiling,
-    letterbox,
     theoretical_tokens,
     token_layout,
 )
+from vtexp.budget.placement import letterbox
 
 pytestmark = pytest.mark.golden
 

@@ -26,8 +26,9 @@ from vtexp.budget.geometry import MOLMO, MOLMO2, Geometry, Size, Tiling, tiling_
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.cli import datasets
 from vtexp.cli.main import main
+from vtexp.config.choices import Form
 from vtexp.config.compose import compose_config, dataset_configs
-from vtexp.config.schema import ColumnsConfig, DatasetConfig, Form, SourceConfig
+from vtexp.config.dataset_schema import ColumnsConfig, DatasetConfig, SourceConfig
 from vtexp.data.builtin import easy_vqa, small_print
 from vtexp.data.load import is_here, load_samples
 from vtexp.data.sources.paths import cache_folder

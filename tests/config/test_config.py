@@ -21,14 +21,9 @@ from vtexp.budget.knobs import KnobValue
 from vtexp.config import user_errors
 from vtexp.config.checks import from_plain
 from vtexp.config.compose import compose_config, flags_first, with_brackets
-from vtexp.config.schema import (
-    ColumnsConfig,
-    Config,
-    ImageSizeKnob,
-    MaxCropsKnob,
-    VisionTokensKnob,
-    to_plain,
-)
+from vtexp.config.dataset_schema import ColumnsConfig
+from vtexp.config.knob_schema import ImageSizeKnob, MaxCropsKnob, VisionTokensKnob
+from vtexp.config.schema import Config, to_plain
 from vtexp.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -23,8 +23,10 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from vtexp.config import user_errors
+from vtexp.config.choices import Form
 from vtexp.config.compose import compose_config
-from vtexp.config.schema import GROUP_SCHEMAS, KNOB_SCHEMAS, Form
+from vtexp.config.knob_schema import KNOB_SCHEMAS
+from vtexp.config.schema import GROUP_SCHEMAS
 from vtexp.data import load
 from vtexp.jobs.here import run_job
 from vtexp.utils.console import console

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from vtexp.config.compose import compose_config, with_brackets
 from vtexp.config.hydra_parts import each_its_own, for_several_knobs, name_is_given, parameters
-from vtexp.config.schema import MaxCropsKnob
+from vtexp.config.knob_schema import MaxCropsKnob
 from vtexp.config.user_errors import one_line
 from vtexp.errors import ConfigError
 

@@ -13,7 +13,8 @@ import pytest
 from vtexp.config import user_errors
 from vtexp.config.checks import from_plain
 from vtexp.config.compose import compose_config
-from vtexp.config.schema import GROUP_SCHEMAS, KNOB_SCHEMAS, rule_of_key, to_plain
+from vtexp.config.knob_schema import KNOB_SCHEMAS
+from vtexp.config.schema import GROUP_SCHEMAS, rule_of_key, to_plain
 
 
 def _numbers(schema: Any, prefix: str) -> Iterator[tuple[str, str]]:

@@ -24,14 +24,9 @@ from vtexp.budget.geometry import Size, Tiling, token_layout
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.config.schema import Config, HardwareConfig
 from vtexp.cost.architectures import model_arithmetic
-from vtexp.cost.flops import (
-    COMPUTED_STAGES,
-    ITEM_BYTES,
-    ModelArithmetic,
-    PromptCounts,
-    Windows,
-    mfu,
-)
+from vtexp.cost.flops import COMPUTED_STAGES, ITEM_BYTES, ModelArithmetic, mfu
+from vtexp.cost.parts import Windows
+from vtexp.cost.prompts import PromptCounts
 from vtexp.data.sample import Sample
 from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import find_checkpoint

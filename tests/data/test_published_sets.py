@@ -17,7 +17,8 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
-from vtexp.config.schema import Config, DatasetConfig
+from vtexp.config.dataset_schema import DatasetConfig
+from vtexp.config.schema import Config
 from vtexp.data.images import ImageFile
 from vtexp.data.load import BUILT_IN, load_samples
 from vtexp.data.sample import LoadedSamples, Sample

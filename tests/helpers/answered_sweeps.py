@@ -15,7 +15,8 @@ from vtexp.config.compose import compose_config
 from vtexp.models.probe import Counts
 from vtexp.runs import records
 from vtexp.runs.frozen import freeze
-from vtexp.runs.plan import Plan, PlannedRun, make_plan
+from vtexp.runs.plan import Plan, make_plan
+from vtexp.runs.planned_run import PlannedRun
 from vtexp.runs.records import Result, SampleRow, extended
 from vtexp.runs.run import check_counts, sample_row
 from vtexp.utils import files

@@ -16,7 +16,8 @@ import pytest
 from tests.helpers.facts import says
 from tests.helpers.slurm_cluster import wait_until
 from tests.helpers.sweeps import Sweep, process_of
-from vtexp.config.schema import Config, Launcher
+from vtexp.config.choices import Launcher
+from vtexp.config.schema import Config
 from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
 from vtexp.jobs import launch, local, slurm
 from vtexp.jobs.here import run_job

@@ -9,7 +9,8 @@ import pytest
 
 from vtexp.cli.main import main
 from vtexp.config.checks import with_keys
-from vtexp.config.schema import Config, Launcher
+from vtexp.config.choices import Launcher
+from vtexp.config.schema import Config
 from vtexp.errors import ConfigError
 from vtexp.runs.ledger import SubmittedJob, note_submitted
 from vtexp.utils import files

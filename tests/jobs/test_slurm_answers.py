@@ -13,7 +13,8 @@ import pytest
 
 from tests.helpers.facts import says
 from tests.helpers.made_sweeps import make_run, unfinish
-from vtexp.config.schema import HardwareConfig, Launcher
+from vtexp.config.choices import Launcher
+from vtexp.config.schema import HardwareConfig
 from vtexp.errors import VtexpError
 from vtexp.jobs import slurm
 from vtexp.jobs.status import look

@@ -29,7 +29,8 @@ from transformers import (
 
 from tests.helpers.closeness import assert_close_to_spread
 from vtexp.budget.knobs import CropSetting, KnobValue
-from vtexp.config.schema import Config, Dtype, HardwareConfig
+from vtexp.config.choices import Dtype
+from vtexp.config.schema import Config, HardwareConfig
 from vtexp.data.sample import ImageFile, Sample
 from vtexp.errors import (
     CheckpointError,

@@ -17,8 +17,9 @@ from PIL import Image
 
 from tests.helpers.closeness import OF_PIXELS, assert_close_to_spread
 from tests.helpers.peer_checkpoints import peer_processor, write_checkpoint
-from vtexp.budget.geometry import Size, own_limit_warning
+from vtexp.budget.geometry import Size
 from vtexp.budget.knobs import CropSetting
+from vtexp.budget.limits import own_limit_warning
 from vtexp.data.sample import ImageFile, Sample
 from vtexp.errors import CheckpointError
 from vtexp.models.checkpoints import find_checkpoint

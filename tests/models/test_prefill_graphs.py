@@ -22,7 +22,8 @@ from vtexp.analysis.answer import _doubtful
 from vtexp.analysis.findings import AnalysedRun
 from vtexp.budget.knobs import CropSetting
 from vtexp.budget.reduction import Reduction
-from vtexp.config.schema import Config, Device, Dtype, HardwareConfig
+from vtexp.config.choices import Device, Dtype
+from vtexp.config.schema import Config, HardwareConfig
 from vtexp.data.sample import Sample
 from vtexp.errors import ConfigError, VtexpError
 from vtexp.jobs.here import run_job

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tests.helpers.closeness import OF_PIXELS, assert_close_to_spread
-from vtexp.budget.geometry import Placement, Size
+from vtexp.budget.geometry import Size
+from vtexp.budget.placement import Placement
 from vtexp.models.host_resize import one_thread, resized_bands, resized_cells
 
 PATCH_PX = 14

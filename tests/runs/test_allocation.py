@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from vtexp.config.schema import Device, HardwareConfig, Launcher, SlurmConfig
+from vtexp.config.choices import Device, Launcher
+from vtexp.config.schema import HardwareConfig, SlurmConfig
 from vtexp.runs.allocation import differences, usable_cores, visible_gpus
 from vtexp.runs.surroundings import describe
 

@@ -22,7 +22,8 @@ from tests.helpers.made_records import change_result
 from tests.helpers.slurm_cluster import wait_until
 from tests.helpers.wandb_server import WandbServer
 from vtexp.analysis.rows import collect
-from vtexp.config.schema import Config, WandbMode
+from vtexp.config.choices import WandbMode
+from vtexp.config.schema import Config
 from vtexp.data.sample import ImageFile, Sample
 from vtexp.errors import ConfigError
 from vtexp.jobs.here import run_job

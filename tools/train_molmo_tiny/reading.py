@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vtexp.budget.geometry import MOLMO, Size, Tiling, letterbox, tiling_to_resolution
+from vtexp.budget.geometry import MOLMO, Size, Tiling, tiling_to_resolution
+from vtexp.budget.placement import letterbox
 from vtexp.data.builtin.small_print_pages import (
     GOODS,
     HEADINGS,

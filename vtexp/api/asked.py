@@ -8,8 +8,9 @@ from typing import TypedDict
 
 from vtexp.budget.geometry import Size
 from vtexp.budget.knobs import KnobValue
+from vtexp.config.choices import Fit
 from vtexp.config.compose import compose_config
-from vtexp.config.schema import Config, Fit
+from vtexp.config.schema import Config
 from vtexp.config.user_errors import USER_ERRORS, one_line
 from vtexp.errors import ConfigError, VtexpError
 

@@ -11,7 +11,8 @@ from vtexp.api.asked import Budget, configured, knob_value, of_model
 from vtexp.api.counts import TokenCounts, counts_of, default_style, text_tokens
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.budget.llm import LlmSetting
-from vtexp.config.schema import MeasureConfig, Weights
+from vtexp.config.choices import Weights
+from vtexp.config.schema import MeasureConfig
 from vtexp.data.images import image_of
 from vtexp.data.sample import Sample
 from vtexp.errors import ConfigError, CountMismatchError

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from vtexp.errors import ConfigError, DataError
+from vtexp.errors import ConfigError
 
 
 class Size(NamedTuple):
@@ -152,8 +152,12 @@ class Geometry:
 
 #: allenai/Molmo-*-0924 (CLIP ViT-L/14 at 336 px).
 MOLMO = Geometry(crop_px=336, own_max_crops=12)
+
+
 #: allenai/Molmo2-* (SigLIP2 so400m/14 at 378 px).
 MOLMO2 = Geometry(crop_px=378, max_sequence_length=36_864, fit="stretch")
+
+
 #: OpenGVLab/InternVL3-*-hf: tiles side by side, a thumbnail beside more than one.
 INTERNVL = Geometry(
     crop_px=448,
@@ -165,6 +169,8 @@ INTERNVL = Geometry(
     fit="stretch",
     view_markers=False,
 )
+
+
 #: Qwen/Qwen2.5-VL-*: the whole image in its own size; a crop is the 28 x 28 px of one vision token.
 QWEN2_5_VL = Geometry(
     crop_px=28,
@@ -177,9 +183,6 @@ QWEN2_5_VL = Geometry(
     fit="stretch",
     view_markers=False,
 )
-
-
-# --- crops and tilings -------------------------------------------------------------------------
 
 
 def theoretical_tokens(num_crops: int, geometry: Geometry = MOLMO) -> int:
@@ -374,59 +377,6 @@ def image_tiling(
     )
 
 
-# --- resizing ----------------------------------------------------------------------------------
-
-
-class Placement(NamedTuple):
-    """Where an image lands inside a padded target: its scaled size and its top-left corner."""
-
-    scaled: Size
-    top_pad: int
-    left_pad: int
-
-
-def letterbox(size: Size, target: Size) -> Placement:
-    """Aspect-preserving size within `target` and the centring pads (floor on top and left).
-
-    Scale and product in float32, truncated, as the released preprocessing does: about one in
-    eight awkward sizes comes out one pixel different in float64. A scaled side can be 0 for very
-    flat images; such an image cannot be resized.
-    """
-    height, width = np.float32(size.height), np.float32(size.width)
-    scale = min(np.float32(target.height) / height, np.float32(target.width) / width)
-    scaled = Size(int(height * scale), int(width * scale))
-    return Placement(
-        scaled, (target.height - scaled.height) // 2, (target.width - scaled.width) // 2
-    )
-
-
-def placement_of(size: Size, target: Size, fit: str) -> Placement:
-    """Where an image lands on a canvas of `target` px.
-
-    stretch: both sides scaled by themselves. letterbox: aspect kept, zero padding. crop: scaled
-    to cover the canvas, its centre kept; pads are negative then.
-    """
-    if fit == "stretch":
-        return Placement(target, 0, 0)
-    if fit == "letterbox":
-        placement = letterbox(size, target)
-        if 0 in placement.scaled:
-            raise DataError(
-                f"an image of {size} px is too flat to fit {target}: one side would shrink to 0"
-            )
-        return placement
-    scale = max(target.height / size.height, target.width / size.width)
-    cover = Size(
-        max(target.height, round(size.height * scale)), max(target.width, round(size.width * scale))
-    )
-    return Placement(
-        cover, -((cover.height - target.height) // 2), -((cover.width - target.width) // 2)
-    )
-
-
-# --- counts ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class TokenLayout:
     """Tokens that an image occupies in the prompt: of the global view and of the tiled view.
@@ -471,72 +421,3 @@ def token_layout(
         columns = rows + (global_side if geometry.global_columns else 0)
         borders = 2 * (1 + has_global)
     return TokenLayout(tiling, global_side, rows, cols, columns, borders)
-
-
-# --- limits ------------------------------------------------------------------------------------
-
-
-class Verdict(NamedTuple):
-    """What the limits say about a setting: `level` is recommended, feasible, tight or refused."""
-
-    level: str
-    reason: str
-
-
-def prompt_limit(longest: int, new_tokens: int, geometry: Geometry = MOLMO) -> Verdict:
-    """Verdict on the true length of a run's longest prompt, and of its answer, in tokens.
-
-    A prompt that the context cannot hold is refused.
-    """
-    needed, context = longest + new_tokens, geometry.max_sequence_length
-    about = f"the longest prompt and its answer need {longest} + {new_tokens} of {context} tokens"
-    if needed > context:
-        return Verdict("refused", f"{about}; take fewer crops")
-    return Verdict("recommended", about)
-
-
-def crop_limit(num_crops: int, geometry: Geometry = MOLMO) -> Verdict:
-    """Verdict on a number of crops that all give all their tokens, of the seed documents.
-
-    By the share of the context that their tokens take: at 4096, up to 20 crops (2880 tokens) are
-    recommended, 21-25 (3600) feasible with small batches, 26-28 (4032) leave almost no room for
-    text, more are refused. A longer context moves these in proportion. Without `force_full_tokens`,
-    overlap is dropped and prompts are shorter, so that these limits do not apply.
-    """
-    tokens = num_crops * geometry.tokens_per_crop
-    context = geometry.max_sequence_length
-    about = f"{num_crops} crops in full need about {tokens} of {context} tokens"
-    if tokens > context:
-        fits = context // geometry.tokens_per_crop
-        return Verdict("refused", f"{about}; at most {fits} crops fit this model's context")
-    if tokens * 4096 > 3600 * context:
-        return Verdict("tight", f"{about}: almost no room for text")
-    if tokens * 4096 > 2880 * context:
-        return Verdict("feasible", f"{about}: use small batches")
-    return Verdict("recommended", about)
-
-
-def own_limit_warning(asked: int, most: int, geometry: Geometry = MOLMO) -> str | None:
-    """Warning about more crops than the model's own preprocessing makes, else None.
-
-    `asked`: crops that the knob asks for; `most`: the most that any image here gets.
-    """
-    if geometry.max_pixels is not None:
-        cap = geometry.max_pixels // geometry.window_px**2
-        if most <= cap < asked:
-            return f"the checkpoint's own max_pixels allows {cap} crops: no image gets {asked}"
-    own = geometry.own_max_crops
-    if own is None or asked <= own:
-        return None
-    here = f"no image here gets more than {most}" if most < asked else "images here get as many"
-    return (
-        f"{asked} crops are beyond the model's training, whose preprocessing makes at most {own}; "
-        f"{here}"
-    )
-
-
-def aspect_ratio_warning(size: Size) -> str | None:
-    """Warning about distortion for W/H below 0.33 or above 3, else None (0.5 to 2 is good)."""
-    if 0.33 <= size.aspect_ratio <= 3.0:
-        return None
-    return f"{size} has aspect ratio {size.aspect_ratio:.2f}: below 0.33 or above 3 distorts images"

@@ -13,13 +13,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vtexp.config.compose import compose_config, dataset_configs, dataset_names
-from vtexp.config.schema import Config, DatasetConfig
+from vtexp.config.dataset_schema import DatasetConfig
+from vtexp.config.schema import Config
 from vtexp.data.load import UNCOUNTED, is_here
 from vtexp.data.sample import Sample
 from vtexp.data.sources.loader import count_questions
 from vtexp.errors import ConfigError, DataError
 from vtexp.prompts.wording import option_names
-from vtexp.runs.plan import PlannedRun, make_plan
+from vtexp.runs.plan import make_plan
+from vtexp.runs.planned_run import PlannedRun
 from vtexp.utils.by_name import imported
 from vtexp.utils.console import console
 from vtexp.utils.files import write_bytes

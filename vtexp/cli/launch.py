@@ -9,9 +9,10 @@ from omegaconf import DictConfig
 
 from vtexp.config import user_errors
 from vtexp.config.checks import from_hydra
+from vtexp.config.choices import Launcher
 from vtexp.config.compose import CONF
 from vtexp.config.hydra_parts import name_is_given, register_sweeper, require_honoured
-from vtexp.config.schema import Launcher, register_schemas
+from vtexp.config.schema import register_schemas
 from vtexp.errors import ConfigError
 from vtexp.utils.by_name import imported
 from vtexp.utils.output import output_may_close

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vtexp.config.checks import with_keys
+from vtexp.config.choices import Launcher
 from vtexp.config.fields import rule_of
-from vtexp.config.schema import LIMITS, Launcher, TrackingConfig, all_ranges
+from vtexp.config.schema import LIMITS, TrackingConfig, all_ranges
 from vtexp.cost import latency_fit
 from vtexp.errors import ConfigError, DataError, VtexpError
 from vtexp.jobs import local, slurm
@@ -21,14 +22,7 @@ from vtexp.jobs.prepare import require_extras
 from vtexp.jobs.status import RunStatus, find_sweep, look, look_again, look_now
 from vtexp.jobs.watch import in_order, summary, table, watch
 from vtexp.report import write
-from vtexp.runs.folder import (
-    labels,
-    quoted,
-    raise_failures,
-    record_failure,
-    run_folders,
-    settled,
-)
+from vtexp.runs.folder import labels, quoted, raise_failures, record_failure, run_folders, settled
 from vtexp.runs.frozen import freeze, thaw
 from vtexp.runs.ledger import Job, read_submitted, taking, working_folder
 from vtexp.runs.plan import Plan, make_plan

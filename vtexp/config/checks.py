@@ -11,22 +11,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from vtexp.config.choices import Device, Launcher, ReductionMethod, Weights
 from vtexp.config.fields import require_allowed
-from vtexp.config.schema import (
-    GROUP_SCHEMAS,
-    KNOB_SCHEMAS,
-    MOST_BLOCKS,
-    OF_NO_NUMBER,
-    CapKnob,
-    Config,
-    Device,
-    KeptTokensKnob,
-    Launcher,
-    ReductionMethod,
-    Weights,
-    to_plain,
-    values_key,
-)
+from vtexp.config.knob_schema import KNOB_SCHEMAS, MOST_BLOCKS, CapKnob, KeptTokensKnob, values_key
+from vtexp.config.schema import GROUP_SCHEMAS, OF_NO_NUMBER, Config, to_plain
 from vtexp.errors import ConfigError
 from vtexp.utils.own_code import require_form
 

@@ -18,8 +18,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vtexp.config.checks import from_hydra
+from vtexp.config.dataset_schema import DatasetConfig
 from vtexp.config.hydra_parts import register_sweeper
-from vtexp.config.schema import VALUE_KEYS, Config, DatasetConfig, register_schemas
+from vtexp.config.knob_schema import VALUE_KEYS
+from vtexp.config.schema import Config, register_schemas
 from vtexp.errors import ConfigError
 
 #: What Hydra and OmegaConf raise for an invalid config.

@@ -8,8 +8,12 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from omegaconf import MISSING
+
 from vtexp.errors import ConfigError
 
+#: The largest seed that numpy takes.
+MOST_SEED = 2**32 - 1
 #: Where a field's metadata has its rule.
 _RULE = "rule"
 
@@ -53,6 +57,12 @@ def number(default: Any, least: float, most: float, unit: str = "") -> Any:
 def text(default: Any, regex: str, meaning: str) -> Any:
     """A dataclass field that holds texts of a pattern: one, or a list of them, or None."""
     return _ruled(default, Pattern(regex, meaning))
+
+
+def name_field() -> Any:
+    """A text that becomes part of a folder's name; it must be given."""
+    allowed = "at most 64 letters, digits and . _ + - (a letter, digit or _ first)"
+    return text(MISSING, r"\w[\w.+-]{0,63}", f"{allowed}: it becomes part of a folder's name")
 
 
 def _ruled(default: Any, rule: Range | Pattern) -> Any:

@@ -12,7 +12,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
-from vtexp.config.schema import KNOB_SCHEMAS
+from vtexp.config.knob_schema import KNOB_SCHEMAS
 from vtexp.errors import ConfigError
 from vtexp.utils.by_name import imported
 

@@ -9,137 +9,43 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field
-from enum import Enum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 
-from vtexp.budget.geometry import Size
-from vtexp.budget.knobs import MOST_TOKENS, KnobValue
+from vtexp.budget.knobs import KnobValue
 from vtexp.budget.llm import LlmSetting
 from vtexp.budget.reduction import DEFAULT_LAYER, Reduction, parse_kept
-from vtexp.config.fields import Pattern, Range, number, ranges, rule_of, text
+from vtexp.config.choices import (
+    Device,
+    Dtype,
+    Launcher,
+    Positions,
+    Preprocess,
+    ReductionMethod,
+    StructureTokens,
+    WandbMode,
+    Weights,
+)
+from vtexp.config.dataset_schema import DatasetConfig
+from vtexp.config.fields import MOST_SEED, Pattern, Range, name_field, number, ranges, rule_of, text
+from vtexp.config.knob_schema import (
+    KNOB_SCHEMAS,
+    MOST_BLOCKS,
+    MOST_EXPERTS,
+    CapKnob,
+    ImageSizeKnob,
+    KeptTokensKnob,
+    KnobConfig,
+    canonical,
+    knob_list,
+    values_key,
+)
 from vtexp.errors import ConfigError
 
-#: The largest seed that numpy takes, and more rows than any data set has.
-MOST_SEED, MOST_ROWS = 2**32 - 1, 10**9
-#: More experts and blocks than any model has.
-MOST_EXPERTS, MOST_BLOCKS = 10_000, 1000
 #: Longer than any time that is waited for or measured, in seconds.
 MOST_SECONDS = 10**6
-
-
-def _name() -> Any:
-    """A field that becomes part of a folder's name."""
-    allowed = "at most 64 letters, digits and . _ + - (a letter, digit or _ first)"
-    return text(MISSING, r"\w[\w.+-]{0,63}", f"{allowed}: it becomes part of a folder's name")
-
-
-class Fit(Enum):
-    """How an image is brought to the canvas of an image size."""
-
-    stretch = "stretch"
-    letterbox = "letterbox"
-    crop = "crop"
-
-
-class Device(Enum):
-    """Where the model runs."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Dtype(Enum):
-    """Floating-point type of weights and activations."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    float8 = "float8"
-
-    @property
-    def is_float8(self) -> bool:
-        """Whether products of the blocks' linear layers are float8; all else is bfloat16 then."""
-        return self is Dtype.float8
-
-    @property
-    def of_weights(self) -> str:
-        """The type that weights are loaded as, and that activations have."""
-        return "bfloat16" if self.is_float8 else self.value
-
-
-class Preprocess(Enum):
-    """Where decoded images are resized, normalised and cut: by the host, or where the model is."""
-
-    host = "host"
-    device = "device"
-
-
-class Launcher(Enum):
-    """Where `-m` runs jobs: in this process, as processes of this machine, or through SLURM."""
-
-    here = "here"
-    local = "local"
-    slurm = "slurm"
-
-
-class Weights(Enum):
-    """Where a model's weights come from; random ones have a latency but no accuracy."""
-
-    pretrained = "pretrained"
-    random = "random"
-
-
-class ReductionMethod(Enum):
-    """How vision tokens become fewer behind the connector; resize: by a smaller image; early_layer:
-    within the language model."""
-
-    none = "none"
-    random = "random"
-    stride = "stride"
-    pool = "pool"
-    resize = "resize"
-    max_min = "max_min"
-    cls_attention = "cls_attention"
-    conditional = "conditional"
-    early_layer = "early_layer"
-    python = "python"
-
-
-class StructureTokens(Enum):
-    """What becomes of the tokens around an image: start, end, and after each row."""
-
-    keep = "keep"
-    drop = "drop"
-
-
-class Positions(Enum):
-    """Positions of what stays in a reduced prompt: those of the whole one, or one after another."""
-
-    keep = "keep"
-    renumber = "renumber"
-
-
-class Form(Enum):
-    """The file format of a data set's rows."""
-
-    easy_vqa = "easy_vqa"
-    small_print = "small_print"
-    parquet = "parquet"
-    json = "json"
-    imagefolder = "imagefolder"
-    saved = "saved"
-    python = "python"
-
-
-class WandbMode(Enum):
-    """auto: online where there is a key and a network, else offline."""
-
-    auto = "auto"
-    online = "online"
-    offline = "offline"
 
 
 @dataclass
@@ -152,7 +58,7 @@ class ModelConfig:
     `vtexp importance`, in whose order blocks leave.
     """
 
-    name: str = _name()
+    name: str = name_field()
     path: str = MISSING
     revision: str | None = None
     weights: Weights = Weights.pretrained
@@ -161,159 +67,6 @@ class ModelConfig:
     moe_first_block_as_published: bool = False
     active_blocks: Any = None
     block_order: str | None = None
-
-
-@dataclass
-class SourceConfig:
-    """Where the rows of a data set lie: in a repository of the hub or a folder, in which files.
-
-    `files` is a pattern below it, `{split}` in it the split; `records` the key of a JSON file whose
-    list has the rows; `images` the folder of the images that rows name; `image_url` a column of
-    addresses to download them from; `obtain` says how to get the folder, to a user who lacks it.
-    With form python, `function` (module:function) gives the questions instead.
-    """
-
-    form: Form = MISSING
-    function: str | None = None
-    hub: str | None = None
-    revision: str | None = None
-    folder: str | None = None
-    files: str = "data/{split}-*.parquet"
-    records: str | None = None
-    images: str = "."
-    image_url: str | None = None
-    splits: list[str] = MISSING
-    obtain: str | None = None
-
-
-@dataclass
-class JoinConfig:
-    """A second table that completes the rows: where the row's `column` equals the table's `key`.
-
-    All None where there is none.
-    """
-
-    files: str | None = None
-    records: str | None = None
-    column: str | None = None
-    key: str | None = None
-
-
-@dataclass
-class HoldoutConfig:
-    """A split of one's own: rows sorted by a column, shuffled by a seed, the first so many.
-
-    All None for all rows.
-    """
-
-    first: int | None = number(None, 1, MOST_ROWS, "rows")
-    sort_by: str | None = None
-    seed: int | None = number(None, 0, MOST_SEED)
-
-
-@dataclass
-class ColumnsConfig:
-    """Which column, field of one, or template of several a sample's parts come from."""
-
-    question: str | None = "question"
-    answers: str | None = "answers"
-    options: str | None = None
-    answer_index: str | None = None
-    image: str = "image"
-    sample_id: str | None = None
-    image_id: str | None = None
-    question_type: str | None = None
-    attributes: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class DatasetConfig:
-    """Questions about images: where they come from, how they are asked and answers are scored.
-
-    `num_questions`: questions in each split, if known; shown to people only.
-    """
-
-    name: str = _name()
-    split: str = "test"
-    num_questions: dict[str, int] = number(dict, 0, MOST_ROWS, "questions")
-    limit: int | None = number(None, 1, MOST_ROWS, "questions")
-    seed: int = number(0, 0, MOST_SEED)
-    stratify: bool = True
-    max_failed: int = number(0, 0, MOST_ROWS, "samples")
-    style: str = MISSING
-    styles: dict[str, str] = field(default_factory=dict)
-    max_new_tokens: int = number(12, 1, 10**6, "tokens")
-    metric: str = "exact_match"
-    licence: str = "unknown"
-    source: SourceConfig = field(default_factory=SourceConfig)
-    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    join: JoinConfig = field(default_factory=JoinConfig)
-    where: dict[str, Any] = field(default_factory=dict)
-    holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
-    unnest: str | None = None
-    lists_as_text: list[str] = field(default_factory=list)
-    transforms: list[str] = field(default_factory=list)
-
-
-@dataclass
-class KnobConfig:
-    """What every knob has; each knob adds its list of values."""
-
-    name: str = MISSING
-
-
-@dataclass
-class ImageSizeKnob(KnobConfig):
-    """One image size for all images."""
-
-    sizes: list[str] = MISSING
-    fit: Fit = Fit.stretch
-
-
-@dataclass
-class VisionTokensKnob(KnobConfig):
-    """A target of theoretical vision tokens per image."""
-
-    targets: list[int] = number(MISSING, 1, MOST_TOKENS, "vision tokens")
-
-
-@dataclass
-class MaxCropsKnob(KnobConfig):
-    """A cap on the crops per image."""
-
-    max_crops: list[int] = number(MISSING, 1, MOST_TOKENS, "crops")
-
-
-@dataclass
-class KeptTokensKnob(KnobConfig):
-    """Vision tokens that a reduction keeps per image, or their share; and the cap on crops beside.
-
-    Where `keep_ratio` is given, it takes the place of `kept`.
-    """
-
-    kept: list[int] = number(MISSING, 1, MOST_TOKENS, "vision tokens")
-    keep_ratio: list[float] | None = number(None, 0.001, 1, "of the tokens")
-    max_crops: list[int] = number(MISSING, 1, MOST_TOKENS, "crops")
-
-
-@dataclass
-class MoeTopKKnob(KnobConfig):
-    """Experts that work on each token, and the cap on crops beside."""
-
-    top_k: list[int] = number(MISSING, 1, MOST_EXPERTS, "experts")
-    max_crops: list[int] = number(MISSING, 1, MOST_TOKENS, "crops")
-
-
-@dataclass
-class TransformerBlocksKnob(KnobConfig):
-    """Blocks of the language model that run, and the cap on crops beside."""
-
-    blocks: list[int] = number(MISSING, 2, MOST_BLOCKS, "blocks")
-    max_crops: list[int] = number(MISSING, 1, MOST_TOKENS, "crops")
-
-
-#: Knobs with one cap on crops beside their values.
-CapKnob = KeptTokensKnob | MoeTopKKnob | TransformerBlocksKnob
 
 
 @dataclass
@@ -378,7 +131,7 @@ class HardwareConfig:
     currency.
     """
 
-    name: str = _name()
+    name: str = name_field()
     device: Device = Device.cpu
     dtype: Dtype = Dtype.float32
     cuda_graphs: bool | None = None
@@ -471,7 +224,7 @@ class SweepConfig:
     `identical_runs`: whether to make runs whose inputs equal those of another run.
     """
 
-    name: str = _name()
+    name: str = name_field()
     folder: str = "outputs"
     values_per_job: int = number(1, 1, 100_000, "values")
     wait: bool = True
@@ -480,6 +233,8 @@ class SweepConfig:
 
 #: Keys of `model` that say what of the language model works on a token.
 OF_LLM = ("moe_top_k", "moe_first_block_as_published", "active_blocks", "block_order")
+
+
 #: Settings that do not change a run's numbers.
 OF_NO_NUMBER = (
     ("dataset", "licence"),
@@ -565,17 +320,6 @@ GROUP_SCHEMAS: dict[str, type] = {
     "report": ReportConfig,
     "reduction": ReductionConfig,
 }
-#: The schema and the list of values of each knob: the key a user sweeps.
-KNOB_SCHEMAS: dict[str, tuple[type[KnobConfig], str]] = {
-    "image_size": (ImageSizeKnob, "sizes"),
-    "vision_tokens": (VisionTokensKnob, "targets"),
-    "max_crops": (MaxCropsKnob, "max_crops"),
-    "kept_tokens": (KeptTokensKnob, "kept"),
-    "moe_top_k": (MoeTopKKnob, "top_k"),
-    "transformer_blocks": (TransformerBlocksKnob, "blocks"),
-}
-#: Keys whose value is a list of knob values, with or without brackets on the command line.
-VALUE_KEYS = (*(f"knob.{key}" for _, key in KNOB_SCHEMAS.values()), "knob.keep_ratio")
 
 
 def rule_of_key(key: str) -> Range | Pattern | None:
@@ -596,31 +340,6 @@ def _ranges_table() -> str:
     found = {key: str(own) for key, own in all_ranges().items()}
     width = max(map(len, found))
     return "\n".join(f"{key.ljust(width)}  {own}" for key, own in found.items())
-
-
-def values_key(knob: KnobConfig | DictConfig) -> str:
-    """Config key of the values in use, such as `knob.sizes`."""
-    if getattr(knob, "keep_ratio", None) is not None:
-        return "knob.keep_ratio"
-    return f"knob.{KNOB_SCHEMAS[knob.name][1]}"
-
-
-def knob_list(knob: KnobConfig | DictConfig) -> list[Any]:
-    """Values in use of a knob's config, typed or still OmegaConf's."""
-    return list(getattr(knob, values_key(knob).removeprefix("knob.")))
-
-
-def canonical(knob: str, value: Any) -> str:
-    """A knob value in its one way of writing, such as `560x336` for `560 X 336`.
-
-    Raises ConfigError for a text that is not a size.
-    """
-    if knob != "image_size":
-        return str(value).strip()
-    try:
-        return str(Size.parse(value))
-    except ConfigError as error:
-        raise ConfigError(f"knob.sizes: {error}") from error
 
 
 def register_schemas() -> None:

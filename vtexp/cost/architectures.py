@@ -8,14 +8,14 @@ from typing import Any
 
 from vtexp.budget.geometry import Geometry
 from vtexp.budget.llm import LlmSetting
-from vtexp.cost.flops import (
+from vtexp.cost.flops import ModelArithmetic
+from vtexp.cost.parts import (
     Attention,
     Block,
     Connector,
     Encoder,
     FeedForward,
     LanguageModel,
-    ModelArithmetic,
     Windows,
 )
 from vtexp.models.molmo.defaults import DEFAULT_CONNECTOR, DEFAULT_VISION_BACKBONE, MOLMOE_NAMES

@@ -25,7 +25,7 @@ import vtexp
 from vtexp.budget.llm import LlmSetting
 from vtexp.budget.reduction import RESIZE
 from vtexp.config.schema import Config, to_plain
-from vtexp.cost.flops import PromptCounts
+from vtexp.cost.prompts import PromptCounts
 from vtexp.errors import DataError
 from vtexp.stats import terms as term_statistics
 from vtexp.stats.times import Estimate

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-from vtexp.budget.geometry import Verdict
-from vtexp.config.schema import Config, Device, HardwareConfig, Launcher
-from vtexp.cost.flops import Memory, ModelArithmetic, PromptCounts
+from vtexp.budget.limits import Verdict
+from vtexp.config.choices import Device, Launcher
+from vtexp.config.schema import Config, HardwareConfig
+from vtexp.cost.flops import Memory, ModelArithmetic
+from vtexp.cost.prompts import PromptCounts
 
 #: From this share of a device's memory on, an estimate is near the limit: it leaves out what the
 #: device's own software takes and what is lost between tensors.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vtexp.config.schema import DatasetConfig, Form
+from vtexp.config.choices import Form
+from vtexp.config.dataset_schema import DatasetConfig
 from vtexp.data.builtin import easy_vqa, small_print
 from vtexp.data.sample import LoadedSamples, Sample, drawn
 from vtexp.data.sources import loader, own

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vtexp.budget.geometry import Size
-from vtexp.config.schema import DatasetConfig
+from vtexp.config.dataset_schema import DatasetConfig
 from vtexp.data.images import AnyImage, Header, image_header, image_pixels
 from vtexp.data.images import ImageFile as ImageFile
 from vtexp.data.images import StoredImage as StoredImage

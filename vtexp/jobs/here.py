@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vtexp.config.schema import Config, Launcher
+from vtexp.config.choices import Launcher
+from vtexp.config.schema import Config
 from vtexp.errors import ConfigError
 from vtexp.jobs.finish import require_page, show_comparison
 from vtexp.jobs.prepare import in_new_folder, require_extras

@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vtexp.config.schema import HardwareConfig, Launcher
+from vtexp.config.choices import Launcher
+from vtexp.config.schema import HardwareConfig
 from vtexp.errors import ConfigError, VtexpError
 from vtexp.jobs import local
 from vtexp.jobs.finish import require_page, show_comparison

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from vtexp.config.schema import Device, Launcher
+from vtexp.config.choices import Device, Launcher
 from vtexp.errors import ConfigError, VtexpError
 from vtexp.jobs.state import JobState
 from vtexp.runs.folder import record_end, settled

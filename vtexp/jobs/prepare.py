@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from vtexp.config.schema import Config, Launcher
+from vtexp.config.choices import Launcher
+from vtexp.config.schema import Config
 from vtexp.errors import ConfigError
 from vtexp.report.plan import show_plan
 from vtexp.runs.frozen import freeze

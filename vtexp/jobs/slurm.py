@@ -15,7 +15,8 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Any
 
-from vtexp.config.schema import HardwareConfig, Launcher, SlurmConfig
+from vtexp.config.choices import Launcher
+from vtexp.config.schema import HardwareConfig, SlurmConfig
 from vtexp.errors import ConfigError, VtexpError
 from vtexp.jobs.state import JobState
 from vtexp.jobs.worker import SweepJob

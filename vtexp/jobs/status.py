@@ -14,19 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtexp.config.schema import Launcher
+from vtexp.config.choices import Launcher
 from vtexp.errors import ConfigError, DataError
 from vtexp.jobs import local, slurm
 from vtexp.jobs.state import JobState
 from vtexp.runs.causes import state_in_log
-from vtexp.runs.folder import (
-    failure,
-    finished,
-    log_lines,
-    record_end,
-    run_folders,
-    settled,
-)
+from vtexp.runs.folder import failure, finished, log_lines, record_end, run_folders, settled
 from vtexp.runs.ledger import JOBS, SubmittedJob, read_submitted
 from vtexp.runs.records import read_planned
 from vtexp.utils import files

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.live import Live
 from rich.table import Table
 
-from vtexp.config.schema import Launcher
+from vtexp.config.choices import Launcher
 from vtexp.errors import VtexpError
 from vtexp.jobs.limits import HeldBack
 from vtexp.jobs.status import RunStatus, grace_s, look, settle

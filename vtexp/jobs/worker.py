@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vtexp.config.schema import Launcher
+from vtexp.config.choices import Launcher
 from vtexp.errors import VtexpError, error_line
 from vtexp.runs.folder import record_failure, settled
 from vtexp.runs.frozen import thaw

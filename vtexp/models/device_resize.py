@@ -21,7 +21,8 @@ import numpy as np
 import PIL
 import torch
 
-from vtexp.budget.geometry import Placement, Size
+from vtexp.budget.geometry import Size
+from vtexp.budget.placement import Placement
 from vtexp.models.host_resize import windows
 
 #: Most float64 values that are read at a time (64 MB): large images are resized in parts.

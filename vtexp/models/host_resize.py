@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from vtexp.budget.geometry import Placement, Size
+from vtexp.budget.geometry import Size
+from vtexp.budget.placement import Placement
 
 #: Most rows of patches that are resized at a time.
 BAND_ROWS = 24

@@ -16,7 +16,8 @@ from vtexp.analysis.findings import AnalysedRun, Analysis, Series
 from vtexp.analysis.rows import ComparedRun
 from vtexp.budget.geometry import Geometry
 from vtexp.budget.knobs import WITH_CAP, KnobValue
-from vtexp.config.schema import KNOB_SCHEMAS, Config
+from vtexp.config.knob_schema import KNOB_SCHEMAS
+from vtexp.config.schema import Config
 from vtexp.errors import VtexpError
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.report.reproduce import command_with, hydra_value

@@ -10,7 +10,8 @@ from rich.table import Table
 from vtexp.budget.knobs import same_inputs, tiling_summary
 from vtexp.metrics import metric
 from vtexp.runs.forecast import Forecast, Prediction, forecast
-from vtexp.runs.plan import Plan, PlannedRun
+from vtexp.runs.plan import Plan
+from vtexp.runs.planned_run import PlannedRun
 from vtexp.runs.within import settings_within
 from vtexp.stats.power import planned_margin
 from vtexp.utils.console import console

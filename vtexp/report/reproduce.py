@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
+from vtexp.config.choices import ReductionMethod
 from vtexp.config.compose import COMPOSE_ERRORS, compose_config
-from vtexp.config.schema import Config, ReductionMethod, SweepConfig, to_plain
+from vtexp.config.schema import Config, SweepConfig, to_plain
 from vtexp.errors import VtexpError
 from vtexp.runs.frozen import thaw
 from vtexp.utils import files

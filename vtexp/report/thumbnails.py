@@ -19,9 +19,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from vtexp.budget.geometry import Geometry, Size, crop_corners, placement_of, tiling_to_resolution
+from vtexp.budget.geometry import Geometry, Size, crop_corners, tiling_to_resolution
 from vtexp.budget.knobs import CropSetting, KnobValue
-from vtexp.config.schema import Form, Weights
+from vtexp.budget.placement import placement_of
+from vtexp.config.choices import Form, Weights
 from vtexp.data.builtin import small_print
 from vtexp.data.load import load_samples
 from vtexp.data.sample import Sample

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from vtexp.config.schema import Device, HardwareConfig, Launcher
+from vtexp.config.choices import Device, Launcher
+from vtexp.config.schema import HardwareConfig
 from vtexp.runs.records import Environment
 from vtexp.utils.text import count_of
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtexp.config.schema import MOST_BLOCKS, ModelConfig
+from vtexp.config.knob_schema import MOST_BLOCKS
+from vtexp.config.schema import ModelConfig
 from vtexp.errors import ConfigError, DataError
 from vtexp.models.checkpoints import Checkpoint
 from vtexp.utils import files

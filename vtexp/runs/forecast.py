@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vtexp.budget.llm import LlmSetting
-from vtexp.cost.flops import PromptCounts
 from vtexp.cost.latency_fit import FoundModel, find_cost_model
+from vtexp.cost.prompts import PromptCounts
 from vtexp.runs.records import Asked, Planned, extended
 
 if TYPE_CHECKING:
-    from vtexp.runs.plan import Plan, PlannedRun
+    from vtexp.runs.plan import Plan
+    from vtexp.runs.planned_run import PlannedRun
 
 
 @dataclass(frozen=True, slots=True)

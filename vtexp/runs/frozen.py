@@ -9,7 +9,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vtexp.config.checks import from_plain
-from vtexp.config.schema import Config, values_key
+from vtexp.config.knob_schema import values_key
+from vtexp.config.schema import Config
 from vtexp.errors import DataError
 from vtexp.runs import records
 from vtexp.runs.folder import finished

@@ -14,7 +14,7 @@ from pathlib import Path
 from vtexp.config.schema import Config
 from vtexp.errors import VtexpError
 from vtexp.runs.folder import failure, finished, record_failure, settled
-from vtexp.runs.plan import PlannedRun
+from vtexp.runs.planned_run import PlannedRun
 from vtexp.runs.records import Asked, read_result, write
 from vtexp.utils import files
 

@@ -26,7 +26,8 @@ from vtexp.metrics import metric
 from vtexp.models.families import runner_class
 from vtexp.runs.folder import finished, record_failure, settled
 from vtexp.runs.identical import copy_results, originals
-from vtexp.runs.plan import Plan, PlannedRun
+from vtexp.runs.plan import Plan
+from vtexp.runs.planned_run import PlannedRun
 from vtexp.runs.preemption import preempted
 from vtexp.runs.ranks import drop_other_processes, process_path, rank_folder, record_rank_failure
 from vtexp.runs.records import read_environment

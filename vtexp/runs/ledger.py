@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vtexp.config.schema import HardwareConfig, Launcher
+from vtexp.config.choices import Launcher
+from vtexp.config.schema import HardwareConfig
 from vtexp.errors import DataError
 from vtexp.utils import environment, files
 

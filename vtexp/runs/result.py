@@ -10,12 +10,14 @@ from statistics import fmean, median
 from typing import Any
 
 from vtexp.budget.knobs import tiling_summary
-from vtexp.cost.flops import COMPUTED_STAGES, PromptCounts, mfu
+from vtexp.cost.flops import COMPUTED_STAGES, mfu
+from vtexp.cost.prompts import PromptCounts
 from vtexp.measure import quality, summary
 from vtexp.measure.timings import LatencyRow
 from vtexp.metrics import metric
 from vtexp.runs.allocation import differences
-from vtexp.runs.plan import Plan, PlannedRun
+from vtexp.runs.plan import Plan
+from vtexp.runs.planned_run import PlannedRun
 from vtexp.runs.records import Environment, GroupAccuracy, Result, SampleRow, extended
 from vtexp.stats.comparison import accuracy
 

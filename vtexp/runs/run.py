@@ -23,7 +23,8 @@ from vtexp.metrics.registry import Score
 from vtexp.models.answer_clock import AnswerClock
 from vtexp.models.probe import Counts
 from vtexp.runs.batching import BatchSize
-from vtexp.runs.plan import Plan, PlannedRun
+from vtexp.runs.plan import Plan
+from vtexp.runs.planned_run import PlannedRun
 from vtexp.runs.ranks import (
     ProcessTimes,
     RankResult,

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from vtexp.budget.geometry import Geometry, Tiling, theoretical_tokens, tiling_to_resolution
 from vtexp.budget.knobs import WITH_CAP, same_inputs
 from vtexp.budget.llm import LlmSetting
-from vtexp.config.schema import values_key
+from vtexp.config.knob_schema import values_key
 from vtexp.runs.forecast import Clock, clock_of
-from vtexp.runs.plan import Plan, PlannedRun, with_value
+from vtexp.runs.plan import Plan, with_value
+from vtexp.runs.planned_run import PlannedRun
 from vtexp.stats.times import SURE
 from vtexp.utils.text import chance_text, three_digits
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlparse
 
-from vtexp.config.schema import Config, TrackingConfig, WandbMode
+from vtexp.config.choices import WandbMode
+from vtexp.config.schema import Config, TrackingConfig
 from vtexp.data.sample import Sample
 from vtexp.errors import error_line
 from vtexp.tracking import wandb_runs

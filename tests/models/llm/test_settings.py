@@ -19,18 +19,13 @@ from vtexp.budget.llm import LlmSetting
 from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
 from vtexp.cost.architectures import model_arithmetic
-from vtexp.cost.flops import PromptCounts
+from vtexp.cost.prompts import PromptCounts
 from vtexp.data.sample import Sample
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
 from vtexp.models.molmo.answering import AnswerCache, BufferSizes
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
-from vtexp.models.molmo.molmoe import (
-    Experts,
-    MixtureOfExperts,
-    MolmoEBlock,
-    MolmoEForCausalLM,
-)
+from vtexp.models.molmo.molmoe import Experts, MixtureOfExperts, MolmoEBlock, MolmoEForCausalLM
 from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.models.prefill_graphs import PromptCache
 

@@ -15,7 +15,7 @@ from vtexp.budget.knobs import CropSetting
 from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
 from vtexp.cost.architectures import model_arithmetic
-from vtexp.cost.flops import PromptCounts
+from vtexp.cost.prompts import PromptCounts
 from vtexp.data.sample import Sample
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.families import runner_class

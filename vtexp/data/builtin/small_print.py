@@ -19,8 +19,8 @@ import PIL
 from vtexp.data.builtin.small_print_pages import draw_page
 from vtexp.data.images import arrow_table
 from vtexp.data.sample import Sample, StoredImage
+from vtexp.data.sources.guard import writing
 from vtexp.data.sources.paths import cache_folder
-from vtexp.data.sources.tables import writing
 from vtexp.errors import DataError
 from vtexp.utils.console import progress
 

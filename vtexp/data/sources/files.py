@@ -7,17 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vtexp.config.schema import DatasetConfig, Form
+from vtexp.config.choices import Form
+from vtexp.config.dataset_schema import DatasetConfig
+from vtexp.data.sources.guard import require_own
+from vtexp.data.sources.listed import read_imagefolder, read_json
 from vtexp.data.sources.paths import cache_folder
-from vtexp.data.sources.tables import (
-    JoinedRows,
-    ParquetRows,
-    Rows,
-    read_imagefolder,
-    read_json,
-    read_saved,
-    require_own,
-)
+from vtexp.data.sources.rows import JoinedRows, Rows
+from vtexp.data.sources.tables import ParquetRows, read_saved
 from vtexp.errors import ConfigError, DataError
 from vtexp.utils.hub import HubError, snapshot
 

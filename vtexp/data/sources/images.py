@@ -11,13 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vtexp.config.schema import DatasetConfig
+from vtexp.config.dataset_schema import DatasetConfig
 from vtexp.data.images import AnyImage, ImageFile
 from vtexp.data.sources.columns import CellError, Row, read, text_of, value_of
 from vtexp.data.sources.files import Folder, image_folder
+from vtexp.data.sources.guard import writing
 from vtexp.data.sources.paths import inside
 from vtexp.data.sources.questions import Place, rows_of
-from vtexp.data.sources.tables import ImageCell, Rows, writing
+from vtexp.data.sources.rows import ImageCell, Rows
 from vtexp.errors import DataError
 from vtexp.utils.console import progress
 from vtexp.utils.text import cut, shown

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from vtexp.config.schema import ColumnsConfig, DatasetConfig, Form
+from vtexp.config.choices import Form
+from vtexp.config.dataset_schema import ColumnsConfig, DatasetConfig
 from vtexp.data.images import AnyImage
 from vtexp.data.sample import FailedSample, LoadedSamples, Sample, drawn
 from vtexp.data.sources.columns import (
@@ -26,7 +27,7 @@ from vtexp.data.sources.columns import (
 from vtexp.data.sources.files import find_folder, is_whole, open_rows
 from vtexp.data.sources.images import OutsideError, RowImages
 from vtexp.data.sources.questions import BATCH, Place, places_of, rows_of
-from vtexp.data.sources.tables import Rows
+from vtexp.data.sources.rows import Rows
 from vtexp.data.sources.transforms import TRANSFORMS, QuestionDraft
 from vtexp.errors import ConfigError, DataError, error_line
 from vtexp.utils.text import cut, listed, shown

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vtexp.config.schema import DatasetConfig
+from vtexp.config.dataset_schema import DatasetConfig
 from vtexp.data.images import AnyImage, image_of
 from vtexp.data.sample import FailedSample, LoadedSamples, Sample, drawn
 from vtexp.data.sources.columns import text_of, texts_of

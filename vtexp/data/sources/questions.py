@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vtexp.config.schema import DatasetConfig
+from vtexp.config.dataset_schema import DatasetConfig
 from vtexp.data.sources.columns import Row, nested_items
-from vtexp.data.sources.tables import Rows
+from vtexp.data.sources.rows import Rows
 from vtexp.errors import ConfigError, DataError
 
 #: Rows of text that are looked at together.

@@ -1,33 +1,28 @@
-"""Rows of a data set on disk: their text at once, their images never.
+"""Rows of Parquet files and of saved Arrow tables: their text at once, their images never.
 
 Parquet is read column by column, and the images of the drawn rows are copied once into an Arrow
 file that is memory-mapped from then on: random access to Parquet would decompress a row group for
 each image, and converting all of it (as `datasets` does) would store the image again for each
-question of VQA v2. JSON is parsed by Python: the JSON readers of pyarrow and `datasets` turn
-answers such as "2020-01-01" into time stamps.
+question of VQA v2.
 """
 
 from __future__ import annotations
 
 import bisect
-import csv
 import hashlib
 import json
-import os
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from vtexp.data.images import StoredImage, arrow_table
 from vtexp.data.sources.columns import Unreadable
+from vtexp.data.sources.guard import reading, require_own, writing
 from vtexp.data.sources.paths import cache_folder
+from vtexp.data.sources.rows import FilePlaces, ImageCell, Rows
 from vtexp.errors import DataError
 from vtexp.utils.console import progress
-from vtexp.utils.text import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,169 +31,10 @@ if TYPE_CHECKING:
 BATCH = 32
 
 
-class ImageCell(NamedTuple):
-    """An image column's cell: its stored image, or the path that stands there; and a content id."""
-
-    image: StoredImage | str | None
-    digest: str | None = None
-
-
-class Rows(ABC):
-    """Rows in their order; `names` are all columns, `stored` those that hold encoded images."""
-
-    names: tuple[str, ...]
-    stored: frozenset[str] = frozenset()
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def column(self, name: str) -> list[Any]:
-        """All values of a text column, in order."""
-
-    @abstractmethod
-    def take(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """The text columns of some rows."""
-
-    @abstractmethod
-    def present(self, name: str) -> list[bool]:
-        """For each row, whether its cell is filled; images are not read for it."""
-
-    @abstractmethod
-    def images(self, name: str, rows: Sequence[int]) -> list[ImageCell]:
-        """The images of some rows of a stored column."""
-
-    @abstractmethod
-    def origin(self, row: int) -> str:
-        """File and row, counted from 0 within the file, for messages."""
-
-
-class _Parts:
-    """Files whose rows follow each other."""
-
-    def __init__(self, files: Sequence[tuple[Path | str, int]]) -> None:
-        self._names = [str(name) for name, _ in files]
-        self.offsets = [0, *accumulate(count for _, count in files)]
-
-    def place(self, row: int) -> tuple[int, int]:
-        """Which file a row is in, and its place there."""
-        file = bisect.bisect_right(self.offsets, row) - 1
-        return file, row - self.offsets[file]
-
-    def origin(self, row: int) -> str:
-        """See Rows."""
-        file, inner = self.place(row)
-        return f"{self._names[file]}, row {inner}"
-
-
-# --- JSON and folders of images -------------------------------------------------------------------
-
-
-class ListedRows(Rows):
-    """Rows that are in memory, as from JSON: they name images, but hold none."""
-
-    def __init__(self, files: Sequence[tuple[Path, list[dict[str, Any]]]]) -> None:
-        rows = [row for _, found in files for row in found]
-        self._rows = rows
-        self._parts = _Parts([(file, len(found)) for file, found in files])
-        self.names = tuple(dict.fromkeys(name for row in rows for name in row))
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def column(self, name: str) -> list[Any]:
-        """See Rows."""
-        return [row.get(name) for row in self._rows]
-
-    def take(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """See Rows."""
-        return [self._rows[i] for i in rows]
-
-    def present(self, name: str) -> list[bool]:
-        """See Rows."""
-        return [row.get(name) is not None for row in self._rows]
-
-    def images(self, name: str, rows: Sequence[int]) -> list[ImageCell]:
-        """See Rows; never called, as there are none."""
-        raise NotImplementedError
-
-    def origin(self, row: int) -> str:
-        """See Rows."""
-        return self._parts.origin(row)
-
-
-def read_json(files: Sequence[Path], records: str | None) -> ListedRows:
-    """Rows of JSON files (a list of records, or such a list under the key `records`), or of .jsonl.
-
-    Raises DataError where a file is something else.
-    """
-    return ListedRows([(file, _records(file, records)) for file in files])
-
-
-def _records(file: Path, key: str | None) -> list[dict[str, Any]]:
-    with _reading(file):
-        if file.suffix == ".jsonl":
-            with file.open(encoding="utf-8") as lines:
-                found = [json.loads(line) for line in lines if line.strip()]
-        else:
-            found = json.loads(file.read_text(encoding="utf-8"))
-    if isinstance(found, dict) and key in found:
-        found = found[key]
-    if isinstance(found, list) and all(isinstance(row, dict) for row in found):
-        return found
-    keys = f", only the keys {', '.join(found)}" if isinstance(found, dict) else ""
-    where = "" if key is None else f" under {key!r}"
-    raise DataError(
-        f"{file}: holds no list of records{where}{keys}; dataset.source.records names its key"
-    )
-
-
-_METADATA = ("metadata.jsonl", "metadata.csv")
-#: Endings of what Pillow reads and people use.
-_IMAGE_ENDINGS = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"),
-)
-
-
-def read_imagefolder(folder: Path, within: Path) -> ListedRows:
-    """Rows of a folder as `datasets` lays it out: metadata.jsonl or metadata.csv with `file_name`.
-
-    Without one, the images of its sub-folders, with the sub-folder's name as `label`. `image` is
-    the path within the folder. Raises DataError where there is neither, or where a file leads out
-    of `within`.
-    """
-    file = next((p for p in map(folder.joinpath, _METADATA) if p.is_file()), None)
-    if file is not None:
-        require_own(file, within)
-        rows = _csv_records(file) if file.suffix == ".csv" else _records(file, None)
-        if any("file_name" not in row for row in rows):
-            raise DataError(f"{file}: each row needs the image's file_name")
-        return ListedRows([(file, [{"image": row.pop("file_name"), **row} for row in rows])])
-    images = sorted(p for p in folder.glob("*/*") if p.suffix.lower() in _IMAGE_ENDINGS)
-    if not images:
-        raise DataError(f"{folder}: has neither metadata.jsonl, metadata.csv nor folders of images")
-    found = [{"image": f"{p.parent.name}/{p.name}", "label": p.parent.name} for p in images]
-    return ListedRows([(folder, found)])
-
-
-def _csv_records(file: Path) -> list[dict[str, Any]]:
-    """Rows of a CSV file; an empty cell is null, as there is no other way to write it."""
-    with _reading(file), file.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
-    for number, row in enumerate(rows):
-        if None in row:  # where DictReader puts what is too much
-            raise DataError(f"{file}, row {number}: has more cells than the header has columns")
-    return [{name: cell or None for name, cell in row.items()} for row in rows]
-
-
-# --- tables ---------------------------------------------------------------------------------------
-
-
 class TableRows(Rows):
     """Rows whose text columns are a table of Arrow."""
 
-    _parts: _Parts
+    _parts: FilePlaces
 
     def __init__(self, text: pa.Table, names: tuple[str, ...], stored: frozenset[str]) -> None:
         self._text, self.names, self.stored = text, names, stored
@@ -234,7 +70,7 @@ class ParquetRows(TableRows):
 
         self._files, tables, schemas = list(files), [], []
         for file in files:
-            with _reading(file), pq.ParquetFile(file) as parquet:
+            with reading(file), pq.ParquetFile(file) as parquet:
                 schema = parquet.schema_arrow
                 stored = _stored_columns(schema)
                 leaves = [parquet.schema.column(i).path for i in range(len(parquet.schema))]
@@ -242,10 +78,10 @@ class ParquetRows(TableRows):
                 # A column is always read: without any, a table of no columns has no rows.
                 tables.append(parquet.read(columns=text or leaves[:1]))
                 schemas.append(schema)
-        with _reading(self._files[0]):
+        with reading(self._files[0]):
             text = pa.concat_tables(tables, promote_options="permissive")
         super().__init__(text, tuple(schemas[0].names), _stored_columns(schemas[0]))
-        self._parts = _Parts([(f, t.num_rows) for f, t in zip(files, tables, strict=True)])
+        self._parts = FilePlaces([(f, t.num_rows) for f, t in zip(files, tables, strict=True)])
 
     def present(self, name: str) -> list[bool]:
         """See Rows; of images, only where they are is read."""
@@ -253,7 +89,7 @@ class ParquetRows(TableRows):
             return super().present(name)
         found: list[bool] = []
         for file, _, batch in self._batches(name, range(len(self)), leaf="path", size=4096):
-            with _reading(file):
+            with reading(file):
                 found += batch.column(0).is_valid().to_pylist()
         return found
 
@@ -296,7 +132,7 @@ class ParquetRows(TableRows):
             progress("copying images", len(rows)) as advance,
         ):
             for file, offset, batch in self._batches(name, rows, size=BATCH):
-                with _reading(file):
+                with reading(file):
                     first = bisect.bisect_left(rows, offset)
                     last = bisect.bisect_left(rows, offset + batch.num_rows)
                     if first == last:
@@ -314,7 +150,7 @@ class ParquetRows(TableRows):
         import pyarrow.parquet as pq
 
         for file, start in zip(self._files, self._parts.offsets, strict=False):
-            with _reading(file), pq.ParquetFile(file) as parquet:
+            with reading(file), pq.ParquetFile(file) as parquet:
                 leaves = {parquet.schema.column(i).path for i in range(len(parquet.schema))}
                 column = f"{name}.{leaf}" if f"{name}.{leaf}" in leaves else name
                 for group in range(parquet.num_row_groups):
@@ -334,7 +170,7 @@ class SavedRows(TableRows):
         import pyarrow as pa
 
         self._files = [str(file) for file in files]
-        with _reading(files[0]):
+        with reading(files[0]):
             self._tables = [arrow_table(file) for file in self._files]
             schema = self._tables[0].schema
             stored = _stored_columns(schema)
@@ -343,7 +179,7 @@ class SavedRows(TableRows):
             table = pa.concat_tables([table.select(text) for table in self._tables])
         super().__init__(table, tuple(schema.names), stored)
         counts = [table.num_rows for table in self._tables]
-        self._parts = _Parts(list(zip(self._files, counts, strict=True)))
+        self._parts = FilePlaces(list(zip(self._files, counts, strict=True)))
 
     def present(self, name: str) -> list[bool]:
         """See Rows."""
@@ -355,7 +191,7 @@ class SavedRows(TableRows):
         """See Rows."""
         filled, paths = [], []
         for file, table in zip(self._files, self._tables, strict=True):
-            with _reading(Path(file)):
+            with reading(Path(file)):
                 data, path = _parts(table.column(name))
             filled.append(data.is_valid())
             paths.append(path)
@@ -381,7 +217,7 @@ def read_saved(folder: Path, split: str, wanted: Callable[[str], bool], within: 
     """
     from datasets import Dataset
 
-    with _reading(folder):
+    with reading(folder):
         splits, state = folder / "dataset_dict.json", folder / "state.json"
         if not state.is_file() and splits.is_file():
             names = _json_within(splits, within)["splits"]
@@ -405,73 +241,6 @@ def read_saved(folder: Path, split: str, wanted: Callable[[str], bool], within: 
 def _json_within(file: Path, within: Path) -> Any:
     require_own(file, within)
     return json.loads(file.read_text(encoding="utf-8"))
-
-
-class JoinedRows(Rows):
-    """Rows completed by those of a second table, found by a key; rows without one stay as they are.
-
-    Columns that both have are the first's.
-    """
-
-    def __init__(self, rows: Rows, others: Rows, column: str, key: str) -> None:
-        self._rows, self._others = rows, others
-        values, keys = rows.column(column), others.column(key)
-        try:
-            places = {value: place for place, value in enumerate(keys)}
-            self._places = [places.get(value) for value in values]
-        except TypeError as error:
-            raise DataError(f"dataset.join: {column} or {key} holds lists or records") from error
-        if values and keys and not any(place is not None for place in self._places):
-            raise DataError(
-                f"dataset.join: no {column} is a {key} of the other table, as "
-                f"{shown(values[0])} and {shown(keys[0])} show"
-            )
-        self.names = tuple(dict.fromkeys((*rows.names, *others.names)))
-        self._own = frozenset(rows.names)
-        self.stored = rows.stored | (others.stored - self._own)
-
-    def origin(self, row: int) -> str:
-        """See Rows: that of the first table."""
-        return self._rows.origin(row)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def column(self, name: str) -> list[Any]:
-        """See Rows."""
-        if name in self._own:
-            return self._rows.column(name)
-        values = self._others.column(name)
-        return [None if at is None else values[at] for at in self._places]
-
-    def take(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """See Rows."""
-        found = sorted({at for row in rows if (at := self._places[row]) is not None})
-        others = dict(zip(found, self._others.take(found), strict=True))
-        mine = self._rows.take(rows)
-        nothing: dict[str, Any] = {}
-        return [
-            own if (at := self._places[row]) is None else others.get(at, nothing) | own
-            for row, own in zip(rows, mine, strict=True)
-        ]
-
-    def present(self, name: str) -> list[bool]:
-        """See Rows."""
-        if name in self._own:
-            return self._rows.present(name)
-        there = self._others.present(name)
-        return [at is not None and there[at] for at in self._places]
-
-    def images(self, name: str, rows: Sequence[int]) -> list[ImageCell]:
-        """See Rows."""
-        if name in self._own:
-            return self._rows.images(name, rows)
-        found = sorted({at for row in rows if (at := self._places[row]) is not None})
-        cells = dict(zip(found, self._others.images(name, found), strict=True))
-        return [ImageCell(None) if (at := self._places[row]) is None else cells[at] for row in rows]
-
-
-# --- pieces ---------------------------------------------------------------------------------------
 
 
 #: What a cell raises that Python cannot represent, such as a day of the year 300 000.
@@ -546,50 +315,3 @@ def _digests(data: pa.Array) -> pa.Array:
         [hashlib.sha256(c.as_buffer()).hexdigest()[:16] if c.is_valid else None for c in data],
         pa.string(),
     )
-
-
-#: So many characters of another program's message are shown: some hold the file.
-MOST_REASON = 400
-#: What damaged files raise; pyarrow's own errors are subclasses of these.
-_UNREADABLE = (
-    *(OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
-    *(NotImplementedError, RecursionError, csv.Error),
-)
-
-
-@contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """Errors of reading a file as one line."""
-    try:
-        yield
-    except _UNREADABLE as error:
-        reason = " ".join(str(error)[:MOST_REASON].split()) or type(error).__name__
-        raise DataError(f"{file}: cannot be read ({reason})") from error
-
-
-def require_own(path: Path, within: Path) -> None:
-    """Raises DataError where a path leads out of the folder `within`, or is a pipe or a device."""
-    if not path.resolve().is_relative_to(within.resolve()):
-        raise DataError(
-            f"{path}: leads out of the data folder {within}: copy the file there, or set "
-            "dataset.source.folder to the folder it is in"
-        )
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise DataError(f"{path}: neither a file nor a folder")
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A name to write to; it becomes `path` once all is written. Raises DataError if it cannot."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error}); set VTEXP_CACHE_DIR to a folder with room"
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()

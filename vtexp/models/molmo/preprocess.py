@@ -22,15 +22,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from vtexp.budget.geometry import (
-    Geometry,
-    Placement,
-    Size,
-    Tiling,
-    placement_of,
-    tiling_to_resolution,
-)
+from vtexp.budget.geometry import Geometry, Size, Tiling, tiling_to_resolution
 from vtexp.budget.knobs import CropSetting
+from vtexp.budget.placement import Placement, placement_of
 from vtexp.models.device_resize import (
     Parcel,
     Window,

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.sweeps import run_without_report
 from vtexp.analysis.fairness import caveats
 from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config
@@ -156,9 +157,9 @@ def test_the_model_that_lost_a_token_fails_the_run(
 
     monkeypatch.setattr(MolmoRunner, "inputs", lossy)
     with pytest.raises(RunFailedError, match=r"384 vision tokens.*model read .*383"):
-        run_job(make_config("knob.sizes=[560x336]"))
+        run_without_report(make_config("knob.sizes=[560x336]"))
     # Forced, the theoretical count is reported, and what was read is kept beside it.
-    run_job(make_config("knob.sizes=[560x336]", "force_full_tokens=true"))
+    run_without_report(make_config("knob.sizes=[560x336]", "force_full_tokens=true"))
     (found,) = (run.result for run in collect(tmp_path / "sweep") if run.result is not None)
     assert (found.measured_vision_tokens, found.actual_vision_tokens) == (431, 432)
     assert found.actual_overridden
@@ -180,7 +181,7 @@ def test_the_timed_path_is_counted_by_itself(
 
     monkeypatch.setattr(MolmoForCausalLM, "embed", lossy)
     with pytest.raises(RunFailedError, match=r"384 vision tokens.*model read .*383"):
-        run_job(make_config("knob.sizes=[560x336]"))
+        run_without_report(make_config("knob.sizes=[560x336]"))
 
 
 @pytest.mark.slow
@@ -188,7 +189,7 @@ def test_settings_that_differ_are_in_the_comparison(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     for change in ("hardware.dtype=float32", "hardware.dtype=bfloat16", "knob.fit=letterbox"):
-        run_job(make_config("knob.sizes=[336x336]", change))
+        run_without_report(make_config("knob.sizes=[336x336]", change))
     runs = collect(tmp_path / "sweep")
     assert sorted(run.settings for run in runs) == [
         "hardware.dtype=bfloat16, knob.fit=stretch",
@@ -196,7 +197,7 @@ def test_settings_that_differ_are_in_the_comparison(
         "hardware.dtype=float32, knob.fit=stretch",
     ]
     assert not any(run.same_inputs_as for run in runs)
-    run_job(make_config("knob.sizes=[336x336]", "dataset.limit=5"))
+    run_without_report(make_config("knob.sizes=[336x336]", "dataset.limit=5"))
     assert any("answered different questions" in n for n in caveats(collect(tmp_path / "sweep")))
 
 
@@ -219,15 +220,15 @@ def test_a_damaged_result_is_one_line_and_one_cut_short_is_made_again(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = make_config("knob.sizes=[336x336]")
-    run_job(config)
+    run_without_report(config)
     path = next((tmp_path / "sweep").glob("*/result.json"))
     whole = files.read_json(path)
     path.write_text("{}")
     with pytest.raises(DataError, match="python -m vtexp resume"):
-        run_job(config)
+        run_without_report(config)
     for text in ("{", "[]"):
         path.write_text(text)
-        run_job(config)
+        run_without_report(config)
         made = files.read_json(path)
         assert (made["accuracy"], made["samples_fingerprint"]) == (
             whole["accuracy"], whole["samples_fingerprint"]
@@ -243,4 +244,4 @@ def test_two_jobs_may_not_make_one_run(make_config: MakeConfig) -> None:
 def test_a_disk_that_takes_nothing_is_one_line(make_config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(VtexpError, match=r"file/sweep/.* cannot be written"):
-        run_job(make_config(f"sweep.folder={tmp_path}/file"))
+        run_without_report(make_config(f"sweep.folder={tmp_path}/file"))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.sweeps import run_without_report
 from tests.runs.test_llm_runs import molmoe as molmoe  # a fixture
 from tests.runs.test_llm_runs import order_file
 from vtexp.analysis.rows import collect
 from vtexp.cli.main import main
 from vtexp.config.schema import Config
-from vtexp.jobs.here import run_job
 from vtexp.runs.block_order import read_block_order
 
 MakeConfig = Callable[..., Config]
@@ -28,7 +28,7 @@ def test_losses_are_those_of_whole_runs(
     assert main(["importance", *tiny, "--out", str(path)]) == 0
     found = read_block_order(str(path))
     for blocks in ("null", "[0,2,3]", "[0,1,3]"):
-        run_job(make_config(*tiny, f"model.active_blocks={blocks}"))
+        run_without_report(make_config(*tiny, f"model.active_blocks={blocks}"))
     runs = {run.asked.blocks: run.found for run in collect(tmp_path / "sweep")}
     whole = runs[None]
     assert found.fingerprint and found.accuracy == whole.accuracy and found.questions == 12
@@ -55,7 +55,7 @@ def test_the_order_is_used_and_its_own_questions_are_told(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"order": [1, 2]}))
     for split, told in (("test", True), ("train", False)):
         own = ("model.active_blocks=3", f"model.block_order={path}", f"dataset.split={split}")
-        run_job(make_config(*asked, *own, f"sweep.name={split}"))
+        run_without_report(make_config(*asked, *own, f"sweep.name={split}"))
         (run,) = collect(tmp_path / split)
         assert run.asked.blocks == (0, 2, 3)
         assert any("model.block_order" in warning for warning in run.found.warnings) == told

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import Molmo2Config, Molmo2ForConditionalGeneration, PreTrainedModel
 from transformers.vision_utils import get_vision_window_index
 
+from tests.helpers.sweeps import run_without_report
 from tests.models.test_families import SMALL, save_tokenizer
 from vtexp.budget.geometry import Size, Tiling, token_layout
 from vtexp.budget.knobs import CropSetting, KnobValue
@@ -28,7 +29,6 @@ from vtexp.cost.flops import COMPUTED_STAGES, ITEM_BYTES, ModelArithmetic, mfu
 from vtexp.cost.parts import Windows
 from vtexp.cost.prompts import PromptCounts
 from vtexp.data.sample import Sample
-from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.families import FAMILIES, runner_class
 from vtexp.models.molmo.configuration import MolmoConfig
@@ -428,7 +428,7 @@ def test_results_tell_flops_and_the_part_of_the_peak(
     make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     peak = ("hardware.peak_tflops=0.1", "hardware.bandwidth_gb_per_s=10")
-    run_job(make_config("knob.sizes=[336x336]", *peak))
+    run_without_report(make_config("knob.sizes=[336x336]", *peak))
     (path,) = (tmp_path / "sweep").glob("*/result.json")
     result, rows = read_json(path), read_jsonl(path.with_name("latency.jsonl"))
     plan = make_plan(make_config("knob.sizes=[336x336]", *peak))

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from tests.data.test_images import turned_late
+from tests.helpers.sweeps import run_without_report
 from tests.models.test_families import asking, save_tokenizer
 from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config
@@ -27,7 +28,6 @@ from vtexp.data import images
 from vtexp.data.sample import ImageFile
 from vtexp.data.sources.images import download_images
 from vtexp.errors import DataError
-from vtexp.jobs.here import run_job
 from vtexp.models.families import FAMILIES
 from vtexp.prompts.tokenizer import PromptTokenizer
 from vtexp.runs.plan import make_plan
@@ -289,7 +289,7 @@ def test_each_sample_is_scored_or_failed(make_config: MakeConfig, tmp_path: Path
     settings = [*private(folder, "test.jsonl"), "knob.sizes=[336x336]"]
     with pytest.raises(DataError, match=r"more than dataset\.max_failed=3"):
         make_plan(make_config(*settings, "dataset.max_failed=3"))
-    run_job(make_config(*settings, f"dataset.max_failed={len(bad)}"))
+    run_without_report(make_config(*settings, f"dataset.max_failed={len(bad)}"))
     (run,) = collect(tmp_path / "sweep")
     assert {failed.sample_id for failed in run.asked.failed_samples} == bad
     assert all(failed.reason for failed in run.asked.failed_samples)

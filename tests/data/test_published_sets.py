@@ -17,6 +17,7 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
+from tests.helpers.sweeps import run_without_report
 from vtexp.config.dataset_schema import DatasetConfig
 from vtexp.config.schema import Config
 from vtexp.data.images import ImageFile
@@ -24,7 +25,6 @@ from vtexp.data.load import BUILT_IN, load_samples
 from vtexp.data.sample import LoadedSamples, Sample
 from vtexp.data.sources.loader import _asked, sample_of
 from vtexp.errors import DataError
-from vtexp.jobs.here import run_job
 from vtexp.prompts import wording
 from vtexp.runs.plan import make_plan
 from vtexp.utils.files import read_json, read_jsonl
@@ -306,8 +306,8 @@ def test_a_run_counts_the_samples_that_failed(
     fill(cache, make_config("dataset=a_okvqa").dataset, {path: [*rows, broken]})
     overrides = ("dataset=a_okvqa", "dataset.limit=null", "knob.sizes=[336x336]")
     with pytest.raises(DataError, match=r"1 of 2 .*broken: .*row 1: "):
-        run_job(make_config(*overrides))
-    run_job(make_config(*overrides, "dataset.max_failed=1"))
+        run_without_report(make_config(*overrides))
+    run_without_report(make_config(*overrides, "dataset.max_failed=1"))
     folder = next((tmp_path / "sweep").glob("image_size-*"))
     result = read_json(folder / "result.json")
     assert result["num_samples"] == result["num_failed"] == 1

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.sweeps import run_without_report
 from vtexp.analysis.fairness import caveats, require_same_samples
 from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config
 from vtexp.data.load import load_samples
 from vtexp.data.sample import ImageFile, Sample, choose, fingerprint
 from vtexp.errors import DataError
-from vtexp.jobs.here import run_job
 from vtexp.runs.plan import make_plan
 
 MakeConfig = Callable[..., Config]
@@ -111,11 +111,11 @@ def test_samples_are_the_same_for_every_value_and_job(make_config: MakeConfig) -
 def test_runs_on_different_samples_refuse_to_be_paired(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    run_job(make_config("knob.sizes=[336x336]"))
+    run_without_report(make_config("knob.sizes=[336x336]"))
     runs = collect(tmp_path / "sweep")
     require_same_samples(runs)
     assert runs[0].asked.num_failed == 0 and runs[0].asked.failed_samples == ()
-    run_job(make_config("knob.sizes=[560x336]", "dataset.seed=1"))
+    run_without_report(make_config("knob.sizes=[560x336]", "dataset.seed=1"))
     runs = collect(tmp_path / "sweep")
     assert len({run.found.samples_fingerprint for run in runs}) == 2
     with pytest.raises(DataError, match=r"easy_vqa: .*different questions"):

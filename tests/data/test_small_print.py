@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers.sweeps import run_without_report
 from vtexp.config.schema import Config
 from vtexp.data.builtin import small_print
 from vtexp.data.builtin.small_print_pages import ASPECT_RATIO, KINDS, PRINT_PX, draw_page
 from vtexp.errors import DataError
-from vtexp.jobs.here import run_job
 from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]
@@ -115,7 +115,7 @@ def test_a_run_on_pages_of_many_shapes(
     few_pages: Path, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     """Per-image tilings, and the print size in the record of each question."""
-    run_job(
+    run_without_report(
         make_config("dataset=small_print", "dataset.limit=8", "knob=max_crops",
                     "knob.max_crops=[4]"),
 

@@ -8,8 +8,11 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import patch
 
 from tests.helpers.slurm_cluster import wait_until
+from vtexp.config.schema import Config
+from vtexp.jobs.here import run_job
 from vtexp.runs.ledger import read_submitted
 from vtexp.utils import files
 
@@ -28,6 +31,12 @@ HARDLY_TIMED = (
 def _hear_ctrl_c() -> None:
     """Tests in a shell's background ignore it, and hand that on to all that they start."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def run_without_report(config: Config) -> None:
+    """`run_job` for tests of runs alone: without the report at its end, which takes most of it."""
+    with patch("vtexp.jobs.here.show_comparison"):
+        run_job(config)
 
 
 class Sweep:

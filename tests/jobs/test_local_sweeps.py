@@ -15,12 +15,11 @@ import pytest
 
 from tests.helpers.facts import says
 from tests.helpers.slurm_cluster import wait_until
-from tests.helpers.sweeps import Sweep, process_of
+from tests.helpers.sweeps import Sweep, process_of, run_without_report
 from vtexp.config.choices import Launcher
 from vtexp.config.schema import Config
 from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
 from vtexp.jobs import launch, local, slurm
-from vtexp.jobs.here import run_job
 from vtexp.jobs.prepare import in_new_folder
 from vtexp.jobs.status import find_sweep
 from vtexp.runs import ranks
@@ -117,7 +116,7 @@ def test_a_run_under_way_is_not_made_twice(
     assert watched == [sweep]
     assert says(capsys.readouterr().out, "1 run", "under way")
     with pytest.raises(ConfigError, match="336x336: is under way"):
-        run_job(plan.config)
+        run_without_report(plan.config)
 
 
 def test_runs_that_are_timed_are_not_disturbed(make_config: MakeConfig) -> None:

@@ -20,10 +20,10 @@ from scipy import stats
 
 from tests.helpers.facts import says
 from tests.helpers.made_records import latency_row, stage_times
+from tests.helpers.sweeps import run_without_report
 from vtexp.budget.geometry import MOLMO, Tiling
 from vtexp.budget.knobs import CropSetting
 from vtexp.config.schema import Config, MeasureConfig
-from vtexp.jobs.here import run_job
 from vtexp.measure import quality
 from vtexp.measure import summary as measuring
 from vtexp.measure.energy import EnergyMeter, energy_counter
@@ -651,7 +651,7 @@ def test_fresh_processes_time_too(
     make_config: Callable[..., Config], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = make_config("knob.sizes=[336x336,560x560]", "measure.repeats=3")
-    run_job(config)
+    run_without_report(config)
     for folder in (tmp_path / "sweep").glob("image_size*"):
         rows = files.read_jsonl(folder / files.LATENCY)
         assert [row["process"] for row in rows] == [0] * 4 + [1] * 4 + [2] * 4

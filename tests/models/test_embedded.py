@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from tests.helpers.sweeps import HARDLY_TIMED
+from tests.helpers.sweeps import HARDLY_TIMED, run_without_report
 from vtexp.config.schema import Config
 from vtexp.data.builtin import easy_vqa
-from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import ASSETS, read_model_config
 from vtexp.utils import files
 
@@ -46,7 +45,7 @@ def test_checkpoint_is_small_and_in_the_published_layout() -> None:
 @pytest.mark.slow
 def test_held_out_accuracy(make_config: MakeConfig, tmp_path: Path) -> None:
     """Measured by the framework; more questions are in the model card."""
-    run_job(
+    run_without_report(
         make_config(
             "model.path=embedded:molmo_tiny", "knob.sizes=[336x336,784x784]", "dataset.limit=80",
             *HARDLY_TIMED,
@@ -62,7 +61,7 @@ def test_held_out_accuracy(make_config: MakeConfig, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_more_crops_read_more_print(make_config: MakeConfig, tmp_path: Path) -> None:
     """What the embedded default is for; 1 200 questions are in the model card."""
-    run_job(
+    run_without_report(
         make_config(
             "model.path=embedded:molmo_tiny", "dataset=small_print", "dataset.limit=80",
             "knob=max_crops", "knob.max_crops=[1,4,9]", *HARDLY_TIMED,

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from tests.helpers.closeness import assert_close_to_spread
+from tests.helpers.sweeps import run_without_report
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.config.choices import Dtype
 from vtexp.config.schema import Config, HardwareConfig
@@ -39,7 +40,6 @@ from vtexp.errors import (
     RunFailedError,
     VtexpError,
 )
-from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import ASSETS, find_checkpoint, read_model_config
 from vtexp.models.families import FAMILIES, runner_class
 from vtexp.models.runner import Runner
@@ -240,7 +240,7 @@ def test_knobs_run_and_are_counted(
         f"force_full_tokens={full}",
         "dataset.limit=3",
     )
-    run_job(config)
+    run_without_report(config)
     result = files.read_json(next((tmp_path / "sweep").glob("*/result.json")))
     assert result["measured_num_crops"] == rows * cols
     assert result["measured_vision_tokens"] == expected_tokens(folder.name, rows, cols, full)
@@ -480,7 +480,7 @@ def test_random_weights_have_counts_and_latency(
 ) -> None:
     knob, values, (rows, cols) = CASES[folder.name][0]
     model = (f"model.path={folder}", "model.weights=random")
-    run_job(make_config(*model, f"knob={knob}", f"knob.{values}", "sweep.name=r"))
+    run_without_report(make_config(*model, f"knob={knob}", f"knob.{values}", "sweep.name=r"))
     result = files.read_json(next((tmp_path / "r").glob("*/result.json")))
     assert result["accuracy"] is None
     assert result["measured_vision_tokens"] == expected_tokens(folder.name, rows, cols, False)
@@ -566,4 +566,4 @@ def test_a_vision_token_that_is_lost_fails_the_run(
     knob, values, _ = CASES[folder.name][0]
     config = make_config(f"model.path={folder}", f"knob={knob}", f"knob.{values}")
     with pytest.raises(RunFailedError, match=r"made \d+ vision tokens, but \d+ entered"):
-        run_job(config)
+        run_without_report(config)

@@ -18,6 +18,7 @@ import torch
 from transformers import GenerationMixin
 
 from tests.helpers.made_records import latency_row
+from tests.helpers.sweeps import run_without_report
 from vtexp.analysis.answer import _doubtful
 from vtexp.analysis.findings import AnalysedRun
 from vtexp.budget.knobs import CropSetting
@@ -26,7 +27,6 @@ from vtexp.config.choices import Device, Dtype
 from vtexp.config.schema import Config, HardwareConfig
 from vtexp.data.sample import Sample
 from vtexp.errors import ConfigError, VtexpError
-from vtexp.jobs.here import run_job
 from vtexp.measure import quality, summary
 from vtexp.measure.protocol import Timing, undisturbed
 from vtexp.models import prefill_graphs
@@ -190,7 +190,7 @@ def test_what_cannot_be_captured_runs_eagerly_with_a_warning(
         "load",
         classmethod(lambda *a: replace(real(*a), graphs=PrefillGraphs(torch.device("cpu")))),
     )
-    run_job(make_config("knob.sizes=[336x336]"))
+    run_without_report(make_config("knob.sizes=[336x336]"))
     (path,) = tmp_path.glob("sweep/*/result.json")
     result = files.read_json(path)
     assert result["execution"] == "eager" and result["graph_memory_mib"] == 0
@@ -211,7 +211,7 @@ def test_replayed_runs_say_so_in_result_and_table(
         "load",
         classmethod(lambda *a: replace(real(*a), graphs=PrefillGraphs(torch.device("cpu")))),
     )
-    run_job(make_config("knob.sizes=[336x336]", "hardware.batch_size=2"))
+    run_without_report(make_config("knob.sizes=[336x336]", "hardware.batch_size=2"))
     runs = collect(tmp_path / "sweep")
     assert runs[0].found.execution == "CUDA graphs" and "CUDA graphs" in title(runs)
     assert runs[0].found.graph_memory_mib == len(fake_graphs.captured)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.sweeps import run_without_report
 from vtexp.analysis.fairness import require_same_samples
 from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config
 from vtexp.data import decoding
 from vtexp.data.sample import fingerprint
 from vtexp.errors import RunFailedError, VtexpError
-from vtexp.jobs.here import run_job
 from vtexp.models import runner
 from vtexp.runs import job
 from vtexp.runs.plan import make_plan
@@ -78,7 +78,7 @@ def test_chunks_and_workers_change_no_answer(
         return real(image)
 
     monkeypatch.setattr(decoding, "image_pixels", counting)
-    run_job(make_config(*overrides(folder, "sweep.name=one")))
+    run_without_report(make_config(*overrides(folder, "sweep.name=one")))
     assert len(decoded) == IMAGES  # once for both runs and both questions
     one = answers(tmp_path / "one")
     plan = make_plan(make_config(*overrides(folder)))
@@ -88,10 +88,12 @@ def test_chunks_and_workers_change_no_answer(
 
     small = partial(decoding.decoded_chunks, most_bytes=10**6)
     monkeypatch.setattr(job, "decoded_chunks", small)
-    run_job(make_config(*overrides(folder, "sweep.name=many", "hardware.batch_size=1")))
+    run_without_report(make_config(*overrides(folder, "sweep.name=many", "hardware.batch_size=1")))
     assert answers(tmp_path / "many") == one
     decoded.clear()
-    run_job(make_config(*overrides(folder, "sweep.name=ahead", "hardware.decode_workers=1")))
+    run_without_report(
+        make_config(*overrides(folder, "sweep.name=ahead", "hardware.decode_workers=1"))
+    )
     assert answers(tmp_path / "ahead") == one
     assert not decoded  # elsewhere
 
@@ -100,10 +102,10 @@ def test_chunks_and_workers_change_no_answer(
 def test_a_broken_image_fails_its_samples_in_all_runs(
     make_config: MakeConfig, folder: Path, tmp_path: Path
 ) -> None:
-    run_job(make_config(*overrides(folder, "sweep.name=whole")))
+    run_without_report(make_config(*overrides(folder, "sweep.name=whole")))
     cut(folder / "0.png")
     config = make_config(*overrides(folder, "dataset.max_failed=2"))
-    run_job(config)
+    run_without_report(config)
     runs = collect(tmp_path / "sweep")
     assert len(runs) == 2
     for run in runs:
@@ -125,7 +127,7 @@ def test_more_broken_images_than_allowed_stop_the_job(
     config = make_config(*overrides(folder, "dataset.max_failed=1"))
     line = r"2 of 10 .*dataset\.max_failed=1; .*2\.png"
     with pytest.raises(RunFailedError, match=line):
-        run_job(config)
+        run_without_report(config)
     assert not answers(tmp_path / "sweep")
     assert len(list((tmp_path / "sweep").glob(f"*/{files.FAILURE}"))) == 2
     assert not list((tmp_path / "sweep").glob("*/*.partial"))
@@ -182,14 +184,14 @@ def test_an_interrupted_job_goes_on_with_what_is_missing(
     node: str | None,
 ) -> None:
     """On another machine the answers are kept, too, but not the times."""
-    run_job(make_config(*overrides(folder, "sweep.name=whole")))
+    run_without_report(make_config(*overrides(folder, "sweep.name=whole")))
     monkeypatch.setattr(job, "decoded_chunks", partial(decoding.decoded_chunks, most_bytes=10**6))
     config = make_config(*overrides(folder))
-    left = Interrupted(lambda: run_job(config), tmp_path / "sweep")
+    left = Interrupted(lambda: run_without_report(config), tmp_path / "sweep")
     if node is not None:
         monkeypatch.setenv("SLURMD_NODENAME", node)
     answered.clear()
-    run_job(config)
+    run_without_report(config)
     assert sum(answered) == 2 * 2 * IMAGES - left.kept  # none twice
     for path, rows in left.timed.items():
         run = path.parents[2]
@@ -212,7 +214,7 @@ def test_records_of_two_processes_are_no_result(
 
     monkeypatch.setattr(Measurement, "finish_part", mixed)
     with pytest.raises(RunFailedError, match="another process"):
-        run_job(make_config(*overrides(folder)))
+        run_without_report(make_config(*overrides(folder)))
     assert not answers(tmp_path / "sweep")
 
 
@@ -229,7 +231,7 @@ def test_a_run_whose_failure_cannot_be_written_leaves_the_others_alone(
 
     monkeypatch.setattr(job, "record_failure", refuse)
     with pytest.raises(VtexpError, match="cannot be written"):
-        run_job(config)
+        run_without_report(config)
     assert (second.folder / files.RESULT).is_file()
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from tests.cost.test_arithmetic import save_small
+from tests.helpers.sweeps import run_without_report
 from tests.models.test_families import SMALL, save_tokenizer
 from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config
 from vtexp.cost.latency_fit import find_cost_model, timed_run, write_cost_model
 from vtexp.errors import ConfigError
-from vtexp.jobs.here import run_job
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.runs.block_order import BlockImportance, BlockOrder
 from vtexp.runs.frozen import thaw
@@ -62,7 +62,7 @@ def test_the_knobs_run_and_are_recorded(
 ) -> None:
     for knob, values in (("moe_top_k", "top_k=[8,1,3]"), ("transformer_blocks", "blocks=[4,2]")):
         asked = (f"model.path={molmoe}", f"knob={knob}", f"knob.{values}", "knob.max_crops=[2]")
-        run_job(make_config(*asked))
+        run_without_report(make_config(*asked))
     by_knob = {
         knob: [run.found for run in collect(tmp_path / "sweep") if run.asked.knob == knob]
         for knob in ("moe_top_k", "transformer_blocks")
@@ -88,7 +88,7 @@ def test_grids_are_told_apart(make_config: MakeConfig, molmoe: Path, tmp_path: P
     for top_k in ("1", "3"):
         for blocks in ("[0,1,3]", "4"):
             own = (f"model.moe_top_k={top_k}", f"model.active_blocks={blocks}")
-            run_job(make_config(f"model.path={molmoe}", *CROPS, *own))
+            run_without_report(make_config(f"model.path={molmoe}", *CROPS, *own))
     runs = collect(tmp_path / "sweep")
     assert len({run.name for run in runs}) == len({run.settings for run in runs}) == 4
     assert all(run.same_inputs_as is None for run in runs)
@@ -220,7 +220,7 @@ def test_cost_models_do_not_mix_settings(
     fewer = ("model.moe_top_k=1", "model.active_blocks=3")
     asked = (f"model.path={molmoe}", "knob=image_size", "knob.sizes=[336x336,560x336,560x560]")
     for own in ((), fewer):
-        run_job(make_config(*asked, *own))
+        run_without_report(make_config(*asked, *own))
     assert write_cost_model(tmp_path / "sweep") is not None
     plain, reduced = (make_plan(make_config(*asked, *own)) for own in ((), fewer))
     models = [find_cost_model(plan.config, plan.runs[0].setting.llm) for plan in (plain, reduced)]

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from tests.helpers.facts import says
-from tests.helpers.sweeps import HARDLY_TIMED
+from tests.helpers.sweeps import HARDLY_TIMED, run_without_report
 from vtexp.analysis.rows import collect
 from vtexp.budget.geometry import Tiling
 from vtexp.config.schema import Config
@@ -54,7 +54,7 @@ def run_folder(folder: Path, value: str) -> Path:
 def test_counts_of_the_users_command(
     make_config: MakeConfig, tmp_path: Path, full: bool, measured: tuple[int, int]
 ) -> None:
-    run_job(make_config("knob.sizes=[560x336,784x784]", f"force_full_tokens={full}"))
+    run_without_report(make_config("knob.sizes=[560x336,784x784]", f"force_full_tokens={full}"))
     small, large = (results(tmp_path / "sweep")[size] for size in ("560x336", "784x784"))
     assert (small.tiling, large.tiling) == ("2x1", "3x3")
     assert (small.measured_tiling, large.measured_tiling) == ("2x1", "3x3")
@@ -67,7 +67,7 @@ def test_counts_of_the_users_command(
 
 def test_files_of_a_run(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config("knob.sizes=[560x560]")
-    run_job(config)
+    run_without_report(config)
     folder = run_folder(tmp_path / "sweep", "560x560")
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml", "planned.json", "environment.json", "samples.jsonl", "latency.jsonl",
@@ -126,7 +126,9 @@ def test_comparison_has_one_row_per_value(
 
 
 def test_same_inputs_give_the_same_answers(make_config: MakeConfig, tmp_path: Path) -> None:
-    run_job(make_config("knob=max_crops", "knob.max_crops=[1,12]", "sweep.identical_runs=true"))
+    run_without_report(
+        make_config("knob=max_crops", "knob.max_crops=[1,12]", "sweep.identical_runs=true")
+    )
     predictions = [
         [row["prediction"] for row in files.read_jsonl(path)]
         for path in sorted((tmp_path / "sweep").glob("*/samples.jsonl"))
@@ -140,7 +142,7 @@ def test_batch_size_does_not_change_answers(make_config: MakeConfig, tmp_path: P
     for size in (1, 5):
         config = make_config("knob.sizes=[560x336]", f"hardware.batch_size={size}",
                              f"sweep.name=batch{size}")  # fmt: skip
-        run_job(config)
+        run_without_report(config)
         folder = run_folder(tmp_path / f"batch{size}", "560x336")
         rows = files.read_jsonl(folder / "samples.jsonl")
         predictions[size] = [row["prediction"] for row in rows]
@@ -152,10 +154,10 @@ def test_batch_size_does_not_change_answers(make_config: MakeConfig, tmp_path: P
 def test_finished_runs_are_kept(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_job(make_config("knob.sizes=[336x336]"))
+    run_without_report(make_config("knob.sizes=[336x336]"))
     first = run_folder(tmp_path / "sweep", "336x336") / files.RESULT
     before = first.read_bytes()
-    run_job(make_config("knob.sizes=[336x336,560x336]"))
+    run_without_report(make_config("knob.sizes=[336x336,560x336]"))
     assert first.read_bytes() == before
     assert set(results(tmp_path / "sweep")) == {"336x336", "560x336"}
     assert "336x336: has a result" in capsys.readouterr().out
@@ -176,7 +178,7 @@ def test_a_failing_run_is_survived_and_named(
     with pytest.raises(
         RunFailedError, match=r"1 of 3 runs failed: image_size=560x560 \(sample .*failure\.json"
     ):
-        run_job(config)
+        run_without_report(config)
     sweep = tmp_path / "sweep"
     assert set(results(sweep)) == {"336x336", "560x336"}
     failure = read_failure(run_folder(sweep, "560x560"))
@@ -185,7 +187,7 @@ def test_a_failing_run_is_survived_and_named(
     assert [run.status for run in collect(sweep)].count("failed") == 1
 
     monkeypatch.undo()  # the cause is mended: only the failed run is made
-    run_job(config)
+    run_without_report(config)
     assert len(results(sweep)) == 3
     assert not list(sweep.glob(f"*/{files.FAILURE}"))
 
@@ -210,7 +212,7 @@ def test_refused_value_stops_before_anything_loads(
 ) -> None:
     monkeypatch.setitem(sys.modules, "vtexp.models.runner", None)
     with pytest.raises(ConfigError, match="take fewer crops"):
-        run_job(make_config("knob.sizes=[336x336,1904x1904]"))
+        run_without_report(make_config("knob.sizes=[336x336,1904x1904]"))
     assert not (tmp_path / "sweep").exists()
 
 
@@ -218,7 +220,7 @@ def test_no_gpu_is_one_line(make_config: MakeConfig) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="no usable CUDA GPU; take hardware=cpu"):
-        run_job(make_config("hardware=local_gpu"))
+        run_without_report(make_config("hardware=local_gpu"))
 
 
 def test_weights_that_do_not_fit_are_one_line(
@@ -234,10 +236,10 @@ def test_weights_that_do_not_fit_are_one_line(
     weights.pop("model.transformer.ln_f.weight")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"1 missing keys: model.transformer.ln_f.weight"):
-        run_job(make_config(f"model.path={broken}"))
+        run_without_report(make_config(f"model.path={broken}"))
     (broken / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(CheckpointError, match="as Molmo v1"):
-        run_job(make_config(f"model.path={broken}"))
+        run_without_report(make_config(f"model.path={broken}"))
 
 
 @pytest.mark.slow

@@ -15,12 +15,12 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.helpers.facts import says
+from tests.helpers.sweeps import run_without_report
 from vtexp.budget.geometry import token_layout
 from vtexp.budget.knobs import same_inputs
 from vtexp.config.schema import Config
 from vtexp.data.sample import fingerprint
 from vtexp.errors import CheckpointError, ConfigError, VtexpError
-from vtexp.jobs.here import run_job
 from vtexp.prompts.form import build_prompt
 from vtexp.runs.plan import make_plan
 
@@ -103,9 +103,9 @@ def test_plan_shows_refused_values_and_loads_nothing(
     make_config: MakeConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "vtexp.models.runner", None)  # importing it now fails
-    run_job(make_config("plan=true", "knob=max_crops", "knob.max_crops=[2,12]"))
+    run_without_report(make_config("plan=true", "knob=max_crops", "knob.max_crops=[2,12]"))
     with pytest.raises(ConfigError, match=r"^knob\.sizes=1904x1904: "):
-        run_job(make_config("plan=true", "knob.sizes=[1904x1904]"))
+        run_without_report(make_config("plan=true", "knob.sizes=[1904x1904]"))
     shown = " ".join(capsys.readouterr().out.split())
     assert "image_size=1904x1904: refused" in shown
     assert says(shown, "same inputs", "max_crops=2")
@@ -142,7 +142,7 @@ def test_plans_of_published_models_need_no_file(
     assert run.memory is not None and run.memory.total > 4e9
     too_large = pytest.raises(ConfigError, match=r"hardware\.memory_gb")
     with too_large if name == "molmo_72b" else nullcontext():
-        run_job(config)
+        run_without_report(config)
     shown = " ".join(capsys.readouterr().out.split())
     assert "are estimated" in shown and "unknown" not in shown
     with pytest.raises(CheckpointError, match="in the cache"):

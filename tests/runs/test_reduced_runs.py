@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers.sweeps import run_without_report
 from vtexp.analysis.rows import collect
 from vtexp.config.schema import Config
 from vtexp.cost.architectures import model_arithmetic
 from vtexp.errors import ConfigError, VtexpError
-from vtexp.jobs.here import run_job
 from vtexp.models.molmo import early
 from vtexp.runs.frozen import thaw
 from vtexp.runs.plan import make_plan
@@ -32,7 +32,7 @@ def test_a_run_keeps_what_was_planned(
 ) -> None:
     config = make_config(*KNOB, "reduction=stride", "reduction.structure_tokens=drop", asked)
     plan = make_plan(config)
-    run_job(config)
+    run_without_report(config)
     runs = collect(tmp_path / "sweep")
     assert [run.found.measured_vision_tokens for run in runs] == tokens
     planned = {run.label: run for run in plan.runs}
@@ -52,7 +52,7 @@ def test_early_and_late_blocks_are_counted_apart(make_config: MakeConfig, tmp_pa
     """Two blocks, of which the first reads all: 288 tokens, then as many as are asked for."""
     config = make_config(*KNOB, "reduction=early_layer", "reduction.layer=1", "knob.kept=[40,400]")
     plan = make_plan(config)
-    run_job(config)
+    run_without_report(config)
     kept, whole = collect(tmp_path / "sweep")
     assert whole.found.measured_vision_tokens == 288
     assert whole.found.measured_early_vision_tokens == 288
@@ -85,7 +85,7 @@ def test_a_count_in_a_late_block_that_was_not_asked_for_fails(
     monkeypatch.setattr(early, "early_layer", lambda scores, k: torch.arange(k + 1))
     config = make_config(*KNOB, "reduction=early_layer", "reduction.layer=1", "knob.kept=[40]")
     with pytest.raises(VtexpError, match="41"):
-        run_job(config)
+        run_without_report(config)
 
 
 def test_blocks_that_read_all_are_some_but_not_all(make_config: MakeConfig) -> None:
@@ -103,7 +103,7 @@ def test_series_are_named_by_what_is_no_default(make_config: MakeConfig, tmp_pat
         (*early_layer, "reduction.layer=1"),
         (*early_layer, "reduction.layer=1", "reduction.positions=renumber"),
     ):
-        run_job(make_config(*KNOB, *own))
+        run_without_report(make_config(*KNOB, *own))
     names = [run.settings for run in collect(tmp_path / "sweep")]
     assert names == [
         "reduction=early_layer, reduction.layer=1",
@@ -113,7 +113,7 @@ def test_series_are_named_by_what_is_no_default(make_config: MakeConfig, tmp_pat
 
 
 def test_resizing_is_no_stage(make_config: MakeConfig, tmp_path: Path) -> None:
-    run_job(make_config(*KNOB, "reduction=resize", "knob.kept=[288]"))
+    run_without_report(make_config(*KNOB, "reduction=resize", "knob.kept=[288]"))
     (run,) = collect(tmp_path / "sweep")
     assert run.found.measured_vision_tokens == 288 and "reduction_ms" not in run.found.latency
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.sweeps import HARDLY_TIMED, Sweep
+from tests.helpers.sweeps import HARDLY_TIMED, Sweep, run_without_report
 from tests.jobs.test_faults import Answers, answers
 from vtexp.config.compose import compose_config
-from vtexp.jobs.here import run_job
 from vtexp.runs import run
 
 pytestmark = pytest.mark.slow
@@ -35,7 +34,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, drawn_pages: Path) -> Answer
     sweep = tmp_path_factory.mktemp("whole") / "sweep"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VTEXP_CACHE_DIR", str(drawn_pages))
-        run_job(compose_config(overrides(sweep)))
+        run_without_report(compose_config(overrides(sweep)))
     found = answers(sweep)
     scores = [sum(score for *_, score in rows) for rows in found.values()]
     assert len(found) == 2 and scores[0] != scores[1]  # it does read, and the sizes differ
@@ -51,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, drawn_pages: Path) -> Answer
     ],
 )
 def test_batches_change_no_prediction(tmp_path: Path, whole: Answers, change: str) -> None:
-    run_job(compose_config(overrides(tmp_path / "sweep", *change.split())))
+    run_without_report(compose_config(overrides(tmp_path / "sweep", *change.split())))
     # Ids of runs, and so their folders, differ with the batch size.
     assert list(answers(tmp_path / "sweep").values()) == list(whole.values())
 
@@ -59,7 +58,7 @@ def test_batches_change_no_prediction(tmp_path: Path, whole: Answers, change: st
 @pytest.mark.fault("same answer", "one job for all values, or one for each", "the same predictions")
 def test_packing_changes_no_prediction(tmp_path: Path, whole: Answers) -> None:
     for size in SIZES:
-        run_job(compose_config(overrides(tmp_path / "sweep", f"knob.sizes=[{size}]")))
+        run_without_report(compose_config(overrides(tmp_path / "sweep", f"knob.sizes=[{size}]")))
     assert answers(tmp_path / "sweep") == whole
 
 
@@ -79,8 +78,8 @@ def test_resuming_changes_no_prediction(
     config = compose_config(overrides(tmp_path / "sweep"))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(run.BatchSize, "run", stopped)
-        run_job(config)
-    run_job(config)
+        run_without_report(config)
+    run_without_report(config)
     assert answers(tmp_path / "sweep") == whole
 
 

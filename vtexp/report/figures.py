@@ -121,7 +121,7 @@ def _saved(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     dateless = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
     figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=dateless)
-    figure.set_layout_engine("none")  # what is laid out stays so in the next file
+    figure.set_layout_engine(None)  # what is laid out stays so in the next file
     return buffer.getvalue()
 
 

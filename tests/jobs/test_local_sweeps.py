@@ -186,6 +186,8 @@ def test_a_local_sweep_is_cancelled_and_resumed(
     sweep = Sweep(tmp_path / "sweep", small_checkpoint, *LONG, *LOCAL)
     launcher = sweep.start()
     sweep.wait_for_answers(3)
+    (group,) = (int(job) for job in set(sweep.job_ids()))
+    os.killpg(group, signal.SIGSTOP)  # or, on a busy machine, the run ends before it is cancelled
     launcher.send_signal(signal.SIGINT)  # asks nothing of the jobs
     _, errors = launcher.communicate()
     assert launcher.returncode == 130
@@ -193,6 +195,7 @@ def test_a_local_sweep_is_cancelled_and_resumed(
     status = sweep.do("status").stdout
     assert "1 running, 1 queued" in status
     assert sweep.do("cancel").returncode == 0
+    os.killpg(group, signal.SIGCONT)
     waited = sweep.do("wait")
     assert waited.returncode == 1 and "2 of 2 runs failed" in waited.stderr
     assert "CANCELLED" in next(iter(sweep.failures().values()))
@@ -237,8 +240,10 @@ def test_an_interrupted_sweep_of_this_process_is_resumed(
     sweep = Sweep(tmp_path / "my sweeps" / "sweep", small_checkpoint, *LONG)
     process = sweep.start()
     sweep.wait_for_answers(3)
+    process.send_signal(signal.SIGSTOP)
     assert "1 running, 1 queued" in sweep.do("status").stdout
     process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
     _, errors = process.communicate()
     assert process.returncode == 130
     report = sweep.do("report")

@@ -42,6 +42,12 @@ def same_as(undisturbed: Sweep, sweep: Sweep) -> None:
     assert found == {run: expected[run] for run in found}
 
 
+def worker_of(job: str) -> int:
+    """Process that makes the runs of a task of an array."""
+    _, _, task = job.partition("_")
+    return process_of("submitit.core._submit", f"SLURM_ARRAY_TASK_ID={task}")
+
+
 @pytest.mark.fault(
     "outside world", "SLURM without accounting: no sacct", "a sweep of four jobs, the same answers"
 )
@@ -85,13 +91,14 @@ def test_cancelled_and_killed_runs_say_so_and_are_resumed(
     assert submitted.returncode == 0, submitted.stderr
     assert f"python -m vtexp wait {sweep.folder}" in submitted.stdout
     cancelled, killed = sweep.job_ids()
-    sweep.wait_for_answers(3, "*784x784*")
+    for job, run in ((cancelled, "*784x784*"), (killed, "*672x672*")):
+        sweep.wait_for_answers(3, run)
+        process = worker_of(job)
+        os.kill(process, signal.SIGSTOP)  # or, on a busy machine, the run ends before its kill
     # At once: submitit ignores SIGTERM, and in the time until SIGKILL the run could end well.
     cluster.run("scancel", "--signal=KILL", "--full", cancelled)
-    sweep.wait_for_answers(3, "*672x672*")
-    array, _, task = killed.partition("_")
-    variable = f"SLURM_ARRAY_TASK_ID={task}"
-    os.kill(process_of("submitit.core._submit", variable), signal.SIGKILL)
+    os.kill(process, signal.SIGKILL)
+    array, _, _ = killed.partition("_")
     cluster.wait_for(array, "")
     waited = sweep.do("wait")
     assert waited.returncode == 1

@@ -47,7 +47,7 @@ def test_held_out_accuracy(make_config: MakeConfig, tmp_path: Path) -> None:
     """Measured by the framework; more questions are in the model card."""
     run_without_report(
         make_config(
-            "model.path=embedded:molmo_tiny", "knob.sizes=[336x336,784x784]", "dataset.limit=80",
+            "model.path=embedded:molmo_tiny", "knob.sizes=[336x336,784x784]", "dataset.limit=40",
             *HARDLY_TIMED,
         )
     )  # fmt: skip
@@ -63,7 +63,7 @@ def test_more_crops_read_more_print(make_config: MakeConfig, tmp_path: Path) -> 
     """What the embedded default is for; 1 200 questions are in the model card."""
     run_without_report(
         make_config(
-            "model.path=embedded:molmo_tiny", "dataset=small_print", "dataset.limit=80",
+            "model.path=embedded:molmo_tiny", "dataset=small_print", "dataset.limit=48",
             "knob=max_crops", "knob.max_crops=[1,4,9]", *HARDLY_TIMED,
         )
     )  # fmt: skip

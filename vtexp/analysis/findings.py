@@ -25,6 +25,8 @@ VERDICTS = (
     "no_accuracy",  # random weights: latency and counts alone
     "different_samples",  # the runs answered different questions
 )
+#: What the test says of a single budget.
+ENOUGH, NOT_ENOUGH, CANNOT_TELL = BUDGET_VERDICTS = ("enough", "not enough", "cannot tell")
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,14 @@ class AnalysedRun:
     host_bound: bool = False
     execution: str | None = None
     most: bool = False
+
+    def verdict(self, margin: float) -> str | None:
+        """ENOUGH, NOT_ENOUGH or CANNOT_TELL of a margin in points; None where nothing was compared."""
+        if self.sufficient is None or self.at_least_worse is None:
+            return None
+        if self.sufficient:
+            return ENOUGH
+        return NOT_ENOUGH if 100 * self.at_least_worse > margin else CANNOT_TELL
 
 
 @dataclass(frozen=True)

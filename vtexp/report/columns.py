@@ -321,7 +321,7 @@ def report_rows(runs: Sequence[ComparedRun], analysis: Analysis) -> list[ReportR
         doubtful = ratio is not None and bool(found[ratio.baseline].timing_warnings)
         values = run.values() | _found_values(own)
         if own is not None:
-            values["verdict"] = _verdict(own, own.run in chosen, analysis.margin / 100)
+            values["verdict"] = _verdict(own, own.run in chosen, analysis.margin)
         rows.append(ReportRow(run, values, doubtful))
     return rows
 
@@ -329,17 +329,13 @@ def report_rows(runs: Sequence[ComparedRun], analysis: Analysis) -> list[ReportR
 def _verdict(run: AnalysedRun, chosen: bool, margin: float) -> str | None:
     """Whether a budget is enough, in a word or two; None where nothing was compared.
 
-    `chosen`: the answer is this run. `margin` in the scores' unit.
+    `chosen`: the answer is this run. `margin` in points.
     """
     if chosen:
         return CHOSEN
     if run.same_inputs_as is not None:
         return f"same as {run.same_inputs_as}"
-    if run.sufficient is None or run.at_least_worse is None:
-        return None
-    if run.sufficient:
-        return "enough"
-    return "not enough" if run.at_least_worse > margin else "cannot tell"
+    return run.verdict(margin)
 
 
 def _found_values(run: AnalysedRun | None) -> dict[str, Any]:

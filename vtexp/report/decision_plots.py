@@ -18,8 +18,6 @@ from vtexp.report.plot import Plot, PlotSeries, Tick
 
 #: A plot of the images one by one has so many budgets at most, evenly spread.
 MOST_BUDGETS = 8
-#: What the test says of a budget.
-_ENOUGH, _UNKNOWN, _NOT = "enough", "not known", "not enough"
 
 
 def decision_plots(found: findings.Analysis, runs: Sequence[ComparedRun]) -> list[Plot]:
@@ -49,7 +47,7 @@ def forest_plot(
     if len(runs) < 2 or len(scored) < len(runs) or not any(scored):
         return None
     rows = [(float(place), run) for place, run in enumerate(runs)]
-    parts = [_forest_part(rows, what, max(scored), margin) for what in (_ENOUGH, _NOT, _UNKNOWN)]
+    parts = [_forest_part(rows, what, max(scored), margin) for what in findings.BUDGET_VERDICTS]
     return Plot(
         name=f"loss{suffix}",
         title=f"Loss against the best budget{of}",
@@ -78,7 +76,7 @@ def _names(runs: Sequence[findings.AnalysedRun]) -> list[str]:
 def _forest_part(
     rows: Sequence[tuple[float, findings.AnalysedRun]], what: str, highest: float, margin: float
 ) -> PlotSeries:
-    own = [(place, run) for place, run in rows if _said(run, margin) == what]
+    own = [(place, run) for place, run in rows if run.verdict(margin) == what]
     return PlotSeries(
         label=what,
         x=[place for place, _ in own],
@@ -87,12 +85,6 @@ def _forest_part(
         high=[100 * (run.at_most_worse or 0.0) for _, run in own],
         names=[run.label for _, run in own],
     )
-
-
-def _said(run: findings.AnalysedRun, margin: float) -> str:
-    if run.sufficient:
-        return _ENOUGH
-    return _NOT if (run.at_least_worse or 0.0) > margin / 100 else _UNKNOWN
 
 
 def images_plot(runs: Sequence[ComparedRun], suffix: str = "", of: str = "") -> Plot | None:

@@ -43,9 +43,9 @@ from tests.helpers.peer_checkpoints import peer_processor, write_checkpoint  # n
 from vtexp.budget.knobs import CropSetting  # noqa: E402
 from vtexp.data.sample import ImageFile, Sample  # noqa: E402
 from vtexp.models.checkpoints import find_checkpoint  # noqa: E402
-from vtexp.models.families import runner_class  # noqa: E402
 from vtexp.models.host_resize import one_thread  # noqa: E402
 from vtexp.models.native import NativeRunner  # noqa: E402
+from vtexp.models.runners import runner_class  # noqa: E402
 
 #: The most crops of each family's own preprocessing.
 CAPS = {"internvl": 12, "qwen2_5_vl": 16384, "molmo2": 8}

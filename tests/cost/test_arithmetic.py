@@ -30,11 +30,12 @@ from vtexp.cost.parts import Windows
 from vtexp.cost.prompts import PromptCounts
 from vtexp.data.sample import Sample
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.models.families import FAMILIES, runner_class
+from vtexp.models.families import FAMILIES
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.models.runner import Inputs, Runner
+from vtexp.models.runners import runner_class
 from vtexp.runs.plan import make_plan
 from vtexp.utils.files import read_json, read_jsonl
 

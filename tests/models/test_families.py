@@ -41,8 +41,9 @@ from vtexp.errors import (
     VtexpError,
 )
 from vtexp.models.checkpoints import ASSETS, find_checkpoint, read_model_config
-from vtexp.models.families import FAMILIES, runner_class
+from vtexp.models.families import FAMILIES
 from vtexp.models.runner import Runner
+from vtexp.models.runners import runner_class
 from vtexp.prompts.tokenizer import PromptTokenizer
 from vtexp.runs.plan import make_plan
 from vtexp.stages import STAGES

@@ -23,9 +23,9 @@ from vtexp.budget.limits import own_limit_warning
 from vtexp.data.sample import ImageFile, Sample
 from vtexp.errors import CheckpointError
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.models.families import runner_class
 from vtexp.models.host_resize import one_thread
 from vtexp.models.native import NativeRunner
+from vtexp.models.runners import runner_class
 
 CAPS = {"internvl": 12, "qwen2_5_vl": 16384, "molmo2": 8}
 #: Family, and whether its language model is a Llama.

@@ -138,7 +138,7 @@ class AnalysedRun:
     most: bool = False
 
     def verdict(self, margin: float) -> str | None:
-        """ENOUGH, NOT_ENOUGH or CANNOT_TELL of a margin in points; None where nothing was compared."""
+        """One of BUDGET_VERDICTS, of a margin in points; None where nothing was compared."""
         if self.sufficient is None or self.at_least_worse is None:
             return None
         if self.sufficient:

@@ -19,8 +19,8 @@ from vtexp.errors import ConfigError, CountMismatchError
 from vtexp.measure.protocol import Timing, undisturbed
 from vtexp.measure.summary import summarise_times
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.models.families import runner_class
 from vtexp.models.probe import Counts
+from vtexp.models.runners import runner_class
 from vtexp.runs.block_order import require_order_of
 from vtexp.runs.llm import llm_setting
 from vtexp.runs.plan import geometry_of

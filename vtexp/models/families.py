@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vtexp.budget.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
 from vtexp.budget.llm import LlmSizes
@@ -27,11 +27,6 @@ from vtexp.models.processors import (
 )
 from vtexp.prompts.form import IMAGE_TOKENS, MOLMO_FORM, PromptForm
 from vtexp.prompts.wording import Wording
-from vtexp.utils.by_name import imported
-
-if TYPE_CHECKING:
-    from vtexp.models.runner import Runner
-
 
 #: Reductions of what any connector made.
 BEHIND_CONNECTOR = (
@@ -401,8 +396,3 @@ def _are_layers(read: object, layers: int) -> bool:
     return isinstance(read, list) and all(
         is_whole(layer) and -layers <= layer < layers for layer in read
     )
-
-
-def runner_class(family: Family) -> type[Runner]:
-    """The runner of a family, imported now."""
-    return imported(family.runner)

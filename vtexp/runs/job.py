@@ -23,7 +23,7 @@ from vtexp.measure.energy import EnergyMeter, energy_counter
 from vtexp.measure.monitor import Monitor, nvml_gpus
 from vtexp.measure.protocol import Reference, undisturbed
 from vtexp.metrics import metric
-from vtexp.models.families import runner_class
+from vtexp.models.runners import runner_class
 from vtexp.runs.folder import finished, record_failure, settled
 from vtexp.runs.identical import copy_results, originals
 from vtexp.runs.plan import Plan

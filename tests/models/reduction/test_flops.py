@@ -18,9 +18,9 @@ from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.prompts import PromptCounts
 from vtexp.data.sample import Sample
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.models.families import runner_class
 from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.models.runner import Runner
+from vtexp.models.runners import runner_class
 
 Draw = Callable[[list[tuple[int, int]]], list[Sample]]
 

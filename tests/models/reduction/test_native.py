@@ -19,9 +19,10 @@ from vtexp.config.schema import Config, HardwareConfig
 from vtexp.data.sample import Sample
 from vtexp.errors import ConfigError, CountMismatchError, VtexpError
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.models.families import FAMILIES, runner_class
+from vtexp.models.families import FAMILIES
 from vtexp.models.native import NativeRunner
 from vtexp.models.reduction.method import Encoded, Reduced
+from vtexp.models.runners import runner_class
 from vtexp.runs.plan import make_plan
 
 METHODS = ("random", "stride", "pool", "max_min", "cls_attention", "conditional")

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from tests.cost.test_arithmetic import counter, save_small
+from tests.helpers.waiting import by_the_device_alone, captured, on_the_device
 from vtexp.budget.geometry import MOLMO, Tiling
 from vtexp.budget.knobs import CropSetting
 from vtexp.budget.llm import LlmSetting
@@ -22,7 +23,7 @@ from vtexp.cost.architectures import model_arithmetic
 from vtexp.cost.prompts import PromptCounts
 from vtexp.data.sample import Sample
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
-from vtexp.models.molmo.answering import AnswerCache, BufferSizes
+from vtexp.models.molmo.answering import AnswerCache, AnswerSteps, BufferSizes
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.molmoe import Experts, MixtureOfExperts, MolmoEBlock, MolmoEForCausalLM
@@ -210,3 +211,30 @@ def test_the_published_numbers_are_the_published_model(golden_dir: Path) -> None
     ]
     assert all(torch.equal(model(ids, llm=own).logits, plain) for own in same)
     assert not torch.equal(model(ids, llm=LlmSetting(top_k=1)).logits, plain)
+
+
+REDUCTIONS = [
+    Reduction(method, kept=20, layer=1 if method == "early_layer" else None, positions=positions)
+    for method in ("random", "pool", "max_min", "cls_attention", "conditional", "early_layer")
+    for positions in ("keep", "renumber")
+]
+
+
+def test_stages_for_graphs_wait_for_nothing(runner: MolmoRunner, draw_noise: Draw) -> None:
+    """Of all that a captured pass can be asked for."""
+    (sample,), there = draw_noise([(500, 400)]), on_the_device(runner)
+    asked = [CropSetting(4, llm=llm) for llm in (None, *settings_of(runner))]
+    asked += [CropSetting(4, reduction=own) for own in REDUCTIONS]
+    asked.append(CropSetting(4, reduction=REDUCTIONS[-1], llm=LlmSetting(blocks=(0, 1, 3))))
+    for setting in asked:
+        captured(there.graph_stages(runner.prepare(sample, setting, "easy_vqa")))
+
+
+@torch.no_grad()
+def test_steps_of_answers_wait_for_nothing(runner: MolmoRunner) -> None:
+    model = on_the_device(runner).model
+    for llm in (None, *settings_of(runner)):
+        for sizes in (BufferSizes(2, 128, llm=llm), BufferSizes(2, 128, 1, 64, llm=llm)):
+            steps = AnswerSteps(model, sizes)
+            steps._cache.is_prompt = False
+            by_the_device_alone(steps._step)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.helpers.waiting import captured, on_the_device
 from tests.models.test_families import SMALL, expected_tokens, save_tokenizer
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.budget.reduction import Reduction
@@ -352,23 +352,6 @@ def test_attention_of_long_images_is_computed_in_parts(
     torch.testing.assert_close(parts.attention(), whole.attention())
 
 
-class NoWaiting(TorchDispatchMode):
-    """Refuses what makes the host wait for the device, or copies to it what the host made."""
-
-    REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh")
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        name = function.overloadpacket.__name__
-        indices = args[1] if name.startswith("index") and len(args) > 1 else None
-        by_bool = isinstance(indices, list | tuple) and any(
-            own is not None and own.dtype == torch.bool for own in indices
-        )
-        assert not name.startswith(self.REFUSED) and not by_bool, name
-        return function(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("method", METHODS)
 @torch.inference_mode()
 def test_stages_for_graphs_are_the_eager_ones_and_wait_for_nothing(
@@ -382,11 +365,17 @@ def test_stages_for_graphs_are_the_eager_ones_and_wait_for_nothing(
         stages = runner.graph_stages(prepared)
         assert stages.reduce is not None
         assert torch.equal(stages.run(), logits(runner, samples[0], setting(runner, own)))
-        features = stages.connect(stages.inputs, stages.encode(stages.inputs))
-        with NoWaiting():
-            stages.read_prompt(stages.inputs, stages.reduce(stages.inputs, features))
+        captured(on_the_device(runner).graph_stages(prepared))
     plain = replace(prepared, reduction=None)
     assert runner.shape(prepared) != runner.shape(plain)
+
+
+def test_stages_of_plain_prompts_wait_for_nothing(
+    runner: NativeRunner, samples: list[Sample]
+) -> None:
+    there = on_the_device(runner)
+    for sample in samples:
+        captured(there.graph_stages(runner.prepare(sample, setting(runner), "easy_vqa")))
 
 
 def test_the_stage_is_timed_within_the_prefill(runner: NativeRunner, samples: list[Sample]) -> None:

@@ -81,17 +81,17 @@ class Molmo2Runner(NativeRunner):
         """
         model = self.model.model
         adapter, layers = model.multi_modal_projector, self.model.config.adapter_config
-        pooled = prepared.image.tensors["image_token_pooling"].to(self.device)
-        there = pooled >= 0
-        patches, count = pooled.clamp(min=0), there.sum(dim=-1)[:, None, None]
-        weights = model.vision_tower.positional_embedding
-        like = weights.new_empty(len(pooled), 1, 1)
-        mask = create_bidirectional_mask(
+        pooled = prepared.image.tensors["image_token_pooling"].cpu()
+        pools = pooled >= 0
+        mask = create_bidirectional_mask(  # on the host, which reads whether any is masked
             config=adapter.config,
-            inputs_embeds=like,
-            attention_mask=there,
-            encoder_hidden_states=weights.new_empty(*pooled.shape, 1),
+            inputs_embeds=torch.empty(len(pooled), 1, 1, dtype=self.dtype),
+            attention_mask=pools,
+            encoder_hidden_states=torch.empty(*pooled.shape, 1, dtype=self.dtype),
         )
+        mask = None if mask is None else mask.to(self.device)
+        there, patches = pools.to(self.device), pooled.clamp(min=0).to(self.device)
+        count = there.sum(dim=-1)[:, None, None]
 
         def encode(pixel_values: torch.Tensor) -> torch.Tensor:
             states = model.vision_tower(pixel_values, output_hidden_states=True).hidden_states

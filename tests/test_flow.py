@@ -220,15 +220,15 @@ def test_a_damaged_result_is_one_line_and_one_cut_short_is_made_again(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = make_config("knob.sizes=[336x336]")
-    run_without_report(config)
+    run_job(config)
     path = next((tmp_path / "sweep").glob("*/result.json"))
     whole = files.read_json(path)
     path.write_text("{}")
     with pytest.raises(DataError, match="python -m vtexp resume"):
-        run_without_report(config)
+        run_job(config)
     for text in ("{", "[]"):
         path.write_text(text)
-        run_without_report(config)
+        run_job(config)
         made = files.read_json(path)
         assert (made["accuracy"], made["samples_fingerprint"]) == (
             whole["accuracy"], whole["samples_fingerprint"]

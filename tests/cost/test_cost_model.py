@@ -13,7 +13,6 @@ import pytest
 from scipy.optimize import lsq_linear
 
 from tests.helpers.facts import says
-from tests.helpers.sweeps import run_without_report
 from vtexp.budget.geometry import Tiling, token_layout
 from vtexp.config.schema import Config
 from vtexp.cost import latency_fit, memory
@@ -27,6 +26,7 @@ from vtexp.cost.latency_fit import (
     write_cost_model,
 )
 from vtexp.errors import ConfigError
+from vtexp.jobs.here import run_job
 from vtexp.report.plan import show_plan
 from vtexp.runs.forecast import forecast
 from vtexp.runs.frozen import freeze
@@ -322,7 +322,7 @@ def test_a_prompt_that_just_fits_is_warned_about(make_config: MakeConfig) -> Non
 def test_a_finished_sweep_has_a_cost_model(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_without_report(make_config("knob.sizes=[336x336,560x336,560x560]", "dataset.limit=3"))
+    run_job(make_config("knob.sizes=[336x336,560x336,560x560]", "dataset.limit=3"))
     assert (tmp_path / "sweep" / "cost_model.json").is_file()
     found = find_cost_model(make_config())
     assert found is not None and found.path == tmp_path / "sweep" / "cost_model.json"

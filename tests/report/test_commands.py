@@ -38,6 +38,7 @@ def test_bash_reads_the_words_that_were_written(words: list[str]) -> None:
 @example("12x34")
 @example('it\'s "so" \\\\')
 @example("2026-11-27_09-33")
+@example("\\\n")  # a line that ends in a backslash
 @given(TEXTS.filter(lambda text: "${" not in text))
 def test_hydra_reads_the_text_that_was_written(text: str) -> None:
     """References (`${...}`) aside: those stay references."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
@@ -45,11 +46,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.user_properties += zip(names, mark.args, strict=True)
 
 
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the whole session, also of several workers."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session", autouse=True)
 def drawn_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Cache folder of the whole session, also of several workers: small_print is drawn once."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    """Cache folder of the session: small_print is drawn once."""
+    folder = shared(tmp_path_factory) / "cache"
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("VTEXP_CACHE_DIR", str(folder))
@@ -146,16 +152,22 @@ def make_config(tmp_path: Path, small_checkpoint: Path) -> Callable[..., Config]
 def made_runs(
     make_config: Callable[..., Config], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A sweep of two finished runs, made without tracking, once for all tests."""
-    kept = tmp_path_factory.getbasetemp() / "made_runs"
-    if not kept.is_dir():
-        from vtexp.jobs.here import run_job
+    """A sweep of two finished runs, made without tracking, once for all tests and workers."""
+    kept = shared(tmp_path_factory) / "made_runs"
+    with FileLock(kept.with_suffix(".lock")):
+        if not kept.is_dir():
+            from vtexp.jobs.here import run_job
 
-        run_job(make_config("knob.sizes=[336x336,560x336]"))
-        shutil.copytree(tmp_path / "sweep", kept)
-    else:
-        shutil.copytree(kept, tmp_path / "sweep")
-    return tmp_path / "sweep"
+            run_job(make_config("knob.sizes=[336x336,560x336]"))
+            shutil.copytree(tmp_path / "sweep", kept)
+            return tmp_path / "sweep"
+    return shutil.copytree(kept, tmp_path / "sweep")
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have none, whose drawing takes most of their time."""
+    monkeypatch.setattr("vtexp.report.write.write_figures", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -160,7 +160,9 @@ def _in_quotes(text: str) -> str:
     """In double quotes, which a shell's single ones may hold, unless the text has some itself."""
     quote = "'" if '"' in text else '"'
     # Hydra takes a backslash for itself, but those before a quote.
-    escaped = re.sub(rf"(\\*)({quote}|\Z)", lambda own: 2 * own[1] + (own[2] and f"\\{quote}"), text)
+    escaped = re.sub(
+        rf"(\\*)({quote}|\Z)", lambda own: 2 * own[1] + (own[2] and f"\\{quote}"), text
+    )
     return f"{quote}{escaped}{quote}"
 
 

@@ -21,8 +21,8 @@ from vtexp.utils.text import refuse_arguments
 SWEEP_COMMANDS = {
     "status": "show the runs of a sweep and how far they are",
     "wait": "watch a sweep to its end, then compare its runs",
-    "cancel": "cancel what is queued or running of a sweep",
-    "resume": "make the runs of a sweep that are missing or failed",
+    "cancel": "cancel the queued and running jobs of a sweep",
+    "resume": "run what is missing or failed in a sweep",
 }
 
 COMMANDS = sorted(

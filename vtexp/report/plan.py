@@ -157,4 +157,6 @@ def _total_time(expected: Forecast) -> str:
     seconds = [run.run_s for run in expected.runs if run.run_s is not None]
     if len(seconds) < len(expected.runs):
         return ""
-    return f"runs take about {three_digits(sum(seconds) / 60)} min in all, one after the other"
+    total = sum(seconds)
+    said = f"{total:.0f} s" if total < 90 else f"{three_digits(total / 60)} min"
+    return f"all runs together take about {said}, one after the other"

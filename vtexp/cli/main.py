@@ -137,7 +137,7 @@ def _add_options(name: str, command: argparse.ArgumentParser) -> None:
     """The options of one command."""
     if name == "status":
         command.add_argument("--json", dest="as_json", action="store_true", help="all runs as JSON")
-        about = "show all runs; default: the 20 that need eyes first"
+        about = "show all runs; default: the 20 that need attention first"
         command.add_argument("--all", dest="every", action="store_true", help=about)
     elif name == "wait":
         about = "stop watching after so long, such as 90s, 30m or 2h (plain numbers: seconds); "

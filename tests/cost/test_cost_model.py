@@ -262,6 +262,23 @@ def test_the_plans_table_fits_a_terminal(
     assert any("together take about" in line for line in lines)
 
 
+def test_no_plan_promises_a_loss_of_more_than_all_points(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_plan(make_plan(make_config(SIZES, "dataset.limit=2")))
+    line = next(line for line in capsys.readouterr().out.splitlines() if "can show" in line)
+    assert says(line, "2 questions", "100.0 if 5 % of their answers differ")
+
+
+def test_a_plan_names_the_reduction_that_no_cost_model_has(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("knob=kept_tokens", "reduction=max_min", "knob.kept=[144]", "dataset.limit=2")
+    show_plan(make_plan(make_config(*settings)))
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("prefill times"))
+    assert says(line, "unknown", "cost model", "reduction=max_min")
+
+
 # --- memory and context --------------------------------------------------------------------------
 
 

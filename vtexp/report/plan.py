@@ -73,7 +73,8 @@ def _margin(plan: Plan, budgets: int) -> list[str]:
     if not plan.answers or budgets < 2 or not questions:
         return []
     unit = 100 * metric(plan.config.dataset.metric).highest
-    least, usual = (unit * planned_margin(questions, budgets, share) for share in (0.0, 0.05))
+    margins = (planned_margin(questions, budgets, share) for share in (0.0, 0.05))
+    least, usual = (unit * min(1.0, margin) for margin in margins)  # no loss is larger than all
     found = [
         f"{questions} questions and {budgets} budgets can show that a budget loses at most "
         f"{least:.1f} points if equal budgets answer alike, {usual:.1f} if 5 % of their answers "

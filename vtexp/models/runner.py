@@ -182,7 +182,7 @@ class Runner(ABC):
         """New token ids (B, n), greedy; finished rows are filled with the end of text.
 
         Raises VtexpError where a token was chosen by logits that are no numbers. With `on_token`,
-        which hears of each new token, the end of text stops nothing. A `clock` is told when the
+        which hears of each new token, the end of text stops nothing. A `clock` hears when the
         prompts start to be read, and when they are.
         """
 

@@ -156,11 +156,19 @@ def script(folder: Path, name: str, arguments: str) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-def reductions(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
-    """Each token reduction beside none and resizing, in turns: what it costs and saves."""
+def reductions(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Each token reduction beside none and resizing, in turns; written down after each model."""
     large = "--model allenai/Molmo-7B-D-0924 --random --max-crops 12 --kept 576 144"
-    kinds = {"molmo_7b_d": large, "molmo_tiny": ""}
-    return {name: script(folder, "reduction.py", own)["prefills"] for name, own in kinds.items()}
+    found: dict[str, Any] = {}
+    for name, own in {"molmo_7b_d": large, "molmo_tiny": ""}.items():
+        try:
+            made = script(folder, "reduction.py", own)
+        except Failed as error:  # the next may work all the same
+            found[name] = {"failed": str(error)[:300]}
+        else:
+            found[name] = {key: made[key] for key in ("graph_failure", "prefills")}
+        args.found.write_text(json.dumps(found))
+    return found
 
 
 def quick_rows(folder: Path, overrides: Sequence[str], label: str) -> list[dict[str, Any]]:
@@ -409,11 +417,11 @@ PARTS: dict[str, tuple[Callable[[Path, argparse.Namespace], dict[str, Any]], flo
     "answers": (answers, 60),
     "molmoe_1b": (two_values("model=molmoe_1b", "knob.sizes=[336x336,784x1008]"), 60),
     "molmo2_8b": (two_values("model=molmo2_8b", "knob.sizes=[378x378,910x910]"), 60),
-    "reductions": (reductions, 90),
-    "experts": (two_values("model=molmoe_1b", "knob=moe_top_k", "knob.top_k=[4,8]"), 60),
+    "reductions": (reductions, 150),
+    "experts": (two_values("model=molmoe_1b", "knob=moe_top_k", "knob.top_k=[4,8]"), 90),
     "blocks": (
         two_values("model=molmo_7b_d", "knob=transformer_blocks", "knob.blocks=[14,28]"),
-        60,
+        90,
     ),
     "float8_tiny": (float8_tiny, 50),
     "processes": (processes, 60),

@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +193,8 @@ def quick_rows(folder: Path, overrides: Sequence[str], label: str) -> list[dict[
         kernels_ms = runner.kernels_ms(*asked)
         median = {name: float(np.median([getattr(t, name) for t in times])) for name in TIMES}
         length = run.prompt_lengths[0]
-        prompt = PromptCounts(counts.num_crops, counts.vision_tokens, length)
-        flops = None if model is None else sum(model.flops(prompt).values())
+        prompt = PromptCounts(counts.num_crops, counts.vision_tokens, length, run.tilings[0])
+        flops = None if model is None else sum(model.flops(run.with_connected(prompt)).values())
         prefill_ms = median["prefill_ms"]
         how = "CUDA graphs" if times[0].cuda_graph else "eager"
         rows.append(
@@ -218,9 +218,25 @@ def quick_rows(folder: Path, overrides: Sequence[str], label: str) -> list[dict[
 
 
 def other_models(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Models and ways to run them, a few prefills each; written down after each."""
+    """Models and ways to run them, a few prefills each."""
+    return one_by_one(QUICK, folder, args)
+
+
+def reduced_models(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The same of fewer tokens, experts and blocks in graphs, of families and types of their own.
+
+    A graph whose logits are not those of an eager pass is not used: `execution` and `warnings` say
+    so.
+    """
+    return one_by_one(REDUCED, folder, args)
+
+
+def one_by_one(
+    models: Mapping[str, Sequence[str]], folder: Path, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Rows of models by their overrides; written down after each."""
     found: dict[str, Any] = {"rows": [], "failed_models": {}}
-    for label, overrides in QUICK.items():
+    for label, overrides in models.items():
         torch._dynamo.reset()
         torch._inductor.config.max_autotune_pointwise = label.endswith("tuned")
         try:
@@ -376,6 +392,12 @@ def processes(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def _reduced(method: str, max_crops: int) -> tuple[str, ...]:
+    """Overrides that keep 144 vision tokens of an image."""
+    knob = ("knob=kept_tokens", "knob.kept=[144]", f"knob.max_crops=[{max_crops}]")
+    return (*knob, f"reduction={method}")
+
+
 QWEN = (
     "model=qwen2_5_vl",
     "model.path=Qwen/Qwen2.5-VL-7B-Instruct",
@@ -408,6 +430,21 @@ QUICK = {
     ),
 }  # fmt: skip
 
+#: What `reduced_models` times, in the order of its worth.
+REDUCED = {
+    "molmo2_8b, cls_attention": ("model=molmo2_8b", *_reduced("cls_attention", 12)),
+    "qwen2_5_vl_7b, cls_attention": (*QWEN[:2], *_reduced("cls_attention", 1024)),
+    "internvl3_8b, cls_attention": (*INTERNVL[:2], *_reduced("cls_attention", 12)),
+    "molmoe_1b, early_layer, 4 experts, 12 blocks": (
+        "model=molmoe_1b", "model.moe_top_k=4", "model.active_blocks=12",
+        *_reduced("early_layer", 12),
+    ),
+    "molmo_7b_d, early_layer, 14 blocks, float8": (
+        "model=molmo_7b_d", "hardware.dtype=float8", "model.active_blocks=14",
+        *_reduced("early_layer", 12),
+    ),
+}  # fmt: skip
+
 #: In the order of their worth; seconds that each may take.
 PARTS: dict[str, tuple[Callable[[Path, argparse.Namespace], dict[str, Any]], float]] = {
     "sweep_7b": (sweep_7b, 120),
@@ -423,6 +460,7 @@ PARTS: dict[str, tuple[Callable[[Path, argparse.Namespace], dict[str, Any]], flo
         two_values("model=molmo_7b_d", "knob=transformer_blocks", "knob.blocks=[14,28]"),
         90,
     ),
+    "reduced_models": (reduced_models, 120),
     "float8_tiny": (float8_tiny, 50),
     "processes": (processes, 60),
     "repeatability": (repeatability, 90),

@@ -58,9 +58,10 @@ def test_models_that_are_loaded_in_place_can_be_planned(
 
     monkeypatch.setattr(job, "load_runner", load_runner)
     args = Namespace(found=tmp_path / "found.json")
-    failed = gpu.other_models(tmp_path, args)["failed_models"]
-    assert failed.keys() == gpu.QUICK.keys()
-    assert set(failed.values()) == {f"Failed: {PLANNED}"}
+    for part, models in ((gpu.other_models, gpu.QUICK), (gpu.reduced_models, gpu.REDUCED)):
+        failed = part(tmp_path, args)["failed_models"]
+        assert failed.keys() == models.keys()
+        assert set(failed.values()) == {f"Failed: {PLANNED}"}
     with pytest.raises(gpu.Failed, match=PLANNED):
         gpu.answers(tmp_path, args)
 

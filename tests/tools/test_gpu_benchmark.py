@@ -1,4 +1,4 @@
-"""Parts of benchmarks/gpu.py as far as they come without a GPU: to their plans, and what is kept."""
+"""Parts of benchmarks/gpu.py as far as they come without a GPU: to their plans; what is kept."""
 
 from __future__ import annotations
 

@@ -79,3 +79,29 @@ def test_reductions_of_one_model_are_kept_where_the_next_fails(
     assert found["molmo_7b_d"] == {"graph_failure": "broken", "prefills": {"none": {}}}
     assert found["molmo_tiny"] == {"failed": "no memory"}
     assert json.loads((tmp_path / "found.json").read_text()) == found
+
+
+def test_ways_to_run_are_kept_where_time_ends_in_the_next(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(folder: Path, *_: str, **__: str) -> float:
+        if folder.name == "sharded":
+            raise KeyboardInterrupt
+        if folder.name == "ranks":
+            raise gpu.Failed("no GPU")
+        (folder / "run").mkdir(parents=True)
+        (folder / "run" / "result.json").write_text('{"knob_value": "336x336"}')
+        rows = [{"sample_id": id_, "prediction": text} for id_, text in ("0a", "1b")]
+        rows[0]["prediction"] += folder.name[:1] if folder.name == "workers" else ""
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "run" / "samples.jsonl").write_text(lines)
+        return 1.0
+
+    monkeypatch.setattr(gpu, "launch", launch)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.processes(tmp_path, Namespace(found=tmp_path / "found.json"))
+    assert json.loads((tmp_path / "found.json").read_text()) == {
+        "one": {"answers": 2, "as_alone": 2},
+        "ranks": {"failed": "no GPU"},
+        "workers": {"answers": 2, "as_alone": 1},
+    }

@@ -39,7 +39,7 @@ from results_file import write_results
 from vtexp.cost.flops import mfu
 from vtexp.cost.prompts import PromptCounts
 from vtexp.runs import surroundings
-from vtexp.runs.records import read_latency, read_result
+from vtexp.runs.records import Result, read_latency, read_result
 from vtexp.utils import files
 from vtexp.utils.typed import to_json
 
@@ -94,6 +94,13 @@ def told(warning: str) -> bool:
     return not warning.startswith("random weights")
 
 
+def name_of(result: Result) -> str:
+    """The model, and how much of it worked where that was the knob: else rows look alike."""
+    if result.knob in ("moe_top_k", "transformer_blocks"):
+        return f"{result.model}, {result.knob}={result.knob_value}"
+    return result.model
+
+
 def rows_of(folder: Path, **more: Any) -> list[dict[str, Any]]:
     """What a sweep measured, a row per run, in the order of vision tokens."""
     found = []
@@ -104,7 +111,7 @@ def rows_of(folder: Path, **more: Any) -> list[dict[str, Any]]:
         medians = {name: found.median for name, found in result.latency.items()}
         found.append(
             {
-                "model": result.model,
+                "model": name_of(result),
                 "crops": result.measured_num_crops,
                 "vision_tokens": result.measured_vision_tokens,
                 "prompt_tokens": result.sequence_length,

@@ -105,3 +105,17 @@ def test_ways_to_run_are_kept_where_time_ends_in_the_next(
         "ranks": {"failed": "no GPU"},
         "workers": {"answers": 2, "as_alone": 1},
     }
+
+
+def test_rows_of_fewer_blocks_have_a_name_of_their_own_and_no_reference(gpu: Any) -> None:
+    """The reference code ran all blocks."""
+    asked = {"model": "molmo_7b_d", "knob_value": "14"}
+    names = [gpu.name_of(Namespace(**asked, knob=k)) for k in ("transformer_blocks", "image_size")]
+    assert names == ["molmo_7b_d, transformer_blocks=14", "molmo_7b_d"]
+    rows = [{"model": name, "crops": 12, "reference_ms": None} for name in names]
+    parts = {
+        "blocks": {"rows": rows},
+        "beside_reference": {"crops": [{"crops": 12, "reference_ms": 64.7}]},
+    }
+    found = gpu.collected(parts)["rows"]
+    assert [row["reference_ms"] for row in found] == [None, 64.7]

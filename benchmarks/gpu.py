@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from results_file import write_results
 from vtexp.cost.flops import mfu
 from vtexp.cost.prompts import PromptCounts
 from vtexp.runs import surroundings
-from vtexp.runs.records import read_latency, read_result
+from vtexp.runs.records import Result, read_latency, read_result
 from vtexp.utils import files
 from vtexp.utils.typed import to_json
 
@@ -94,6 +94,13 @@ def told(warning: str) -> bool:
     return not warning.startswith("random weights")
 
 
+def name_of(result: Result) -> str:
+    """The model, and how much of it worked where that was the knob: else rows look alike."""
+    if result.knob in ("moe_top_k", "transformer_blocks"):
+        return f"{result.model}, {result.knob}={result.knob_value}"
+    return result.model
+
+
 def rows_of(folder: Path, **more: Any) -> list[dict[str, Any]]:
     """What a sweep measured, a row per run, in the order of vision tokens."""
     found = []
@@ -104,7 +111,7 @@ def rows_of(folder: Path, **more: Any) -> list[dict[str, Any]]:
         medians = {name: found.median for name, found in result.latency.items()}
         found.append(
             {
-                "model": result.model,
+                "model": name_of(result),
                 "crops": result.measured_num_crops,
                 "vision_tokens": result.measured_vision_tokens,
                 "prompt_tokens": result.sequence_length,
@@ -156,11 +163,19 @@ def script(folder: Path, name: str, arguments: str) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-def reductions(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
-    """Each token reduction beside none and resizing, in turns: what it costs and saves."""
+def reductions(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Each token reduction beside none and resizing, in turns; written down after each model."""
     large = "--model allenai/Molmo-7B-D-0924 --random --max-crops 12 --kept 576 144"
-    kinds = {"molmo_7b_d": large, "molmo_tiny": ""}
-    return {name: script(folder, "reduction.py", own)["prefills"] for name, own in kinds.items()}
+    found: dict[str, Any] = {}
+    for name, own in {"molmo_7b_d": large, "molmo_tiny": ""}.items():
+        try:
+            made = script(folder, "reduction.py", own)
+        except Failed as error:  # the next may work all the same
+            found[name] = {"failed": str(error)[:300]}
+        else:
+            found[name] = {key: made[key] for key in ("graph_failure", "prefills")}
+        args.found.write_text(json.dumps(found))
+    return found
 
 
 def quick_rows(folder: Path, overrides: Sequence[str], label: str) -> list[dict[str, Any]]:
@@ -185,8 +200,8 @@ def quick_rows(folder: Path, overrides: Sequence[str], label: str) -> list[dict[
         kernels_ms = runner.kernels_ms(*asked)
         median = {name: float(np.median([getattr(t, name) for t in times])) for name in TIMES}
         length = run.prompt_lengths[0]
-        prompt = PromptCounts(counts.num_crops, counts.vision_tokens, length)
-        flops = None if model is None else sum(model.flops(prompt).values())
+        prompt = PromptCounts(counts.num_crops, counts.vision_tokens, length, run.tilings[0])
+        flops = None if model is None else sum(model.flops(run.with_connected(prompt)).values())
         prefill_ms = median["prefill_ms"]
         how = "CUDA graphs" if times[0].cuda_graph else "eager"
         rows.append(
@@ -210,9 +225,25 @@ def quick_rows(folder: Path, overrides: Sequence[str], label: str) -> list[dict[
 
 
 def other_models(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Models and ways to run them, a few prefills each; written down after each."""
+    """Models and ways to run them, a few prefills each."""
+    return one_by_one(QUICK, folder, args)
+
+
+def reduced_models(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The same of fewer tokens, experts and blocks in graphs, of families and types of their own.
+
+    A graph whose logits are not those of an eager pass is not used: `execution` and `warnings` say
+    so.
+    """
+    return one_by_one(REDUCED, folder, args)
+
+
+def one_by_one(
+    models: Mapping[str, Sequence[str]], folder: Path, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Rows of models by their overrides; written down after each."""
     found: dict[str, Any] = {"rows": [], "failed_models": {}}
-    for label, overrides in QUICK.items():
+    for label, overrides in models.items():
         torch._dynamo.reset()
         torch._inductor.config.max_autotune_pointwise = label.endswith("tuned")
         try:
@@ -336,8 +367,11 @@ def repeatability(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
     return {"change_of_medians": change}
 
 
-def processes(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
-    """Two ranks, two local workers, a sharded model on one GPU: all runs done, same answers."""
+def processes(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Two ranks, two local workers, a sharded model on one GPU: all runs done, same answers.
+
+    Written down after each.
+    """
     quick = ["hardware=local_gpu", "dataset.limit=24", "measure.energy_seconds=0"]
     quick += ["measure.min_seconds=0", "measure.max_seconds=0", "knob.sizes=336x336,560x560"]
     local = ["-m", "hardware.launcher=local"]
@@ -348,6 +382,7 @@ def processes(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
         "sharded": ["hardware.sharded=true"],
     }
     found: dict[str, Any] = {}
+    first: dict[tuple[str, str], str] = {}
     for name, overrides in ways.items():
         try:
             # One GPU named twice: each process of a job is given one of the two names.
@@ -355,17 +390,29 @@ def processes(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
             launch(folder / name, *overrides, *quick, CUDA_VISIBLE_DEVICES=visible)
         except Failed as error:
             found[name] = {"failed": str(error)}
-            continue
-        answers = {}
-        for path in (folder / name).glob("*/result.json"):
-            rows = files.read_jsonl(path.with_name("samples.jsonl"))
-            value = files.read_json(path)["knob_value"]
-            answers |= {(value, row["sample_id"]): row["prediction"] for row in rows}
-        found[name] = {"answers": len(answers)}
-        first = found.setdefault("_", answers)
-        found[name]["as_alone"] = sum(first.get(key) == text for key, text in answers.items())
-    found.pop("_", None)
+        else:
+            answers = predictions(folder / name)
+            first = first or answers
+            same = sum(first.get(key) == text for key, text in answers.items())
+            found[name] = {"answers": len(answers), "as_alone": same}
+        args.found.write_text(json.dumps(found))
     return found
+
+
+def predictions(sweep: Path) -> dict[tuple[str, str], str]:
+    """What a finished sweep answered, by knob value and question."""
+    found = {}
+    for path in sweep.glob("*/result.json"):
+        rows = files.read_jsonl(path.with_name("samples.jsonl"))
+        value = files.read_json(path)["knob_value"]
+        found |= {(value, row["sample_id"]): row["prediction"] for row in rows}
+    return found
+
+
+def _reduced(method: str, max_crops: int) -> tuple[str, ...]:
+    """Overrides that keep 144 vision tokens of an image."""
+    knob = ("knob=kept_tokens", "knob.kept=[144]", f"knob.max_crops=[{max_crops}]")
+    return (*knob, f"reduction={method}")
 
 
 QWEN = (
@@ -400,6 +447,21 @@ QUICK = {
     ),
 }  # fmt: skip
 
+#: What `reduced_models` times, in the order of its worth.
+REDUCED = {
+    "molmo2_8b, cls_attention": ("model=molmo2_8b", *_reduced("cls_attention", 12)),
+    "qwen2_5_vl_7b, cls_attention": (*QWEN[:2], *_reduced("cls_attention", 1024)),
+    "internvl3_8b, cls_attention": (*INTERNVL[:2], *_reduced("cls_attention", 12)),
+    "molmoe_1b, early_layer, 4 experts, 12 blocks": (
+        "model=molmoe_1b", "model.moe_top_k=4", "model.active_blocks=12",
+        *_reduced("early_layer", 12),
+    ),
+    "molmo_7b_d, early_layer, 14 blocks, float8": (
+        "model=molmo_7b_d", "hardware.dtype=float8", "model.active_blocks=14",
+        *_reduced("early_layer", 12),
+    ),
+}  # fmt: skip
+
 #: In the order of their worth; seconds that each may take.
 PARTS: dict[str, tuple[Callable[[Path, argparse.Namespace], dict[str, Any]], float]] = {
     "sweep_7b": (sweep_7b, 120),
@@ -409,15 +471,17 @@ PARTS: dict[str, tuple[Callable[[Path, argparse.Namespace], dict[str, Any]], flo
     "answers": (answers, 60),
     "molmoe_1b": (two_values("model=molmoe_1b", "knob.sizes=[336x336,784x1008]"), 60),
     "molmo2_8b": (two_values("model=molmo2_8b", "knob.sizes=[378x378,910x910]"), 60),
-    "reductions": (reductions, 90),
-    "experts": (two_values("model=molmoe_1b", "knob=moe_top_k", "knob.top_k=[4,8]"), 60),
+    "reductions": (reductions, 150),
+    "experts": (two_values("model=molmoe_1b", "knob=moe_top_k", "knob.top_k=[4,8]"), 90),
     "blocks": (
         two_values("model=molmo_7b_d", "knob=transformer_blocks", "knob.blocks=[14,28]"),
-        60,
+        90,
     ),
+    "reduced_models": (reduced_models, 120),
     "float8_tiny": (float8_tiny, 50),
-    "processes": (processes, 60),
     "repeatability": (repeatability, 90),
+    # Last: its workers outlive it where its time ends, and would disturb what is timed after it.
+    "processes": (processes, 120),
 }
 
 

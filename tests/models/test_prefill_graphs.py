@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,8 @@ from vtexp.measure.protocol import Timing, undisturbed
 from vtexp.models import prefill_graphs
 from vtexp.models.busy import busy_ms
 from vtexp.models.checkpoints import find_checkpoint
+from vtexp.models.molmo import answering
+from vtexp.models.molmo.answering import AnswerSteps, BufferSizes
 from vtexp.models.molmo.float8 import LARGEST, Float8Linear, to_float8
 from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.models.prefill_graphs import GraphStages, PrefillGraphs
@@ -340,6 +343,33 @@ def test_answers_by_logits_that_are_no_numbers_fail(
     assert broken.answer(prepared, 1)[1][0] == first
     with pytest.raises(VtexpError, match="not finite"):
         broken.answer(prepared, 3)
+
+
+def test_prompts_wait_for_a_step_whose_capture_failed(
+    runner: MolmoRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes to their buffers on a stream of its own."""
+    heard: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            heard.append(f"{self.name} waits for {other.name}")
+
+    def captured(*_: object) -> None:
+        heard.append("captures")
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(answering, "captured", captured)
+    with torch.inference_mode():
+        steps = AnswerSteps(runner.model, BufferSizes(1, 128))
+        steps.prepare(Stream("own"))  # type: ignore[arg-type]
+    assert heard == ["own waits for main", "captures", "main waits for own"]
 
 
 # --- float8 ---------------------------------------------------------------------------------------

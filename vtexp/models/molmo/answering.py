@@ -235,10 +235,12 @@ class AnswerSteps:
 
     def _captured(self, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._step()  # libraries allocate and choose what they need before the capture
-            graph, _ = captured(torch.cuda.graph_pool_handle(), self._step)
-        torch.cuda.current_stream().wait_stream(stream)
+        try:
+            with torch.cuda.stream(stream):
+                self._step()  # libraries allocate and choose what they need before the capture
+                graph, _ = captured(torch.cuda.graph_pool_handle(), self._step)
+        finally:  # where it fails, too: the step writes to the buffers of the prompts that follow
+            torch.cuda.current_stream().wait_stream(stream)
         return graph
 
 

@@ -111,9 +111,9 @@ def test_plan_shows_refused_values_and_loads_nothing(
     assert says(shown, "same inputs", "max_crops=2")
 
 
-def test_missing_checkpoint_says_what_to_do(make_config: MakeConfig) -> None:
+def test_missing_checkpoint_says_what_to_do(make_config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such folder"):
-        make_plan(make_config("model.path=/nowhere"))
+        make_plan(make_config(f"model.path={tmp_path / 'nowhere'}"))
 
 
 #: Models whose sizes ship with the package, and how much of them a plan must know.

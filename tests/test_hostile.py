@@ -112,7 +112,9 @@ def test_weights_elsewhere_are_refused(small_checkpoint: Path, tmp_path: Path, n
 
 
 @pytest.mark.fault(
-    "hostile input", "pipes in place of a checkpoint's files", "not waited for: one line, or unread"
+    "hostile input",
+    "pipes in place of a checkpoint's files",
+    "vtexp does not wait for them: one line, or unread",
 )
 def test_pipes_are_not_waited_for(small_checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pipes"
@@ -210,7 +212,7 @@ def test_no_secret_is_written(
 @pytest.mark.slow
 @pytest.mark.parametrize(("mask", "file", "folder"), [(0o077, 0o600, 0o700), (0o027, 0o640, 0o750)])
 @pytest.mark.fault(
-    "hostile input", "a file system that others share", "files and folders are as the umask says"
+    "hostile input", "a file system that others share", "files and folders follow the umask"
 )
 def test_files_are_as_open_as_the_umask_says(
     make_config: MakeConfig,
@@ -252,7 +254,7 @@ def aliases(levels: int) -> str:
 @pytest.mark.fault(
     "hostile input",
     "the config of a run with aliases, tags, dates, deep nesting or of 1 GB",
-    "one line at once; nothing is built of it",
+    "one line at once; nothing is built from it",
 )
 @pytest.mark.parametrize(
     "text",
@@ -299,8 +301,8 @@ NO_OBJECTS = ("null", "[1]", '"x"', DEEP, "{", "")
 
 @pytest.mark.fault(
     "hostile input",
-    "JSON of a sweep that is cut, of other types, deep, or lacks keys",
-    "one line that names the file and helps",
+    "JSON of a sweep that is cut off, has other types, is nested deeply, or lacks keys",
+    "one line that names the file and says what to do",
 )
 @pytest.mark.parametrize(
     ("name", "text"),
@@ -351,8 +353,8 @@ def test_a_result_of_other_types_is_one_line(tmp_path: Path, changes: dict) -> N
 
 @pytest.mark.fault(
     "hostile input",
-    "samples.jsonl a row short, with one twice, or with one of another question",
-    "one line that names the file; no statistics of it",
+    "samples.jsonl lacks a row, repeats one, or has one of another question",
+    "one line that names the file; no statistics from it",
 )
 @pytest.mark.parametrize(
     "damage",
@@ -374,7 +376,7 @@ def test_samples_that_are_not_those_of_the_result_are_one_line(
 @pytest.mark.fault(
     "hostile input",
     "result.json cut short, as by a disk that lost power",
-    "the run is missing, the report is of the others; resumed",
+    "the run counts as missing, the report covers the others; resumed",
 )
 @pytest.mark.parametrize("text", ["", "[", '{"status": "do', DEEP], ids=lambda text: text[:6])
 @pytest.mark.usefixtures("no_figures")
@@ -438,7 +440,7 @@ def test_damaged_progress_is_none(tmp_path: Path) -> None:
 @pytest.mark.fault(
     "hostile input",
     "a sweep whose jobs name a private file as their log",
-    "nothing of it is read or shown",
+    "vtexp neither reads nor shows it",
 )
 @pytest.mark.parametrize("where", ["plain", "up", "link", "loop", "pipe"])
 @pytest.mark.usefixtures("no_figures")

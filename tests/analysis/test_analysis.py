@@ -196,7 +196,7 @@ def test_reasons_why_there_is_no_answer(tmp_path: Path) -> None:
     found = analyse(collect(tmp_path / "unlike"))
     assert only(found).answer.verdict == "different_samples"
     assert found.caveats[0].startswith("d: ")
-    assert says(found.caveats[0], "different questions", "3 or 3", "2 shared")
+    assert says(found.caveats[0], "different questions", "3 and 3", "2 shared")
     shared = only(analyse(collect(tmp_path / "unlike"), shared=True))
     assert shared.num_samples == 2 and shared.runs[1].versus_smaller is not None
 

@@ -181,7 +181,7 @@ def test_limits_that_are_kept_but_not_together(tmp_path: Path) -> None:
         timed(folder, [[ms, ms + 1]])
         change_result(folder, energy_j_per_prefill=energy)
     found = under(tmp_path, max_prefill_ms=15.0, max_energy_j=5.0)
-    assert found.run is None and says(found.sentence, "limit", "some", "none")
+    assert found.run is None and says(found.sentence, "limit", "no budget", "all")
 
 
 @pytest.mark.parametrize("apart", [0.05, 5.0])

@@ -122,6 +122,7 @@ def test_impossible_settings(make_config: MakeConfig, override: str, says: str) 
     [
         ("knob=nope", "available: image_size, kept_tokens, max_crops,"),
         ("knob.sizez=3", "knob.sizez: no such key; "),
+        ("hardware.slurm.extra.wckey=a", "add it as +hardware.slurm.extra.wckey="),
         ("dataset.limit=abc", "dataset.limit: value 'abc'"),
         ("hardware.dtype=float4", "hardware.dtype: invalid value 'float4', expected one of"),
     ],

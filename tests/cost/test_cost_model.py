@@ -259,7 +259,24 @@ def test_the_plans_table_fits_a_terminal(
     lines = capsys.readouterr().out.splitlines()
     table = lines[: next(i for i, line in enumerate(lines) if line.startswith("prefill times"))]
     assert len(table) > 5 and max(len(line.rstrip()) for line in table) <= 100
-    assert any("runs take about" in line for line in lines)
+    assert any("together take about" in line for line in lines)
+
+
+def test_no_plan_promises_a_loss_of_more_than_all_points(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_plan(make_plan(make_config(SIZES, "dataset.limit=2")))
+    line = next(line for line in capsys.readouterr().out.splitlines() if "can show" in line)
+    assert says(line, "2 questions", "100.0 if 5 % of their answers differ")
+
+
+def test_a_plan_names_the_reduction_that_no_cost_model_has(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("knob=kept_tokens", "reduction=max_min", "knob.kept=[144]", "dataset.limit=2")
+    show_plan(make_plan(make_config(*settings)))
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("prefill times"))
+    assert says(line, "unknown", "cost model", "reduction=max_min")
 
 
 # --- memory and context --------------------------------------------------------------------------
@@ -291,7 +308,10 @@ def test_a_batch_near_the_limit_is_told(make_config: MakeConfig) -> None:
     for adjust, then in ((True, "halved"), (False, "smaller one")):
         config = make_config("hardware.memory_gb=2.5", f"hardware.auto_adjust_batch_size={adjust}")
         told = memory.warning(one, batch, 8, config)
-        assert "hardware.batch_size=8 needs about 2.6 GB of 2" in told and then in told
+        assert told is not None and "beyond the limit" in told and then in told
+        assert "hardware.batch_size=8 needs about 2.6 GB of 2.5" in told
+    told = memory.warning(one, batch, 8, make_config("hardware.memory_gb=2.7"))
+    assert told is not None and "near the limit" in told
     assert memory.warning(one, batch, 8, make_config("hardware.memory_gb=3")) is None
 
 

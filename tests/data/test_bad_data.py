@@ -126,7 +126,7 @@ def test_spoilt_images_are_read_or_say_why(
 @pytest.mark.fault(
     "hostile input",
     "an image in PostScript",
-    "of no known format; Ghostscript is not started",
+    "refused as an unknown format; Ghostscript is not started",
 )
 def test_no_image_starts_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """PostScript is a language: Pillow would hand an EPS to Ghostscript."""
@@ -194,7 +194,7 @@ def test_no_text_becomes_a_special_token(
 @pytest.mark.fault(
     "hostile input",
     "a tokenizer.json that calls image tokens ordinary",
-    "text does not become these, either",
+    "text does not become image tokens",
 )
 def test_image_tokens_that_a_tokenizer_calls_ordinary_are_special(
     small_checkpoint: Path, tmp_path: Path
@@ -279,7 +279,7 @@ def private(folder: Path, files: str, form: str = "json") -> list[str]:
 @pytest.mark.fault(
     "bad data",
     "rows: empty, endless, half characters, NaN, no answer, cut images ...",
-    "each scored, or failed with why",
+    "each is scored, or fails with a reason",
 )
 def test_each_sample_is_scored_or_failed(make_config: MakeConfig, tmp_path: Path) -> None:
     folder = tmp_path / "set"
@@ -417,7 +417,7 @@ def test_images_of_another_kind_are_one_line(
 
 @pytest.mark.fault(
     "bad data",
-    "tables with text that is no UTF-8, cells without end",
+    "tables with text that is not UTF-8, endless cells",
     "one line",
 )
 def test_tables_of_broken_text_are_one_line(make_config: MakeConfig, tmp_path: Path) -> None:

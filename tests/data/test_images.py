@@ -194,8 +194,8 @@ def bomb(tmp_path: Path) -> Path:
 )
 @pytest.mark.fault(
     "bad data",
-    "images that are gone, no files, or bombs",
-    "the sample fails with why",
+    "images that are missing, not files, or decompression bombs",
+    "the sample fails with a reason",
 )
 def test_unusable_images_say_why(tmp_path: Path, make: Callable[[Path], Path], says: str) -> None:
     sample = sample_of(make(tmp_path))

@@ -92,7 +92,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.fault(
     "resources",
     "the disk is full, from the first file on or later",
-    "one line; resumed when mended",
+    "one line; resumed once repaired",
 )
 def test_a_full_disk_is_one_line_and_resumed(
     made: Callable[..., int],
@@ -113,7 +113,7 @@ def test_a_full_disk_is_one_line_and_resumed(
     assert not list(disk.glob("sweep/**/*.partial"))
 
 
-@pytest.mark.fault("resources", "the folder can only be read", "one line; resumed when mended")
+@pytest.mark.fault("resources", "the folder is read-only", "one line; resumed once repaired")
 def test_a_folder_that_can_only_be_read(
     made: Callable[..., int], whole: Answers, disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +154,9 @@ def test_a_batch_that_does_not_fit_is_made_smaller(
 
 @pytest.mark.parametrize("stage", ["answer", "timed_prefill"])
 @pytest.mark.fault(
-    "resources", "no memory for one sample, in the midst of a run", "run fails; resumed when mended"
+    "resources",
+    "no memory for one sample, halfway through a run",
+    "the run fails; resumed once repaired",
 )
 def test_one_sample_that_does_not_fit_fails_the_run(
     made: Callable[..., int],
@@ -182,7 +184,9 @@ def test_one_sample_that_does_not_fit_fails_the_run(
 
 
 @pytest.mark.fault(
-    "resources", "a run fails in the midst of its answers", "resumed, only the others are asked"
+    "resources",
+    "a run fails halfway through its answers",
+    "resumed: it asks only the other questions",
 )
 def test_a_failed_run_keeps_what_was_answered(
     made: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -217,7 +221,7 @@ def test_a_failed_run_keeps_what_was_answered(
 @pytest.mark.fault(
     "resources",
     "less address space than code and data need (ulimit -v)",
-    "no traceback: one line, or a C++ library aborts; typed again, whole",
+    "one line instead of a traceback, or a C++ library aborts; typed again, it completes",
 )
 def test_too_little_memory_for_all_there_is(tmp_path: Path, limit_mib: int) -> None:
     command = [
@@ -243,7 +247,7 @@ def test_too_little_memory_for_all_there_is(tmp_path: Path, limit_mib: int) -> N
 
 
 @pytest.mark.parametrize("free", [0, 1, 4])
-@pytest.mark.fault("resources", "no file handle left", "one line; resumed when mended")
+@pytest.mark.fault("resources", "no file handle left", "one line; resumed once repaired")
 def test_no_file_handle_left(
     make_config: MakeConfig,
     made: Callable[..., int],
@@ -290,7 +294,9 @@ def test_a_clock_that_jumps_changes_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.fault("resources", "the log's disk is full, or its reader gone", "the sweep goes on")
+@pytest.mark.fault(
+    "resources", "the log's disk is full, or its reader is gone", "the sweep goes on"
+)
 @pytest.mark.parametrize("gone", ["full", "closed"])
 def test_a_log_that_cannot_be_written_costs_the_log_alone(
     tmp_path: Path, small_checkpoint: Path, gone: str
@@ -333,7 +339,7 @@ def together(commands: list[list[str]], environment: dict[str, str]) -> list[tup
 @pytest.mark.fault(
     "kill anywhere",
     "the same sweep typed twice at once, with -m and without; resumed twice at once",
-    "one process makes the runs; others wait for them, or say in a line that they are under way",
+    "one process does the runs; others wait, or say in one line that the runs are under way",
 )
 def test_two_at_once_do_not_make_the_same_runs(tmp_path: Path, small_checkpoint: Path) -> None:
     here = Sweep(tmp_path / "here" / "sweep", small_checkpoint, *LONG)

@@ -47,7 +47,7 @@ def test_submission_without_a_controller_is_one_line(
 @pytest.mark.fault(
     "outside world",
     "SLURM's controller is down while a sweep runs",
-    "status and wait say so and go on; cancel says what to type, exit code 1; results whole",
+    "status and wait say so and go on; cancel says what to type, exit code 1; results are complete",
 )
 def test_a_controller_that_goes_away_while_jobs_run(
     slurm: Cluster, tmp_path: Path, small_checkpoint: Path
@@ -74,7 +74,7 @@ def test_a_controller_that_goes_away_while_jobs_run(
 @pytest.mark.fault(
     "outside world",
     "a job is killed where SLURM has no sacct, and squeue forgets it",
-    "wait says that its run has no result; resumed, whole",
+    "wait says that its run has no result; resumed, it completes",
 )
 def test_without_sacct_a_killed_job_is_found_out(
     use_slurm: Callable[..., Cluster], tmp_path: Path, small_checkpoint: Path

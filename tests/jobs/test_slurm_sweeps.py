@@ -180,7 +180,7 @@ def test_a_preempted_job_goes_on(
 @pytest.mark.fault(
     "outside world",
     "a node of SLURM dies",
-    "another goes on; times are of that one alone",
+    "another node goes on; all times come from that node",
 )
 def test_when_a_node_dies_another_goes_on(
     slurm: Cluster, tmp_path: Path, small_checkpoint: Path, undisturbed: Sweep

@@ -63,8 +63,8 @@ def test_missing_repository_says_at_once_how_to_get_it(cache: Path, fetch: bool)
 
 @pytest.mark.fault(
     "outside world",
-    "a network that swallows everything",
-    "given up after 3 s, one line",
+    "a network that drops every packet",
+    "vtexp gives up after 3 s with one line",
 )
 def test_a_network_that_swallows_everything_is_given_up_soon(
     cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -118,7 +118,7 @@ def test_half_cached_repository_names_the_missing_shard(
 
 @pytest.mark.fault(
     "hostile input",
-    "a checkpoint of pickles alone",
+    "a checkpoint with only pickles",
     "refused, unread",
 )
 def test_pickled_weights_are_refused(small_checkpoint: Path, tmp_path: Path) -> None:
@@ -361,7 +361,9 @@ NUMBERS = [
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.fault(
-    "hostile input", "sizes that no model has, or no numbers", "one line, before anything is built"
+    "hostile input",
+    "sizes that no model has, or that are not numbers",
+    "one line, before anything is built",
 )
 def test_sizes_that_no_model_has_are_refused(
     small_checkpoint: Path, tmp_path: Path, name: str

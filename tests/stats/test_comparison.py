@@ -168,7 +168,7 @@ def test_uneven_images_carry_no_interval() -> None:
     found = compare(np.ones((530, 3)), images, margin=0.5)
     assert np.isnan([found.low, found.high, found.at_most_worse, found.at_least_worse]).all()
     assert found.smallest_enough is None and not found.enough.any()
-    assert found.reason and "1.1 images" in found.reason
+    assert found.reason and "1.1 effective images" in found.reason
     assert found.mean.tolist() == [1, 1, 1]
 
 

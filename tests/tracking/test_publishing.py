@@ -148,7 +148,7 @@ def test_runs_of_any_kind_are_published_once(
 
 
 @pytest.mark.fault(
-    "outside world", "W&B refuses a whole sweep", "asked once, said once; publish is one line"
+    "outside world", "W&B refuses a whole sweep", "one attempt, one line; publish gives one line"
 )
 @pytest.mark.slow
 def test_a_refusing_server_leaves_a_sweep_whole(

@@ -212,8 +212,8 @@ TROUBLES = {
 
 @pytest.mark.fault(
     "outside world",
-    "W&B refuses, fails, is slow, drops in the midst, is unreachable, takes no files",
-    "said once; a delay of tracking.timeout_s at most; results as they were; published later, once",
+    "W&B refuses, fails, is slow, drops halfway, is unreachable, takes no files",
+    "one line; a delay of tracking.timeout_s at most; results unchanged; published later, once",
 )
 @pytest.mark.slow
 @pytest.mark.parametrize("trouble", TROUBLES)
@@ -271,7 +271,9 @@ def _clients_of(url: str) -> list[str]:
     return [name for name in found if "sync" in name]
 
 
-@pytest.mark.fault("outside world", "W&B's library is not there", "said; results whole")
+@pytest.mark.fault(
+    "outside world", "W&B's library is not installed", "one line says so; results are complete"
+)
 @pytest.mark.usefixtures("no_figures")
 def test_a_broken_mirror_does_not_fail_the_run(
     make_config: MakeConfig,

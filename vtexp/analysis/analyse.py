@@ -79,7 +79,7 @@ METHODS = (
     "Pareto front: share of the bootstrap draws in which no other budget is at least as accurate "
     "and as fast.",
     "Power: number of questions that show with 80 % power that a budget as good as the best is "
-    "within the margin, with all budgets in the race and the errors seen here.",
+    "within the margin, for all budgets at once and with the errors seen here.",
 )
 
 

@@ -54,7 +54,8 @@ def answer(runs: Sequence[AnalysedRun], evidence: Evidence) -> Answer:
         return Answer("one_value", _one_value(best, runs), _doubtful(scored), best=best.run)
     caveats = _caveats(scored, best)
     if best.accuracy == 0:
-        sentence = f"All {len(scored)} budgets scored 0, so none can be called enough."
+        all_of = "Both" if len(scored) == 2 else f"All {len(scored)}"
+        sentence = f"{all_of} budgets scored 0, so none can be called enough."
         return Answer("cannot_tell", sentence, caveats, best=best.run)
     by_name = {run.run: run for run in scored}
     if decision.smallest is None:

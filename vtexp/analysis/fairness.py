@@ -74,7 +74,7 @@ def different_questions(
     for dataset, unlike in sorted(by_dataset.items()):
         if len(unlike) < 2:
             continue
-        counts = " or ".join(str(run.found.num_samples) for run in unlike.values())
+        counts = " and ".join(str(run.found.num_samples) for run in unlike.values())
         text = f"{dataset}: runs answered different questions ({counts}"
         sets = [questions[run.folder] for run in unlike.values() if run.folder in questions]
         if len(sets) == len(unlike):

@@ -455,5 +455,5 @@ def read_analysis(folder: Path) -> Analysis:
             raise Misfit("format")
         return from_json(Analysis, plain)
     except Misfit as error:
-        again = "python -m vtexp report writes it again"
+        again = "python -m vtexp report rewrites it"
         raise files.damaged(path, f"not an analysis of this vtexp ({error}); {again}") from error

@@ -145,7 +145,7 @@ def _none_within(
         if value > limit:
             said.append(f"{labels[least]} is nearest: its {name} is {three_digits(value)} {unit}.")
     if len(said) == 1:
-        said.append("Each limit is kept by some of them, but all by none.")
+        said.append("Some budgets keep each limit, but no budget keeps all of them.")
     return " ".join(said)
 
 
@@ -183,8 +183,8 @@ def _chosen_among(
         for i, (key, limit) in enumerate(limits.items())
     }
     return [
-        f"The intervals of {count} budgets hold {key}={limits[key]:g}: the one chosen among them "
-        "was rather timed too fast than too slow, so that its chance is lower than said."
+        f"{count} budgets have intervals that contain {key}={limits[key]:g}: the one chosen among "
+        "them was more likely timed too fast than too slow, so its true chance is lower."
         for key, count in counts.items()
         if count >= MANY_NEAR
     ]

@@ -32,7 +32,7 @@ OF_METHODS: dict[str, Callable[[str | None], Any]] = {
     "reduction.positions": lambda method: "keep" if method == EARLY_LAYER else "renumber",
 }
 #: The error of a run whose result is incomplete.
-CUT_SHORT = "its result.json is damaged: python -m vtexp resume makes the run again"
+CUT_SHORT = "its result.json is damaged: python -m vtexp resume reruns it"
 
 
 class Curve(NamedTuple):

@@ -29,7 +29,7 @@ MOST_TOKENS = 144_000
 
 @dataclass(frozen=True, slots=True)
 class CropSetting:
-    """What the preprocessor is told: how many crops, in what shape, and how an image fits them.
+    """What the preprocessor gets: how many crops, in what shape, and how an image fits them.
 
     Where crops are forced, `max_crops` and `exact_num_crops` are equal (seed "Why set max_crops =
     num_crops"): no code path can then read another cap. `image_size` fixes the tiling for all
@@ -92,7 +92,7 @@ class KnobValue:
         return f"{self.name}={self.value}{suffix}"
 
     def crop_setting(self, geometry: Geometry) -> CropSetting:
-        """What the preprocessor is told under this value. Raises ConfigError for a bad value."""
+        """What the preprocessor gets under this value. Raises ConfigError for a bad value."""
         fit, full = self.fit or geometry.fit, self.force_full_tokens
         num_crops = self._num_crops(geometry)
         most = MOST_TOKENS // geometry.tokens_per_crop

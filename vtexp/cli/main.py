@@ -21,8 +21,8 @@ from vtexp.utils.text import refuse_arguments
 SWEEP_COMMANDS = {
     "status": "show the runs of a sweep and how far they are",
     "wait": "watch a sweep to its end, then compare its runs",
-    "cancel": "cancel what is queued or running of a sweep",
-    "resume": "make the runs of a sweep that are missing or failed",
+    "cancel": "cancel the queued and running jobs of a sweep",
+    "resume": "run what is missing or failed in a sweep",
 }
 
 COMMANDS = sorted(
@@ -137,7 +137,7 @@ def _add_options(name: str, command: argparse.ArgumentParser) -> None:
     """The options of one command."""
     if name == "status":
         command.add_argument("--json", dest="as_json", action="store_true", help="all runs as JSON")
-        about = "show all runs; default: the 20 that need eyes first"
+        about = "show all runs; default: the 20 that need attention first"
         command.add_argument("--all", dest="every", action="store_true", help=about)
     elif name == "wait":
         about = "stop watching after so long, such as 90s, 30m or 2h (plain numbers: seconds); "

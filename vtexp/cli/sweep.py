@@ -242,7 +242,7 @@ def _tell_others(busy: Sequence[RunStatus], *, nothing_else: bool) -> None:
         return
     line = (
         f"{count_of(len(unknown), 'run')} of jobs that cannot be queried ({unknown[0].cause}); "
-        "if these jobs are gone, resume --anyway makes their runs"
+        "if these jobs are gone, resume --anyway reruns them"
     )
     if nothing_else:
         raise VtexpError(line)

@@ -160,6 +160,8 @@ def _omegaconf_line(error: OmegaConfBaseException) -> str:
     if message.startswith("Key '") and is_dataclass(kind):
         allowed = ", ".join(field.name for field in fields(kind))
         return f"{error.full_key}: no such key; allowed here: {allowed}"
+    if message.startswith("Key '"):  # of a mapping of any keys, such as hardware.slurm.extra
+        return f"{error.full_key}: no such key yet; add it as +{error.full_key}=VALUE"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: needs a value; give it with {error.full_key}=VALUE"
     if unset := re.search(r"Environment variable '(.+)' not found", message):

@@ -357,7 +357,7 @@ class FoundModel:
     @property
     def origin(self) -> str:
         """Where it comes from and how far off it is, for people."""
-        disturbed = f"; {self.disturbed} of its {self.settings} settings were disturbed"
+        disturbed = f"; {self.disturbed} of its {self.settings} settings have doubtful times"
         return (
             f"fitted on {self.written[:10]} to {self.settings} settings on {self.device} "
             f"({self.path}); off by {self.mean_error:.1%} on settings left out, "

@@ -67,14 +67,18 @@ def warning(one: Memory, batch: Memory, batch_size: int, config: Config) -> str 
     if memory_gb is None:
         return None
     if one.total > NEAR * memory_gb * 1e9:
-        return f"memory near the limit: one prompt needs about {_of(one, memory_gb)}"
+        return f"memory {_near(one, memory_gb)}: one prompt needs about {_of(one, memory_gb)}"
     if batch.total > NEAR * memory_gb * 1e9:
         adjusted = config.hardware.auto_adjust_batch_size
         then = "it is halved if memory runs out" if adjusted else "take a smaller one"
         needs = f"hardware.batch_size={batch_size} needs about {_of(batch, memory_gb)}"
-        return f"memory near the limit: {needs}; {then}"
+        return f"memory {_near(batch, memory_gb)}: {needs}; {then}"
     return None
 
 
+def _near(memory: Memory, memory_gb: float) -> str:
+    return "beyond the limit" if memory.total > memory_gb * 1e9 else "near the limit"
+
+
 def _of(memory: Memory, memory_gb: float) -> str:
-    return f"{memory.total / 1e9:.1f} GB of {memory_gb:.0f}"
+    return f"{memory.total / 1e9:.1f} GB of {memory_gb:.3g}"

@@ -114,7 +114,7 @@ def _status(
 ) -> RunStatus:
     if finished(folder):
         return RunStatus(folder, "done", job=job)
-    ended = JobState("ended", "no job makes it")
+    ended = JobState("ended", "no job is working on it")
     state, cause, node = ended if job is None else states.get(job, ended)
     active = state != "ended"
     if (failed := failure(folder)) is not None:
@@ -127,7 +127,7 @@ def _status(
         return RunStatus(folder, "lost", cause, node, job)
     made = _progress(folder)
     if state == "running" and made is None:
-        why = "its job makes other runs or loads the model"
+        why = "its job is loading the model or working on other runs"
         return RunStatus(folder, "queued", why, node, job, active=True)
     stuck = state == "queued" and slurm.NEVER.match(cause) is not None
     return RunStatus(folder, state, cause, node, job, made, active=True, stuck=stuck)

@@ -44,7 +44,7 @@ class SweepJob:
         os.chdir(self.working_folder)
         os.environ[source.SUBMITTED] = self.source[1]
         if not is_theirs(self.sweep, self.runs):
-            console.print("another job makes these runs: nothing is left to do")
+            console.print("another job works on these runs: nothing is left to do")
             return
         folders = [self.sweep / run for run in self.runs]
         now = (str(source.root()), source.fingerprint())

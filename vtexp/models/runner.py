@@ -182,7 +182,7 @@ class Runner(ABC):
         """New token ids (B, n), greedy; finished rows are filled with the end of text.
 
         Raises VtexpError where a token was chosen by logits that are no numbers. With `on_token`,
-        which hears of each new token, the end of text stops nothing. A `clock` is told when the
+        which hears of each new token, the end of text stops nothing. A `clock` hears when the
         prompts start to be read, and when they are.
         """
 
@@ -226,7 +226,9 @@ class Runner(ABC):
         """Why not all prefills can be graphs; None while they can, or were not to be."""
         if self.graphs is not None:
             return self.graphs.failure
-        return "the model is sharded, a graph is of one GPU" if self.wants_graphs else None
+        return (
+            "the model is sharded, and a graph covers one GPU only" if self.wants_graphs else None
+        )
 
     def prepare(
         self, sample: Sample, setting: CropSetting, style: str, pixels: np.ndarray | None = None
@@ -423,8 +425,8 @@ class Runner(ABC):
         """Raise VtexpError where not all of `finite` (of logits, bool) is true."""
         if not bool(finite.all()):
             raise VtexpError(
-                f"the model's logits are not finite as {self.dtype}: its numbers are worth "
-                "nothing; take another hardware.dtype"
+                f"the model's logits are not finite as {self.dtype}: its results "
+                "would be meaningless; take another hardware.dtype"
             )
 
     def wait(self) -> None:

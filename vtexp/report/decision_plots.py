@@ -186,7 +186,7 @@ def cost_model_plot(curves: Curves) -> Plot | None:
         name="cost_model",
         title="The cost model and what was measured",
         caption="Cost model: prefill by crops and prompt tokens, fitted to these settings. Left "
-        "out: what a fit to all other settings says of each, which is how well it predicts.",
+        "out: each setting as predicted by a fit to all others, which shows how well it predicts.",
         x_label="vision tokens per timed image (mean)",
         y_label="prefill at batch 1, ms",
         kind="lines",

@@ -73,7 +73,8 @@ def _margin(plan: Plan, budgets: int) -> list[str]:
     if not plan.answers or budgets < 2 or not questions:
         return []
     unit = 100 * metric(plan.config.dataset.metric).highest
-    least, usual = (unit * planned_margin(questions, budgets, share) for share in (0.0, 0.05))
+    margins = (planned_margin(questions, budgets, share) for share in (0.0, 0.05))
+    least, usual = (unit * min(1.0, margin) for margin in margins)  # no loss is larger than all
     found = [
         f"{questions} questions and {budgets} budgets can show that a budget loses at most "
         f"{least:.1f} points if equal budgets answer alike, {usual:.1f} if 5 % of their answers "
@@ -157,4 +158,6 @@ def _total_time(expected: Forecast) -> str:
     seconds = [run.run_s for run in expected.runs if run.run_s is not None]
     if len(seconds) < len(expected.runs):
         return ""
-    return f"runs take about {three_digits(sum(seconds) / 60)} min in all, one after the other"
+    total = sum(seconds)
+    said = f"{total:.0f} s" if total < 90 else f"{three_digits(total / 60)} min"
+    return f"all runs together take about {said}, one after the other"

@@ -120,7 +120,7 @@ def raise_failures(folders: Sequence[Path]) -> None:
         raise RunFailedError(
             f"{len(failed)} of {len(folders)} runs failed: {names} ({error}); see "
             f"{failed[0] / files.FAILURE}; python -m vtexp resume {quoted(failed[0].parent)} "
-            "makes only these again"
+            "reruns only these"
         )
 
 

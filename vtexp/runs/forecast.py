@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vtexp.budget.llm import LlmSetting
+from vtexp.config.choices import ReductionMethod
 from vtexp.cost.latency_fit import FoundModel, find_cost_model
 from vtexp.cost.prompts import PromptCounts
 from vtexp.runs.records import Asked, Planned, extended
@@ -115,15 +116,14 @@ def _time_and_basis(
     plan: Plan, run: PlannedRun, model: FoundModel | None
 ) -> tuple[Callable[[PromptCounts], float] | None, str]:
     hardware, arithmetic = plan.config.hardware, run.arithmetic(plan.checkpoint)
-    of = "of this model" + (" with these experts and blocks" if run.setting.llm else "")
+    without = _no_cost_model(plan, run)
     if model is not None:
         coefficients = model.coefficients
         return (
             lambda p: coefficients.prefill_ms(p.num_crops, p.sequence_length),
             f"prefill times: cost model {model.origin}",
         )
-    unknown = f"prefill times unknown: no cost model {of} on hardware={hardware.name} "
-    unknown += f"below {plan.config.sweep.folder}, and "
+    unknown = f"prefill times unknown: {without}, and "
     if arithmetic is None:
         return None, f"{unknown}the arithmetic of {plan.checkpoint.family.name} is not known"
     bandwidth, dtype = hardware.bandwidth_gb_per_s, hardware.dtype.of_weights
@@ -133,9 +133,20 @@ def _time_and_basis(
         return None, f"{unknown}hardware.{lacking} is not set"
     return (
         lambda p: sum(arithmetic.roofline_ms(p, dtype, peak, bandwidth).values()),
-        f"prefill times: at least, by {peak:g} TFLOP/s and {bandwidth:g} GB/s (roofline); no cost "
-        f"model {of} on hardware={hardware.name} below {plan.config.sweep.folder} yet",
+        f"prefill times: at least, by {peak:g} TFLOP/s and {bandwidth:g} GB/s (roofline); "
+        + without,
     )
+
+
+def _no_cost_model(plan: Plan, run: PlannedRun) -> str:
+    """That no earlier sweep has a cost model for a run, with the settings that it would need."""
+    config, method = plan.config, plan.config.reduction.method
+    settings = f"this model on hardware={config.hardware.name}"
+    if run.setting.llm:
+        settings += " with these experts and blocks"
+    if method not in (ReductionMethod.none, ReductionMethod.resize):
+        settings += f" with reduction={method.value}"
+    return f"no earlier sweep in {config.sweep.folder} has a cost model of {settings}"
 
 
 def _mean(prompts: Counter[PromptCounts], value: Callable[[PromptCounts], float]) -> float:

@@ -20,7 +20,7 @@ from vtexp.config.choices import Weights
 from vtexp.config.knob_schema import values_key
 from vtexp.config.schema import Config, ModelConfig
 from vtexp.cost.memory import estimate, refusal, warning
-from vtexp.data.sample import FailedSample, Sample, require_few_failed
+from vtexp.data.sample import FailedSample, Sample
 from vtexp.errors import CheckpointError, ConfigError
 from vtexp.metrics import metric
 from vtexp.models.checkpoints import Checkpoint, find_checkpoint
@@ -28,7 +28,7 @@ from vtexp.models.families import FAMILIES, text_config
 from vtexp.runs.block_order import require_order_of
 from vtexp.runs.llm import llm_setting, remark
 from vtexp.runs.planned_run import PlannedRun, read_of
-from vtexp.runs.samples import askable, draw, other_styles
+from vtexp.runs.samples import asked_samples, other_styles
 from vtexp.runs.setting_warnings import setting_warnings
 
 
@@ -78,8 +78,7 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     are downloaded last, when all else is found right. To be shown alone (`config.plan`), they are
     not needed, and runs have no ids.
     """
-    dataset = config.dataset
-    scoring = metric(dataset.metric)
+    scoring = metric(config.dataset.metric)  # before anything is fetched
     find = partial(
         find_checkpoint,
         config.model.path,
@@ -91,24 +90,15 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
     geometry = geometry_of(config.model, checkpoint)
     settings = [(v, _setting(config, checkpoint, v, geometry)) for v in config.knob_values]
     _require_reducible(config, checkpoint, settings)
-    scored = checkpoint.answers
-    samples, sizes, transparent, failed = draw(
-        config, checkpoint, index, scoring if scored else None, geometry, settings
-    )
-    if checkpoint.family.transparent_on_white:
-        samples = [sample.on_white() for sample in samples]
-    samples, sizes, text_lengths, endless = askable(config, checkpoint, geometry, samples, sizes)
-    failed = (*failed, *endless)
-    require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
+    asked = asked_samples(config, checkpoint, index, scoring, geometry, settings)
     runs = [
-        _plan_run(config, checkpoint, geometry, value, setting, sizes, text_lengths)
+        _plan_run(config, checkpoint, geometry, value, setting, asked.sizes, asked.text_lengths)
         for value, setting in settings
     ]
-    runs = [
-        replace(run, failed=failed, warnings=(*run.warnings, *other_styles(config, checkpoint)))
-        for run in runs
-    ]
-    batch_size = min(config.hardware.batch_size, len(samples)) if scored else 1
+    styles = other_styles(config, checkpoint)
+    runs = [replace(r, failed=asked.failed, warnings=(*r.warnings, *styles)) for r in runs]
+    most = min(config.hardware.batch_size, len(asked.samples))
+    batch_size = most if checkpoint.answers else 1
     runs = [_with_memory(config, checkpoint, run, batch_size) for run in runs]
     if not config.plan and all(run.verdict.level != "refused" for run in runs):
         checkpoint = find()
@@ -119,13 +109,13 @@ def make_plan(config: Config, index: int | None = None) -> Plan:
             require_order_of(config.model, find())
     return Plan(
         config=config,
-        samples=tuple(samples),
-        image_sizes=tuple(sizes),
+        samples=asked.samples,
+        image_sizes=asked.sizes,
         checkpoint=checkpoint,
         geometry=geometry,
         runs=tuple(runs),
-        failed=failed,
-        transparent=transparent,
+        failed=asked.failed,
+        transparent=asked.transparent,
     )
 
 
@@ -208,8 +198,8 @@ def _plan_run(
     geometry: Geometry,
     value: KnobValue,
     setting: CropSetting,
-    sizes: list[Size],
-    text_lengths: list[int],
+    sizes: Sequence[Size],
+    text_lengths: Sequence[int],
 ) -> PlannedRun:
     per_size = {size: setting.tiling(size, geometry) for size in set(sizes)}
     tilings = tuple(per_size[size] for size in sizes)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import NamedTuple
 
 from vtexp.budget.geometry import Geometry, Size, Tiling, tiling_to_resolution, token_layout
 from vtexp.budget.knobs import CropSetting, KnobValue
@@ -22,7 +23,43 @@ from vtexp.prompts.wording import OWN_STYLES, settle_style
 from vtexp.utils.console import progress
 
 
-def draw(
+class AskedSamples(NamedTuple):
+    """Samples of a plan, each with its image's size and the tokens of its text; `failed` cannot be
+    asked; `transparent` counts the images that can be transparent."""
+
+    samples: tuple[Sample, ...]
+    sizes: tuple[Size, ...]
+    text_lengths: tuple[int, ...]
+    failed: tuple[FailedSample, ...]
+    transparent: int
+
+
+def asked_samples(
+    config: Config,
+    checkpoint: Checkpoint,
+    index: int | None,
+    scoring: Metric,
+    geometry: Geometry,
+    settings: Sequence[tuple[KnobValue, CropSetting]],
+) -> AskedSamples:
+    """The samples that a config asks, or the one at place `index` of its draw.
+
+    Raises DataError where more cannot be asked than the config allows, ConfigError where there are
+    none.
+    """
+    dataset = config.dataset
+    samples, sizes, transparent, failed = _draw(
+        config, checkpoint, index, scoring if checkpoint.answers else None, geometry, settings
+    )
+    if checkpoint.family.transparent_on_white:
+        samples = [sample.on_white() for sample in samples]
+    samples, sizes, text_lengths, endless = _askable(config, checkpoint, geometry, samples, sizes)
+    failed = (*failed, *endless)
+    require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
+    return AskedSamples(tuple(samples), tuple(sizes), tuple(text_lengths), failed, transparent)
+
+
+def _draw(
     config: Config,
     checkpoint: Checkpoint,
     index: int | None,
@@ -66,7 +103,7 @@ def other_styles(config: Config, checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-def askable(
+def _askable(
     config: Config,
     checkpoint: Checkpoint,
     geometry: Geometry,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vtexp.budget.geometry import Geometry, Size, tiling_to_resolution
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.budget.limits import aspect_ratio_warning
@@ -9,7 +11,7 @@ from vtexp.budget.placement import letterbox
 
 
 def setting_warnings(
-    value: KnobValue, setting: CropSetting, geometry: Geometry, sizes: list[Size]
+    value: KnobValue, setting: CropSetting, geometry: Geometry, sizes: Sequence[Size]
 ) -> list[str]:
     """Warnings about distortion, padding and sizes that are no whole number of crops."""
     found = []

@@ -68,8 +68,8 @@ class Images:
         if self.effective < LEAST_EFFECTIVE_IMAGES * (1 - 1e-9):
             return (
                 f"{count_of(self.questions, 'question')} about "
-                f"{count_of(len(self.sizes), 'image')} count as {self.effective:.1f} images of one "
-                f"size; an interval needs {LEAST_EFFECTIVE_IMAGES}"
+                f"{count_of(len(self.sizes), 'image')} count as {self.effective:.1f} effective "
+                f"images; an interval needs {LEAST_EFFECTIVE_IMAGES}"
             )
         if largest > LARGEST_SHARE:
             return (

@@ -1,7 +1,7 @@
 """How many questions a margin takes, and what margin so many questions carry.
 
 For a budget that is as good as the best: the chance that `compare` calls it enough, with all k
-budgets in the race. Its loss must look small against each of them at once, so that more budgets
+budgets compared. Its loss must look small against each of them at once, so that more budgets
 take more questions twice over: by the bounds' level, and by the largest of several errors.
 """
 

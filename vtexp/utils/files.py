@@ -146,7 +146,7 @@ def merge_rows(sources: Sequence[Path], target: Path, key: str, order: Sequence[
         if rows != len(order) or places.keys() != set(order):
             raise DataError(
                 f"{target.parent}: the records are not those of the run's {len(order)} samples; "
-                "does another process make the same run?"
+                "is another process working on the same run?"
             )
         partial = target.with_name(target.name + ".partial")
         with partial.open("wb") as out:
@@ -260,7 +260,7 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
 
 def damaged(path: Path, what: str) -> DataError:
     """The error for a file that is not as it was written, with what helps where it is a run's."""
-    again = "and python -m vtexp resume makes the run again"
+    again = "and python -m vtexp resume reruns it"
     if path.name in (RESULT, FAILURE):
         advice = f"; delete it, {again}"
     elif path.name in (PLANNED, SAMPLES, LATENCY, ENVIRONMENT):

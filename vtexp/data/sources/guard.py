@@ -1,5 +1,6 @@
-"""Files of others are read, and files of ours written, with one line of error and no way out of the
-data folder."""
+"""Reading and writing data files: a damaged file is a one-line error, and no path leads out of the
+data folder.
+"""
 
 from __future__ import annotations
 

@@ -15,6 +15,10 @@ class ConfigError(VtexpError):
     exit_code = 2
 
 
+class ArgumentError(ConfigError, ValueError):
+    """A function of the Python API was called with a wrong argument."""
+
+
 class MissingExtraError(ConfigError):
     """A package that only some uses need is not installed."""
 

@@ -93,14 +93,14 @@ def test_targets_are_not_exceeded(tokens: int) -> None:
     assert crops == 1 or (crops + 1) * 144 <= tokens
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "PA", "1"])
 def test_images_get_the_size_of_their_target(mode: str) -> None:
     image = Image.new(mode, (640, 425))
     resized = budget.resize_for_target_vision_tokens(image, 432)
     assert (resized.height, resized.width) == budget.vision_tokens_to_image_resolution(
         432, 640 / 425
     )
-    assert resized.mode == mode
+    assert resized.mode == {"P": "RGB", "PA": "RGBA", "1": "L"}.get(mode, mode)
     square = budget.resize_for_target_vision_tokens(image, 720, preserve_aspect_ratio=False)
     assert square.size == (560, 560)
 
@@ -121,7 +121,7 @@ BAD: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
     (budget.tiling_to_resolution, ((2, 2), 0), "crop_window_size=0"),
     (budget.tiling_to_resolution, ((2, 2), 224, -1), "total_margin_pixels=-1"),
     (budget.vision_tokens_to_image_resolution, (432, float("nan")), "aspect_ratio=nan"),
-    (budget.image_size_to_tiling, ("big",), "size='big'"),
+    (budget.image_size_to_tiling, ("big",), "size: .*'big'"),
     (budget.image_size_to_tiling, ((336,),), "size"),
     (budget.image_size_to_tiling, ((0, 336),), r"size\[0\]=0"),
     (budget.select_tiling, (float("nan"), 1, 224, 12), "h=nan"),

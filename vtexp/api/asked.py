@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from vtexp.budget.geometry import Size
-from vtexp.budget.knobs import KnobValue
+from vtexp.budget.geometry import MOST_PX, Size
+from vtexp.budget.knobs import MOST_TOKENS, KnobValue
 from vtexp.config.choices import Fit
 from vtexp.config.compose import compose_config
 from vtexp.config.schema import Config
 from vtexp.config.user_errors import USER_ERRORS, one_line
-from vtexp.errors import ConfigError, VtexpError
+from vtexp.errors import ArgumentError, ConfigError, VtexpError
+from vtexp.utils.arguments import flag, no_others, pair, refuse, text, whole
+from vtexp.utils.arguments import path as path_of
+from vtexp.utils.text import printable, shown
 
 #: A size in px: (height, width), or text such as `560x336`.
 SizeLike = tuple[int, int] | str
@@ -40,31 +44,35 @@ def knob_value(
     vision_tokens: int | None = None,
     fit: str = "stretch",
     force_full_tokens: bool = False,
+    **unknown: Any,
 ) -> KnobValue:
-    """The knob value that a budget means. Raises ConfigError unless exactly one is given."""
+    """The knob value that a budget means. Raises ArgumentError for a wrong argument, ConfigError
+    unless exactly one is given."""
+    no_others(unknown, tuple(Budget.__annotations__), "a budget")
     given = {"max_crops": max_crops, "image_size": image_size, "vision_tokens": vision_tokens}
     chosen = [name for name, value in given.items() if value is not None]
     if len(chosen) != 1:
         told = " and ".join(chosen) or "none"
         raise ConfigError(f"give one of {', '.join(given)}, not {told}")
-    if fit not in Fit.__members__:
-        raise ConfigError(f"fit={fit}: take one of {', '.join(Fit.__members__)}")
+    if text("fit", fit) not in Fit.__members__:
+        raise ArgumentError(f"fit={printable(fit):.80}: take one of {', '.join(Fit.__members__)}")
+    full = flag("force_full_tokens", force_full_tokens)
     (name,) = chosen
     if name == "image_size":
         assert image_size is not None
-        return KnobValue(name, str(size_of("image_size", image_size)), fit, force_full_tokens)
-    return KnobValue(name, str(given[name]), None, force_full_tokens)
+        return KnobValue(name, str(size_of("image_size", image_size)), fit, full)
+    return KnobValue(name, str(whole(name, given[name], most=MOST_TOKENS)), None, full)
 
 
 def size_of(name: str, size: SizeLike) -> Size:
-    """A size from (height, width) or text. Raises ConfigError for anything else."""
-    if isinstance(size, str):
-        return Size.parse(size)
+    """A size from (height, width) or text. Raises ArgumentError for anything else."""
+    if not isinstance(size, str):
+        height, width = pair(name, size, "give (height, width) in px, or '560x336'")
+        size = f"{height}x{width}" if max(height, width) <= MOST_PX else shown(size)
     try:
-        height, width = size
-        return Size.parse(f"{height}x{width}")
-    except (TypeError, ValueError):
-        raise ConfigError(f"{name}={size!r}: give (height, width) in px, or '560x336'") from None
+        return Size.parse(size)
+    except ConfigError as error:
+        raise ArgumentError(f"{name}: {error}") from error
 
 
 def configured(overrides: Sequence[str], config_dir: str | Path | None = None) -> Config:
@@ -72,7 +80,7 @@ def configured(overrides: Sequence[str], config_dir: str | Path | None = None) -
 
     Raises ConfigError in one line for whatever cannot be composed.
     """
-    folder = None if config_dir is None else Path(config_dir)
+    folder = None if config_dir is None else path_of("config_dir", config_dir)
     try:
         return compose_config(overrides, folder)
     except VtexpError:
@@ -83,8 +91,15 @@ def configured(overrides: Sequence[str], config_dir: str | Path | None = None) -
 
 def of_model(model: str, path: str | Path | None) -> list[str]:
     """Overrides that choose a model, from a folder or repository if `path` is given."""
-    chosen = [f"model={model}"]
+    chosen = [choice("model", model)]
     if path is not None:
-        quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
+        quoted = str(path_of("path", path)).replace("\\", "\\\\").replace("'", "\\'")
         chosen.append(f"model.path='{quoted}'")
     return chosen
+
+
+def choice(key: str, name: str, argument: str = "") -> str:
+    """An override that chooses one of a group. Raises ArgumentError for what is no plain name."""
+    if not re.fullmatch(r"\w[\w./+-]{0,99}", text(argument or key, name)):
+        refuse(argument or key, name, "needs a name that `vtexp launch --help` lists")
+    return f"{key}={name}"

@@ -22,6 +22,7 @@ from vtexp.errors import ConfigError
 from vtexp.models.checkpoints import EMBEDDED, find_checkpoint
 from vtexp.prompts.tokenizer import PromptTokenizer
 from vtexp.runs.plan import geometry_of
+from vtexp.utils.arguments import text
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,11 @@ def count_tokens(
     be asked, CheckpointError where config or tokenizer are not here.
     """
     value = knob_value(**budget)
+    asked_style = None if style is None else text("style", style)
+    asked_text = None if question is None else text("question", question)
     config = configured([*of_model(model, path), "plan=true"]).model
     checkpoint = find_checkpoint(
-        config.path, config.revision, random=question is None, weights=False
+        config.path, config.revision, random=asked_text is None, weights=False
     )
     geometry = geometry_of(config, checkpoint)
     setting = value.crop_setting(geometry)
@@ -74,11 +77,11 @@ def count_tokens(
     image = setting.image_size if size is None else size_of("size", size)
     assert image is not None
     tokenizer = checkpoint.tokenizer
-    text = int("{bos}" in tokenizer.form.template)
-    if question is not None:
-        asked = Sample("asked", "asked", ImageFile(Path()), question, (), "")
-        text = text_tokens(tokenizer, asked, style or default_style(config.path))
-    return counts_of(image, setting, geometry, text)
+    others = int("{bos}" in tokenizer.form.template)
+    if asked_text is not None:
+        asked = Sample("asked", "asked", ImageFile(Path()), asked_text, (), "")
+        others = text_tokens(tokenizer, asked, asked_style or default_style(config.path))
+    return counts_of(image, setting, geometry, others)
 
 
 def counts_of(

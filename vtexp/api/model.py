@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from vtexp.api.asked import Budget, configured, knob_value, of_model
+from vtexp.api.asked import Budget, choice, configured, knob_value, of_model
 from vtexp.api.counts import TokenCounts, counts_of, default_style, text_tokens
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.budget.llm import LlmSetting
@@ -15,15 +15,17 @@ from vtexp.config.choices import Weights
 from vtexp.config.schema import MeasureConfig
 from vtexp.data.images import image_of
 from vtexp.data.sample import Sample
-from vtexp.errors import ConfigError, CountMismatchError
+from vtexp.errors import ArgumentError, ConfigError, CountMismatchError
 from vtexp.measure.protocol import Timing, undisturbed
 from vtexp.measure.summary import summarise_times
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.probe import Counts
 from vtexp.models.runners import runner_class
+from vtexp.prompts.wording import LETTERS
 from vtexp.runs.block_order import require_order_of
 from vtexp.runs.llm import llm_setting
 from vtexp.runs.plan import geometry_of
+from vtexp.utils.arguments import text, texts, whole
 from vtexp.utils.typed import to_json
 
 if TYPE_CHECKING:
@@ -101,10 +103,12 @@ class Model:
         """
         if not self.has_weights:
             raise ConfigError(f"{self.name}: random weights have no answers, only times")
+        new_tokens = whole("max_new_tokens", max_new_tokens)
+        asked = self._style(style)
         sample, setting = self._asked(image, question, budget, options)
-        self._require_room(sample, setting, style or self.style, max_new_tokens)
-        prepared = self.runner.prepare(sample, setting, style or self.style)
-        (ids,) = self.runner.answer([prepared], max_new_tokens)
+        self._require_room(sample, setting, asked, new_tokens)
+        prepared = self.runner.prepare(sample, setting, asked)
+        (ids,) = self.runner.answer([prepared], new_tokens)
         return self.runner.tokenizer.decode(ids)
 
     def time_prefill(
@@ -116,7 +120,7 @@ class Model:
         are not files are decoded from a PNG of their pixels. Raises ConfigError, DataError, or
         CountMismatchError where the model reads other counts than were predicted.
         """
-        asked = style or self.style
+        asked = self._style(style)
         sample, setting = self._asked(image, question, budget)
         counts = self._require_room(sample, setting, asked, 1)
         timing = Timing(self.runner, [sample], setting, asked, self.measure)
@@ -138,12 +142,18 @@ class Model:
             rows=[to_json(row) for row in timing.rows],
         )
 
+    def _style(self, style: str | None) -> str:
+        return self.style if style is None else text("style", style) or self.style
+
     def _asked(
         self, image: Any, question: str, budget: Budget, options: Sequence[str] = ()
     ) -> tuple[Sample, CropSetting]:
         setting = knob_value(**budget).crop_setting(self.runner.geometry)
         setting = replace(setting, llm=self.llm)
-        sample = Sample("asked", "asked", image_of(image), question, (), "", tuple(options))
+        asked, choices = text("question", question), texts("options", options)
+        if len(choices) > len(LETTERS):
+            raise ArgumentError(f"options: {len(choices)} are more than there are letters")
+        sample = Sample("asked", "asked", image_of(image), asked, (), "", choices)
         return sample.on_white() if self.transparent_on_white else sample, setting
 
     def _counts(self, sample: Sample, setting: CropSetting, style: str) -> TokenCounts:
@@ -157,7 +167,7 @@ class Model:
         if counts.prompt_tokens + new_tokens > counts.max_sequence_length:
             raise ConfigError(
                 f"the prompt and its answer need {counts.prompt_tokens} + {new_tokens} tokens of a "
-                f"context of {counts.max_sequence_length}; take fewer crops"
+                f"context of {counts.max_sequence_length}; take fewer crops or a shorter text"
             )
         return counts
 
@@ -177,8 +187,9 @@ def load_model(
     `overrides` any further keys of the command line, such as `hardware.dtype=float16`,
     `model.active_blocks=12` or `measure.min_seconds=5`. Raises ConfigError or CheckpointError.
     """
-    chosen = [*of_model(model, path), f"hardware={hardware}", f"model.weights={weights}"]
-    config = configured([*chosen, *overrides], config_dir)
+    kinds = [choice("hardware", hardware), choice("model.weights", weights, "weights")]
+    further = texts("overrides", overrides)
+    config = configured([*of_model(model, path), *kinds, *further], config_dir)
     random = config.model.weights == Weights.random
     checkpoint = find_checkpoint(
         config.model.path, config.model.revision, random=random, fetch=True

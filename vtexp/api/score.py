@@ -8,6 +8,7 @@ from pathlib import Path
 from vtexp.data.images import ImageFile
 from vtexp.data.sample import Sample
 from vtexp.metrics import metric
+from vtexp.utils.arguments import refuse, text, texts
 
 
 def score(
@@ -27,16 +28,21 @@ def score(
     `question_type`, `style` and `attributes` are what some metrics ask of a sample. Raises
     ConfigError for an unknown metric, DataError where it cannot score this.
     """
-    given = (references,) if isinstance(references, str) else tuple(references)
+    own = (references,) if isinstance(references, str) else references
+    given = texts("references", own)
+    attributes = {} if attributes is None else attributes
+    if not isinstance(attributes, Mapping):
+        refuse("attributes", attributes, "needs a dict of texts and numbers")
     sample = Sample(
         sample_id="scored",
         image_id="scored",
         image=ImageFile(Path()),
-        question=question,
+        question=text("question", question),
         references=given,
-        question_type=question_type,
-        options=tuple(options),
-        attributes=attributes or {},
-        style=style,
+        question_type=text("question_type", question_type),
+        options=texts("options", options),
+        attributes=attributes,
+        style=None if style is None else text("style", style),
     )
-    return metric(name).prepare([sample])(prediction, sample)
+    answer = text("prediction", prediction)
+    return metric(text("name", name)).prepare([sample])(answer, sample)

@@ -13,14 +13,17 @@ from vtexp.analysis.findings import Analysis
 from vtexp.analysis.rows import ComparedRun, collect
 from vtexp.api.asked import configured
 from vtexp.config.compose import combinations
-from vtexp.errors import ConfigError
+from vtexp.errors import ArgumentError, ConfigError
 from vtexp.jobs.here import run_job
 from vtexp.jobs.launch import launch as launch_jobs
 from vtexp.jobs.prepare import prepare_jobs
 from vtexp.jobs.status import find_sweep
 from vtexp.report.columns import OF_RUNS, in_files
 from vtexp.utils import files
+from vtexp.utils.arguments import path as path_of
+from vtexp.utils.arguments import texts
 from vtexp.utils.extras import require_extra
+from vtexp.utils.text import shown
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -92,7 +95,7 @@ class Sweep:
 
 def load_sweep(path: str | Path) -> Sweep:
     """A sweep by its folder, or by its name in outputs/. Raises DataError if there is none."""
-    return Sweep(find_sweep(str(path)))
+    return Sweep(find_sweep(str(path_of("path", path))))
 
 
 def launch(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Sweep | None:
@@ -103,12 +106,13 @@ def launch(overrides: Sequence[str] = (), config_dir: str | Path | None = None) 
     can mend, RunFailedError at the end if runs failed; what is done is in the sweep's folder.
     """
     if isinstance(overrides, str):
-        raise ConfigError(f"launch takes a list of arguments, such as [{overrides!r}]")
-    keys = [argument for argument in overrides if argument not in MULTIRUN]
+        raise ArgumentError(f"overrides: needs a list of arguments, such as [{shown(overrides)}]")
+    arguments = texts("overrides", overrides)
+    keys = [argument for argument in arguments if argument not in MULTIRUN]
     if flags := [argument for argument in keys if argument.startswith("-")]:
         raise ConfigError(f"{flags[0]}: launch takes keys and -m; give config_dir= by its name")
     named = any(key.startswith("sweep.name=") for key in keys)
-    if len(keys) < len(overrides):
+    if len(keys) < len(arguments):
         folder = _launch_jobs(keys, config_dir, named=named)
     else:
         folder = run_job(configured(keys, config_dir), named=named)

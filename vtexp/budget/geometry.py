@@ -21,6 +21,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vtexp.errors import ConfigError
+from vtexp.utils.text import shown
+
+#: More than any image's side; counts of larger ones would take for ever, or overflow.
+MOST_PX = 1_000_000
 
 
 class Size(NamedTuple):
@@ -31,13 +35,15 @@ class Size(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Size:
-        """Read `HxW`. Raises ConfigError for anything but two positive whole numbers."""
-        match = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", str(text))
-        if not match or int(match[1]) == 0 or int(match[2]) == 0:
+        """Read `HxW`. Raises ConfigError for anything but two whole numbers from 1 to MOST_PX."""
+        match = re.fullmatch(r"\s*0*(\d{1,9})\s*[xX]\s*0*(\d{1,9})\s*", str(text))
+        size = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
+        if not (min(size) > 0 and max(size) <= MOST_PX):
             raise ConfigError(
-                f"image size {text!r} is not HxW: write height x width in pixels, such as 560x336"
+                f"image size {shown(text)} is not HxW: write height x width in pixels, such as "
+                f"560x336, each from 1 to {MOST_PX}"
             )
-        return cls(int(match[1]), int(match[2]))
+        return size
 
     @property
     def aspect_ratio(self) -> float:
@@ -253,9 +259,9 @@ def vision_tokens_to_image_resolution(
 
 @functools.lru_cache(maxsize=64)
 def _candidate_tilings(max_crops: int) -> np.ndarray:
-    """All tilings of at most `max_crops` crops, int32 (n, 2), by number of crops, then rows."""
+    """All tilings of at most `max_crops` crops, int64 (n, 2), by number of crops, then rows."""
     tilings = [(r, c) for r in range(1, max_crops + 1) for c in range(1, max_crops // r + 1)]
-    return np.array(sorted(tilings, key=lambda t: (t[0] * t[1], t[0])), dtype=np.int32)
+    return np.array(sorted(tilings, key=lambda t: (t[0] * t[1], t[0])), dtype=np.int64)
 
 
 def select_tiling(

@@ -1,36 +1,39 @@
 """The functions of the seed documents under their names and argument forms, for Molmo v1.
 
 Sizes are (height, width) and tilings (rows, cols); results are named tuples, equal to plain ones.
-The arithmetic is `geometry.py`'s; invalid arguments raise ValueError. docs/knobs.md says where
-results differ from the documents' own and why.
+The arithmetic is `geometry.py`'s; a wrong argument raises ArgumentError, a ValueError that names
+it. docs/knobs.md says where results differ from the documents' own and why.
 """
 
 from __future__ import annotations
 
-import math
-import operator
-import re
 from collections.abc import Sequence
 
 from PIL import Image
 
 from vtexp.budget import geometry
-from vtexp.budget.geometry import MOLMO, Geometry, Size, Tiling
+from vtexp.budget.geometry import MOLMO, MOST_PX, Geometry, Size, Tiling
+from vtexp.errors import ArgumentError, ConfigError
+from vtexp.utils.arguments import finite, flag, pair, refuse, whole
 
 #: Candidates of a tiling are listed one by one: more crops than this would take minutes.
 MOST_CROPS = 100_000
+
+#: Pixels up to which Pillow opens images: twice its `MAX_IMAGE_PIXELS`.
+MOST_PIXELS = 178_956_970
 
 Pair = Sequence[int]
 
 
 def tokens_to_crops(target_tokens: int) -> int:
     """Crops for a target of theoretical tokens: `max(1, target // 144 - 1)`."""
-    return geometry.tokens_to_crops(_whole("target_tokens", target_tokens))
+    return geometry.tokens_to_crops(whole("target_tokens", target_tokens))
 
 
 def crops_to_tiling(num_crops: int, aspect_ratio: float = 1.0) -> Tiling:
     """Tiling (rows, cols) of exactly `num_crops` crops nearest to a shape (width / height)."""
-    return geometry.crops_to_tiling(_crops("num_crops", num_crops), _ratio(aspect_ratio))
+    crops = whole("num_crops", num_crops, most=MOST_CROPS)
+    return geometry.crops_to_tiling(crops, _ratio("aspect_ratio", aspect_ratio))
 
 
 def tiling_to_resolution(
@@ -40,7 +43,7 @@ def tiling_to_resolution(
 ) -> Size:
     """Size (height, width) in px of the canvas of a tiling."""
     own = _geometry(crop_window_size, total_margin_pixels)
-    return geometry.tiling_to_resolution(Tiling(*_pair("tiling", tiling)), own)
+    return geometry.tiling_to_resolution(_tiling(tiling), own)
 
 
 def vision_tokens_to_image_resolution(
@@ -51,8 +54,10 @@ def vision_tokens_to_image_resolution(
 ) -> Size:
     """Size (height, width) in px to which an image of a shape is resized for a target of tokens."""
     own = _geometry(crop_window_size, total_margin_pixels)
-    num_crops = _crops("target_tokens // 144 - 1", tokens_to_crops(target_tokens))
-    tiling = geometry.crops_to_tiling(num_crops, _ratio(original_aspect_ratio), own)
+    most = (MOST_CROPS + 1) * MOLMO.tokens_per_crop
+    num_crops = tokens_to_crops(whole("target_tokens", target_tokens, most=most))
+    ratio = _ratio("original_aspect_ratio", original_aspect_ratio)
+    tiling = geometry.crops_to_tiling(num_crops, ratio, own)
     return geometry.tiling_to_resolution(tiling, own)
 
 
@@ -62,15 +67,25 @@ def resize_for_target_vision_tokens(
     """The image resized (bilinear) to the canvas for a target of tokens.
 
     The canvas is the one nearest to the image's shape, or without `preserve_aspect_ratio` to a
-    square. Both sides are scaled by themselves, so the shape is kept as far as tilings allow.
+    square. Both sides are scaled by themselves, so the shape is kept as far as tilings allow. An
+    image with a palette comes back as RGB or RGBA, one of black and white as L.
     """
     if not isinstance(image, Image.Image):
-        raise ValueError(f"image: needs a PIL image, not {type(image).__name__}")
+        refuse("image", image, "needs a PIL image")
     if 0 in image.size:
-        raise ValueError(f"image: {image.height}x{image.width} px has no pixels")
-    ratio = image.width / image.height if preserve_aspect_ratio else 1.0
-    height, width = vision_tokens_to_image_resolution(target_tokens, ratio)
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+        raise ArgumentError(f"image: {image.height}x{image.width} px has no pixels")
+    keep = flag("preserve_aspect_ratio", preserve_aspect_ratio)
+    canvas = vision_tokens_to_image_resolution(
+        target_tokens, image.width / image.height if keep else 1.0
+    )
+    if canvas.height * canvas.width > MOST_PIXELS:
+        refuse("target_tokens", target_tokens, f"a canvas of {canvas} px is too large for an image")
+    try:
+        return _mixable(image).resize((canvas.width, canvas.height), Image.Resampling.BILINEAR)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds for broken files
+        raise ArgumentError(f"image: cannot be decoded ({' '.join(str(error).split())})") from error
 
 
 def image_size_to_tiling(
@@ -80,7 +95,7 @@ def image_size_to_tiling(
 ) -> Tiling:
     """Tiling (rows, cols) of an image size: (height, width) in px, or text such as `560x336`."""
     own = _geometry(crop_window_size, total_margin_pixels)
-    return geometry.image_size_to_tiling(Size(*_pair("size", _parsed(size))), own)
+    return geometry.image_size_to_tiling(_size(size), own)
 
 
 def select_tiling(
@@ -91,19 +106,19 @@ def select_tiling(
     `h` and `w` are the image's sides **less the margin** of 112 px, 0 or less for small images;
     `patch_size` is the window, 224 px. With `exact_num_crops`, `max_num_crops` is ignored.
     """
-    for name, side in (("h", h), ("w", w)):
-        _number(name, side)
-    own = _geometry(_whole("patch_size", patch_size), MOLMO.margin_px)
-    most = _crops("max_num_crops", max_num_crops)
-    if exact_num_crops is not None:
-        _crops("exact_num_crops", exact_num_crops)
-        if min(h, w) <= -own.margin_px:
-            raise ValueError(
-                f"h={h}, w={w}: no image has such sides; give its height and width less "
-                f"{own.margin_px}"
-            )
+    height, width = _side("h", h), _side("w", w)
+    own = _geometry(whole("patch_size", patch_size, most=MOST_PX), MOLMO.margin_px)
+    most = whole("max_num_crops", max_num_crops, most=MOST_CROPS)
+    if exact_num_crops is None:
+        return geometry.select_tiling(height, width, own.window_px, most, geometry=own)
+    exact = whole("exact_num_crops", exact_num_crops, most=MOST_CROPS)
+    if min(height, width) <= -own.margin_px:
+        raise ArgumentError(
+            f"h={height:g}, w={width:g}: no image has such sides; give its height and width less "
+            f"{own.margin_px}"
+        )
     return geometry.select_tiling(
-        h, w, own.window_px, most, exact_num_crops=exact_num_crops, geometry=own
+        height, width, own.window_px, most, exact_num_crops=exact, geometry=own
     )
 
 
@@ -112,57 +127,46 @@ def select_tiling(
 
 def _geometry(window_px: int, margin_px: int) -> Geometry:
     """Crops of any window and margin in px: of patches of one pixel."""
-    window = _whole("crop_window_size", window_px)
-    margin = _whole("total_margin_pixels", margin_px, least=0)
+    window = whole("crop_window_size", window_px, most=MOST_PX)
+    margin = whole("total_margin_pixels", margin_px, least=0, most=MOST_PX)
     return Geometry(crop_px=window + margin, patch_px=1, left_margin=margin, right_margin=0)
 
 
-def _whole(name: str, value: int, least: int = 1) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise ValueError(f"{name}={value!r}: needs a whole number of at least {least}")
-    return number
+def _tiling(value: Pair) -> Tiling:
+    rows, cols = pair("tiling", value, "needs two whole numbers, rows and columns, such as (2, 3)")
+    most = {"most": MOST_CROPS}
+    return Tiling(whole("tiling[0]", rows, **most), whole("tiling[1]", cols, **most))
 
 
-def _crops(name: str, value: int) -> int:
-    number = _whole(name, value)
-    if number > MOST_CROPS:
-        raise ValueError(f"{name}={number}: at most {MOST_CROPS} crops can be laid out")
-    return number
+def _size(value: Pair | str) -> Size:
+    if isinstance(value, str):
+        try:
+            return Size.parse(value)
+        except ConfigError as error:
+            raise ArgumentError(f"size: {error}") from error
+    height, width = pair("size", value, "needs (height, width) in px, or a text such as 560x336")
+    most = {"most": MOST_PX}
+    return Size(whole("size[0]", height, **most), whole("size[1]", width, **most))
 
 
-def _pair(name: str, value: Pair) -> tuple[int, int]:
-    try:
-        first, second = value
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}={value!r}: needs two whole numbers, such as (2, 3)") from None
-    return _whole(f"{name}[0]", first), _whole(f"{name}[1]", second)
+def _side(name: str, value: float) -> float:
+    side = finite(name, value)
+    if abs(side) > MOST_PX:
+        refuse(name, value, f"no image has sides of more than {MOST_PX} px")
+    return side
 
 
-def _parsed(size: Pair | str) -> Pair:
-    if not isinstance(size, str):
-        return size
-    match = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", size)
-    if match is None:
-        raise ValueError(f"size={size!r}: write height x width in pixels, such as 560x336")
-    return int(match[1]), int(match[2])
-
-
-def _ratio(value: float) -> float:
-    number = _number("aspect_ratio", value)
+def _ratio(name: str, value: float) -> float:
+    number = finite(name, value)
     if number <= 0:
-        raise ValueError(f"aspect_ratio={value!r}: must be width / height, above 0")
+        refuse(name, value, "must be width / height, above 0")
     return number
 
 
-def _number(name: str, value: float) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number) or isinstance(value, str | bytes | bool):
-        raise ValueError(f"{name}={value!r}: needs a finite number")
-    return number
+def _mixable(image: Image.Image) -> Image.Image:
+    """An image between whose colours there are others: Pillow would mix places of a palette."""
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("P", "PA"):
+        return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return image

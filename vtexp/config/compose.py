@@ -132,5 +132,9 @@ def with_brackets(argument: str) -> str:
             raise ValueError(f"names no values; list them, as in {key}=A,B")
         values = override.sweep_string_iterator() if override.is_sweep_override() else [value]
         return f"{key}=[{','.join(values)}]"
+    except HydraException as error:  # the parser's own text names no key
+        raise ConfigError(
+            f"{argument}: cannot be parsed as key=value; quote values with special characters"
+        ) from error
     except ValueError as error:
         raise ConfigError(f"{argument}: {error}") from error

@@ -20,13 +20,17 @@ from vtexp.config.compose import COMPOSE_ERRORS, flags_first, with_brackets
 from vtexp.config.hydra_parts import INSTEAD, for_several_knobs
 from vtexp.config.schema import rule_of_key
 from vtexp.errors import VtexpError, no_memory_left
-from vtexp.utils.text import printable, refuse_arguments
+from vtexp.utils.text import cut, printable, refuse_arguments
 
 #: Mistakes of a user and troubles of a machine (full disk, no permission): one line, no traceback.
 USER_ERRORS = (VtexpError, *COMPOSE_ERRORS, YAMLError, OSError)
 
 #: Packages that read what the user wrote: whatever they raise is about that.
 READERS = ("hydra", "omegaconf", "antlr4", "yaml")
+
+
+#: Characters of a path that a message shows in full.
+MOST_OF_A_PATH = 1000
 
 
 class _PastHydra(BaseException):
@@ -96,6 +100,8 @@ def one_line(error: BaseException) -> str:
     """An error as one line that names the key, what is wrong and what is allowed."""
     if isinstance(error, VtexpError) or _of_the_machine(error):
         text = " ".join(str(error).split())
+        if isinstance(error, OSError) and len(str(error.filename)) > MOST_OF_A_PATH:
+            text = f"{cut(str(error.filename))}: {error.strerror}"
         if no_memory_left(error):
             return f"no memory left on this machine ({text or 'MemoryError'}); what is done is kept"
         return text

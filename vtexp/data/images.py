@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -26,7 +27,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vtexp.budget.geometry import Size
-from vtexp.errors import DataError
+from vtexp.errors import ArgumentError, DataError
+from vtexp.utils.arguments import path
+from vtexp.utils.text import printable, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,7 +62,7 @@ class ImageFile:
         return self.path.open("rb")
 
     def __str__(self) -> str:
-        return str(self.path)
+        return printable(str(self.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +119,22 @@ def image_of(value: Any) -> AnyImage:
     if isinstance(value, ImageFile | StoredImage | MemoryImage):
         return value
     if isinstance(value, str | os.PathLike):
-        return ImageFile(Path(value).expanduser().absolute())
+        return ImageFile(_file_of(value))
     pixels = _pixels_of(value)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return MemoryImage(file.getvalue())
+
+
+def _file_of(value: str | os.PathLike[str]) -> Path:
+    """The path of a file. Raises DataError for a text that cannot be one."""
+    if found := re.match(r"(https?|ftp|s3|gs|hf|file|data):", str(value)):
+        kind = found[1]
+        raise DataError(f"{shown(str(value))}: {kind} is not read; download it and give its path")
+    try:
+        return path("image", value).expanduser().absolute()
+    except (ArgumentError, RuntimeError) as error:  # the latter: no user of this name
+        raise DataError(f"image={shown(str(value))}: not a path ({_reason(error)})") from error
 
 
 def _pixels_of(value: Any) -> np.ndarray:
@@ -129,6 +143,8 @@ def _pixels_of(value: Any) -> np.ndarray:
     Raises DataError for anything else.
     """
     if isinstance(value, Image.Image):
+        if 0 in value.size:
+            raise DataError(f"not an image ({value.height}x{value.width} px): it has no pixels")
         try:
             return _upright_rgba(value) if value.mode == "RGBA" else to_rgb(value)
         except Exception as error:  # as in _pillow_pixels

@@ -23,6 +23,7 @@ from vtexp.runs.folder import failure, finished, log_lines, record_end, run_fold
 from vtexp.runs.ledger import JOBS, SubmittedJob, read_submitted
 from vtexp.runs.records import read_planned
 from vtexp.utils import files
+from vtexp.utils.text import cut
 
 #: Seconds after a job's end within which files of another machine appear here.
 GRACE_S = 30.0
@@ -82,7 +83,7 @@ def find_sweep(name: str) -> Path:
         except OSError as error:  # such as a name that is too long for one
             said = name if len(name) <= MOST_OF_A_NAME else f"{name[:MOST_OF_A_NAME]}..."
             raise ConfigError(f"{said}: not the name of a folder ({error.strerror})") from error
-    raise DataError(f"{name}: no sweep of this name in outputs/, and no folder with runs")
+    raise DataError(f"{cut(name)}: no sweep of this name in outputs/, and no folder with runs")
 
 
 def look(sweep: Path) -> list[RunStatus]:

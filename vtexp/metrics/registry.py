@@ -72,7 +72,8 @@ def metric(name: str) -> Metric:
     if name not in METRICS:
         names = ", ".join(METRICS)
         raise ConfigError(
-            f"{_KEY}={name}: no such metric; metrics are {names}, or module:function of your own"
+            f"{_KEY}={cut(name)}: no such metric; metrics are {names}, "
+            "or module:function of your own"
         )
     return METRICS[name]
 

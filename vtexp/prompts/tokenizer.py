@@ -8,6 +8,7 @@ template, or else with the published one of its family.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from vtexp.prompts.form import BOS, MOLMO_FORM, PromptForm
 #: Stands before a piece of a prompt while it is encoded: pieces behind an image or a special token
 #: are no starts of a text, to which some tokenizers add a space. Private use, so in no question.
 _BEHIND = "\ue0f1\ue0f2vtexp\ue0f3"
+_WITHIN_BEHIND = re.compile(f"(?<={_BEHIND[:1]})(?={_BEHIND[1:]})")
 
 
 class Prompt(NamedTuple):
@@ -136,10 +138,18 @@ class PromptTokenizer:
         return ids
 
     def _encoded(self, text: str, starts: bool) -> list[int]:
-        """Ids of a text at the start of a prompt, or behind a special token."""
-        if starts or self._behind_id is None:
-            return self.encode(text)
-        return self.encode(_BEHIND + text)[1:]
+        """Ids of a text at the start of a prompt, or behind a special token.
+
+        A text in which _BEHIND is written is cut within it, so that it stays text.
+        """
+        first, *others = _WITHIN_BEHIND.split(text)
+        if not starts and self._behind_id is not None:
+            ids = self.encode(_BEHIND + first)[1:]
+        else:
+            ids = self.encode(first)
+        for other in others:
+            ids += self._encoded(other, starts=False)
+        return ids
 
     @cached_property
     def _behind_id(self) -> int | None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from vtexp.config.checks import from_plain
 from vtexp.config.knob_schema import values_key
 from vtexp.config.schema import Config
-from vtexp.errors import DataError
+from vtexp.errors import ConfigError, DataError
 from vtexp.runs import records
 from vtexp.runs.folder import finished
 from vtexp.runs.forecast import forecast
@@ -46,6 +47,11 @@ def thaw(folders: Sequence[Path]) -> Config:
         return _thawed(plain, values, folders[0].parent)
     except (KeyError, TypeError, AttributeError) as error:
         raise _no_config(folders[0]) from error
+    except (ConfigError, OmegaConfBaseException) as error:
+        said = str(error).strip().partition("\n")[0]
+        key = getattr(error, "full_key", None)
+        about = f"{key}: {said}" if key else said
+        raise DataError(f"{folders[0] / files.CONFIG}: {about}") from error
 
 
 def _thawed(plain: dict[str, Any], values: Sequence[Any], sweep: Path) -> Config:

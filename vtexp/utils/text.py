@@ -69,7 +69,10 @@ def count_of(number: int, noun: str) -> str:
 
 def shown(value: Any) -> str:
     """A value for a message as Python writes it, in one short line: a cell can hold a megabyte."""
-    return _CUT.repr(value)
+    try:
+        return printable(" ".join(_CUT.repr(value).split()))
+    except Exception:  # Python writes no whole number of more than 4300 digits
+        return f"<{type(value).__name__}>"
 
 
 def cut(text: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vtexp.analysis.findings import AnalysedRun, Answer, Difference, Power, Ratio
 from vtexp.analysis.times import scope
 from vtexp.stats.decision import Decision
-from vtexp.utils.text import listed
+from vtexp.utils.text import listed, listed_of
 
 #: More questions than this are no advice (`stats.power`).
 _MOST = "a million"
@@ -323,11 +323,13 @@ def _doubtful(runs: Sequence[AnalysedRun]) -> tuple[str, ...]:
     """Caveats about timings: that some are doubtful, or of the software more than of the model."""
     found = []
     if doubtful := [run.label for run in runs if run.timing_warnings]:
-        found.append(f"timings are doubtful ({listed(doubtful)}): see the warnings")
+        found.append(
+            f"timings are doubtful ({listed_of(doubtful, len(runs), 'budgets')}): see the warnings"
+        )
     if idle := [run.label for run in runs if run.host_bound]:
         found.append(
-            f"the GPU waited for the host ({listed(idle)}): speed-ups are of this software stack, "
-            "not of the model"
+            f"the GPU waited for the host ({listed_of(idle, len(runs), 'budgets')}): speed-ups are "
+            "of this software stack, not of the model"
         )
     if len(ways := sorted({run.execution for run in runs if run.execution})) > 1:
         found.append(f"prefills were run in several ways ({', '.join(ways)}): speed-ups mix them")

@@ -23,7 +23,7 @@ from vtexp.runs.records import (
     read_result,
 )
 from vtexp.utils import files
-from vtexp.utils.text import listed, natural
+from vtexp.utils.text import listed, listed_of, natural
 from vtexp.utils.typed import flat
 
 #: Settings of reductions whose defaults are the method's own, and what these are.
@@ -371,7 +371,8 @@ def timing_warnings(runs: Sequence[ComparedRun]) -> list[str]:
         names = list(dict.fromkeys(name for own in reasons.values() for name in own))
         first = next(iter(reasons))
         others = " (numbers of the first one)" if len(reasons) > 1 else ""
-        found.append(f"timings are doubtful ({listed(names)}): {first}{others}")
+        those = listed_of(names, len(runs), "runs")
+        found.append(f"timings are doubtful ({those}): {first}{others}")
     return found
 
 

@@ -15,7 +15,7 @@ from vtexp.runs.planned_run import PlannedRun
 from vtexp.runs.within import settings_within
 from vtexp.stats.power import planned_margin
 from vtexp.utils.console import console
-from vtexp.utils.text import listed, three_digits
+from vtexp.utils.text import listed_of, three_digits
 
 
 def show_plan(plan: Plan) -> None:
@@ -47,8 +47,7 @@ def show_plan(plan: Plan) -> None:
             console.print(f"{run.label}: {run.verdict.level}: {run.verdict.reason}")
     for warning in dict.fromkeys(warning for run in plan.runs for warning in run.warnings):
         warned = [run.label for run in plan.runs if warning in run.warnings]
-        about = "all budgets" if len(warned) == len(plan.runs) > 1 else listed(warned)
-        console.print(f"{about}: {warning}")
+        console.print(f"{listed_of(warned, len(plan.runs), 'budgets')}: {warning}")
     ordered = sorted(plan.runs, key=lambda run: run.target_vision_tokens)
     same = same_inputs([(run.label, run.inputs_fingerprint) for run in ordered])
     once = "" if plan.config.sweep.identical_runs else ", which is run once for both"

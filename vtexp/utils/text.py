@@ -56,6 +56,11 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(told)
 
 
+def listed_of(names: Sequence[str], count: int, noun: str) -> str:
+    """Names of some among `count`, as `listed` has them; where they are all, `all budgets`."""
+    return f"all {noun}" if len(names) == count > 1 else listed(names)
+
+
 def natural(text: str) -> list[Any]:
     """A sort key by which numbers in texts count as numbers: 9 before 12."""
     # Digits and other text alternate, so that like is compared with like.

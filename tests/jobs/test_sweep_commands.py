@@ -140,5 +140,6 @@ def test_like_doubts_are_one_line(tmp_path: Path) -> None:
     for n in range(1, 16):
         warned = {"timing_warnings": (f"{n}.5 % slower",)}
         make_run(tmp_path, str(n), 144 * n, [1.0], knob="max_crops", result=warned)
+    make_run(tmp_path, "16", 144 * 16, [1.0], knob="max_crops")
     (line,) = timing_warnings(collect(tmp_path))
     assert "max_crops=1," in line and "1.5 % slower" in line

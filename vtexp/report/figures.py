@@ -87,7 +87,9 @@ def _drawn(
     plots: Sequence[Plot], size_in: tuple[float, float], kinds: Sequence[str], title: str = ""
 ) -> list[tuple[str, bytes]]:
     """One figure with all plots, drawn once, as a file of each kind."""
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its font cache
+    # Of its font cache, at INFO, and as a warning where building it takes more than 5 s.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

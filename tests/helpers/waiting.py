@@ -46,10 +46,15 @@ class _NoTensorsOfLists(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         name, made = getattr(function, "__name__", ""), function(*args, **(kwargs or {}))
-        by_list = name in ("__getitem__", "__setitem__") and isinstance(args[1], list)
+        indices = args[1] if name in ("__getitem__", "__setitem__") else ()
+        by_list = any(isinstance(own, list) for own in (indices, *_parts(indices)))
         if by_list or name in ("tensor", "as_tensor", "new_tensor"):
             assert made.device != DEVICE, "a tensor on the device is made of numbers of the host"
         return made
+
+
+def _parts(indices: Any) -> tuple[Any, ...]:
+    return indices if isinstance(indices, tuple) else ()
 
 
 def on_the_device(runner: AnyRunner) -> AnyRunner:

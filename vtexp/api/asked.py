@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from vtexp.budget.geometry import MOST_PX, Size
+from vtexp.budget.geometry import size_of
 from vtexp.budget.knobs import MOST_TOKENS, KnobValue
 from vtexp.config.choices import Fit
 from vtexp.config.compose import compose_config
 from vtexp.config.schema import Config
 from vtexp.config.user_errors import USER_ERRORS, one_line
 from vtexp.errors import ArgumentError, ConfigError, VtexpError
-from vtexp.utils.arguments import flag, no_others, pair, refuse, text, whole
+from vtexp.utils.arguments import flag, no_others, refuse, text, whole
 from vtexp.utils.arguments import path as path_of
-from vtexp.utils.text import printable, shown
+from vtexp.utils.text import printable
 
 #: A size in px: (height, width), or text such as `560x336`.
 SizeLike = tuple[int, int] | str
@@ -62,17 +62,6 @@ def knob_value(
         assert image_size is not None
         return KnobValue(name, str(size_of("image_size", image_size)), fit, full)
     return KnobValue(name, str(whole(name, given[name], most=MOST_TOKENS)), None, full)
-
-
-def size_of(name: str, size: SizeLike) -> Size:
-    """A size from (height, width) or text. Raises ArgumentError for anything else."""
-    if not isinstance(size, str):
-        height, width = pair(name, size, "give (height, width) in px, or '560x336'")
-        size = f"{height}x{width}" if max(height, width) <= MOST_PX else shown(size)
-    try:
-        return Size.parse(size)
-    except ConfigError as error:
-        raise ArgumentError(f"{name}: {error}") from error
 
 
 def configured(overrides: Sequence[str], config_dir: str | Path | None = None) -> Config:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
-from vtexp.api.asked import Budget, SizeLike, configured, knob_value, of_model, size_of
+from vtexp.api.asked import Budget, SizeLike, configured, knob_value, of_model
 from vtexp.budget.geometry import (
     Geometry,
     Size,
     Tiling,
+    size_of,
     theoretical_tokens,
     tiling_to_resolution,
     token_layout,

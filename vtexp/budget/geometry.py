@@ -14,13 +14,15 @@ import functools
 import math
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from vtexp.errors import ConfigError
+from vtexp.errors import ArgumentError, ConfigError
+from vtexp.utils.arguments import pair, whole
 from vtexp.utils.text import shown
 
 #: More than any image's side; counts of larger ones would take for ever, or overflow.
@@ -52,6 +54,20 @@ class Size(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width}"
+
+
+def size_of(name: str, value: Sequence[int] | str) -> Size:
+    """The size that an argument means: (height, width) in px, or text such as `560x336`.
+
+    Raises ArgumentError, naming the argument, for anything else.
+    """
+    if isinstance(value, str):
+        try:
+            return Size.parse(value)
+        except ConfigError as error:
+            raise ArgumentError(f"{name}: {error}") from error
+    height, width = pair(name, value, "needs (height, width) in px, or a text such as 560x336")
+    return Size(whole(f"{name}[0]", height, most=MOST_PX), whole(f"{name}[1]", width, most=MOST_PX))
 
 
 class Tiling(NamedTuple):

@@ -7,20 +7,21 @@ it. docs/knobs.md says where results differ from the documents' own and why.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from PIL import Image
 
 from vtexp.budget import geometry
-from vtexp.budget.geometry import MOLMO, MOST_PX, Geometry, Size, Tiling
-from vtexp.errors import ArgumentError, ConfigError
+from vtexp.budget.geometry import MOLMO, MOST_PX, Geometry, Size, Tiling, size_of
+from vtexp.errors import ArgumentError
 from vtexp.utils.arguments import finite, flag, pair, refuse, whole
 
 #: Candidates of a tiling are listed one by one: more crops than this would take minutes.
 MOST_CROPS = 100_000
 
 #: Pixels up to which Pillow opens images: twice its `MAX_IMAGE_PIXELS`.
-MOST_PIXELS = 178_956_970
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or sys.maxsize)
 
 Pair = Sequence[int]
 
@@ -95,7 +96,7 @@ def image_size_to_tiling(
 ) -> Tiling:
     """Tiling (rows, cols) of an image size: (height, width) in px, or text such as `560x336`."""
     own = _geometry(crop_window_size, total_margin_pixels)
-    return geometry.image_size_to_tiling(_size(size), own)
+    return geometry.image_size_to_tiling(size_of("size", size), own)
 
 
 def select_tiling(
@@ -136,17 +137,6 @@ def _tiling(value: Pair) -> Tiling:
     rows, cols = pair("tiling", value, "needs two whole numbers, rows and columns, such as (2, 3)")
     most = {"most": MOST_CROPS}
     return Tiling(whole("tiling[0]", rows, **most), whole("tiling[1]", cols, **most))
-
-
-def _size(value: Pair | str) -> Size:
-    if isinstance(value, str):
-        try:
-            return Size.parse(value)
-        except ConfigError as error:
-            raise ArgumentError(f"size: {error}") from error
-    height, width = pair("size", value, "needs (height, width) in px, or a text such as 560x336")
-    most = {"most": MOST_PX}
-    return Size(whole("size[0]", height, **most), whole("size[1]", width, **most))
 
 
 def _side(name: str, value: float) -> float:

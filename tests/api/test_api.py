@@ -80,7 +80,7 @@ def test_each_knob_counts() -> None:
         ({"size": (9, 9)}, "none"),
         ({"size": (9, 9), "max_crops": 1, "vision_tokens": 288}, "max_crops and vision_tokens"),
         ({"max_crops": 4}, "size"),
-        ({"size": (0, 9), "max_crops": 4}, "0x9"),
+        ({"size": (0, 9), "max_crops": 4}, r"size\[0\]=0"),
         ({"size": 9, "max_crops": 4}, "size=9"),
         ({"size": (9, 9), "max_crops": 0}, "0"),
         ({"size": (9, 9), "vision_tokens": 10}, "288"),

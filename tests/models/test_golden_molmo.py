@@ -89,6 +89,21 @@ def test_logits(reference: Reference) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("crops", [0, 2])
+def test_where_all_crops_are_padding_the_text_is_read_alone(
+    reference: Reference, crops: int
+) -> None:
+    """As the reference reads a batch of texts that its collator filled with crops."""
+    ids = torch.arange(20)[None]
+    padding = {
+        "images": torch.full((1, crops, 576, 588), -1.0),
+        "image_masks": torch.full((1, crops, 576), -1.0),
+        "image_input_idx": torch.full((1, crops, 144), -1),
+    }
+    assert torch.equal(reference.model(ids, **padding).logits, reference.model(ids).logits)
+
+
+@torch.no_grad()
 def test_image_features(reference: Reference) -> None:
     checked = 0
     for case in reference.index["cases"]:

@@ -1,4 +1,4 @@
-"""The tables of docs/reliability.md: those of the results file, about the faults that tests make."""
+"""The tables of docs/reliability.md: those of the results, about the faults that tests make."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ from vtexp.measure.protocol import Timing, undisturbed
 from vtexp.models import prefill_graphs
 from vtexp.models.busy import busy_ms
 from vtexp.models.checkpoints import find_checkpoint
+from vtexp.models.clocks import StageMemory
 from vtexp.models.molmo import answering
 from vtexp.models.molmo.answering import AnswerSteps, BufferSizes
 from vtexp.models.molmo.float8 import LARGEST, Float8Linear, to_float8
@@ -52,6 +53,7 @@ class FakeGraph:
 
     captured: list[Any] = []  # noqa: RUF012
     bytes = 2**20
+    inputs_bytes = 2**19
 
     def __init__(self, stages: GraphStages, pool: object, stream: object) -> None:
         if "broken" in FakeGraph.captured:
@@ -180,6 +182,61 @@ def test_memory_of_graphs_is_bounded(
         graphed.capture(sample, SETTING, "easy_vqa")
     assert len(fake_graphs.captured) == 2 and graphs.memory_mib == 2
     assert graphs.failure is not None and "2 shapes take 2 MiB" in graphs.failure
+
+
+def test_a_shape_that_cannot_be_captured_leaves_graphs_to_the_others(
+    runner: MolmoRunner, samples: list[Sample], fake_graphs: type[FakeGraph]
+) -> None:
+    graphs = PrefillGraphs(torch.device("cpu"))
+    graphed = replace(runner, graphs=graphs)
+    fake_graphs.captured.append("broken")
+    graphed.capture(samples[0], SETTING, "easy_vqa")
+    fake_graphs.captured.clear()
+    for sample in samples:  # the first again, too: it is not tried twice
+        graphed.capture(sample, SETTING, "easy_vqa")
+    replayed = [graphed.timed_prefill(s, SETTING, "easy_vqa").cuda_graph for s in samples]
+    assert replayed == [False, True, True, True]
+    assert "stream is capturing" in (graphs.failure or "")
+
+
+def test_where_captures_keep_failing_no_more_are_tried(
+    runner: MolmoRunner, samples: list[Sample], fake_graphs: type[FakeGraph]
+) -> None:
+    graphs = PrefillGraphs(torch.device("cpu"))
+    tried = []
+
+    def stages() -> GraphStages:
+        tried.append(1)
+        raise RuntimeError("no kernel for this GPU")
+
+    for shape in range(10):
+        graphs.capture(shape, stages)
+    assert len(tried) == prefill_graphs.MOST_FAILURES
+    assert "no kernel for this GPU" in (graphs.failure or "")
+
+
+def test_memory_of_a_pass_is_without_graphs(
+    runner: MolmoRunner,
+    samples: list[Sample],
+    fake_graphs: type[FakeGraph],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graphs = PrefillGraphs(torch.device("cpu"))
+    replace(runner, graphs=graphs).capture(samples[0], SETTING, "easy_vqa")
+    mib = 2**20
+    segments = [
+        {"segment_pool_id": (0, 0), "allocated_size": 30 * mib, "total_size": 40 * mib},
+        {"segment_pool_id": (0, 3), "allocated_size": 2 * mib, "total_size": 20 * mib},
+        {"segment_pool_id": (0, 7), "allocated_size": 1 * mib, "total_size": 2 * mib},
+    ]
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 33 * mib)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 62 * mib)
+    memory = StageMemory([torch.device("cuda:0")], graphs.held_mib())
+    memory.end_of("connector_ms")
+    # Half a MiB are the graph's copy of the inputs, which lies in the pool of all.
+    assert memory.peaks == {"connector": {"allocated": 29.5, "reserved": 39.5}}
 
 
 def test_what_cannot_be_captured_runs_eagerly_with_a_warning(

@@ -182,8 +182,10 @@ def captured(pool: Any, stage: Callable[[], Result]) -> tuple[torch.cuda.CUDAGra
 
 
 def held_by_pools(segments: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """Bytes that graphs' own pools handed out (`allocated`) and hold (`reserved`), from the segments
-    of `torch.cuda.memory_snapshot`: all others are of the pool (0, 0)."""
+    """Bytes that graphs' own pools handed out (`allocated`) and hold (`reserved`).
+
+    segments: of `torch.cuda.memory_snapshot`; those of no graph are of the pool (0, 0).
+    """
     own = [segment for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0)]
     return {
         "allocated": sum(segment["allocated_size"] for segment in own),

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.clocks import StageMemory
 from vtexp.models.molmo import answering
 from vtexp.models.molmo.answering import AnswerSteps, BufferSizes
+from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.float8 import LARGEST, Float8Linear, to_float8
 from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.models.prefill_graphs import GraphStages, PrefillGraphs
@@ -385,6 +387,38 @@ def test_buffers_of_a_batch_hold_nothing_of_the_one_before(
                 buffer.fill_(torch.nan)
         assert runner.generate(runner.inputs([short]), 5).tolist() == alone
         runner.generate(runner.inputs([long]), 5)
+
+
+def test_buffers_of_earlier_shapes_stay_while_there_is_room(
+    runner: MolmoRunner, samples: list[Sample]
+) -> None:
+    own = replace(runner)  # with answers of its own
+    prepared = own.prepare(samples[0], SETTING, "easy_vqa")
+
+    def kept() -> list[int]:
+        for count in (1, 2, 3):
+            own.answer([prepared] * count, 2)
+        return [sizes.batch for sizes in own._answering._steps]
+
+    assert kept() == [3]  # nothing is captured on the host, so there is nothing to keep
+    (sizes,) = own._answering._steps
+    own._answering._most_tokens = 5 * sizes.tokens
+    assert kept() == [2, 3]
+    own._answering._most_tokens = 6 * sizes.tokens
+    assert kept() == [1, 2, 3]
+
+
+def test_room_for_buffers_is_a_tenth_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Molmo-7B-D keeps 2 x 28 x 4 x 128 numbers of 16 bits per token: 56 KiB."""
+    weight = SimpleNamespace(device=torch.device("cuda:0"), element_size=lambda: 2)
+    block = SimpleNamespace(attn_norm=SimpleNamespace(weight=weight))
+    parts = SimpleNamespace(transformer=SimpleNamespace(blocks=[block]))
+    config = MolmoConfig(num_hidden_layers=28, num_key_value_heads=4, hidden_size=3584)
+    model: Any = SimpleNamespace(config=config, model=parts)
+    gpu = SimpleNamespace(total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    assert config.head_dim == 128
+    assert answering.most_tokens(model) == 8 * 2**30 // (56 * 2**10)
 
 
 def test_answers_by_logits_that_are_no_numbers_fail(

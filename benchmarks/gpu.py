@@ -41,6 +41,7 @@ from vtexp.cost.prompts import PromptCounts
 from vtexp.runs import surroundings
 from vtexp.runs.records import Result, read_latency, read_result
 from vtexp.utils import files
+from vtexp.utils.text import percent
 from vtexp.utils.typed import to_json
 
 ROOT = Path(__file__).parents[1]
@@ -148,14 +149,20 @@ def beside_reference(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     if args.reference is None:
         raise Failed("no --reference")
     how = f"--reference {args.reference} --size 7b_d --compile --graphs --crops 1 4 12 --repeats 15"
-    found = script(folder, "prefill.py", how)
+    found = script(folder, "prefill.py", f"{how} --dtype bfloat16")
     return {"crops": found["rows"]}
 
 
+def preprocess(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+    """What follows the decoding of a JPEG of 1200x900, on the host and on the device."""
+    found = script(folder, "preprocess.py", "--crops 1 4 12")
+    return {"pictures": found["rows"], "other_families": found["other_families"]}
+
+
 def script(folder: Path, name: str, arguments: str) -> dict[str, Any]:
-    """What another benchmark writes of this GPU in bfloat16. Raises Failed with its last line."""
+    """What another benchmark writes of this GPU. Raises Failed with its last line."""
     out = folder / "found.json"
-    how = shlex.split(f"{arguments} --device cuda --dtype bfloat16")
+    how = shlex.split(f"{arguments} --device cuda")
     command = [sys.executable, f"benchmarks/{name}", *how, "--out", str(out)]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if made.returncode:
@@ -169,7 +176,7 @@ def reductions(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, own in {"molmo_7b_d": large, "molmo_tiny": ""}.items():
         try:
-            made = script(folder, "reduction.py", own)
+            made = script(folder, "reduction.py", f"{own} --dtype bfloat16")
         except Failed as error:  # the next may work all the same
             found[name] = {"failed": str(error)[:300]}
         else:
@@ -468,6 +475,7 @@ PARTS: dict[str, tuple[Callable[[Path, argparse.Namespace], dict[str, Any]], flo
     "beside_reference": (beside_reference, 60),
     "other_models": (other_models, 90),
     "default_sweep": (default_sweep, 70),
+    "preprocess": (preprocess, 40),
     "answers": (answers, 60),
     "molmoe_1b": (two_values("model=molmoe_1b", "knob.sizes=[336x336,784x1008]"), 60),
     "molmo2_8b": (two_values("model=molmo2_8b", "knob.sizes=[378x378,910x910]"), 60),
@@ -517,7 +525,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
     for row in rows:
-        share = {k: "" if row[k] is None else f"{row[k]:.0%}" for k in ("mfu", "gpu_busy_ratio")}
+        share = {k: "" if row[k] is None else percent(row[k]) for k in ("mfu", "gpu_busy_ratio")}
         cells = [row["model"], row["execution"], f"{row['crops']:.4g}"]
         cells += [f"{row['vision_tokens']:.0f}", f"{row['prompt_tokens']:.0f}"]
         cells += [number(row[f"{k}_ms"]) for k in ("vision_encoder", "connector", "llm_prefill")]

@@ -18,7 +18,7 @@ SOURCES = sorted((ROOT / "vtexp").rglob("*.py"))
 HEAVY = {
     *("torch", "transformers", "datasets", "huggingface_hub", "pyarrow", "scipy", "kornia_rs"),
     *("pandas", "matplotlib", "jinja2", "wandb", "wandb_workspaces", "submitit", "pynvml"),
-    "filelock",
+    *("filelock", "fontTools"),
 }
 
 

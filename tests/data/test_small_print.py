@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFont, features
 
 from tests.helpers.sweeps import run_without_report
 from vtexp.config.schema import Config
 from vtexp.data.builtin import small_print
-from vtexp.data.builtin.small_print_pages import ASPECT_RATIO, KINDS, PRINT_PX, draw_page
+from vtexp.data.builtin.print_layout import draw_text, places
+from vtexp.data.builtin.small_print_pages import ASPECT_RATIO, FONTS, KINDS, PRINT_PX, draw_page
 from vtexp.errors import DataError
 from vtexp.utils import files
+from vtexp.utils.fonts import font
 
 MakeConfig = Callable[..., Config]
 
@@ -36,6 +39,42 @@ def test_a_page_is_its_seed() -> None:
     assert first.image.tobytes() == again.image.tobytes()
     assert first.fields == again.fields and first.glyphs == again.glyphs
     assert first.image.tobytes() != other.image.tobytes()
+
+
+def test_characters_go_where_the_font_says() -> None:
+    """At an em of 2048 px, DejaVu's units are px: A is 1401 wide, and 159 closer to T."""
+    placed = places("AT", "DejaVuSans.ttf", 2048)
+    assert placed.starts == [0, 1401 - 159] and placed.ends == [0, 1401, 1401 - 159 + 1251]
+    small = places("AT", "DejaVuSans.ttf", 20)
+    assert small.ends == [0, 876 / 64, (876 - 99 + 782) / 64]  # each rounded to 1/64 px
+    assert places("", "DejaVuSans.ttf", 20) == ([], [0])
+
+
+@pytest.mark.skipif(not features.check("raqm"), reason="Pillow has no Raqm on this machine")
+def test_text_is_drawn_as_by_raqm() -> None:
+    """Pillow's way where the system has FriBiDi: to the last bit of each pixel."""
+    rng, characters = np.random.default_rng(0), list("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:.,- ")
+    paper, ink = (250, 240, 230), (10, 60, 20)
+    for _ in range(300):
+        name, px = str(rng.choice(FONTS)), int(rng.integers(5, 64))
+        text = "".join(rng.choice(characters, size=rng.integers(1, 10)))
+        x, y = rng.uniform(-40, 60), rng.uniform(10, 110)  # also beyond the edges
+        ours, theirs = (Image.new("RGB", (400, 120), paper) for _ in range(2))
+        draw_text(ours, x, y, text, name, px, ink)
+        face = font(name, px, ImageFont.Layout.RAQM)
+        ImageDraw.Draw(theirs).text((x, y), text, fill=ink, font=face, anchor="lm")
+        assert places(text, name, px).ends[-1] == face.getlength(text)
+        assert ours.tobytes() == theirs.tobytes(), (name, px, text, x, y)
+
+
+def test_pages_are_the_same_on_a_machine_without_raqm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slim container has no FriBiDi; its questions would have been other ones."""
+    pages = [draw_page(np.random.default_rng((4, i))) for i in range(8)]
+    monkeypatch.setattr(ImageFont.core, "HAVE_RAQM", False)
+    font.cache_clear()
+    again = [draw_page(np.random.default_rng((4, i))) for i in range(8)]
+    assert [page.image.tobytes() for page in pages] == [page.image.tobytes() for page in again]
+    assert [page.glyphs for page in pages] == [page.glyphs for page in again]
 
 
 def test_pages_are_what_the_card_says(pages) -> None:

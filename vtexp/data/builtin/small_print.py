@@ -25,7 +25,7 @@ from vtexp.errors import DataError
 from vtexp.utils.console import progress
 
 #: Raise it whenever a page would come out differently.
-VERSION = 3
+VERSION = 4
 #: Pages of each split, and the first number of its seed.
 PAGES = {"train": 2000, "validation": 100, "test": 300}
 SEEDS = {"train": 1, "validation": 2, "test": 3}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vtexp.utils.fonts import font
+from vtexp.data.builtin.print_layout import draw_text, places
 
 FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf")
 #: Print sizes in px (the font's em), drawn log-uniformly. At a page of 950 px, the global crop
@@ -122,15 +122,14 @@ class Pen:
 
     def width_of(self, text: str, print_px: int) -> float:
         """Width of a text in px."""
-        return font(self.font_name, print_px).getlength(text.upper())
+        return places(text.upper(), self.font_name, print_px).ends[-1]
 
     def write(self, x: float, y: float, text: str, print_px: int) -> None:
         """Write in capitals, with the left end at x and the middle of the line near y."""
         text = text.upper()
-        face = font(self.font_name, print_px)
-        self.draw.text((x, y), text, fill=self.ink, font=face, anchor="lm")
+        draw_text(self.page.image, x, y, text, self.font_name, print_px, self.ink)
         words = text.split(" ")
-        ends = [x + face.getlength(text[:i]) for i in range(len(text) + 1)]
+        ends = [x + end for end in places(text, self.font_name, print_px).ends]
         start = 0
         for word in words:
             for i, character in enumerate(word, start):

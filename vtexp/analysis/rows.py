@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from vtexp.budget.knobs import WITH_CAP, same_inputs
 from vtexp.budget.reduction import DEFAULT_LAYER, EARLY_LAYER
 from vtexp.config.schema import OF_LLM, OF_NO_NUMBER
-from vtexp.errors import DataError
 from vtexp.runs.folder import finished
 from vtexp.runs.records import (
     Asked,
@@ -299,10 +298,9 @@ def _varying(runs: Sequence[ComparedRun], settings: Sequence[Mapping[str, Any]])
 def _settings(folder: Path) -> dict[str, Any]:
     """Settings of a run that can change its numbers and have no column of their own, flat."""
     config = files.read_config(folder)
-    run = config.get("run") or {}
-    if not isinstance(run, dict):
-        raise DataError(f"{folder / files.CONFIG}: not the config of a run")
-    groups = ("model", "dataset", "hardware", "measure")
+    run, groups = config.get("run"), ("model", "dataset", "hardware", "measure")
+    if not isinstance(run, dict) or not all(isinstance(config.get(key), dict) for key in groups):
+        raise files.damaged(folder / files.CONFIG, files.NO_CONFIG)
     told = {f"{group}.{key}" for group, key in OF_NO_NUMBER}
     told |= {f"{group}.{key}" for group in groups for key in ("name", "split")}
     found = {

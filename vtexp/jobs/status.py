@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,15 @@ from vtexp.errors import ConfigError, DataError
 from vtexp.jobs import local, slurm
 from vtexp.jobs.state import JobState
 from vtexp.runs.causes import state_in_log
-from vtexp.runs.folder import failure, finished, log_lines, record_end, run_folders, settled
+from vtexp.runs.folder import (
+    asked_of,
+    failure,
+    finished,
+    log_lines,
+    record_end,
+    run_folders,
+    settled,
+)
 from vtexp.runs.ledger import JOBS, SubmittedJob, read_submitted
 from vtexp.runs.records import read_planned
 from vtexp.utils import files
@@ -38,7 +46,8 @@ class RunStatus:
     state: done, failed, running, queued, waiting (a limit of the site holds its job back: nobody
     has submitted it yet), lost (its job ended without a word), unknown (its launcher does not
     answer) or missing (nothing is to make it). `active`: its job is still there, whatever the run's
-    state. `stuck`: its job is queued and never starts by itself.
+    state, or cannot be queried; `unknown_because`: why it cannot. `stuck`: its job is queued and
+    never starts by itself.
     """
 
     folder: Path
@@ -48,6 +57,7 @@ class RunStatus:
     job: SubmittedJob | None = None
     progress: dict[str, Any] | None = None
     active: bool = False
+    unknown_because: str = ""
     stuck: bool = False
 
     @property
@@ -56,12 +66,12 @@ class RunStatus:
         return self.stuck or self.state in ("done", "failed", "missing")
 
     def plain(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        asked = read_planned(self.folder)
+        """As JSON takes it; what was asked is None where the run's plan is damaged."""
+        asked = asked_of(self.folder)
         keys = ("knob", "knob_value", "model", "dataset", "hardware")
         return {
             "run": self.folder.name,
-            **{key: getattr(asked, key) for key in keys},
+            **{key: getattr(asked, key, None) for key in keys},
             "state": self.state,
             "reason": self.cause,
             "node": self.node,
@@ -114,11 +124,22 @@ def _status(
 ) -> RunStatus:
     if finished(folder):
         return RunStatus(folder, "done", job=job)
+    found = _unfinished(folder, job, states)
+    try:
+        read_planned(folder)
+    except DataError as error:
+        return replace(found, cause="; ".join(filter(None, [found.cause, str(error)])))
+    return found
+
+
+def _unfinished(
+    folder: Path, job: SubmittedJob | None, states: dict[SubmittedJob, JobState]
+) -> RunStatus:
     ended = JobState("ended", "no job is working on it")
     state, cause, node = ended if job is None else states.get(job, ended)
-    active = state != "ended"
-    if (failed := failure(folder)) is not None:
-        return RunStatus(folder, "failed", failed.error, job=job, active=active)
+    active, unknown = state != "ended", cause if state == "unknown" else ""
+    if (error := _error(folder)) is not None:
+        return RunStatus(folder, "failed", error, "", job, None, active, unknown)
     if job is not None and not job.job_id:
         return RunStatus(folder, "waiting", "not submitted yet: a limit of the site", job=job)
     if job is None or (not active and job.launcher == Launcher.here):
@@ -130,7 +151,16 @@ def _status(
         why = "its job is loading the model or working on other runs"
         return RunStatus(folder, "queued", why, node, job, active=True)
     stuck = state == "queued" and slurm.NEVER.match(cause) is not None
-    return RunStatus(folder, state, cause, node, job, made, active=True, stuck=stuck)
+    return RunStatus(folder, state, cause, node, job, made, True, unknown, stuck)
+
+
+def _error(folder: Path) -> str | None:
+    """Why a run failed, in one line; None if it has not."""
+    try:
+        found = failure(folder)
+    except DataError as error:
+        return str(error)
+    return None if found is None else found.error
 
 
 def _progress(folder: Path) -> dict[str, Any] | None:

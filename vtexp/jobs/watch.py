@@ -17,8 +17,7 @@ from vtexp.config.choices import Launcher
 from vtexp.errors import VtexpError
 from vtexp.jobs.limits import HeldBack
 from vtexp.jobs.status import RunStatus, grace_s, look, settle
-from vtexp.runs.folder import labels, quoted
-from vtexp.runs.records import read_planned
+from vtexp.runs.folder import asked_of, labels, quoted
 from vtexp.utils.console import console
 from vtexp.utils.text import count_of, natural
 
@@ -88,7 +87,8 @@ def _watch(sweep: Path, show: Any, timeout_s: float) -> list[RunStatus]:
 
 def _ended(status: RunStatus) -> bool:
     """Whether a run is over and its job gone, as of a cancelled one some seconds later."""
-    gone = not status.active or (status.job is not None and status.job.launcher == Launcher.here)
+    here = status.job is not None and status.job.launcher == Launcher.here
+    gone = not status.active or here or bool(status.unknown_because)
     return status.stuck or (status.over and gone)
 
 
@@ -170,9 +170,11 @@ def in_order(statuses: Sequence[RunStatus]) -> list[RunStatus]:
     """By model, data set, hardware and knob, then by the knob's value, its numbers as numbers."""
 
     def key(status: RunStatus) -> tuple[Any, ...]:
-        asked = read_planned(status.folder)
+        asked = asked_of(status.folder)
+        if asked is None:  # last
+            return True, natural(status.folder.name)
         groups = (asked.model, asked.dataset, asked.hardware, asked.knob)
-        return (*groups, natural(asked.knob_value), asked.force_full_tokens)
+        return (False, *groups, natural(asked.knob_value), asked.force_full_tokens)
 
     return sorted(statuses, key=key)
 

@@ -51,7 +51,7 @@ def thaw(folders: Sequence[Path]) -> Config:
         said = str(error).strip().partition("\n")[0]
         key = getattr(error, "full_key", None)
         about = f"{key}: {said}" if key else said
-        raise DataError(f"{folders[0] / files.CONFIG}: {about}") from error
+        raise files.damaged(folders[0] / files.CONFIG, about) from error
 
 
 def _thawed(plain: dict[str, Any], values: Sequence[Any], sweep: Path) -> Config:
@@ -62,4 +62,4 @@ def _thawed(plain: dict[str, Any], values: Sequence[Any], sweep: Path) -> Config
 
 
 def _no_config(folder: Path) -> DataError:
-    return DataError(f"{folder / files.CONFIG}: not the config of a run")
+    return files.damaged(folder / files.CONFIG, files.NO_CONFIG)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from vtexp.budget.knobs import WITH_CAP, same_inputs
 from vtexp.budget.reduction import DEFAULT_LAYER, EARLY_LAYER
 from vtexp.config.schema import OF_LLM, OF_NO_NUMBER
+from vtexp.errors import DataError
 from vtexp.runs.folder import finished
 from vtexp.runs.records import (
     Asked,
@@ -208,7 +209,15 @@ def _sweep_names(sweeps: Sequence[Path]) -> dict[Path, str]:
 def _runs(sweep: Path, name: str) -> list[ComparedRun]:
     found = (path for path in sweep.iterdir() if path.is_dir())
     folders = sorted(found, key=lambda folder: natural(folder.name))
-    return [run for folder in folders if (run := _run(folder, name)) is not None]
+    runs = [run for folder in folders if (run := _run(folder, name)) is not None]
+    first: dict[str, ComparedRun] = {}
+    for run in runs:
+        if (same := first.setdefault(run.asked.run_id, run)) is not run:
+            raise DataError(
+                f"{run.folder}: the same run as {same.name}, and would count twice; move one of "
+                "them out of the sweep"
+            )
+    return runs
 
 
 def _run(folder: Path, sweep: str) -> ComparedRun | None:

@@ -137,7 +137,7 @@ def _read(path: Path) -> _Note:
         raise DataError(f"{path}: not a note of submitted jobs ({error}); {advice}") from error
     for job in note.jobs:
         # An id is an argument of scancel, which has options.
-        if not re.fullmatch(r"(\d+([_+]\d+)?)?", job.job_id):
+        if not re.fullmatch(r"[\w+]*", job.job_id):
             raise DataError(f"{path}: {job.job_id!r:.40} is not the id of a job; {advice}")
     return note
 

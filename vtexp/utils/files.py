@@ -6,15 +6,17 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import yaml
 
 from vtexp.errors import DataError, VtexpError
 from vtexp.utils import environment
+
+Value = TypeVar("Value")
 
 RESULT = "result.json"
 FAILURE = "failure.json"
@@ -95,9 +97,12 @@ class RowsFile:
             self._mode = "ab"
             file.write(_lines(rows))
 
-    def go_on(self, key: str) -> list[Any]:
-        """Keep what an earlier try left, up to its last whole row: the values of a key in them."""
-        values: list[Any] = []
+    def go_on(self, read: Callable[[dict[str, Any]], Value]) -> list[Value]:
+        """Keep what an earlier try left, up to the first row that is damaged: what `read` makes.
+
+        `read` raises ValueError for a row that is not to be kept.
+        """
+        values: list[Value] = []
         if self.path.is_file() and not self._partial.is_file():
             self.path.replace(self._partial)  # it had been finished, but what uses it had not
         if not self._partial.is_file():
@@ -108,8 +113,8 @@ class RowsFile:
                 if not line.endswith(b"\n"):  # cut short
                     break
                 try:
-                    values.append(_parsed(line)[key])
-                except (ValueError, KeyError):  # damaged
+                    values.append(read(_parsed(line)))
+                except ValueError:
                     break
                 whole += len(line)
             file.truncate(whole)

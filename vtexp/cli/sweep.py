@@ -31,7 +31,7 @@ from vtexp.runs.folder import (
     run_folders,
     settled,
 )
-from vtexp.runs.frozen import freeze, thaw
+from vtexp.runs.frozen import freeze, require_folders, thaw
 from vtexp.runs.ledger import Job, read_submitted, taking, working_folder
 from vtexp.runs.plan import Plan, make_plan
 from vtexp.tracking import publish as upload
@@ -269,11 +269,7 @@ def _plans(folders: Sequence[Path], keys: Sequence[str]) -> list[Plan]:
     plans = []
     for own in alike.values():
         plan = make_plan(with_keys(thaw(own), keys))
-        if {run.folder for run in plan.runs} != set(own):
-            raise DataError(
-                f"{plan.config.model.path}: the weights are not those that the sweep was made "
-                "with; start a new sweep"
-            )
+        require_folders(plan, own)
         plans.append(plan)
     return plans
 

@@ -345,10 +345,9 @@ def _read(path: Path, kind: type[Record]) -> Record:
         found = f"format {plain.get('format')!r:.20}, and this version of vtexp reads {FORMAT}"
         raise files.damaged(path, f"not {what} ({found})")
     try:
-        found = from_json(kind, plain)
         if kind in (Planned, Failure, Result):
             _require_no_negative(plain)
-        return found
+        return from_json(kind, plain)
     except Misfit as error:
         raise files.damaged(path, f"not {what} ({error})") from error
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -215,7 +216,10 @@ def _folders(sweep: Path) -> dict[str, str]:
 
 
 def sweep_id(sweep: Path) -> str:
-    """8 hex digits that are this sweep's alone, for good: names can be taken twice."""
+    """8 hex digits that are this sweep's alone, for good: names can be taken twice.
+
+    Raises DataError where the file that keeps them is damaged.
+    """
     path = sweep / WANDB / "sweep_id"
     if not path.is_file():
         own = uuid.uuid4().hex[:8]
@@ -224,7 +228,11 @@ def sweep_id(sweep: Path) -> str:
         with suppress(FileExistsError):  # of several processes, the first names the sweep
             os.link(partial, path)
         partial.unlink()
-    return path.read_text()
+    found = path.read_bytes()
+    if not re.fullmatch(rb"[0-9a-f]{8}", found):
+        said = "is not 8 hex digits; delete it, and W&B gets the sweep once more under a new id"
+        raise DataError(f"{path}: {said}")
+    return found.decode()
 
 
 def summary(result: Result) -> dict[str, Any]:

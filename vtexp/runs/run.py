@@ -124,7 +124,7 @@ class Measurement:
     def _has_times(self) -> bool:
         """Whether there are whole times of an earlier try; damaged ones are taken again."""
         try:
-            return any(read_latency(self._folder / files.LATENCY))
+            return bool(list(read_latency(self._folder / files.LATENCY)))
         except DataError:
             return False
 

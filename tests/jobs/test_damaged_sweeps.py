@@ -223,6 +223,59 @@ def test_tables_of_records_need_the_records(sweep: Path) -> None:
         _ = vtexp.load_sweep(sweep).samples
 
 
+# --- arguments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["status", "wait", "cancel", "resume", "report", "publish"])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("missing", "no sweep of this name"),
+        ("miss*", "no sweep of this name"),
+        ("", "'': no sweep of this name"),
+        ("empty", "no folder with runs"),
+        ("hydra", "no folder with runs"),
+        ("dangling", "no sweep of this name"),
+        ("file.txt", "file.txt: a file"),
+        ("sweep/image_size-a", "a run; name the folder of its sweep"),
+        (".", "a folder of sweeps; name one of them, such as sweep"),
+    ],
+)
+def test_what_is_no_sweep_is_one_line_with_what_to_do(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, command: str, name: str,
+    says: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(sweep.parent)
+    run_of(sweep, "a").rename(sweep / "image_size-a")
+    (sweep.parent / "hydra" / ".hydra").mkdir(parents=True)
+    (sweep.parent / "hydra" / ".hydra" / "config.yaml").write_text("a: 1\n")
+    (sweep.parent / "empty").mkdir()
+    (sweep.parent / "file.txt").touch()
+    (sweep.parent / "dangling").symlink_to("nowhere")
+    assert main([command, name]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_report_does_not_replace_that_of_another_sweep(sweep: Path, capsys: Captured) -> None:
+    other = sweep.with_name("other")
+    shutil.copytree(sweep, other)
+    assert main(["report", str(sweep), "--out", str(other)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--out" in line and "another sweep" in line
+    assert not (other / "comparison.csv").exists()
+    assert main(["report", str(sweep), "--out", str(sweep)]) == 0
+
+
+@pytest.mark.parametrize(("command", "lacks"), [("cancel", "RUN"), ("resume", "KEY=VALUE")])
+def test_what_may_be_left_out_is_not_missing(command: str, lacks: str, capsys: Captured) -> None:
+    with pytest.raises(SystemExit):
+        main([command])
+    line = capsys.readouterr().err
+    assert "SWEEP" in line and lacks not in line
+
+
 # --- resume --------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from vtexp.jobs.watch import in_order, summary, table, watch
 from vtexp.report import write
 from vtexp.runs.folder import (
     asked_of,
+    is_sweep,
     labels,
     quoted,
     raise_failures,
@@ -109,6 +110,8 @@ def report(
     sweeps = _sweeps(names, "report")
     statuses = [status for sweep in sweeps for status in look_again(sweep)]
     shared = questions == "shared"
+    if out is not None and out.resolve() not in [sweep.resolve() for sweep in sweeps]:
+        _refuse_sweep(out)
     folder = out or _folder_of(sweeps)
     written = write.report(sweeps, folder, margin=margin, shared=shared, limits=asked)
     # Of what is asked for here alone: W&B has what the sweep was configured with.
@@ -118,6 +121,12 @@ def report(
         console.print(summary(statuses))
     if written:
         require_page(folder)
+
+
+def _refuse_sweep(out: Path) -> None:
+    """Raises ConfigError where a report would replace that of another sweep."""
+    if is_sweep(out):
+        raise ConfigError(f"--out {out}: has the report of another sweep; name another folder")
 
 
 def _limit(text: str) -> tuple[str, float]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from vtexp.errors import ConfigError, DataError
 from vtexp.jobs.status import RunStatus, look_at
 from vtexp.jobs.watch import summary
-from vtexp.runs.folder import asked_of, frozen_at, run_folders
+from vtexp.runs.folder import asked_of, frozen_at, is_sweep, run_folders
 from vtexp.runs.ledger import read_submitted
 from vtexp.utils.console import console
 from vtexp.utils.text import listed
@@ -91,7 +91,7 @@ def find_sweeps(folder: Path) -> list[SweepSummary]:
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; name the one that sweep.folder gave")
-    sweeps = [path.absolute() for path in folder.iterdir() if path.is_dir() and run_folders(path)]
+    sweeps = [path.absolute() for path in folder.iterdir() if is_sweep(path)]
     damaged: dict[Path, str] = {}
     for sweep in sweeps:
         try:

@@ -23,7 +23,9 @@ from vtexp.runs.folder import (
     asked_of,
     failure,
     finished,
+    is_sweep,
     log_lines,
+    quoted,
     record_end,
     run_folders,
     settled,
@@ -88,12 +90,24 @@ def find_sweep(name: str) -> Path:
     """
     for path in (Path(name), Path("outputs") / name):
         try:
-            if path.is_dir() and run_folders(path):
+            if is_sweep(path):
                 return path.absolute()
         except OSError as error:  # such as a name that is too long for one
             said = name if len(name) <= MOST_OF_A_NAME else f"{name[:MOST_OF_A_NAME]}..."
             raise ConfigError(f"{said}: not the name of a folder ({error.strerror})") from error
-    raise DataError(f"{cut(name)}: no sweep of this name in outputs/, and no folder with runs")
+    raise DataError(f"{cut(name) or repr(name)}: {_instead(Path(name))}")
+
+
+def _instead(path: Path) -> str:
+    """What a name that is no sweep's stands for, and what to do."""
+    listing = "python -m vtexp sweeps lists them"
+    if path.is_file():
+        return f"a file, not the folder of a sweep; {listing}"
+    if (path / files.PLANNED).is_file() or (path / files.RESULT).is_file():
+        return f"a run; name the folder of its sweep, {quoted(path.absolute().parent)}"
+    if path.is_dir() and (found := next(filter(is_sweep, sorted(path.iterdir())), None)):
+        return f"a folder of sweeps; name one of them, such as {quoted(found)}"
+    return f"no sweep of this name in outputs/, and no folder with runs; {listing}"
 
 
 def look(sweep: Path) -> list[RunStatus]:

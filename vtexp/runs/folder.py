@@ -39,6 +39,15 @@ def run_folders(sweep: Path) -> list[Path]:
     return sorted(found, key=lambda folder: natural(folder.name))
 
 
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is a sweep's: it has runs, and a file that no other program leaves."""
+    if not folder.is_dir():
+        return False
+    marks = (files.PLANNED, files.RESULT, files.FAILURE)
+    own = any(path.is_file() for name in marks for path in folder.glob(f"*/{name}"))
+    return (own or (folder / JOBS).is_dir()) and bool(run_folders(folder))
+
+
 def frozen_at(folder: Path) -> float:
     """When a run was last submitted, in seconds: the time of its config, or else of its folder."""
     config = folder / files.CONFIG

@@ -20,7 +20,7 @@ from tests.helpers.sweeps import run_without_report
 from vtexp.cli.main import main
 from vtexp.config.choices import Launcher
 from vtexp.config.schema import Config, TrackingConfig
-from vtexp.errors import DataError
+from vtexp.errors import DataError, VtexpError
 from vtexp.jobs.status import look, settle
 from vtexp.runs import ranks
 from vtexp.runs.folder import run_folders
@@ -223,6 +223,36 @@ def test_tables_of_records_need_the_records(sweep: Path) -> None:
         _ = vtexp.load_sweep(sweep).samples
 
 
+@pytest.mark.fault(
+    "disk, memory, handles, clock, log",
+    "status, wait and sweeps of a sweep that cannot be written, with a run that ended silently",
+    "the run is shown as lost or failed; nobody waits for it",
+)
+@pytest.mark.parametrize("reason", ["unwritable", "damaged plan"])
+@pytest.mark.usefixtures("no_figures")
+def test_a_lost_run_that_cannot_be_recorded(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, reason: str
+) -> None:
+    """As of another user's sweep, on a full disk, or without the run's plan."""
+    run = run_of(sweep, "b")
+    (run / files.FAILURE).unlink()
+    if reason == "damaged plan":
+        half(run / files.PLANNED)
+    else:
+
+        def refuse(path: Path, data: bytes) -> None:
+            raise VtexpError(f"{path}: cannot be written (Read-only file system)")
+
+        monkeypatch.setattr(files, "write_bytes", refuse)
+    assert main(["status", str(sweep)]) == 0
+    assert "1 done, 1 lost" in capsys.readouterr().out
+    assert main(["wait", str(sweep), "--timeout", "60"]) == 1
+    said = capsys.readouterr()
+    assert "1 done, 1 failed" in said.out
+    assert len(said.err.splitlines()) == 1 and "timeout" not in said.err
+    assert not (run / files.FAILURE).exists()
+
+
 # --- arguments -----------------------------------------------------------------------------------
 
 
@@ -232,7 +262,7 @@ def test_tables_of_records_need_the_records(sweep: Path) -> None:
     [
         ("missing", "no sweep of this name"),
         ("miss*", "no sweep of this name"),
-        ("", "'': no sweep of this name"),
+        ("", "'': no name of a sweep"),
         ("empty", "no folder with runs"),
         ("hydra", "no folder with runs"),
         ("dangling", "no sweep of this name"),
@@ -252,7 +282,7 @@ def test_what_is_no_sweep_is_one_line_with_what_to_do(
     (sweep.parent / "empty").mkdir()
     (sweep.parent / "file.txt").touch()
     (sweep.parent / "dangling").symlink_to("nowhere")
-    assert main([command, name]) == 1
+    assert main([command, name]) == (1 if name else 2)
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line
 

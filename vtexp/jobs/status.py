@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vtexp.config.choices import Launcher
-from vtexp.errors import ConfigError, DataError
+from vtexp.errors import ConfigError, DataError, VtexpError
 from vtexp.jobs import local, slurm
 from vtexp.jobs.state import JobState
 from vtexp.runs.causes import state_in_log
@@ -88,6 +88,8 @@ def find_sweep(name: str) -> Path:
 
     Raises DataError if there is none, ConfigError for a text that cannot name a folder.
     """
+    if not name:  # as of an unset variable of the shell; as a path, this folder
+        raise ConfigError("'': no name of a sweep; python -m vtexp sweeps lists them")
     for path in (Path(name), Path("outputs") / name):
         try:
             if is_sweep(path):
@@ -95,7 +97,7 @@ def find_sweep(name: str) -> Path:
         except OSError as error:  # such as a name that is too long for one
             said = name if len(name) <= MOST_OF_A_NAME else f"{name[:MOST_OF_A_NAME]}..."
             raise ConfigError(f"{said}: not the name of a folder ({error.strerror})") from error
-    raise DataError(f"{cut(name) or repr(name)}: {_instead(Path(name))}")
+    raise DataError(f"{cut(name)}: {_instead(Path(name))}")
 
 
 def _instead(path: Path) -> str:
@@ -201,7 +203,10 @@ def _progress(folder: Path) -> dict[str, Any] | None:
 
 
 def settle(statuses: Sequence[RunStatus]) -> None:
-    """Record runs as failed whose job ended without a word; to be called after the grace period."""
+    """Record runs as failed whose job ended without a word; to be called after the grace period.
+
+    Where that cannot be written, as of another user's sweep, they stay lost.
+    """
     for status in statuses:
         with suppress(OSError):
             list(status.folder.iterdir())  # makes a network file system look again
@@ -211,7 +216,8 @@ def settle(statuses: Sequence[RunStatus]) -> None:
             if cause == slurm.FORGOTTEN:
                 cause = state_in_log(log_lines(status.folder.parent / JOBS, log)) or cause
             end = f"its job ended without a result ({cause}{where})"
-            record_end(status.folder, end, log)
+            with suppress(VtexpError):
+                record_end(status.folder, end, log)
 
 
 def look_now(sweep: Path) -> list[RunStatus]:

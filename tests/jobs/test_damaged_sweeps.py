@@ -17,6 +17,8 @@ import vtexp
 from tests.helpers.made_records import change_result
 from tests.helpers.made_sweeps import make_run, unfinish
 from tests.helpers.sweeps import run_without_report
+from vtexp.analysis.analyse import of_sweep
+from vtexp.analysis.rows import collect
 from vtexp.cli.main import main
 from vtexp.config.choices import Launcher
 from vtexp.config.schema import Config, TrackingConfig
@@ -26,7 +28,7 @@ from vtexp.runs import ranks
 from vtexp.runs.folder import run_folders
 from vtexp.runs.ledger import JOBS, SubmittedJob, note_submitted, read_submitted
 from vtexp.runs.run import Measurement
-from vtexp.tracking import wandb_runs
+from vtexp.tracking import wandb_report, wandb_runs
 from vtexp.utils import environment, files
 
 Damage = Callable[[Path], object]
@@ -224,7 +226,7 @@ def test_tables_of_records_need_the_records(sweep: Path) -> None:
 
 
 @pytest.mark.fault(
-    "disk, memory, handles, clock, log",
+    "resources",
     "status, wait and sweeps of a sweep that cannot be written, with a run that ended silently",
     "the run is shown as lost or failed; nobody waits for it",
 )
@@ -387,7 +389,7 @@ ANSWERS = f"{files.ANSWERS}.partial"
 
 
 @pytest.mark.fault(
-    "kills",
+    "kill anywhere",
     "what an interrupted run left is damaged, or of other data",
     "resumed: whole answers before the damage are kept, the others are asked again",
 )
@@ -438,6 +440,18 @@ def test_damaged_times_of_further_processes_are_taken_again(tmp_path: Path) -> N
     ranks.drop_other_processes([tmp_path], "cpu")
     assert not ranks.process_path(tmp_path, 1).exists()
     assert ranks.read_processes(tmp_path) == {}
+
+
+def test_a_finished_run_with_a_damaged_environment_hinders_no_other(
+    made_runs: Path, make_config: Callable[..., Config], capsys: Captured
+) -> None:
+    """Where the command that launched the sweep is typed again."""
+    folder = first_run(made_runs)
+    other = run_folders(made_runs)[1]
+    half(other / files.ENVIRONMENT)
+    run_without_report(make_config("knob.sizes=[336x336,560x336]"))
+    assert files.is_whole(folder / files.RESULT) and not (folder / files.FAILURE).exists()
+    assert f"{files.ENVIRONMENT}: cannot be read" in " ".join(capsys.readouterr().out.split())
 
 
 # --- W&B -----------------------------------------------------------------------------------------
@@ -516,3 +530,10 @@ def test_a_damaged_id_of_a_sweep_is_one_line(sweep: Path, data: bytes) -> None:
     (sweep / wandb_runs.WANDB / "sweep_id").write_bytes(data)
     with pytest.raises(DataError, match=r"sweep_id: .*delete it"):
         wandb_runs.sweep_id(sweep)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "{}", '{"content": "a", "saved": true}'])
+def test_a_damaged_report_of_wandb_is_one_line(sweep: Path, text: str) -> None:
+    (sweep / wandb_report.REPORT).write_text(text)
+    with pytest.raises(DataError, match=r"wandb_report\.json: .*delete it"):
+        wandb_report.write_report(TrackingConfig(), [sweep], collect(sweep), of_sweep(sweep), sweep)

@@ -199,6 +199,10 @@ def test_a_copy_of_a_run_does_not_count_twice(sweep: Path, capsys: Captured, nam
     [
         (files.RESULT, {"num_samples": -4}),
         (files.RESULT, {"measured_vision_tokens": -1.0}),
+        (files.RESULT, {"answer_times": {
+            "batch_size": 4, "samples": 0, "preprocess_s": 1.0, "prefill_s": 1.0, "decode_s": 1.0,
+            "vision_tokens": 288.0,
+        }}),
         (files.RESULT, {"accuracy": 0.5}),
         (files.SAMPLES, {"score": -1.0}),
         (files.SAMPLES, {"score": 0.0}),
@@ -207,7 +211,7 @@ def test_a_copy_of_a_run_does_not_count_twice(sweep: Path, capsys: Captured, nam
     ],
 )
 def test_numbers_that_cannot_be_are_no_results(
-    sweep: Path, capsys: Captured, name: str, values: dict[str, float]
+    sweep: Path, capsys: Captured, name: str, values: dict[str, Any]
 ) -> None:
     path = run_of(sweep, "a") / name
     first, *rest = path.read_text().splitlines() if name != files.RESULT else [path.read_text()]

@@ -330,7 +330,11 @@ def read_failure(folder: Path) -> Failure:
 
 def read_result(folder: Path) -> Result:
     """`result.json` of a run. Raises DataError where it is damaged."""
-    return _read(folder / files.RESULT, Result)
+    path = folder / files.RESULT
+    found = _read(path, Result)
+    if found.answer_times is not None and not found.answer_times.samples:
+        raise files.damaged(path, f"not {_WHAT[Result]} (answer_times.samples)")
+    return found
 
 
 def read_environment(folder: Path) -> Environment:

@@ -148,14 +148,20 @@ def beside_reference(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     if args.reference is None:
         raise Failed("no --reference")
     how = f"--reference {args.reference} --size 7b_d --compile --graphs --crops 1 4 12 --repeats 15"
-    found = script(folder, "prefill.py", how)
+    found = script(folder, "prefill.py", f"{how} --dtype bfloat16")
     return {"crops": found["rows"]}
 
 
+def preprocess(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+    """What follows the decoding of a JPEG of 1200x900, on the host and on the device."""
+    found = script(folder, "preprocess.py", "--crops 1 4 12")
+    return {"pictures": found["rows"], "other_families": found["other_families"]}
+
+
 def script(folder: Path, name: str, arguments: str) -> dict[str, Any]:
-    """What another benchmark writes of this GPU in bfloat16. Raises Failed with its last line."""
+    """What another benchmark writes of this GPU. Raises Failed with its last line."""
     out = folder / "found.json"
-    how = shlex.split(f"{arguments} --device cuda --dtype bfloat16")
+    how = shlex.split(f"{arguments} --device cuda")
     command = [sys.executable, f"benchmarks/{name}", *how, "--out", str(out)]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if made.returncode:
@@ -169,7 +175,7 @@ def reductions(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, own in {"molmo_7b_d": large, "molmo_tiny": ""}.items():
         try:
-            made = script(folder, "reduction.py", own)
+            made = script(folder, "reduction.py", f"{own} --dtype bfloat16")
         except Failed as error:  # the next may work all the same
             found[name] = {"failed": str(error)[:300]}
         else:
@@ -468,6 +474,7 @@ PARTS: dict[str, tuple[Callable[[Path, argparse.Namespace], dict[str, Any]], flo
     "beside_reference": (beside_reference, 60),
     "other_models": (other_models, 90),
     "default_sweep": (default_sweep, 70),
+    "preprocess": (preprocess, 40),
     "answers": (answers, 60),
     "molmoe_1b": (two_values("model=molmoe_1b", "knob.sizes=[336x336,784x1008]"), 60),
     "molmo2_8b": (two_values("model=molmo2_8b", "knob.sizes=[378x378,910x910]"), 60),

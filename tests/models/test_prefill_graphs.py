@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,10 @@ from vtexp.measure.protocol import Timing, undisturbed
 from vtexp.models import prefill_graphs
 from vtexp.models.busy import busy_ms
 from vtexp.models.checkpoints import find_checkpoint
+from vtexp.models.clocks import StageMemory
 from vtexp.models.molmo import answering
 from vtexp.models.molmo.answering import AnswerSteps, BufferSizes
+from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.float8 import LARGEST, Float8Linear, to_float8
 from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.models.prefill_graphs import GraphStages, PrefillGraphs
@@ -52,6 +55,7 @@ class FakeGraph:
 
     captured: list[Any] = []  # noqa: RUF012
     bytes = 2**20
+    inputs_bytes = 2**19
 
     def __init__(self, stages: GraphStages, pool: object, stream: object) -> None:
         if "broken" in FakeGraph.captured:
@@ -180,6 +184,61 @@ def test_memory_of_graphs_is_bounded(
         graphed.capture(sample, SETTING, "easy_vqa")
     assert len(fake_graphs.captured) == 2 and graphs.memory_mib == 2
     assert graphs.failure is not None and "2 shapes take 2 MiB" in graphs.failure
+
+
+def test_a_shape_that_cannot_be_captured_leaves_graphs_to_the_others(
+    runner: MolmoRunner, samples: list[Sample], fake_graphs: type[FakeGraph]
+) -> None:
+    graphs = PrefillGraphs(torch.device("cpu"))
+    graphed = replace(runner, graphs=graphs)
+    fake_graphs.captured.append("broken")
+    graphed.capture(samples[0], SETTING, "easy_vqa")
+    fake_graphs.captured.clear()
+    for sample in samples:  # the first again, too: it is not tried twice
+        graphed.capture(sample, SETTING, "easy_vqa")
+    replayed = [graphed.timed_prefill(s, SETTING, "easy_vqa").cuda_graph for s in samples]
+    assert replayed == [False, True, True, True]
+    assert "stream is capturing" in (graphs.failure or "")
+
+
+def test_where_captures_keep_failing_no_more_are_tried(
+    runner: MolmoRunner, samples: list[Sample], fake_graphs: type[FakeGraph]
+) -> None:
+    graphs = PrefillGraphs(torch.device("cpu"))
+    tried = []
+
+    def stages() -> GraphStages:
+        tried.append(1)
+        raise RuntimeError("no kernel for this GPU")
+
+    for shape in range(10):
+        graphs.capture(shape, stages)
+    assert len(tried) == prefill_graphs.MOST_FAILURES
+    assert "no kernel for this GPU" in (graphs.failure or "")
+
+
+def test_memory_of_a_pass_is_without_graphs(
+    runner: MolmoRunner,
+    samples: list[Sample],
+    fake_graphs: type[FakeGraph],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graphs = PrefillGraphs(torch.device("cpu"))
+    replace(runner, graphs=graphs).capture(samples[0], SETTING, "easy_vqa")
+    mib = 2**20
+    segments = [
+        {"segment_pool_id": (0, 0), "allocated_size": 30 * mib, "total_size": 40 * mib},
+        {"segment_pool_id": (0, 3), "allocated_size": 2 * mib, "total_size": 20 * mib},
+        {"segment_pool_id": (0, 7), "allocated_size": 1 * mib, "total_size": 2 * mib},
+    ]
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 33 * mib)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 62 * mib)
+    memory = StageMemory([torch.device("cuda:0")], graphs.held_mib())
+    memory.end_of("connector_ms")
+    # Half a MiB are the graph's copy of the inputs, which lies in the pool of all.
+    assert memory.peaks == {"connector": {"allocated": 29.5, "reserved": 39.5}}
 
 
 def test_what_cannot_be_captured_runs_eagerly_with_a_warning(
@@ -328,6 +387,38 @@ def test_buffers_of_a_batch_hold_nothing_of_the_one_before(
                 buffer.fill_(torch.nan)
         assert runner.generate(runner.inputs([short]), 5).tolist() == alone
         runner.generate(runner.inputs([long]), 5)
+
+
+def test_buffers_of_earlier_shapes_stay_while_there_is_room(
+    runner: MolmoRunner, samples: list[Sample]
+) -> None:
+    own = replace(runner)  # with answers of its own
+    prepared = own.prepare(samples[0], SETTING, "easy_vqa")
+
+    def kept() -> list[int]:
+        for count in (1, 2, 3):
+            own.answer([prepared] * count, 2)
+        return [sizes.batch for sizes in own._answering._steps]
+
+    assert kept() == [3]  # nothing is captured on the host, so there is nothing to keep
+    (sizes,) = own._answering._steps
+    own._answering._most_tokens = 5 * sizes.tokens
+    assert kept() == [2, 3]
+    own._answering._most_tokens = 6 * sizes.tokens
+    assert kept() == [1, 2, 3]
+
+
+def test_room_for_buffers_is_a_tenth_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Molmo-7B-D keeps 2 x 28 x 4 x 128 numbers of 16 bits per token: 56 KiB."""
+    weight = SimpleNamespace(device=torch.device("cuda:0"), element_size=lambda: 2)
+    block = SimpleNamespace(attn_norm=SimpleNamespace(weight=weight))
+    parts = SimpleNamespace(transformer=SimpleNamespace(blocks=[block]))
+    config = MolmoConfig(num_hidden_layers=28, num_key_value_heads=4, hidden_size=3584)
+    model: Any = SimpleNamespace(config=config, model=parts)
+    gpu = SimpleNamespace(total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    assert config.head_dim == 128
+    assert answering.most_tokens(model) == 8 * 2**30 // (56 * 2**10)
 
 
 def test_answers_by_logits_that_are_no_numbers_fail(

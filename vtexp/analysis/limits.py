@@ -105,7 +105,7 @@ def _of_time(key: str, limit: float, rows: Sequence[LatencyRow]) -> AgainstLimit
 
 
 def memory_gb(run: ComparedRun) -> float | None:
-    """Peak in GB of the longest timed prompt: what torch held on a GPU, CUDA graphs included.
+    """Peak in GB of the longest timed prompt: what torch held on a GPU, without CUDA graphs.
 
     Without a GPU the memory of the process. None where it was not measured.
     """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -48,6 +50,25 @@ _UNREAD_BY_JOBS: dict[str, tuple[Any, str]] = {
     "job.env_set": ({}, _SHELL),
     "callbacks": ({}, "jobs of -m call none; start without -m"),
 }
+
+
+@contextmanager
+def hydra_arguments() -> Iterator[None]:
+    """Hydra can make its parser of arguments, on Python 3.14 too.
+
+    argparse checks each help text there when it is added; that of Hydra 1.3's `--shell-completion`
+    is no text before it is printed (facebookresearch/hydra issue 3121).
+    """
+    own: Any = vars(ArgumentParser).get("_check_help")  # None but within this: it is inherited
+    parser: Any = ArgumentParser
+    parser._check_help = lambda *_: None
+    try:
+        yield
+    finally:
+        if own is None:
+            del parser._check_help
+        else:
+            parser._check_help = own
 
 
 def register_sweeper() -> None:

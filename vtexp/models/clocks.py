@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -88,14 +88,16 @@ class StageMemory:
     Elsewhere nothing. The allocator counts on the host, so nothing needs to be waited for.
     """
 
-    def __init__(self, gpus: Sequence[torch.device]) -> None:
-        self._gpus = gpus
+    def __init__(self, gpus: Sequence[torch.device], others: Mapping[str, float]) -> None:
+        """`others`: what of each kind, in MiB, is not the pass's nor the model's, and left out."""
+        self._gpus, self._others = gpus, others
         self.peaks: dict[str, dict[str, float]] = {}
         self._resets = self._reset()
 
     def end_of(self, stage: str) -> None:
         """Note the peaks of a stage; of one in parts the higher ones."""
-        if self._resets and (peaks := self._read()):
+        if self._resets and (found := self._read()):
+            peaks = {kind: peak - self._others.get(kind, 0.0) for kind, peak in found.items()}
             before = self.peaks.setdefault(stage.removesuffix("_ms"), peaks)
             before.update({kind: max(peak, before[kind]) for kind, peak in peaks.items()})
             self._reset()

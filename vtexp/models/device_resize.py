@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -41,38 +42,39 @@ BICUBIC_REACH = 2.0
 class Window(NamedTuple):
     """What each block of a resized side reads.
 
-    reads: int64 (B, taps), pixels of the side; weights: float64 (B, N / B, taps).
+    reads: int64 (B, taps), pixels of the side; weights: float32 or float64 (B, N / B, taps). Arrays
+    on the host, tensors on a device.
     """
 
-    reads: torch.Tensor
-    weights: torch.Tensor
+    reads: Any
+    weights: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """Host tensors in one buffer, so that one copy sends them all.
+    """Host arrays in one buffer, so that one copy sends them all.
 
     places: dtype, shape, and first and last byte of each.
     """
 
     buffer: torch.Tensor
-    places: tuple[tuple[torch.dtype, torch.Size, int, int], ...]
+    places: tuple[tuple[torch.dtype, tuple[int, ...], int, int], ...]
 
     @classmethod
-    def of(cls, tensors: Sequence[torch.Tensor], device: torch.device) -> Parcel:
-        """Pack tensors for a device, in memory that a GPU reads itself."""
-        places, pieces, first = [], [], 0
-        for tensor in tensors:
-            content = tensor.contiguous().flatten().view(torch.uint8)
-            places.append((tensor.dtype, tensor.shape, first, first + len(content)))
-            padding = -len(content) % 8  # each starts at a multiple of its items' size
-            pieces += [content, torch.zeros(padding, dtype=torch.uint8)]
-            first += len(content) + padding
-        buffer = torch.cat(pieces)
-        return cls(buffer.pin_memory() if device.type == "cuda" else buffer, tuple(places))
+    def of(cls, arrays: Sequence[np.ndarray], device: torch.device) -> Parcel:
+        """Pack arrays for a device, in memory that a GPU reads itself."""
+        # Each starts at a multiple of 8 bytes, the size of the largest items.
+        ends = list(accumulate((array.nbytes + -array.nbytes % 8 for array in arrays), initial=0))
+        buffer = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
+        packed, places = buffer.numpy(), []
+        for array, first in zip(arrays, ends, strict=False):
+            last = first + array.nbytes
+            packed[first:last].view(array.dtype).reshape(array.shape)[...] = array
+            places.append((torch.from_numpy(array).dtype, array.shape, first, last))
+        return cls(buffer, tuple(places))
 
     def sent(self, device: torch.device) -> list[torch.Tensor]:
-        """The tensors on a device. The host does not wait for them."""
+        """The arrays as tensors on a device. The host does not wait for them."""
         sent = self.buffer.to(device, non_blocking=True, copy=True)
         return [
             sent[first:last].view(dtype).view(shape) for dtype, shape, first, last in self.places
@@ -90,10 +92,8 @@ def antialiased_windows(
     )
     found = []
     for side in sides:
-        slices, weights = windows(*side, block)
-        starts = torch.tensor([read.start for read in slices])
-        reads = starts[:, None] + torch.arange(weights.shape[2])
-        found.append(Window(reads, weights.to(torch.float64)))
+        starts, weights = windows(*side, block)
+        found.append(Window(starts[:, None] + np.arange(weights.shape[2]), weights))
     return found[0], found[1]
 
 
@@ -120,8 +120,7 @@ def pillow_window(side: int, length: int) -> Window:
     weights /= np.add.reduce(weights, axis=0)  # one after the other, as there
     weights *= 1 << PILLOW_BITS
     weights = np.trunc(weights + np.copysign(0.5, weights)) / (1 << PILLOW_BITS)
-    reads = torch.from_numpy(starts[:, None] + np.arange(taps))
-    return Window(reads, torch.from_numpy(weights).T.unflatten(0, (-1, BLOCK)))
+    return Window(starts[:, None] + np.arange(taps), weights.T.reshape(-1, BLOCK, taps))
 
 
 def _bicubic(distances: np.ndarray) -> np.ndarray:
@@ -132,7 +131,7 @@ def _bicubic(distances: np.ndarray) -> np.ndarray:
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
-def bilinear_neighbours(side: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+def bilinear_neighbours(side: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Torch's bilinear resize without antialiasing: pixels int64 (2, N), weights float32 (2, N).
 
     `compute_source_index_and_lambda` of ATen's UpSampleKernel.cpp as compiled with FMA: the place
@@ -140,16 +139,14 @@ def bilinear_neighbours(side: int, length: int) -> tuple[torch.Tensor, torch.Ten
     """
     places = np.arange(length)
     if side == length:
-        return torch.from_numpy(np.stack([places] * 2)), torch.tensor([[1.0], [0.0]]).repeat(
-            1, side
-        )
+        return np.stack([places] * 2), np.array([[1], [0]], np.float32).repeat(side, axis=1)
     scale = np.float64(np.float32(side) / np.float32(length))
     sources = (scale * (places + 0.5) - 0.5).astype(np.float32).clip(0)
     first = sources.astype(int).clip(None, side - 1)
     second_weight = (sources - first.astype(np.float32)).clip(0, 1)
     reads = np.stack([first, (first + 1).clip(None, side - 1)])
     weights = np.stack([1 - second_weight, second_weight])
-    return torch.from_numpy(reads), torch.from_numpy(weights)
+    return reads, weights
 
 
 # --- device ---------------------------------------------------------------------------------------
@@ -159,7 +156,8 @@ def weighted_rows(image: torch.Tensor, window: Window) -> torch.Tensor:
     """float64 (N, *) rows of an image (L, *), each the weighted sum of those that it reads."""
     part = max(1, MOST_VALUES // (window.reads.shape[1] * image[0].numel()))
     sums = []
-    for reads, weights in zip(window.reads.split(part), window.weights.split(part), strict=True):
+    weights_in_parts = window.weights.to(torch.float64).split(part)
+    for reads, weights in zip(window.reads.split(part), weights_in_parts, strict=True):
         rows = image.index_select(0, reads.flatten()).to(torch.float64)
         sums.append(torch.bmm(weights, rows.view(*reads.shape, -1)))
     resized = sums[0] if len(sums) == 1 else torch.cat(sums)
@@ -210,11 +208,10 @@ def _rounded(sums: torch.Tensor) -> torch.Tensor:
     return sums.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
-@lru_cache(maxsize=256)
 def _pillow_parcel(size: Size, target: Size, device: torch.device) -> Parcel:
     sides = zip(size, target, strict=True)
     found = [pillow_window(side, length) for side, length in sides if side != length]
-    return Parcel.of([tensor for window in found for tensor in window], device)
+    return Parcel.of([array for window in found for array in window], device)
 
 
 def bilinear(image: torch.Tensor, size: Size) -> torch.Tensor:
@@ -236,11 +233,10 @@ def bilinear(image: torch.Tensor, size: Size) -> torch.Tensor:
     return total.round_().permute(2, 0, 1)
 
 
-@lru_cache(maxsize=256)
 def _bilinear_parcel(size: Size, target: Size, device: torch.device) -> Parcel:
     sides = zip(size, target, strict=True)
     found = [bilinear_neighbours(side, length) for side, length in sides]
-    return Parcel.of([tensor for pair in found for tensor in pair], device)
+    return Parcel.of([array for pair in found for array in pair], device)
 
 
 @lru_cache(maxsize=64)

@@ -44,12 +44,13 @@ def one_thread() -> Iterator[None]:
 
 def windows(
     side: int, scaled: int, pad: int, length: int, block: int
-) -> tuple[list[slice], torch.Tensor]:
-    """What each block of canvas pixels reads of a side: which pixels, and with what weights.
+) -> tuple[np.ndarray, np.ndarray]:
+    """What each block of canvas pixels reads of a side: from which pixel on, and with what weights.
 
-    The side is scaled to `scaled` px, `pad` px into a canvas of `length` px. Weights: float32
-    (blocks, block, taps), 0 for canvas pixels beyond the image. They are rounded where torch rounds
-    and end where its end: a pixel at the very end would else be off by up to 5e-5 of its value.
+    The side is scaled to `scaled` px, `pad` px into a canvas of `length` px. First pixels: int64
+    (blocks,). Weights: float32 (blocks, block, taps), 0 for canvas pixels beyond the image. They
+    are rounded where torch rounds and end where its end: a pixel at the very end would else be off
+    by up to 5e-5 of its value.
     """
     scale = np.float32(side / scaled)
     reach = max(scale, np.float32(1))  # half the filter's width: wider where the image shrinks
@@ -73,8 +74,7 @@ def windows(
     np.maximum(weights, 0, out=weights)
     weights *= (pixels >= first) & (pixels < beyond)
     weights *= inside / weights.sum(axis=0)
-    reads = [slice(start, start + taps) for start in starts.tolist()]
-    return reads, torch.from_numpy(weights).T.unflatten(0, (-1, block))
+    return starts, weights.T.reshape(-1, block, taps)
 
 
 def resized_bands(
@@ -88,8 +88,8 @@ def resized_bands(
     """
     (height, width), top, left = placement
     pixels = image.flatten(1)
-    row_reads, row_weights = windows(len(image), height, top, target.height, patch_px)
-    col_reads, col_weights = windows(image.shape[1], width, left, target.width, patch_px)
+    row_reads, row_weights = _slices(*windows(len(image), height, top, target.height, patch_px))
+    col_reads, col_weights = _slices(*windows(image.shape[1], width, left, target.width, patch_px))
     matrices = _of_pixels(col_weights, scale).unbind()
     row_parts = list(zip(row_reads, row_weights.unbind(), strict=True))
 
@@ -106,6 +106,12 @@ def resized_bands(
         for col_read, matrix, out in zip(reads, matrices, patch_cols, strict=True):
             torch.mm(col_read, matrix, out=out)
         yield cells.unflatten(1, (-1, patch_px))[:, : len(band)]
+
+
+def _slices(starts: np.ndarray, weights: np.ndarray) -> tuple[list[slice], torch.Tensor]:
+    """Which pixels each block of `windows` reads, and its weights."""
+    taps = weights.shape[2]
+    return [slice(start, start + taps) for start in starts.tolist()], torch.from_numpy(weights)
 
 
 def _of_pixels(weights: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

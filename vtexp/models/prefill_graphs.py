@@ -8,7 +8,8 @@ between them can still be read off the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import inspect
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,6 +26,9 @@ Result = TypeVar("Result")
 MOST_DIFFERENT = 0.01
 #: Share of the GPU's memory that graphs may take; shapes beyond it stay eager.
 MOST_MEMORY = 0.1
+#: Shapes whose capture may fail before no further one is tried: each try takes time, and what a
+#: broken capture had of the memory may stay taken.
+MOST_FAILURES = 3
 
 
 class GraphStages(NamedTuple):
@@ -52,6 +56,12 @@ class GraphStages(NamedTuple):
         if self.reduce is not None:
             features = self.reduce(self.inputs, features)
         return self.read_prompt(self.inputs, features)
+
+
+def cache_argument(call: Callable[..., Any]) -> str:
+    """By what name a pass of transformers, or the class of its output, takes keys and values: it
+    changed in 5.24."""
+    return "cache" if "cache" in inspect.signature(call).parameters else "past_key_values"
 
 
 class PromptCache(DynamicCache):
@@ -101,8 +111,10 @@ class PrefillGraph:
             self._read_prompt, self._logits = captured(
                 pool, lambda: own.read_prompt(self._inputs, features)
             )
-            #: Memory that the capture took of the device, beside the inputs.
-            self.bytes = max(0, before - torch.cuda.mem_get_info(stream.device)[0])
+            taken = max(0, before - torch.cuda.mem_get_info(stream.device)[0])
+            self.inputs_bytes = sum(tensor.nbytes for tensor in self._inputs.values())
+            #: Memory that the graph takes of the device: of its own, and its copy of the inputs.
+            self.bytes = taken + self.inputs_bytes
             graphs = (self._read_early, self._reduce)
             for graph in (self._encode, self._connect, *graphs, self._read_prompt):
                 if graph is not None:
@@ -176,6 +188,18 @@ def captured(pool: Any, stage: Callable[[], Result]) -> tuple[torch.cuda.CUDAGra
     return graph, output
 
 
+def held_by_pools(segments: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Bytes that graphs' own pools handed out (`allocated`) and hold (`reserved`).
+
+    segments: of `torch.cuda.memory_snapshot`; those of no graph are of the pool (0, 0).
+    """
+    own = [segment for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0)]
+    return {
+        "allocated": sum(segment["allocated_size"] for segment in own),
+        "reserved": sum(segment["total_size"] for segment in own),
+    }
+
+
 class PrefillGraphs:
     """The graphs of one model on one GPU, by shape, within a share of its memory."""
 
@@ -185,7 +209,9 @@ class PrefillGraphs:
         self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
         self._graphs: dict[Hashable, PrefillGraph] = {}
         self._bytes = 0
-        #: Why a shape could not be captured; None while all could.
+        self._failures = 0
+        self._eager: set[Hashable] = set()
+        #: Why a shape could not be captured, the first of these; None while all could.
         self.failure: str | None = None
 
     def get(self, shape: Hashable) -> PrefillGraph | None:
@@ -197,22 +223,40 @@ class PrefillGraphs:
         """Memory of the device that all graphs take, beside weights and what passes use."""
         return self._bytes / MIB
 
+    def held_mib(self) -> dict[str, float]:
+        """What torch's allocator handed out to graphs and holds for them, those of answers too: the
+        names are `StageMemory`'s."""
+        inputs = sum(graph.inputs_bytes for graph in self._graphs.values())
+        return {
+            kind: (bytes_ + inputs) / MIB
+            for kind, bytes_ in held_by_pools(torch.cuda.memory_snapshot()).items()
+        }
+
     def capture(self, shape: Hashable, stages: Callable[[], GraphStages]) -> None:
-        """Capture a shape that is not captured yet; where that fails, `failure` says why."""
-        if shape in self._graphs or self.failure is not None:
+        """Capture a shape that is not captured yet; where that fails, `failure` says why.
+
+        A shape that failed stays eager; after MOST_FAILURES of them all further ones do.
+        """
+        if shape in self._graphs or shape in self._eager or self._failures >= MOST_FAILURES:
             return
         if self._bytes > self._most_bytes:
-            self.failure = (
+            self._stays_eager(
+                shape,
                 f"graphs of {len(self._graphs)} shapes take {self.memory_mib:.0f} MiB, as much as "
-                "they may"
+                "they may",
             )
             return
         try:
             graph = PrefillGraph(stages(), self._pool, self._stream)
         except Exception as error:  # of a driver, a kernel, the memory: eager passes go on
-            self.failure = error_line(error)
+            self._failures += 1
+            self._stays_eager(shape, error_line(error))
             torch.cuda.synchronize(self._device)
             self._pool = torch.cuda.graph_pool_handle()
             return
         self._graphs[shape] = graph
         self._bytes += graph.bytes
+
+    def _stays_eager(self, shape: Hashable, reason: str) -> None:
+        self._eager.add(shape)
+        self.failure = self.failure or reason

@@ -301,11 +301,15 @@ class Runner(ABC):
     def prefill_memory(
         self, sample: Sample, setting: CropSetting, style: str
     ) -> dict[str, dict[str, float]]:
-        """Peak memory in MiB of each stage of one eager prefill, by kind; see `StageMemory`."""
+        """Peak memory in MiB of each stage of one eager prefill, by kind; see `StageMemory`.
+
+        Without what CUDA graphs hold: they are of all settings that this process has timed.
+        """
         self.forget_answers()
         if self.gpus:
             torch.cuda.empty_cache()  # or what was reserved for other prompts would be this one's
-        memory = StageMemory(self.gpus)
+        of_graphs = self.graphs.held_mib() if self.graphs is not None and self.gpus else {}
+        memory = StageMemory(self.gpus, of_graphs)
         self._pass(sample, setting, style, memory.end_of, None)
         return memory.peaks
 

@@ -26,8 +26,9 @@ from vtexp.models.prefill_graphs import captured
 
 #: Buffers hold a multiple of so many tokens, so that batches of like lengths share a graph.
 LENGTH_STEP = 128
-#: Tokens that the buffers of all shapes hold together, at most (or those of one): the oldest go.
-MOST_TOKENS = 65_536
+#: Share of a GPU's memory that buffers of all shapes may take (or those of one): the oldest go. On
+#: the host, where nothing is captured, only the latest stay.
+MOST_MEMORY = 0.1
 
 
 class LateTokens(NamedTuple):
@@ -250,6 +251,7 @@ class Answering:
     def __init__(self, model: MolmoForCausalLM, end_ids: tuple[int, ...], graphs: bool) -> None:
         self._model, self._end_ids = model, end_ids
         self._stream = torch.cuda.Stream() if graphs else None
+        self._most_tokens = most_tokens(model)
         self._steps: OrderedDict[BufferSizes, AnswerSteps] = OrderedDict()
 
     def answer(
@@ -316,12 +318,22 @@ class Answering:
     def _steps_for(self, sizes: BufferSizes) -> AnswerSteps:
         if sizes not in self._steps:
             held = [own.batch * own.tokens for own in self._steps]
-            while held and sum(held) + sizes.batch * sizes.tokens > MOST_TOKENS:
+            while held and sum(held) + sizes.batch * sizes.tokens > self._most_tokens:
                 self._steps.popitem(last=False)
                 held.pop(0)
             self._steps[sizes] = AnswerSteps(self._model, sizes)
         self._steps.move_to_end(sizes)
         return self._steps[sizes]
+
+
+def most_tokens(model: MolmoForCausalLM) -> int:
+    """Tokens whose keys and values take MOST_MEMORY of the model's GPU; 0 without one."""
+    config, weight = model.config, model.model.transformer.blocks[0].attn_norm.weight
+    if weight.device.type != "cuda":
+        return 0
+    values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    memory = torch.cuda.get_device_properties(weight.device).total_memory
+    return int(MOST_MEMORY * memory / (values * weight.element_size()))
 
 
 def _sizes(batch: int, longest: int, more: int, inputs: dict[str, Any]) -> BufferSizes:

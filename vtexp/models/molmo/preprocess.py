@@ -43,6 +43,8 @@ _MEAN, _STD = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
 #: A byte times the first plus the second is the normalised value of its channel.
 _SCALE = 1 / (255 * _STD)
 _SHIFT = -_MEAN / _STD
+#: The same in the type in which a device sums.
+_SCALE_AND_SHIFT = ((1 / (255 * _STD.double())).numpy(), (-_MEAN.double() / _STD.double()).numpy())
 
 #: A decoded image, uint8 (H, W, 3): on the host, or on a device.
 Pixels = np.ndarray | torch.Tensor
@@ -305,18 +307,19 @@ def _host_patches(
     return patches.flatten(3).flatten(1, 2)
 
 
-@lru_cache(maxsize=256)
 def _parcel(
     size: Size, views: tuple[View, View], geometry: Geometry, device: torch.device
 ) -> Parcel:
     """All that the device needs to know of an image: scale and shift of the channels, the padding
-    mask, then what each view's rows and columns read."""
-    mean, std = _MEAN.to(torch.float64), _STD.to(torch.float64)
-    tensors = [1 / (255 * std), -mean / std, _padding_mask(views[1], geometry)]
+    mask, then what each view's rows and columns read.
+
+    Made anew for each image, not kept by size: a pass is timed as that of an image not yet seen.
+    """
+    arrays = [*_SCALE_AND_SHIFT, _padding_mask(views[1], geometry).numpy()]
     for placement, target, _ in dict.fromkeys(views):
         for window in antialiased_windows(size, placement, target, geometry.patch_px):
-            tensors += window
-    return Parcel.of(tensors, device)
+            arrays += window
+    return Parcel.of(arrays, device)
 
 
 def _device_patches(

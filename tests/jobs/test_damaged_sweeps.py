@@ -111,7 +111,7 @@ def test_a_damaged_file_is_named_and_hides_nothing_else(
         assert not lines or path.name in lines[0] or command == "resume"
     assert main(["sweeps", str(sweep.parent)]) == 0
     listed = capsys.readouterr().out
-    assert ("damaged" in listed) == (name == "note")
+    assert ("unreadable" in listed) == (name == "note")
     if name != "note":
         assert codes["status"] == codes["cancel"] == 0
 
@@ -162,6 +162,48 @@ def test_a_note_of_other_types_is_one_line(
     assert path.name in line and "delete it" in line
 
 
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError(5, "I/O error")]
+)
+def test_what_may_not_be_read_is_not_to_be_deleted(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, error: OSError
+) -> None:
+    real = Path.open
+
+    def refuse(path: Path, *arguments: Any, **more: Any) -> Any:
+        if path.name == files.RESULT:
+            raise error
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert main(["report", str(sweep)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert files.RESULT in line and str(error.strerror) in line and "delete" not in line
+
+
+def test_a_sweep_that_may_not_be_read_hides_no_other(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    locked = sweep.with_name("locked")
+    shutil.copytree(sweep, locked)
+    real = Path.is_dir
+
+    def refuse(path: Path) -> bool:
+        if locked in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    for path in locked.glob("*/*"):
+        path.unlink()
+    assert main(["sweeps", str(sweep.parent), "--json"]) == 0
+    rows = {row["sweep"]: row for row in json.loads(capsys.readouterr().out)}
+    assert "Permission denied" in rows["locked"]["error"]
+    assert rows["locked"]["state"] == "unreadable" and rows["sweep"]["error"] is None
+    assert main(["status", str(locked)]) == 2
+    assert "cannot be read (Permission denied)" in capsys.readouterr().err
+
+
 def test_keys_of_later_versions_are_no_damage(sweep: Path) -> None:
     path = next((sweep / JOBS).glob("*.json"))
     (job,) = json.loads(path.read_text())["jobs"]
@@ -199,10 +241,19 @@ def test_a_copy_of_a_run_does_not_count_twice(sweep: Path, capsys: Captured, nam
     [
         (files.RESULT, {"num_samples": -4}),
         (files.RESULT, {"measured_vision_tokens": -1.0}),
-        (files.RESULT, {"answer_times": {
-            "batch_size": 4, "samples": 0, "preprocess_s": 1.0, "prefill_s": 1.0, "decode_s": 1.0,
-            "vision_tokens": 288.0,
-        }}),
+        (
+            files.RESULT,
+            {
+                "answer_times": {
+                    "batch_size": 4,
+                    "samples": 0,
+                    "preprocess_s": 1.0,
+                    "prefill_s": 1.0,
+                    "decode_s": 1.0,
+                    "vision_tokens": 288.0,
+                }
+            },
+        ),
         (files.RESULT, {"accuracy": 0.5}),
         (files.SAMPLES, {"score": -1.0}),
         (files.SAMPLES, {"score": 0.0}),

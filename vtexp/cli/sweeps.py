@@ -24,7 +24,7 @@ from vtexp.utils.text import listed
 class SweepSummary:
     """A sweep in a list: when it was first submitted, and its runs.
 
-    `error`: why nothing is known of its runs, where its notes of jobs are damaged.
+    `error`: why nothing is known of its runs, where it or its notes of jobs cannot be read.
     """
 
     folder: Path
@@ -36,7 +36,7 @@ class SweepSummary:
     def state(self) -> str:
         """What the sweep needs: nothing (done), time (running, queued), or its user."""
         if self.error is not None:
-            return "damaged"
+            return "unreadable"
         states = {status.state for status in self.statuses}
         order = ("running", "queued", "waiting", "unknown", "lost", "failed", "missing", "done")
         return next(state for state in order if state in states)
@@ -87,25 +87,37 @@ def show_sweeps(folder: Path, *, as_json: bool = False) -> None:
 def find_sweeps(folder: Path) -> list[SweepSummary]:
     """The sweeps in a folder, the newest first; their jobs are asked for all at once.
 
-    One whose notes of jobs are damaged is listed with the error.
+    One that cannot be read, or whose notes of jobs are damaged, is listed with the error.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; name the one that sweep.folder gave")
-    sweeps = [path.absolute() for path in folder.iterdir() if is_sweep(path)]
-    damaged: dict[Path, str] = {}
-    for sweep in sweeps:
-        try:
-            read_submitted(sweep)
-        except DataError as error:
-            damaged[sweep] = str(error)
-    whole = look_at([sweep for sweep in sweeps if sweep not in damaged])
+    errors = {path.absolute(): _error(path) for path in folder.iterdir()}
+    sweeps = {path: error for path, error in errors.items() if error is not None}
+    whole = look_at([path for path, error in sweeps.items() if not error])
     found = [
-        SweepSummary(sweep, _began(sweep), whole.get(sweep, []), damaged.get(sweep))
-        for sweep in sweeps
+        SweepSummary(path, _began(path), whole.get(path, []), error or None)
+        for path, error in sweeps.items()
     ]
     return sorted(found, key=lambda sweep: sweep.began, reverse=True)
 
 
+def _error(path: Path) -> str | None:
+    """Why a sweep cannot be read, empty if it can be; None of what is no sweep."""
+    try:
+        if not is_sweep(path):
+            return None
+        read_submitted(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    except DataError as error:
+        return str(error)
+    return ""
+
+
 def _began(sweep: Path) -> datetime:
     """When the first of its runs was frozen, by the file's time."""
-    return datetime.fromtimestamp(min(map(frozen_at, run_folders(sweep)))).astimezone()
+    try:
+        began = min(map(frozen_at, run_folders(sweep)), default=sweep.stat().st_mtime)
+    except OSError:  # not even its runs can be listed
+        began = sweep.stat().st_mtime
+    return datetime.fromtimestamp(began).astimezone()

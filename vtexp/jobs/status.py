@@ -6,6 +6,7 @@ failed, with how its job ended and the last lines of its log.
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections.abc import Sequence
@@ -96,7 +97,9 @@ def find_sweep(name: str) -> Path:
                 return path.absolute()
         except OSError as error:  # such as a name that is too long for one
             said = name if len(name) <= MOST_OF_A_NAME else f"{name[:MOST_OF_A_NAME]}..."
-            raise ConfigError(f"{said}: not the name of a folder ({error.strerror})") from error
+            too_long = error.errno == errno.ENAMETOOLONG
+            what = "not the name of a folder" if too_long else "cannot be read"
+            raise ConfigError(f"{said}: {what} ({error.strerror})") from error
     raise DataError(f"{cut(name)}: {_instead(Path(name))}")
 
 

@@ -132,6 +132,8 @@ def _read(path: Path) -> _Note:
     try:
         note = from_json(_Note, files.read_json(path))
     except DataError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
         raise DataError(f"{error}; {advice}") from error
     except Misfit as error:
         raise DataError(f"{path}: not a note of submitted jobs ({error}); {advice}") from error

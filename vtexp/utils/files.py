@@ -279,9 +279,16 @@ def _read(path: Path) -> bytes:
         return file.read()
 
 
+#: Errors of the system that mean damage. Others, such as of permission, say nothing of the file.
+_DAMAGE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
+
+
 def _unreadable(path: Path, error: Exception) -> DataError:
     said = error.strerror if isinstance(error, OSError) else str(error)
-    return damaged(path, f"cannot be read ({' '.join(str(said or error).split())})")
+    text = f"cannot be read ({' '.join(str(said or error).split())})"
+    if isinstance(error, OSError) and error.errno not in _DAMAGE:
+        return DataError(f"{path}: {text}")
+    return damaged(path, text)
 
 
 def damaged(path: Path, what: str) -> DataError:

@@ -47,6 +47,8 @@ Row = dict[str, Any]
 Quantiles = Callable[[np.ndarray], np.ndarray]
 
 PLACES = (np.arange(200_000) + 0.5) / 200_000
+#: Shares of the questions that equal budgets answer differently, of `margins`.
+SHARES_CHANGED = (0, 0.01, 0.02, 0.05, 0.1)
 
 
 def steps(values: list[float], shares: list[float]) -> Quantiles:
@@ -278,7 +280,7 @@ def margins(times: int) -> Iterator[Row]:
     """The margin, in points, that a plan carries with 80 % power, by how many answers change."""
     for questions in (100, 200, 400, 500, 1000, 2000):
         for budgets in (2, 4, 8):
-            row = {f"{c:.0%}": planned_margin(questions, budgets, c) for c in (0, 0.02, 0.05, 0.1)}
+            row = {f"{c:.0%}": planned_margin(questions, budgets, c) for c in SHARES_CHANGED}
             yield {"questions": questions, "budgets": budgets} | {
                 name: round(100 * margin, 2) for name, margin in row.items()
             }

@@ -37,6 +37,7 @@ from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import ImagePlaces, MolmoForCausalLM, image_places
 from vtexp.models.molmo.preprocess import ImageTokenIds, image_token_sequence
 from vtexp.models.prefill_graphs import GraphStages, PrefillGraph, PromptCache, Tensors
+from vtexp.utils.text import percent
 
 MAX_CROPS = 12
 TEXT_TOKENS = 30
@@ -69,8 +70,8 @@ def build_native(size: str, device: str, dtype: torch.dtype) -> MolmoForCausalLM
     return model.eval().requires_grad_(False)
 
 
-def build_reference(folder: Path, native: MolmoForCausalLM) -> torch.nn.Module:
-    """The reference model with the native model's weights."""
+def build_reference(folder: Path, native: MolmoForCausalLM, **changed: Any) -> torch.nn.Module:
+    """The reference model with the native model's weights; `changed` are other settings of it."""
     make_importable(folder)
     from launch_scripts.utils import DEFAULT_VISION_BACKBONE, QWEN2_7B
     from olmo.model import Molmo
@@ -96,6 +97,7 @@ def build_reference(folder: Path, native: MolmoForCausalLM) -> torch.nn.Module:
         init_device="meta",
         vit_layers=config.connector["vit_layers"],
         vision_backbone=replace(DEFAULT_VISION_BACKBONE, **vision),
+        **changed,
     )
     model = Molmo(reference_config, init_params=False).to(first.dtype).to_empty(device=first.device)
     weights = {name.removeprefix("model."): p for name, p in native.named_parameters()}
@@ -293,7 +295,7 @@ def main() -> None:
                 f" ({low:.2f}-{high:.2f}), logits differ by {row['largest_logit_difference']:.1g}"
             )
         if args.peak_tflops:
-            line += f", MFU {row['mfu']:.0%}"
+            line += f", MFU {percent(row['mfu'])}"
         print(line, flush=True)
     found = {"parameters": parameters, "product_tflops": attainable, "rows": rows}
     write_results(args.out, found, args.device)

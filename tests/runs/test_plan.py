@@ -220,7 +220,10 @@ def rewrite_config(checkpoint: Path, folder: Path, **changes: object) -> Path:
         ({"hidden_size": None}, "hidden_size .*whole number"),
         ({"hidden_size": "abc"}, "hidden_size .*whole number"),
         ({"moe_num_experts": 64, "moe_top_k": None}, "moe_top_k .*whole number"),
-        ({"clip_qkv": 8.0}, "clip_qkv and norms"),
+        ({"clip_qkv": 8.0}, "clip_qkv is 8.0; only None"),
+        ({"image_pooling_2d": "attention"}, "image_pooling_2d is attention; only attention_meanq"),
+        ({"vision_backbone": {"image_mlp_activations": "gelu"}}, "image_mlp_activations is gelu"),
+        ({"connector": {"normalize_input_embeds": True}}, "normalize_input_embeds is True"),
         ({"vision_backbone": {"image_default_input_size": [448, 448]}}, r"only 336 is supported"),
         ({"vision_backbone": {"image_patch_size": 16}}, "image_patch_size is 16; only 14"),
         ({"vision_backbone": "x"}, "vision_backbone is not"),
@@ -276,7 +279,7 @@ def test_padding_is_told(make_config: MakeConfig) -> None:
     assert runs[0].warnings == ()
     assert [str(t) for t in set(runs[1].tilings)] == ["1x7"]
     # The square image is 336 px high and wide on a canvas of 1680 x 336.
-    assert any("as little as 20% of it" in warning for warning in runs[1].warnings)
+    assert any("as little as 20 % of it" in warning for warning in runs[1].warnings)
 
 
 def test_new_weights_are_another_run(

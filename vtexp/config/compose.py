@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vtexp.config.booleans import strict_booleans
 from vtexp.config.checks import from_hydra
 from vtexp.config.dataset_schema import DatasetConfig
 from vtexp.config.hydra_parts import hydra_arguments, register_sweeper
@@ -96,7 +97,10 @@ def _files(config_dir: Path | None) -> Iterator[list[str]]:
     running = GlobalHydra.instance().hydra  # within `launch.py` there is one, and only one can be
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        with (
+            strict_booleans(),
+            initialize_config_dir(version_base="1.3", config_dir=str(CONF)),
+        ):
             yield searched
     finally:
         GlobalHydra.instance().hydra = running

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 
 from vtexp.errors import error_line
 from vtexp.models.clocks import MIB
+from vtexp.utils.text import percent
 
 Tensors = dict[str, torch.Tensor]
 Result = TypeVar("Result")
@@ -123,7 +124,7 @@ class PrefillGraph:
         torch.cuda.current_stream().wait_stream(stream)
         if difference.item() > MOST_DIFFERENT:
             raise RuntimeError(
-                f"replayed logits differ from the eager pass's by {difference.item():.1%}"
+                f"replayed logits differ from the eager pass's by {percent(difference.item(), 1)}"
             )
 
     def load(self, inputs: Tensors) -> None:

@@ -114,11 +114,16 @@ def _masked(content: Any, secrets: list[str]) -> Any:
     return content
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """A share in percent, such as `83 %` or, with a digit, `4.9 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def chance_text(chance: float) -> str:
     """A chance in percent, such as `83 %`; never 0 or 100."""
     if chance > 0.99:
         return "over 99 %"
-    return "under 1 %" if chance < 0.01 else f"{chance:.0%}".replace("%", " %")
+    return "under 1 %" if chance < 0.01 else percent(chance)
 
 
 def command_line(words: Sequence[str]) -> str:

@@ -163,7 +163,7 @@ def test_a_finished_share_is_not_answered_again(tmp_path: Path) -> None:
     with first.path.open("ab") as file:
         file.write(b"\0\0\0\n")  # as a disk leaves it that lost power
     again = files.RowsFile(tmp_path / "answers.jsonl")
-    assert again.go_on("sample_id") == ["a", "b"]
+    assert again.go_on(lambda row: row["sample_id"]) == ["a", "b"]
     again.write([{"sample_id": "c"}])
     again.finish()
     files.merge_rows([again.path], tmp_path / "all.jsonl", "sample_id", ["c", "a", "b"])

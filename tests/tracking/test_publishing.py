@@ -102,7 +102,7 @@ def test_a_sweep_is_online_once_and_without_secrets(
     assert main(["publish", str(sweep)]) == 0
     assert dict(wandb_server.asked) == before  # nothing was sent again
 
-    change_result(sweep / rows[0]["run"], accuracy=0.125)
+    change_result(sweep / rows[0]["run"], sequence_length=7.0)
     write_analysis(sweep, answered(sweep, "One crop will do."))  # of an earlier state
     assert main(["publish", str(sweep)]) == 0
     (series,) = of_sweep(sweep).series
@@ -113,7 +113,7 @@ def test_a_sweep_is_online_once_and_without_secrets(
     assert wandb_server.summary(curve)["answer"] == series.answer.sentence
     assert "One crop will do." not in wandb_server.reports[report["id"]]["spec"]
     run_id = files.read_json(sweep / rows[0]["run"] / "wandb.json")["id"]
-    assert wandb_server.summary(run_id)["accuracy"] == 0.125
+    assert wandb_server.summary(run_id)["sequence_length"] == 7.0
     assert len(wandb_server.history(run_id)) == 1
 
     written = [path.read_bytes() for path in sweep.rglob("*") if path.is_file()]
@@ -189,7 +189,7 @@ def test_several_sweeps_are_published_to_the_project_that_is_named(
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(made_runs, other)
-    change_result(next(other.glob("*/result.json")).parent, accuracy=0.125)
+    change_result(next(other.glob("*/result.json")).parent, sequence_length=7.0)
     command = ["publish", str(made_runs), str(other), "--project", "ours", "--entity", "team"]
     assert main(command) == 0
     assert {run["project"] for run in wandb_server.runs.values()} == {"ours"}

@@ -101,7 +101,7 @@ def analyse(
     """
     done = [run for run in runs if run.result is not None]
     read = {
-        run.folder: read_columns(path, run.found.num_samples)
+        run.folder: read_columns(path, run.found)
         for run in done
         if (path := run.folder / files.SAMPLES).exists()
     }

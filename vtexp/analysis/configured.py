@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vtexp.config.schema import LIMITS, ReportConfig, all_ranges
-from vtexp.errors import ConfigError, DataError
-from vtexp.runs.folder import run_folders
+from vtexp.errors import ConfigError
+from vtexp.runs.folder import frozen_at, run_folders
 from vtexp.utils import files
 
 #: `report.margin` where no sweep says one.
@@ -46,11 +46,7 @@ def configured_limits(sweeps: Sequence[Path]) -> dict[str, float]:
 
 def _latest(sweeps: Sequence[Path]) -> list[Path]:
     """The run of each sweep that was configured last."""
-    return [
-        max(folders, key=lambda folder: (folder / files.CONFIG).stat().st_mtime)
-        for sweep in sweeps
-        if (folders := run_folders(sweep))
-    ]
+    return [max(folders, key=frozen_at) for sweep in sweeps if (folders := run_folders(sweep))]
 
 
 def _said(folder: Path, key: str) -> Any:
@@ -63,5 +59,6 @@ def _number(folder: Path, key: str) -> float:
     """A key of `report` in a run's config. Raises DataError where it is not what it may be."""
     value, allowed = _said(folder, key), all_ranges()[f"report.{key}"]
     if isinstance(value, bool) or not isinstance(value, int | float) or not allowed.allows(value):
-        raise DataError(f"{folder / files.CONFIG}: report.{key} is not a number; must be {allowed}")
+        said = f"report.{key} is not a number; must be {allowed}"
+        raise files.damaged(folder / files.CONFIG, said)
     return float(value)

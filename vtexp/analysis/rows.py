@@ -209,7 +209,15 @@ def _sweep_names(sweeps: Sequence[Path]) -> dict[Path, str]:
 def _runs(sweep: Path, name: str) -> list[ComparedRun]:
     found = (path for path in sweep.iterdir() if path.is_dir())
     folders = sorted(found, key=lambda folder: natural(folder.name))
-    return [run for folder in folders if (run := _run(folder, name)) is not None]
+    runs = [run for folder in folders if (run := _run(folder, name)) is not None]
+    first: dict[str, ComparedRun] = {}
+    for run in runs:
+        if (same := first.setdefault(run.asked.run_id, run)) is not run:
+            raise DataError(
+                f"{run.folder}: the same run as {same.name}, and would count twice; move one of "
+                "them out of the sweep"
+            )
+    return runs
 
 
 def _run(folder: Path, sweep: str) -> ComparedRun | None:
@@ -299,10 +307,9 @@ def _varying(runs: Sequence[ComparedRun], settings: Sequence[Mapping[str, Any]])
 def _settings(folder: Path) -> dict[str, Any]:
     """Settings of a run that can change its numbers and have no column of their own, flat."""
     config = files.read_config(folder)
-    run = config.get("run") or {}
-    if not isinstance(run, dict):
-        raise DataError(f"{folder / files.CONFIG}: not the config of a run")
-    groups = ("model", "dataset", "hardware", "measure")
+    run, groups = config.get("run"), ("model", "dataset", "hardware", "measure")
+    if not isinstance(run, dict) or not all(isinstance(config.get(key), dict) for key in groups):
+        raise files.damaged(folder / files.CONFIG, files.NO_CONFIG)
     told = {f"{group}.{key}" for group, key in OF_NO_NUMBER}
     told |= {f"{group}.{key}" for group in groups for key in ("name", "split")}
     found = {

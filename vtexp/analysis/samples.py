@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from array import array
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vtexp.runs.records import SampleRow, read_samples
+from vtexp.runs.records import Result, SampleRow, read_samples
 from vtexp.utils import files
 
 #: A text with more values than this is a note on a question, not a group of questions.
@@ -53,10 +55,10 @@ class SampleColumns:
         )
 
 
-def read_columns(path: Path, count: int | None = None) -> SampleColumns:
-    """Columns of a samples.jsonl, of `count` samples where that is known.
+def read_columns(path: Path, result: Result | None = None) -> SampleColumns:
+    """Columns of a samples.jsonl, of a run with this result where that is known.
 
-    Raises DataError if it is damaged, lacks rows or has one twice.
+    Raises DataError if it is damaged, lacks rows, has one twice, or has other scores.
     """
     questions, scores, images = array("Q"), array("d"), array("q")
     attributes: dict[str, _Attribute] = defaultdict(_Attribute)
@@ -69,10 +71,10 @@ def read_columns(path: Path, count: int | None = None) -> SampleColumns:
         images.append(codes.setdefault(row.image_id, len(codes)))
         for name, value in {"question_type": row.question_type, **row.attributes}.items():
             attributes[name].append(value, len(questions))
-    asked = len(questions) if count is None else count
-    if not len(ids) == len(questions) == asked:
-        said = f"{len(questions)} rows of {len(ids)} samples"
-        raise files.damaged(path, said if count is None else f"{said}, not of the run's {count}")
+    if len(ids) < len(questions):
+        raise files.damaged(path, f"{len(questions)} rows of {len(ids)} samples")
+    if result is not None:
+        _require_same(path, scores, result)
     labels = {name: found.labels(len(questions)) for name, found in attributes.items()}
     return SampleColumns(
         questions=np.array(questions),
@@ -80,6 +82,20 @@ def read_columns(path: Path, count: int | None = None) -> SampleColumns:
         images=np.array(images),
         groups={name: found for name, found in labels.items() if found is not None},
     )
+
+
+def _require_same(path: Path, scores: Sequence[float], result: Result) -> None:
+    """Raises DataError where the scores of a file are not those of the run's result."""
+    if len(scores) != result.num_samples:
+        raise files.damaged(path, f"{len(scores)} rows, not the run's {result.num_samples}")
+    if result.accuracy is None:
+        return
+    mean = float(np.mean(scores))
+    if not math.isclose(mean, result.accuracy, rel_tol=1e-9, abs_tol=1e-9):
+        said = (
+            f"the mean of its scores is {mean:.6g}, and {files.RESULT} says {result.accuracy:.6g}"
+        )
+        raise files.damaged(path, said)
 
 
 def _question(row: SampleRow) -> int:

@@ -55,12 +55,18 @@ class Sweep:
 
     @cached_property
     def samples(self) -> DataFrame:
-        """One row per question and finished run: the answer, its score and its counts."""
+        """One row per question and finished run: the answer, its score and its counts.
+
+        Raises DataError where a run has lost its samples.jsonl.
+        """
         return _table(self._records(files.SAMPLES))
 
     @cached_property
     def latency(self) -> DataFrame:
-        """One row per timed prefill of a finished run, with the times of its stages in ms."""
+        """One row per timed prefill of a finished run, with the times of its stages in ms.
+
+        Raises DataError where a run has lost its latency.jsonl.
+        """
         return _table(self._records(files.LATENCY))
 
     @cached_property
@@ -85,11 +91,10 @@ class Sweep:
     def _records(self, name: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         for run in self._runs:
-            path = run.folder / name
-            if run.result is not None and path.is_file():
+            if run.result is not None:
                 values = run.values()
                 own = {key: values[key] for key in OF_RUN}
-                found += [own | record for record in files.rows_of(path)]
+                found += [own | record for record in files.rows_of(run.folder / name)]
         return found
 
 

@@ -147,7 +147,7 @@ def _add_options(name: str, command: argparse.ArgumentParser) -> None:
         )
     elif name == "cancel":
         about = "only these runs: a knob's value, such as 560x336, or a run's folder"
-        command.add_argument("runs", metavar="RUN", nargs="*", help=about)
+        command.add_argument("runs", metavar="RUN", nargs="*", default=[], help=about)
     elif name == "resume":
         _add_resume(command)
 
@@ -155,7 +155,7 @@ def _add_options(name: str, command: argparse.ArgumentParser) -> None:
 def _add_resume(resume: argparse.ArgumentParser) -> None:
     resume.set_defaults(command=_resume, keys=True)
     about = "keys of hardware that change, such as hardware.slurm.partition=gpu"
-    resume.add_argument("words", metavar="KEY=VALUE", nargs="*", help=about)
+    resume.add_argument("words", metavar="KEY=VALUE", nargs="*", default=[], help=about)
     about = "submit and return; wait comes back"
     resume.add_argument("--no-wait", action="store_true", help=about)
     about = "also runs whose jobs cannot be queried: another user's, or of a SLURM that is gone"
@@ -224,7 +224,7 @@ def _add_datasets(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     show.set_defaults(command=_show_sample, keys=True, prog=show.prog)
     about = "name of the data set, as in dataset=NAME, and keys of launch.py"
-    show.add_argument("words", metavar="NAME [KEY=VALUE]", nargs="*", help=about)
+    show.add_argument("words", metavar="NAME [KEY=VALUE]", nargs="*", default=[], help=about)
     about = "place of the question in the order of a run, from 0 (default)"
     show.add_argument("--index", type=int, default=0, help=about)
     about = "PNG to write; default: named after the sample, in this folder"
@@ -251,7 +251,7 @@ def _add_importance(commands: argparse._SubParsersAction[_Parser]) -> None:
     importance.set_defaults(command=_importance, keys=True, prog=importance.prog)
     importance.set_defaults(interrupted="no order was written")
     about = "keys of launch.py"
-    importance.add_argument("words", metavar="KEY=VALUE", nargs="*", help=about)
+    importance.add_argument("words", metavar="KEY=VALUE", nargs="*", default=[], help=about)
     about = "JSON file to write; default: outputs/block_order-MODEL-DATASET-SPLIT.json"
     importance.add_argument("--out", type=Path, metavar="FILE.json", help=about)
     _add_config_dir(importance, default=None)

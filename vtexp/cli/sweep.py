@@ -22,11 +22,19 @@ from vtexp.jobs.prepare import require_extras
 from vtexp.jobs.status import RunStatus, find_sweep, look, look_again, look_now
 from vtexp.jobs.watch import in_order, summary, table, watch
 from vtexp.report import write
-from vtexp.runs.folder import labels, quoted, raise_failures, record_failure, run_folders, settled
-from vtexp.runs.frozen import freeze, thaw
+from vtexp.runs.folder import (
+    asked_of,
+    is_sweep,
+    labels,
+    quoted,
+    raise_failures,
+    record_failure,
+    run_folders,
+    settled,
+)
+from vtexp.runs.frozen import freeze, require_folders, thaw
 from vtexp.runs.ledger import Job, read_submitted, taking, working_folder
 from vtexp.runs.plan import Plan, make_plan
-from vtexp.runs.records import read_planned
 from vtexp.tracking import publish as upload
 from vtexp.utils import files
 from vtexp.utils.console import console
@@ -102,6 +110,8 @@ def report(
     sweeps = _sweeps(names, "report")
     statuses = [status for sweep in sweeps for status in look_again(sweep)]
     shared = questions == "shared"
+    if out is not None and out.resolve() not in [sweep.resolve() for sweep in sweeps]:
+        _refuse_sweep(out)
     folder = out or _folder_of(sweeps)
     written = write.report(sweeps, folder, margin=margin, shared=shared, limits=asked)
     # Of what is asked for here alone: W&B has what the sweep was configured with.
@@ -111,6 +121,12 @@ def report(
         console.print(summary(statuses))
     if written:
         require_page(folder)
+
+
+def _refuse_sweep(out: Path) -> None:
+    """Raises ConfigError where a report would replace that of another sweep."""
+    if is_sweep(out):
+        raise ConfigError(f"--out {out}: has the report of another sweep; name another folder")
 
 
 def _limit(text: str) -> tuple[str, float]:
@@ -191,10 +207,10 @@ def named_runs(statuses: Sequence[RunStatus], names: Sequence[str]) -> list[RunS
     for name in names:
         own = []
         for status in statuses:
-            asked = read_planned(status.folder)
-            values = (asked.knob_value, asked.value_label)
-            labelled = (called[status.folder], asked.label, f"{asked.knob}={asked.knob_value}")
-            known = (status.folder.name, *values, *labelled)
+            known = {status.folder.name, called[status.folder]}
+            if (asked := asked_of(status.folder)) is not None:
+                known |= {asked.knob_value, asked.value_label, asked.label}
+                known.add(f"{asked.knob}={asked.knob_value}")
             if name in known or Path(name).absolute() == status.folder:
                 own.append(status)
         if not own:
@@ -214,8 +230,8 @@ def resume(name: str, keys: Sequence[str] = (), *, wait: bool = True, anyway: bo
     """
     sweep = find_sweep(name)
     statuses = look_again(sweep)
-    gone = [s for s in statuses if s.state == "unknown" and anyway]
-    states = ("failed", "missing", "waiting")
+    gone = [s for s in statuses if s.unknown_because and anyway]
+    states = ("failed", "missing", "waiting", "lost")
     wanted = [s for s in statuses if s.state in states and not s.active] + gone
     _tell_others([s for s in statuses if s.active and s not in gone], nothing_else=not wanted)
     if not wanted:
@@ -235,14 +251,14 @@ def resume(name: str, keys: Sequence[str] = (), *, wait: bool = True, anyway: bo
 
 def _tell_others(busy: Sequence[RunStatus], *, nothing_else: bool) -> None:
     """Say which runs are left alone. Raises VtexpError if none of their jobs can be queried."""
-    unknown = [status for status in busy if status.state == "unknown"]
+    unknown = [status for status in busy if status.unknown_because]
     if known := len(busy) - len(unknown):
         console.print(f"{count_of(known, 'run')} under way, left alone")
     if not unknown:
         return
     line = (
-        f"{count_of(len(unknown), 'run')} of jobs that cannot be queried ({unknown[0].cause}); "
-        "if these jobs are gone, resume --anyway reruns them"
+        f"{count_of(len(unknown), 'run')} of jobs that cannot be queried "
+        f"({unknown[0].unknown_because}); if these jobs are gone, resume --anyway reruns them"
     )
     if nothing_else:
         raise VtexpError(line)
@@ -262,11 +278,7 @@ def _plans(folders: Sequence[Path], keys: Sequence[str]) -> list[Plan]:
     plans = []
     for own in alike.values():
         plan = make_plan(with_keys(thaw(own), keys))
-        if {run.folder for run in plan.runs} != set(own):
-            raise DataError(
-                f"{plan.config.model.path}: the weights are not those that the sweep was made "
-                "with; start a new sweep"
-            )
+        require_folders(plan, own)
         plans.append(plan)
     return plans
 

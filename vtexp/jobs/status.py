@@ -6,20 +6,31 @@ failed, with how its job ended and the last lines of its log.
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vtexp.config.choices import Launcher
-from vtexp.errors import ConfigError, DataError
+from vtexp.errors import ConfigError, DataError, VtexpError
 from vtexp.jobs import local, slurm
 from vtexp.jobs.state import JobState
 from vtexp.runs.causes import state_in_log
-from vtexp.runs.folder import failure, finished, log_lines, record_end, run_folders, settled
+from vtexp.runs.folder import (
+    asked_of,
+    failure,
+    finished,
+    is_sweep,
+    log_lines,
+    quoted,
+    record_end,
+    run_folders,
+    settled,
+)
 from vtexp.runs.ledger import JOBS, SubmittedJob, read_submitted
 from vtexp.runs.records import read_planned
 from vtexp.utils import files
@@ -38,7 +49,8 @@ class RunStatus:
     state: done, failed, running, queued, waiting (a limit of the site holds its job back: nobody
     has submitted it yet), lost (its job ended without a word), unknown (its launcher does not
     answer) or missing (nothing is to make it). `active`: its job is still there, whatever the run's
-    state. `stuck`: its job is queued and never starts by itself.
+    state, or cannot be queried; `unknown_because`: why it cannot. `stuck`: its job is queued and
+    never starts by itself.
     """
 
     folder: Path
@@ -48,6 +60,7 @@ class RunStatus:
     job: SubmittedJob | None = None
     progress: dict[str, Any] | None = None
     active: bool = False
+    unknown_because: str = ""
     stuck: bool = False
 
     @property
@@ -56,12 +69,12 @@ class RunStatus:
         return self.stuck or self.state in ("done", "failed", "missing")
 
     def plain(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        asked = read_planned(self.folder)
+        """As JSON takes it; what was asked is None where the run's plan is damaged."""
+        asked = asked_of(self.folder)
         keys = ("knob", "knob_value", "model", "dataset", "hardware")
         return {
             "run": self.folder.name,
-            **{key: getattr(asked, key) for key in keys},
+            **{key: getattr(asked, key, None) for key in keys},
             "state": self.state,
             "reason": self.cause,
             "node": self.node,
@@ -76,14 +89,30 @@ def find_sweep(name: str) -> Path:
 
     Raises DataError if there is none, ConfigError for a text that cannot name a folder.
     """
+    if not name:  # as of an unset variable of the shell; as a path, this folder
+        raise ConfigError("'': no name of a sweep; python -m vtexp sweeps lists them")
     for path in (Path(name), Path("outputs") / name):
         try:
-            if path.is_dir() and run_folders(path):
+            if is_sweep(path):
                 return path.absolute()
         except OSError as error:  # such as a name that is too long for one
             said = name if len(name) <= MOST_OF_A_NAME else f"{name[:MOST_OF_A_NAME]}..."
-            raise ConfigError(f"{said}: not the name of a folder ({error.strerror})") from error
-    raise DataError(f"{cut(name)}: no sweep of this name in outputs/, and no folder with runs")
+            too_long = error.errno == errno.ENAMETOOLONG
+            what = "not the name of a folder" if too_long else "cannot be read"
+            raise ConfigError(f"{said}: {what} ({error.strerror})") from error
+    raise DataError(f"{cut(name)}: {_instead(Path(name))}")
+
+
+def _instead(path: Path) -> str:
+    """What a name that is no sweep's stands for, and what to do."""
+    listing = "python -m vtexp sweeps lists them"
+    if path.is_file():
+        return f"a file, not the folder of a sweep; {listing}"
+    if (path / files.PLANNED).is_file() or (path / files.RESULT).is_file():
+        return f"a run; name the folder of its sweep, {quoted(path.absolute().parent)}"
+    if path.is_dir() and (found := next(filter(is_sweep, sorted(path.iterdir())), None)):
+        return f"a folder of sweeps; name one of them, such as {quoted(found)}"
+    return f"no sweep of this name in outputs/, and no folder with runs; {listing}"
 
 
 def look(sweep: Path) -> list[RunStatus]:
@@ -114,11 +143,22 @@ def _status(
 ) -> RunStatus:
     if finished(folder):
         return RunStatus(folder, "done", job=job)
+    found = _unfinished(folder, job, states)
+    try:
+        read_planned(folder)
+    except DataError as error:
+        return replace(found, cause="; ".join(filter(None, [found.cause, str(error)])))
+    return found
+
+
+def _unfinished(
+    folder: Path, job: SubmittedJob | None, states: dict[SubmittedJob, JobState]
+) -> RunStatus:
     ended = JobState("ended", "no job is working on it")
     state, cause, node = ended if job is None else states.get(job, ended)
-    active = state != "ended"
-    if (failed := failure(folder)) is not None:
-        return RunStatus(folder, "failed", failed.error, job=job, active=active)
+    active, unknown = state != "ended", cause if state == "unknown" else ""
+    if (error := _error(folder)) is not None:
+        return RunStatus(folder, "failed", error, "", job, None, active, unknown)
     if job is not None and not job.job_id:
         return RunStatus(folder, "waiting", "not submitted yet: a limit of the site", job=job)
     if job is None or (not active and job.launcher == Launcher.here):
@@ -130,7 +170,16 @@ def _status(
         why = "its job is loading the model or working on other runs"
         return RunStatus(folder, "queued", why, node, job, active=True)
     stuck = state == "queued" and slurm.NEVER.match(cause) is not None
-    return RunStatus(folder, state, cause, node, job, made, active=True, stuck=stuck)
+    return RunStatus(folder, state, cause, node, job, made, True, unknown, stuck)
+
+
+def _error(folder: Path) -> str | None:
+    """Why a run failed, in one line; None if it has not."""
+    try:
+        found = failure(folder)
+    except DataError as error:
+        return str(error)
+    return None if found is None else found.error
 
 
 def _progress(folder: Path) -> dict[str, Any] | None:
@@ -157,7 +206,10 @@ def _progress(folder: Path) -> dict[str, Any] | None:
 
 
 def settle(statuses: Sequence[RunStatus]) -> None:
-    """Record runs as failed whose job ended without a word; to be called after the grace period."""
+    """Record runs as failed whose job ended without a word; to be called after the grace period.
+
+    Where that cannot be written, as of another user's sweep, they stay lost.
+    """
     for status in statuses:
         with suppress(OSError):
             list(status.folder.iterdir())  # makes a network file system look again
@@ -167,7 +219,8 @@ def settle(statuses: Sequence[RunStatus]) -> None:
             if cause == slurm.FORGOTTEN:
                 cause = state_in_log(log_lines(status.folder.parent / JOBS, log)) or cause
             end = f"its job ended without a result ({cause}{where})"
-            record_end(status.folder, end, log)
+            with suppress(VtexpError):
+                record_end(status.folder, end, log)
 
 
 def look_now(sweep: Path) -> list[RunStatus]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from vtexp.config.choices import Launcher
 from vtexp.errors import VtexpError
 from vtexp.jobs.limits import HeldBack
 from vtexp.jobs.status import RunStatus, grace_s, look, settle
-from vtexp.runs.folder import labels, quoted
-from vtexp.runs.records import read_planned
+from vtexp.runs.folder import asked_of, labels, quoted, settled
 from vtexp.utils.console import console
 from vtexp.utils.text import count_of, natural
 
@@ -70,25 +70,39 @@ def watch(sweep: Path, timeout_s: float = math.inf) -> None:
 def _watch(sweep: Path, show: Any, timeout_s: float) -> list[RunStatus]:
     """Show the runs until all are over, or for `timeout_s`; returns them."""
     lost_since: dict[Path, float] = {}
+    unrecorded: set[Path] = set()
     held_back, began = HeldBack(sweep), time.monotonic()
     while True:
-        statuses, now = look(sweep), time.monotonic()
+        statuses, now = _seen(sweep, unrecorded), time.monotonic()
         show(statuses)
         left_s = began + timeout_s - now
         if all(map(_ended, statuses)) or left_s <= 0:
             return statuses
         lost = [status for status in statuses if status.state == "lost"]
         lost_since = {s.folder: lost_since.get(s.folder, now) for s in lost}
-        settle([s for s in lost if now - lost_since[s.folder] >= grace_s(s)])
+        silent = [s for s in lost if now - lost_since[s.folder] >= grace_s(s)]
+        settle(silent)
+        unrecorded |= {s.folder for s in silent if not settled(s.folder)}
         if any(status.state == "waiting" for status in statuses):
             held_back.submit()
         far = any(s.job is not None and s.job.launcher == Launcher.slurm for s in statuses)
         time.sleep(min(POLL_S if far else 1.0, left_s))
 
 
+def _seen(sweep: Path, unrecorded: Collection[Path]) -> list[RunStatus]:
+    """Status of each run; lost ones whose failure could not be written have failed all the same."""
+    return [
+        replace(status, state="failed")
+        if status.state == "lost" and status.folder in unrecorded
+        else status
+        for status in look(sweep)
+    ]
+
+
 def _ended(status: RunStatus) -> bool:
     """Whether a run is over and its job gone, as of a cancelled one some seconds later."""
-    gone = not status.active or (status.job is not None and status.job.launcher == Launcher.here)
+    here = status.job is not None and status.job.launcher == Launcher.here
+    gone = not status.active or here or bool(status.unknown_because)
     return status.stuck or (status.over and gone)
 
 
@@ -170,9 +184,11 @@ def in_order(statuses: Sequence[RunStatus]) -> list[RunStatus]:
     """By model, data set, hardware and knob, then by the knob's value, its numbers as numbers."""
 
     def key(status: RunStatus) -> tuple[Any, ...]:
-        asked = read_planned(status.folder)
+        asked = asked_of(status.folder)
+        if asked is None:  # last
+            return True, natural(status.folder.name)
         groups = (asked.model, asked.dataset, asked.hardware, asked.knob)
-        return (*groups, natural(asked.knob_value), asked.force_full_tokens)
+        return (False, *groups, natural(asked.knob_value), asked.force_full_tokens)
 
     return sorted(statuses, key=key)
 

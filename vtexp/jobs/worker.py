@@ -15,7 +15,7 @@ from pathlib import Path
 from vtexp.config.choices import Launcher
 from vtexp.errors import VtexpError, error_line
 from vtexp.runs.folder import record_failure, settled
-from vtexp.runs.frozen import thaw
+from vtexp.runs.frozen import require_folders, thaw
 from vtexp.runs.job import make_runs
 from vtexp.runs.ledger import JOBS, SubmittedJob, note_submitted, read_submitted, taking
 from vtexp.runs.plan import make_plan
@@ -135,11 +135,7 @@ def _make(folders: Sequence[Path], rank: int) -> None:
     if config.hardware.gpus_per_run > 1:
         _take_own_gpus(rank, config.hardware.gpus_per_run)
     plan = make_plan(config)
-    if {run.folder for run in plan.runs} != set(folders):
-        raise VtexpError(
-            f"{config.model.path}: the weights are not those that the sweep was submitted with; "
-            "start a new sweep"
-        )
+    require_folders(plan, folders)
     make_runs(plan, rank, on_result=mirror)
 
 

@@ -30,9 +30,28 @@ LOG_BYTES = 100_000
 
 
 def run_folders(sweep: Path) -> list[Path]:
-    """The folders of the runs of a sweep in order of their names, numbers in them as numbers."""
-    found = (path.parent for path in sweep.glob(f"*/{files.CONFIG}"))
+    """The folders of the runs of a sweep in order of their names, numbers in them as numbers.
+
+    Each has a config, or lost it: what became of a run is in its folder too.
+    """
+    marks = (files.CONFIG, files.RESULT, files.FAILURE)
+    found = {path.parent for name in marks for path in sweep.glob(f"*/{name}")}
     return sorted(found, key=lambda folder: natural(folder.name))
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is a sweep's: it has runs, and a file that no other program leaves."""
+    if not folder.is_dir():
+        return False
+    marks = (files.PLANNED, files.RESULT, files.FAILURE)
+    own = any(path.is_file() for name in marks for path in folder.glob(f"*/{name}"))
+    return (own or (folder / JOBS).is_dir()) and bool(run_folders(folder))
+
+
+def frozen_at(folder: Path) -> float:
+    """When a run was last submitted, in seconds: the time of its config, or else of its folder."""
+    config = folder / files.CONFIG
+    return (config if config.is_file() else folder).stat().st_mtime
 
 
 def finished(folder: Path) -> bool:
@@ -43,6 +62,14 @@ def finished(folder: Path) -> bool:
 def settled(folder: Path) -> bool:
     """Whether a run has its result or has failed."""
     return finished(folder) or (folder / files.FAILURE).is_file()
+
+
+def asked_of(folder: Path) -> Asked | None:
+    """What was asked of a run: by its plan, else by its result; None where both are damaged."""
+    for read in (records.read_planned, records.read_result):
+        with suppress(DataError):
+            return read(folder)
+    return None
 
 
 def failure(folder: Path) -> Failure | None:
@@ -57,11 +84,14 @@ def record_failure(
 ) -> None:
     """Write `failure.json` with the error in one line and its traceback.
 
-    `asked`: of the run, if it differs from the plan; `more`: further fields.
+    `asked`: of the run, if it differs from the plan; `more`: further fields. Writes nothing where
+    the plan is damaged: the run then has no result, and is lost.
     """
+    if (asked := asked or asked_of(folder)) is None:
+        return
     failed = records.extended(
         Failure,
-        asked or records.read_planned(folder),
+        asked,
         error=error_line(error),
         traceback=tuple(traceback.format_exception(error)),
         **more,
@@ -128,9 +158,11 @@ def labels(folders: Sequence[Path]) -> dict[Path, str]:
     """What runs are called in messages, such as `image_size=560x336`.
 
     Model, data set and hardware follow where the runs differ in them; behind names that would be
-    the same, the keys of the config that differ.
+    the same, the keys of the config that differ. A run whose plan is damaged is called by its
+    folder's name.
     """
-    asked = {folder: records.read_planned(folder) for folder in folders}
+    found = {folder: asked_of(folder) for folder in folders}
+    asked = {folder: own for folder, own in found.items() if own is not None}
     varied = [
         key
         for key in ("model", "dataset", "hardware")
@@ -146,18 +178,26 @@ def labels(folders: Sequence[Path]) -> dict[Path, str]:
     for twins in alike.values():
         if len(twins) > 1:
             names |= {folder: names[folder] + said for folder, said in _differing(twins).items()}
-    return names
+    return {folder: names.get(folder, folder.name) for folder in folders}
 
 
 def _differing(folders: Sequence[Path]) -> dict[Path, str]:
-    """The keys in which the configs of runs differ, such as ` (dataset.limit=100)`."""
-    configs = {folder: dict(flat(files.read_config(folder), ".")) for folder in folders}
+    """The keys in which the configs of runs differ, such as ` (dataset.limit=100)`.
+
+    The folders' names where none does, as of copies, or where a config is damaged.
+    """
+    try:
+        configs = {folder: dict(flat(files.read_config(folder), ".")) for folder in folders}
+    except DataError:
+        configs = {}
     keys = dict.fromkeys(key for own in configs.values() for key in own)
     differing = [
         key
         for key in keys
         if not key.startswith("run.") and len({str(own.get(key)) for own in configs.values()}) > 1
     ]
+    if not differing:
+        return {folder: f" ({folder.name})" for folder in folders}
     return {
         folder: " (" + ", ".join(f"{key}={own.get(key)}" for key in differing) + ")"
         for folder, own in configs.items()

@@ -31,6 +31,24 @@ def freeze(plan: Plan) -> None:
             (run.folder / files.FAILURE).unlink(missing_ok=True)
 
 
+def require_folders(plan: Plan, folders: Sequence[Path]) -> None:
+    """Raises DataError where the runs of a plan, made of the configs in these folders, lie
+    elsewhere: a folder was renamed, or the runs would be others now."""
+    planned = {run.run_id: run.folder for run in plan.runs}
+    for folder in folders:
+        run_id = files.read_config(folder)["run"].get("run_id")
+        if planned.get(run_id, folder) != folder:
+            raise DataError(
+                f"{folder}: is not called as its run; rename it {planned[run_id].name}, or move it "
+                "out of the sweep"
+            )
+    if set(planned.values()) != set(folders):
+        raise DataError(
+            f"{plan.config.model.path}: the weights are not those that the sweep was made with; "
+            "start a new sweep"
+        )
+
+
 def thaw(folders: Sequence[Path]) -> Config:
     """The config of a job that makes these runs of one sweep.
 
@@ -51,7 +69,7 @@ def thaw(folders: Sequence[Path]) -> Config:
         said = str(error).strip().partition("\n")[0]
         key = getattr(error, "full_key", None)
         about = f"{key}: {said}" if key else said
-        raise DataError(f"{folders[0] / files.CONFIG}: {about}") from error
+        raise files.damaged(folders[0] / files.CONFIG, about) from error
 
 
 def _thawed(plain: dict[str, Any], values: Sequence[Any], sweep: Path) -> Config:
@@ -62,4 +80,4 @@ def _thawed(plain: dict[str, Any], values: Sequence[Any], sweep: Path) -> Config
 
 
 def _no_config(folder: Path) -> DataError:
-    return DataError(f"{folder / files.CONFIG}: not the config of a run")
+    return files.damaged(folder / files.CONFIG, files.NO_CONFIG)

@@ -70,7 +70,10 @@ def make_runs(plan: Plan, rank: int = 0, on_result: OnResult = _nothing) -> None
 
 def _older_code(run: PlannedRun) -> str:
     """A remark where a kept result was made by another commit of vtexp."""
-    made, now = read_environment(run.folder).git, git_state()
+    try:
+        made, now = read_environment(run.folder).git, git_state()
+    except DataError as error:  # no reason not to make the others
+        return f"; {error}"
     if made == now:
         return ""
     commit = made.commit[:12] if made else "an installed package"

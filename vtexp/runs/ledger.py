@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +15,7 @@ from vtexp.config.choices import Launcher
 from vtexp.config.schema import HardwareConfig
 from vtexp.errors import DataError
 from vtexp.utils import environment, files
+from vtexp.utils.typed import Misfit, from_json
 
 #: Folder of what was submitted, and of the jobs' logs, in a sweep's.
 JOBS = "jobs"
@@ -92,32 +94,54 @@ def note_submitted(sweep: Path, jobs: Sequence[SubmittedJob]) -> None:
     files.write_json(sweep / JOBS / name, content)
 
 
+@dataclass(frozen=True)
+class _Note:
+    """A file of submitted jobs."""
+
+    jobs: tuple[SubmittedJob, ...]
+    working_folder: str | None = None
+
+
 def read_submitted(sweep: Path) -> list[SubmittedJob]:
-    """The jobs that were submitted, in order; of a run's, the last one counts."""
-    return [job for path in _notes(sweep) for job in _jobs(path)]
+    """The jobs that were submitted, in order; of a run's, the last one counts.
 
-
-def _jobs(path: Path) -> list[SubmittedJob]:
-    """The jobs of a note. Raises DataError if it is not one."""
-    found = []
-    try:
-        for row in files.read_json(path)["jobs"]:
-            own = {"runs": tuple(row["runs"]), "launcher": Launcher(row["launcher"])}
-            found.append(SubmittedJob(**row | own))
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not a note of submitted jobs; delete it") from error
-    return found
+    Raises DataError for a note that is damaged.
+    """
+    return [job for path in _notes(sweep) for job in _read(path).jobs]
 
 
 def working_folder(sweep: Path) -> Path:
-    """The folder that relative paths of the sweep's config start from."""
+    """The folder that relative paths of the sweep's config start from.
+
+    Raises DataError where this machine does not have it.
+    """
     notes = _notes(sweep)
     if not notes:
         return Path.cwd()
-    folder = files.read_json(notes[0]).get("working_folder")
-    if not isinstance(folder, str) or not Path(folder).is_dir():
-        raise DataError(f"{notes[0]}: working_folder={folder!r} is not a folder on this machine")
+    folder = _read(notes[0]).working_folder
+    if folder is None or not Path(folder).is_dir():
+        raise DataError(
+            f"{notes[0]}: working_folder={folder!r} is not a folder on this machine; write there "
+            "the folder that relative paths of the sweep's config start from"
+        )
     return Path(folder)
+
+
+def _read(path: Path) -> _Note:
+    advice = "if none of its jobs runs any more, delete it"
+    try:
+        note = from_json(_Note, files.read_json(path))
+    except DataError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
+        raise DataError(f"{error}; {advice}") from error
+    except Misfit as error:
+        raise DataError(f"{path}: not a note of submitted jobs ({error}); {advice}") from error
+    for job in note.jobs:
+        # An id is an argument of scancel, which has options.
+        if not re.fullmatch(r"[\w+]*", job.job_id):
+            raise DataError(f"{path}: {job.job_id!r:.40} is not the id of a job; {advice}")
+    return note
 
 
 def _notes(sweep: Path) -> list[Path]:

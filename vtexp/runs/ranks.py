@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from vtexp.errors import VtexpError, error_line
+from vtexp.errors import DataError, VtexpError, error_line
 from vtexp.measure.timings import LatencyRow
 from vtexp.runs.records import AnswerTimes, Environment
 from vtexp.runs.surroundings import describe
@@ -72,12 +72,22 @@ def process_path(folder: Path, number: int) -> Path:
 
 
 def read_processes(folder: Path) -> dict[int, ProcessTimes]:
-    """Further processes' timings in the folder of a rank, by their number; one may have failed."""
-    found = {}
-    for path in folder.glob("process-*.json"):
-        number = int(path.stem.removeprefix("process-"))
-        found[number] = _read(path, ProcessTimes, "the times of a process")
+    """Further processes' timings in the folder of a rank, by their number; one may have failed.
+
+    Raises DataError for a file that is damaged.
+    """
+    found = {number: _read_times(path) for number, path in _process_paths(folder).items()}
     return dict(sorted(found.items()))
+
+
+def _process_paths(folder: Path) -> dict[int, Path]:
+    """The files of further processes in the folder of a rank, by their number."""
+    numbers = {path: path.stem.removeprefix("process-") for path in folder.glob("process-*.json")}
+    return {int(number): path for path, number in numbers.items() if number.isdecimal()}
+
+
+def _read_times(path: Path) -> ProcessTimes:
+    return _read(path, ProcessTimes, "the times of a process")
 
 
 def _read(path: Path, kind: type[Record], what: str) -> Record:
@@ -88,15 +98,22 @@ def _read(path: Path, kind: type[Record], what: str) -> Record:
 
 
 def drop_other_processes(folders: Sequence[Path], device: str) -> None:
-    """Delete times, in these folders of a rank, that other code or another machine took."""
+    """Delete times, in these folders of a rank, that other code or another machine took.
+
+    Damaged ones, too.
+    """
     import torch
 
     now = describe(torch.device(device))
     for folder in folders:
-        for number, times in read_processes(folder).items():
-            before = times.environment
-            if not before.same_code(now) or not before.same_machine(now):
-                process_path(folder, number).unlink()
+        for path in _process_paths(folder).values():
+            try:
+                before = _read_times(path).environment
+                usable = before.same_code(now) and before.same_machine(now)
+            except DataError:
+                usable = False
+            if not usable:
+                path.unlink()
 
 
 def record_rank_result(folder: Path, result: RankResult) -> None:

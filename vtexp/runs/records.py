@@ -330,7 +330,11 @@ def read_failure(folder: Path) -> Failure:
 
 def read_result(folder: Path) -> Result:
     """`result.json` of a run. Raises DataError where it is damaged."""
-    return _read(folder / files.RESULT, Result)
+    path = folder / files.RESULT
+    found = _read(path, Result)
+    if found.answer_times is not None and not found.answer_times.samples:
+        raise files.damaged(path, f"not {_WHAT[Result]} (answer_times.samples)")
+    return found
 
 
 def read_environment(folder: Path) -> Environment:
@@ -345,9 +349,18 @@ def _read(path: Path, kind: type[Record]) -> Record:
         found = f"format {plain.get('format')!r:.20}, and this version of vtexp reads {FORMAT}"
         raise files.damaged(path, f"not {what} ({found})")
     try:
+        if kind in (Planned, Failure, Result):
+            _require_no_negative(plain)
         return from_json(kind, plain)
     except Misfit as error:
         raise files.damaged(path, f"not {what} ({error})") from error
+
+
+def _require_no_negative(plain: Mapping[str, Any]) -> None:
+    """Raises Misfit for a number below zero: counts, scores, times and sizes have none."""
+    for key, value in flat(plain, ".").items():
+        if isinstance(value, int | float) and value < 0:
+            raise Misfit(key)
 
 
 def sample_to_json(row: SampleRow) -> dict[str, Any]:
@@ -365,11 +378,18 @@ _SAMPLE_KEYS = frozenset(one.name for one in fields(SampleRow)) - {"attributes"}
 def read_samples(path: Path) -> Iterator[SampleRow]:
     """Rows of a `samples.jsonl`, one after the other. Raises DataError where it is damaged."""
     for plain in files.rows_of(path):
-        own = {key: value for key, value in plain.items() if key not in _SAMPLE_KEYS}
         try:
-            yield from_json(SampleRow, plain | {"attributes": own})
+            yield sample_from_json(plain)
         except Misfit as error:
             raise files.damaged(path, f"not the samples of a run ({error})") from error
+
+
+def sample_from_json(plain: dict[str, Any]) -> SampleRow:
+    """A row of `samples.jsonl`. Raises Misfit, with the name of a key, where it is damaged."""
+    own = {key: value for key, value in plain.items() if key not in _SAMPLE_KEYS}
+    row = from_json(SampleRow, plain | {"attributes": own})
+    _require_no_negative({"score": row.score})
+    return row
 
 
 def write_latency(path: Path, rows: Iterable[LatencyRow]) -> None:
@@ -381,7 +401,11 @@ def read_latency(path: Path) -> Iterator[LatencyRow]:
     """Rows of a `latency.jsonl`. Raises DataError where it is damaged."""
     for plain in files.rows_of(path):
         try:
-            yield from_json(LatencyRow, plain)
+            row = from_json(LatencyRow, plain)
+            _require_no_negative(plain)
+            if not row.prefill_ms:
+                raise Misfit("prefill_ms")
+            yield row
         except Misfit as error:
             raise files.damaged(path, f"not the times of a run ({error})") from error
 

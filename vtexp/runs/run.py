@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from vtexp.errors import CountMismatchError, DataError, VtexpError
 from vtexp.measure.energy import EnergyMeter
 from vtexp.measure.protocol import Reference, Timing
 from vtexp.measure.timings import LatencyRow
+from vtexp.metrics import metric
 from vtexp.metrics.registry import Score
 from vtexp.models.answer_clock import AnswerClock
 from vtexp.models.probe import Counts
@@ -43,6 +45,7 @@ from vtexp.runs.records import (
     read_environment,
     read_latency,
     read_samples,
+    sample_from_json,
     sample_to_json,
     write,
     write_latency,
@@ -116,23 +119,49 @@ class Measurement:
         if before is None:
             self._discard()
             return False
-        timed = (folder / files.LATENCY).is_file()
-        return timed and before.same_machine(self._environment)
+        return before.same_machine(self._environment) and self._has_times()
+
+    def _has_times(self) -> bool:
+        """Whether there are whole times of an earlier try; damaged ones are taken again."""
+        try:
+            return bool(list(read_latency(self._folder / files.LATENCY)))
+        except DataError:
+            return False
 
     def _earlier_try(self) -> Environment | None:
         """What an earlier try of this code ran on; its answers are taken over; else None."""
         folder = self._folder
         if self._score is None or not (folder / files.ENVIRONMENT).is_file():
             return None
-        before = read_environment(folder)
+        try:
+            before = read_environment(folder)
+        except DataError:  # what the answers were made by is not known
+            return None
         if not before.same_code(self._environment):
             return None
-        index = {self.plan.samples[i].sample_id: i for i in self.waiting}
-        answered = self._answers.go_on("sample_id")
-        if len(set(answered)) < len(answered) or not index.keys() >= set(answered):
+        places = {self.plan.samples[i].sample_id: i for i in self.waiting}
+        answered = self._answers.go_on(partial(self._place_of_answer, places))
+        if len(set(answered)) < len(answered):
             return None
-        self.waiting -= {index[sample_id] for sample_id in answered}
+        self.waiting -= set(answered)
         return before
+
+    def _place_of_answer(self, places: Mapping[str, int], plain: dict[str, Any]) -> int:
+        """Index of the sample that a row of an earlier try answers; `places` are theirs by id.
+
+        Raises ValueError for a damaged row, and for one of another question, as of changed data.
+        """
+        row = sample_from_json(plain)
+        highest = metric(self.plan.config.dataset.metric).highest * (1 + 1e-9)  # rounded sums
+        if row.prediction is None or row.score is None or row.score > highest:
+            raise ValueError
+        i = places.get(row.sample_id)
+        keys = ("image_id", "question", "references", "options")
+        if i is None or any(
+            getattr(row, key) != getattr(self.plan.samples[i], key) for key in keys
+        ):
+            raise ValueError
+        return i
 
     def _warm_up(self, indices: Sequence[int]) -> None:
         plan, run = self.plan, self.run

@@ -141,7 +141,7 @@ def _log_missing(sweep: Path, configs: dict[Path, Config], own: TrackingConfig) 
 
     `own`: where to.
     """
-    with suppress(OSError):  # of another machine
+    with suppress(OSError, DataError):  # of another machine
         os.chdir(working_folder(sweep))
     loaded: dict[str, list[Sample]] = {}
     for folder, config in configs.items():

@@ -19,7 +19,7 @@ from vtexp.analysis.findings import Analysis, Series, analysis_to_json
 from vtexp.analysis.grids import grid_sentences
 from vtexp.analysis.rows import ComparedRun, Curve, curve_labels, warnings
 from vtexp.config.schema import TrackingConfig
-from vtexp.errors import error_line
+from vtexp.errors import DataError, error_line
 from vtexp.report.columns import OF_RUNS, in_files
 from vtexp.report.format import headline, score_unit
 from vtexp.runs.records import Result
@@ -138,7 +138,7 @@ def write_report(
     told = public([analysis_to_json(analysis), [run.values() for run in runs]])
     told += [entity, project]
     fingerprint = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
-    before = files.read_json(path) if path.is_file() else {}
+    before = _before(path)
     if before.get("content") == fingerprint:
         return path
     import wandb_workspaces.reports.v2 as wr
@@ -161,6 +161,24 @@ def write_report(
     }
     files.write_json(path, public(report))
     return path
+
+
+#: What is read of a report that was written earlier.
+_KEPT = {"publish", "url", "id", "saved", "content", "entity", "project", "title", "spec"}
+
+
+def _before(path: Path) -> dict[str, Any]:
+    """What was written earlier, empty if nothing. Raises DataError where it is damaged."""
+    if not path.is_file():
+        return {}
+    advice = "delete it, and W&B gets the report once more, under a new address"
+    try:
+        found = files.read_json(path)
+    except DataError as error:
+        raise DataError(f"{error}; {advice}") from error
+    if lacking := _KEPT - found.keys():
+        raise DataError(f"{path}: lacks {min(lacking)}; {advice}")
+    return found
 
 
 def specification(report: wr.Report) -> dict[str, Any]:

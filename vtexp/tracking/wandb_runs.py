@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,6 +35,7 @@ from vtexp.runs.records import Result, flat_values, read_result
 from vtexp.utils import files
 from vtexp.utils.extras import require_extra
 from vtexp.utils.text import public
+from vtexp.utils.typed import Misfit, from_json
 
 if TYPE_CHECKING:
     import wandb
@@ -63,13 +65,24 @@ class Mirrored:
     """What W&B was told: under which id, logged in which folder, whether uploaded.
 
     content: fingerprint of what was logged. The folder is absolute, as W&B's files name others by
-    their place: of a sweep that was moved, what is not uploaded has to be logged again.
+    their place: of a sweep that was moved or copied, what is not uploaded is logged again.
     """
 
     id: str
     content: str
     folder: str
     uploaded: bool = False
+
+    def is_logged_in(self, sweep: Path) -> bool:
+        """Whether its folder is there, and is W&B's of this sweep.
+
+        A file that came with a sweep may name any folder, which is neither deleted nor uploaded.
+        """
+        folder = Path(self.folder)
+        with suppress(OSError, ValueError, RuntimeError):  # such as a link to itself
+            own = folder.resolve().parent == (sweep / WANDB).resolve()
+            return own and folder.is_dir()
+        return False
 
 
 @dataclass(frozen=True)
@@ -92,8 +105,8 @@ def destination(tracking: TrackingConfig) -> tuple[str | None, str]:
 
 def read_mirrored(path: Path) -> Mirrored | None:
     """What W&B was told, None if nothing or nothing that this version wrote."""
-    with suppress(DataError, TypeError):
-        return Mirrored(**files.read_json(path))
+    with suppress(DataError, Misfit):
+        return from_json(Mirrored, files.read_json(path))
     return None
 
 
@@ -143,11 +156,12 @@ def log(
     told = json.dumps([destination(tracking), content])
     fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
     before = read_mirrored(path)
-    there = before is not None and (before.uploaded or Path(before.folder).is_dir())
-    if before is not None and there and before.content == fingerprint:
-        return before
-    if before is not None:  # replaced: uploading both would be for nothing
-        shutil.rmtree(before.folder, ignore_errors=True)
+    if before is not None:
+        there = before.is_logged_in(sweep)
+        if before.content == fingerprint and (there or before.uploaded):
+            return before
+        if there:  # replaced: uploading both would be for nothing
+            shutil.rmtree(before.folder, ignore_errors=True)
     own_id = sweep_id(sweep)
     about = replace(about, id=f"{about.id}-{own_id}", config=about.config | {"sweep_id": own_id})
     folder = _log_offline(tracking, sweep, about, fill)
@@ -202,7 +216,10 @@ def _folders(sweep: Path) -> dict[str, str]:
 
 
 def sweep_id(sweep: Path) -> str:
-    """8 hex digits that are this sweep's alone, for good: names can be taken twice."""
+    """8 hex digits that are this sweep's alone, for good: names can be taken twice.
+
+    Raises DataError where the file that keeps them is damaged.
+    """
     path = sweep / WANDB / "sweep_id"
     if not path.is_file():
         own = uuid.uuid4().hex[:8]
@@ -211,7 +228,11 @@ def sweep_id(sweep: Path) -> str:
         with suppress(FileExistsError):  # of several processes, the first names the sweep
             os.link(partial, path)
         partial.unlink()
-    return path.read_text()
+    found = path.read_bytes()
+    if not re.fullmatch(rb"[0-9a-f]{8}", found):
+        said = "is not 8 hex digits; delete it, and W&B gets the sweep once more under a new id"
+        raise DataError(f"{path}: {said}")
+    return found.decode()
 
 
 def summary(result: Result) -> dict[str, Any]:
@@ -268,10 +289,14 @@ def upload(sweep: Path, paths: Sequence[Path], timeout_s: float) -> str | None:
     """Upload what `paths` (files as of `log`) say is not uploaded; why not all is, None if it is.
 
     Runs that are uploaded, by this or by hand, are skipped. The first is tried alone, for at most
-    `timeout_s` seconds, to see whether W&B takes any; the others get as much each.
+    `timeout_s` seconds, to see whether W&B takes any; the others get as much each. Nothing is
+    uploaded from folders elsewhere: `log` logs such a run here.
     """
     logged = {path: found for path in paths if (found := read_mirrored(path)) is not None}
     waiting = [path for path, found in logged.items() if not found.uploaded]
+    for path in waiting:
+        if not logged[path].is_logged_in(sweep):
+            return f"{path}: its folder of W&B is not one of this sweep"
     batches = [waiting[:1], *(waiting[i : i + BATCH] for i in range(1, len(waiting), BATCH))]
     for batch in filter(None, batches):
         folders = [logged[path].folder for path in batch]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import yaml
 
-from vtexp.errors import DataError, VtexpError, error_line
+from vtexp.errors import DataError, VtexpError
 from vtexp.utils import environment
+
+Value = TypeVar("Value")
 
 RESULT = "result.json"
 FAILURE = "failure.json"
@@ -26,6 +30,7 @@ RANKS = "ranks"
 ANSWERS = "answers.jsonl"
 RANK_RESULT = "rank_result.json"
 PROGRESS = "progress.json"
+NO_CONFIG = "not the config of a run"
 #: No config of a run is longer, or deeper: it is written by `frozen.freeze`.
 MOST_CONFIG_BYTES, MOST_CONFIG_DEPTH = 1_000_000, 20
 
@@ -92,9 +97,12 @@ class RowsFile:
             self._mode = "ab"
             file.write(_lines(rows))
 
-    def go_on(self, key: str) -> list[Any]:
-        """Keep what an earlier try left, up to its last whole row: the values of a key in them."""
-        values: list[Any] = []
+    def go_on(self, read: Callable[[dict[str, Any]], Value]) -> list[Value]:
+        """Keep what an earlier try left, up to the first row that is damaged: what `read` makes.
+
+        `read` raises ValueError for a row that is not to be kept.
+        """
+        values: list[Value] = []
         if self.path.is_file() and not self._partial.is_file():
             self.path.replace(self._partial)  # it had been finished, but what uses it had not
         if not self._partial.is_file():
@@ -105,8 +113,8 @@ class RowsFile:
                 if not line.endswith(b"\n"):  # cut short
                     break
                 try:
-                    values.append(_parsed(line)[key])
-                except (ValueError, KeyError):  # damaged
+                    values.append(read(_parsed(line)))
+                except ValueError:
                     break
                 whole += len(line)
             file.truncate(whole)
@@ -181,7 +189,7 @@ def locked(path: Path) -> Iterator[None]:
 def is_whole(path: Path) -> bool:
     """Whether a file is there and holds a JSON object; False of one that is cut short."""
     try:
-        _parsed(path.read_bytes())
+        _parsed(_read(path))
     except OSError:
         return path.is_file()  # why it cannot be read is for its readers to say
     except ValueError:
@@ -199,14 +207,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     # libyaml, where PyYAML has it, takes a tenth of the time: a report reads hundreds of them.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             data = file.read(MOST_CONFIG_BYTES + 1)
         _require_plain_yaml(data, loader)
         config = yaml.load(data, loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read ({error_line(error)})") from error
+        raise _unreadable(path, error) from error
     if not isinstance(config, dict) or not _is_plain(config):
-        raise DataError(f"{path}: not the config of a run")
+        raise damaged(path, NO_CONFIG)
     return config
 
 
@@ -238,9 +246,9 @@ def _is_plain(value: Any) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object. Raises DataError if it is damaged."""
     try:
-        return _parsed(path.read_bytes())
+        return _parsed(_read(path))
     except (OSError, ValueError) as error:
-        raise damaged(path, f"cannot be read ({error})") from error
+        raise _unreadable(path, error) from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -251,11 +259,36 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON-lines file, one after the other. Raises DataError if it is damaged."""
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             for line in file:
                 yield _parsed(line)
     except (OSError, ValueError) as error:
-        raise damaged(path, f"cannot be read ({error})") from error
+        raise _unreadable(path, error) from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file to be read. Raises OSError for a pipe, too: to open one would wait for its writer."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # open() refuses a folder itself
+        raise OSError(errno.EINVAL, "not a file")
+    return path.open("rb")
+
+
+def _read(path: Path) -> bytes:
+    with _opened(path) as file:
+        return file.read()
+
+
+#: Errors of the system that mean damage. Others, such as of permission, say nothing of the file.
+_DAMAGE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    said = error.strerror if isinstance(error, OSError) else str(error)
+    text = f"cannot be read ({' '.join(str(said or error).split())})"
+    if isinstance(error, OSError) and error.errno not in _DAMAGE:
+        return DataError(f"{path}: {text}")
+    return damaged(path, text)
 
 
 def damaged(path: Path, what: str) -> DataError:
@@ -263,8 +296,12 @@ def damaged(path: Path, what: str) -> DataError:
     again = "and python -m vtexp resume reruns it"
     if path.name in (RESULT, FAILURE):
         advice = f"; delete it, {again}"
-    elif path.name in (PLANNED, SAMPLES, LATENCY, ENVIRONMENT):
+    elif path.name == PLANNED:
+        advice = "; delete it, and python -m vtexp resume rewrites it"
+    elif path.name in (SAMPLES, LATENCY, ENVIRONMENT):
         advice = f"; delete it and the {RESULT} beside it, {again}"
+    elif path.name == CONFIG:
+        advice = "; restore it, or delete the run's folder and type the sweep's command again"
     else:
         advice = ""
     return DataError(f"{path}: {what}{advice}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -55,6 +56,8 @@ def _reader(kind: Any) -> Reader:
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         return _record(kind)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _choice(kind)
     if origin in (Union, UnionType):
         return _either([_reader(one) for one in arguments])
     if origin is tuple:
@@ -93,6 +96,18 @@ _SCALARS: dict[Any, Reader] = {
     int: _int,
     float: _float,
 }
+
+
+def _choice(kind: type[Enum]) -> Reader:
+    def read(value: Any) -> Any:
+        if type(value) is not str:
+            raise Misfit
+        try:
+            return kind(value)
+        except ValueError:
+            raise Misfit from None
+
+    return read
 
 
 def _either(readers: list[Reader]) -> Reader:

@@ -114,6 +114,17 @@ def test_images_that_take_longer_are_counted(tmp_path: Path) -> None:
     assert found.surer == folders[0].name
 
 
+def test_budgets_are_tried_from_the_smallest_on_until_one_is_not_sure(tmp_path: Path) -> None:
+    folders = made(tmp_path)
+    noisy = [[9.0] * 4, [11.0] * 4, [10.0] * 4]
+    for folder, means in zip(
+        folders, ([[9.0] * 4] * 3, noisy, [[9.0] * 4] * 3, noisy), strict=True
+    ):
+        timed(folder, means)
+    found = under(tmp_path, max_prefill_ms=10.5)
+    assert (found.run, found.surer) == (folders[3].name, folders[0].name)
+
+
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     made(tmp_path)
     found = under(tmp_path, max_energy_j=1.0)

@@ -17,11 +17,13 @@ from vtexp.stats.terms import (
     uncertainty,
 )
 from vtexp.stats.times import (
+    SURE,
     between_processes,
     drawn_mean_times,
     mean_time,
     speed_up,
     speed_up_between_processes,
+    sure_in_turn,
 )
 from vtexp.stats.trend import settled
 
@@ -115,6 +117,18 @@ def test_speed_up_of_different_processes_is_welchs() -> None:
     expected = ttest_ind(np.log(base), np.log(other), equal_var=False).confidence_interval()
     found = speed_up_between_processes(base, other)
     assert (found.low, found.high) == pytest.approx(tuple(np.exp(expected)))
+
+
+def test_a_budget_among_many_that_is_surely_within_a_limit_is_beyond_it_in_five_percent() -> None:
+    """12 that take equally long, 0.1 % beyond: picked out of all, one was called sure in 46 %."""
+    rng, any_sure, in_turn = np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        rounds = 10.01 * rng.lognormal(0, 0.05, (12, 1, 4)) * rng.lognormal(0, 0.03, (12, 16, 4))
+        chances = [mean_time(own).chance_at_most(10.0) for own in rounds]
+        any_sure += max(chances) >= SURE
+        in_turn += sure_in_turn(chances) > 0
+    assert any_sure > 0.3 * 300 and in_turn <= 0.09 * 300
+    assert [sure_in_turn(own) for own in ([], [0.99, 0.96, 0.9, 0.99], [0.99, NAN])] == [0, 2, 1]
 
 
 # --- warm-up -------------------------------------------------------------------------------------

@@ -275,8 +275,8 @@ class UnderLimits:
     """The most accurate budget within all limits of `report`, and why.
 
     `run` is None where no measured budget is within them, or what they limit was not measured;
-    `costs` are those of `run`. `surer`: the most accurate budget whose chances are all 95 % or
-    more, where that is another one.
+    `costs` are those of `run`. `surer`: the most accurate budget that is within with 95 %, as are
+    all smaller ones, where that is another one.
     """
 
     sentence: str

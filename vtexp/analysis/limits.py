@@ -9,6 +9,7 @@ still take longer, so their number is given too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.times import known, read_times, scope
 from vtexp.measure.summary import cost_of, shared_processes, time_blocks
 from vtexp.measure.timings import LatencyRow
-from vtexp.stats.times import SURE
+from vtexp.stats.times import SURE, sure_in_turn
 from vtexp.utils.text import chance_text, listed, three_digits
 
 #: What a limit is on, and its unit.
@@ -57,7 +58,7 @@ def under_limits(
     if not within:
         return UnderLimits(_none_within(limits, own, costs))
     best = most_accurate(within)
-    sure = [run for run in within if _surely(costs[run.run])]
+    sure = [run for run in _sure(own, costs) if run in within]
     surer = most_accurate(sure) if sure and best not in sure else None
     return UnderLimits(
         sentence=_sentence(limits, best, most_accurate(own), surer, costs),
@@ -114,13 +115,22 @@ def memory_gb(run: ComparedRun) -> float | None:
     return None if peak is None else peak * MIB / 1e9
 
 
-def _surely(costs: Sequence[AgainstLimit]) -> bool:
-    """Whether all limits are kept together: chances of breaking each add up, at worst.
+def _sure(
+    runs: Sequence[AnalysedRun], costs: Mapping[str, tuple[AgainstLimit, ...]]
+) -> list[AnalysedRun]:
+    """Budgets that surely keep all limits on times, tried from the smallest on.
 
-    A time without a chance may be on either side; memory and energy are taken as measured.
+    Memory and energy are taken as measured. Budgets without a chance are not tried.
     """
-    times = [cost.chance for cost in costs if cost.key in _TIMES]
-    return sum(1.0 if chance is None else 1.0 - chance for chance in times) <= 1.0 - SURE
+    chances = {run.run: _chance(costs[run.run]) for run in runs}
+    tried = [run for run in runs if not math.isnan(chances[run.run])]
+    return tried[: sure_in_turn([chances[run.run] for run in tried])]
+
+
+def _chance(costs: Sequence[AgainstLimit]) -> float:
+    """Chance at least that all times are within: doubts add up. NaN where one has none."""
+    chances = [math.nan if c.chance is None else c.chance for c in costs if c.key in _TIMES]
+    return 1.0 - sum(1.0 - chance for chance in chances)
 
 
 def _asked(limits: Mapping[str, float]) -> str:
@@ -170,7 +180,10 @@ def _sentence(
     if surer is not None:
         chances = [cost.chance for cost in costs[surer.run] if cost.chance is not None]
         own = ", ".join(map(chance_text, chances))
-        said.append(f"{surer.label}{_scored(surer)} is within with a chance of {own}.")
+        said.append(
+            f"{surer.label}{_scored(surer)} is within with a chance of {own}, and every smaller "
+            f"budget with {chance_text(SURE)} or more."
+        )
     return " ".join(said)
 
 

@@ -45,6 +45,16 @@ class Estimate:
         return float(t.cdf(distance / self.error, self.freedom))
 
 
+def sure_in_turn(chances: Sequence[float]) -> int:
+    """How many of several budgets are surely within a limit: from the first one on, until one is
+    not, by their chances. Their order must be fixed before they are timed, such as by tokens.
+
+    Such tests need no correction (Maurer, Hothorn and Lehmacher 1995): one beyond the limit is
+    among them only if the first such one is, in 5 % at most, however many budgets there are.
+    """
+    return next((i for i, chance in enumerate(chances) if not chance >= SURE), len(chances))
+
+
 def mean_time(times: np.ndarray) -> Estimate:
     """Mean time of an image as they come, over questions (Q, R) of R rounds; in the times' unit.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import reprlib
@@ -115,10 +116,10 @@ def _masked(content: Any, secrets: list[str]) -> Any:
 
 
 def chance_text(chance: float) -> str:
-    """A chance in percent, such as `83 %`; never 0 or 100."""
+    """A chance in percent, such as `83 %`, rounded down: 94.9 % is not 95 %; never 0 or 100."""
     if chance > 0.99:
         return "over 99 %"
-    return "under 1 %" if chance < 0.01 else f"{chance:.0%}".replace("%", " %")
+    return "under 1 %" if chance < 0.01 else f"{math.floor(100 * chance + 1e-9)} %"
 
 
 def command_line(words: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vtexp.analysis.answer import points_interval
 from vtexp.analysis.findings import AgainstLimit, AnalysedRun, UnderLimits
 from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.times import known, read_times, scope
@@ -153,7 +154,9 @@ def _none_within(
         name, unit = _NAMES[key]
         value = known_ones[least] or 0.0
         if value > limit:
-            said.append(f"{labels[least]} is nearest: its {name} is {three_digits(value)} {unit}.")
+            said.append(
+                f"{labels[least]} is nearest: its {name} is {three_digits(value, up=True)} {unit}."
+            )
     if len(said) == 1:
         said.append("Some budgets keep each limit, but no budget keeps all of them.")
     return " ".join(said)
@@ -223,7 +226,11 @@ def _scored(run: AnalysedRun) -> str:
     text = f", at {100 * run.accuracy:.1f} %"
     if run.accuracy_low is None or run.accuracy_high is None:
         return text
-    return f"{text} ({100 * run.accuracy_low:.1f} to {100 * run.accuracy_high:.1f})"
+    return f"{text} ({points_interval(run.accuracy_low, run.accuracy_high)})"
+
+
+def _from_to(low: float, high: float) -> str:
+    return f"{three_digits(low, up=False)} to {three_digits(high, up=True)}"
 
 
 def _said(cost: AgainstLimit) -> str:
@@ -233,7 +240,7 @@ def _said(cost: AgainstLimit) -> str:
     if cost.key not in _TIMES:
         return f"{text}."
     if cost.low is not None and cost.high is not None:
-        text += f" ({three_digits(cost.low)} to {three_digits(cost.high)} {scope(cost.processes)}"
+        text += f" ({_from_to(cost.low, cost.high)} {scope(cost.processes)}"
         here = " in this process" if cost.processes == 1 else ""
         chance = chance_text(cost.chance or 0.0)
         text += f"; within {cost.limit:g} {unit} with a chance of {chance}{here})"

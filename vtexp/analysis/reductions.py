@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtexp.analysis.answer import points, points_interval
 from vtexp.analysis.paired import paired_runs
 from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.samples import SampleColumns
@@ -18,7 +19,7 @@ from vtexp.analysis.times import known
 from vtexp.budget.reduction import RESIZE
 from vtexp.config.schema import OF_LLM
 from vtexp.stats.permutation import pair_tests
-from vtexp.utils.text import listed
+from vtexp.utils.text import listed, p_equals
 
 #: Floors that work behind the connector, and the share by which mean tokens of a method and of
 #: resizing may differ to be called equal.
@@ -151,11 +152,10 @@ def _sentence(dataset: str, method: str, floor: str, pairs: Sequence[AgainstFloo
 
 
 def _difference(own: AgainstFloor) -> str:
-    text = f"{100 * own.difference:+.1f} points"
+    text = f"{points(own.difference, signed=True)} points"
     if own.low is not None and own.high is not None:
-        sign = "<" if own.at_floor else "="
-        interval = f"{100 * own.low:+.1f} to {100 * own.high:+.1f}"
-        text += f" ({interval}, p {sign} {own.p_holm:.2g})"
+        interval = points_interval(own.low, own.high, signed=True)
+        text += f" ({interval}, {p_equals(own.p_holm, own.at_floor)})"
     text += f" at {own.run.vision_tokens:.5g} vision tokens"
     if own.floor.vision_tokens != own.run.vision_tokens:
         text += f" (the floor has {own.floor.vision_tokens:.5g})"

@@ -15,7 +15,7 @@ from vtexp.runs.planned_run import PlannedRun
 from vtexp.runs.within import settings_within
 from vtexp.stats.power import planned_margin
 from vtexp.utils.console import console
-from vtexp.utils.text import listed_of, three_digits
+from vtexp.utils.text import bound_text, listed_of, three_digits
 
 
 def show_plan(plan: Plan) -> None:
@@ -78,7 +78,8 @@ def _margin(plan: Plan, budgets: int) -> list[str]:
     least, usual = (unit * min(1.0, margin) for margin in margins)  # no loss is larger than all
     found = [
         f"{questions} questions and {budgets} budgets can show that a budget loses at most "
-        f"{least:.1f} points if equal budgets answer alike, {usual:.1f} if 5 % of their answers "
+        f"{bound_text(least, 1, up=True)} points if equal budgets answer alike, "
+        f"{bound_text(usual, 1, up=True)} if 5 % of their answers "
         f"differ; report.margin is {asked:g}"
     ]
     if asked < least:

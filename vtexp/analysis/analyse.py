@@ -50,7 +50,7 @@ from vtexp.stats.comparison import (
     compare,
 )
 from vtexp.stats.decision import decide
-from vtexp.stats.permutation import PValues, holm, pair_tests, sign_flip_tests
+from vtexp.stats.permutation import PValues, holm, pair_tests, sign_flips_against
 from vtexp.stats.power import margin_of, questions_needed
 from vtexp.utils import files
 from vtexp.utils.text import listed
@@ -375,18 +375,21 @@ def _groupings(paired: PairedRuns, groups: dict[str, Labels]) -> tuple[Grouping,
 
 
 def _grouping(paired: PairedRuns, name: str, labels: Labels, best: int) -> Grouping:
-    """Accuracy by group; p-values of differences from the best run by Holm over the whole table."""
+    """Accuracy by group, and its difference from the run that is the best of all.
+
+    p-values are Holm's over all pairs of runs in all groups: the same data chose the best.
+    """
     parts = []
     for code in range(len(labels.names)):
         inside = labels.codes == code
         parts.append(replace(paired, scores=paired.scores[inside], images=paired.images[inside]))
     others = [i for i in range(len(paired.runs)) if i != best]
     testable = [part for part in parts if part.several_images]
-    comparisons = len(testable) * len(others)
-    tests = [sign_flip_tests(part.sums.sums, comparisons) for part in testable]
-    value = np.array([test.value[others, best] for test in tests])
-    at_floor = np.array([test.at_floor[others, best] for test in tests])
-    corrected = iter(zip(holm(PValues(value, at_floor)).value, at_floor, strict=True))
+    comparisons = len(testable) * len(others) * len(paired.runs) // 2
+    tests = [sign_flips_against(part.sums.sums, best, comparisons) for part in testable]
+    value = np.array([test.value[others] for test in tests])
+    at_floor = np.array([test.at_floor[others] for test in tests])
+    corrected = iter(zip(holm(PValues(value, at_floor), comparisons).value, at_floor, strict=True))
     found = []
     for group, part in zip(labels.names, parts, strict=True):
         p_holm, floor = np.full((2, len(paired.runs)), np.nan)

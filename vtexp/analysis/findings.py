@@ -150,8 +150,8 @@ class AnalysedRun:
 class GroupCell:
     """Accuracy of one run on one group of questions, and its difference from the series' best run.
 
-    The intervals of a group's differences hold together. The p-value is Holm's over all cells of
-    the table, an upper bound if `p_at_floor`.
+    The intervals of a group's differences hold together; those of several groups do not. The
+    p-value is Holm's over all pairs of runs in all groups, an upper bound if `p_at_floor`.
     """
 
     run: str

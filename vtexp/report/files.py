@@ -164,7 +164,9 @@ def _groups(series: Series, grouping: Grouping) -> list[str]:
         for group in grouping.groups
     ]
     title = f"## By {_text(grouping.name)}, accuracy in %: {_text(series.name)}"
-    said = "In brackets: points from the most accurate budget, and p (Holm, the whole table)."
+    said = (
+        "In brackets: points from the most accurate budget, and p (Holm, all pairs in all groups)."
+    )
     return ["", title, "", said, "", *_table(heads, rows)]
 
 

@@ -59,7 +59,7 @@ def mean_time(times: np.ndarray) -> Estimate:
     """Mean time of an image as they come, over questions (Q, R) of R rounds; in the times' unit.
 
     The interval is of other questions of the same kind and other rounds of the same process; where
-    each round is a process (its means, `by_process`), of other processes.
+    each round is a process (its means, `by_process`), of other processes. NaN ends for one round.
     """
     mean = float(np.nanmean(times, axis=1).mean())
     return _estimate(mean, _two_way(times / mean))
@@ -126,9 +126,9 @@ def _two_way(cells: np.ndarray) -> _Spread:
     complete = cells[:, ~np.isnan(cells).any(axis=0)]
     by_question = _of_mean(np.nanmean(cells, axis=1))
     by_round = _of_mean(complete.mean(axis=0))
+    if np.isnan(by_round.variance):  # what disturbs a whole round cannot be seen in one
+        return by_round
     parts = [part for part in (by_question, by_round) if not np.isnan(part.variance)]
-    if not parts:
-        return _Spread(np.nan, np.inf)
     both = _added(parts)
     largest = max(part.variance for part in parts)
     found = _Spread(max(both.variance - _own_noise(complete), largest), both.freedom)

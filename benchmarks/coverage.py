@@ -278,7 +278,8 @@ def margins(times: int) -> Iterator[Row]:
     """The margin, in points, that a plan carries with 80 % power, by how many answers change."""
     for questions in (100, 200, 400, 500, 1000, 2000):
         for budgets in (2, 4, 8):
-            row = {f"{c:.0%}": planned_margin(questions, budgets, c) for c in (0, 0.02, 0.05, 0.1)}
+            images = Images(np.ones(questions, dtype=int))
+            row = {f"{c:.0%}": planned_margin(images, budgets, c) for c in (0, 0.02, 0.05, 0.1)}
             yield {"questions": questions, "budgets": budgets} | {
                 name: round(100 * margin, 2) for name, margin in row.items()
             }

@@ -145,7 +145,7 @@ def _speed(ratio: Ratio) -> str:
     """How much faster or slower than its baseline, in words."""
     if ratio.low is None or ratio.high is None:
         return "is not known to be faster"
-    within = scope(ratio.processes)
+    within = scope(ratio.processes, side_by_side=ratio.side_by_side)
     if ratio.low > 1:
         return f"is {ratio.ratio:.2f} times as fast ({interval(ratio)} {within})"
     if ratio.high < 1:
@@ -353,6 +353,11 @@ def _caveats(scored: Sequence[AnalysedRun], best: AnalysedRun) -> tuple[str, ...
     return (*found, *_doubtful(scored))
 
 
+def _timed_apart(run: AnalysedRun) -> bool:
+    ratio = run.speed_up
+    return ratio is not None and ratio.processes == 1 and not ratio.side_by_side
+
+
 def _doubtful(runs: Sequence[AnalysedRun]) -> tuple[str, ...]:
     """Caveats about timings: that some are doubtful, or of the software more than of the model."""
     found = []
@@ -364,6 +369,12 @@ def _doubtful(runs: Sequence[AnalysedRun]) -> tuple[str, ...]:
         found.append(
             f"the GPU waited for the host ({listed_of(idle, len(runs), 'budgets')}): speed-ups are "
             "of this software stack, not of the model"
+        )
+    if apart := [run.label for run in runs if _timed_apart(run)]:
+        found.append(
+            f"speed-ups of {listed_of(apart, len(runs), 'budgets')} compare different processes, "
+            "and how processes differ is not in their intervals: time all budgets in one job "
+            "(sweep.values_per_job) or set measure.repeats=4"
         )
     if len(ways := sorted({run.execution for run in runs if run.execution})) > 1:
         found.append(f"prefills were run in several ways ({', '.join(ways)}): speed-ups mix them")

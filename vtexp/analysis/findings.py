@@ -59,7 +59,8 @@ class Ratio:
     """Mean prefill of `baseline` divided by that of `run` on the same questions: the speed-up.
 
     `low` and `high`: 95 % interval over the timed questions, `n` of them, and over `processes`, or
-    over the rounds of one process; None where nothing was repeated.
+    over the rounds of one process; None where nothing was repeated. `side_by_side`: the same
+    processes timed both in turns; else, for one process each, how processes differ is not in it.
     """
 
     run: str
@@ -69,6 +70,7 @@ class Ratio:
     high: float | None
     n: int
     processes: int = 1
+    side_by_side: bool = True
 
 
 @dataclass(frozen=True)

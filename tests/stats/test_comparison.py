@@ -359,3 +359,14 @@ def test_budgets_that_get_all_or_nothing_right_are_compared(columns: tuple[float
     assert np.isfinite(found.at_most_worse).all() and np.isfinite(found.at_least_worse).all()
     assert found.enough.tolist() == [column == 1 for column in columns]
     assert (found.at_least_worse > 0.3).tolist() == [column < 1 for column in columns]
+
+
+def test_budgets_that_scored_the_same_in_another_order_tie() -> None:
+    """Sums of 0.3 and 0.9 differ by their order in the last digit: it decided on the best."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        first = rng.choice(VQA, 400)
+        scores = np.column_stack([first, rng.permutation(first), rng.permutation(first)])
+        alone = [accuracy(own, range(400)).mean for own in scores.T]
+        assert len({*alone, *compare(scores, range(400), 0.1).mean.tolist()}) == 1
+        assert (differences(paired_scores(scores, range(400))).difference == 0).all()

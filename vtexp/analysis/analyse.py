@@ -342,8 +342,7 @@ def _with_differences(
     runs: Sequence[AnalysedRun], paired: PairedRuns, compared: Comparison
 ) -> list[AnalysedRun]:
     place = {run.name: i for i, run in enumerate(paired.runs)}
-    best = int(np.argmax(paired.means))
-    found = []
+    best, found = paired.best, []
     for run in runs:
         if (i := place.get(run.run)) is None:
             found.append(run)
@@ -370,8 +369,7 @@ def _power(paired: PairedRuns, margin: float) -> Power:
 
 
 def _groupings(paired: PairedRuns, groups: dict[str, Labels]) -> tuple[Grouping, ...]:
-    best = int(np.argmax(paired.means))
-    return tuple(_grouping(paired, name, labels, best) for name, labels in groups.items())
+    return tuple(_grouping(paired, name, labels, paired.best) for name, labels in groups.items())
 
 
 def _grouping(paired: PairedRuns, name: str, labels: Labels, best: int) -> Grouping:
@@ -429,7 +427,7 @@ def _with_times(
     timed = timed_together(candidates)
     base = candidates[-1]
     if paired is not None:
-        base = paired.runs[int(np.argmax(paired.means))]
+        base = paired.runs[paired.best]
     if timed is None or (place := timed.place(base.name)) is None:
         return list(runs)
     fronts = None

@@ -251,7 +251,8 @@ class AgainstLimit:
     """What a budget costs beside a limit such as `max_prefill_ms`, both in the unit of its name.
 
     Of times: `value` is the mean with its 95 % interval between `processes`, or within one;
-    `chance` that the true mean is within the limit, by the same; `beyond` how many of the `timed`
+    `chance` that the true mean is within the limit, no higher than that of a smaller budget, and
+    `chance_alone` by its own times; `beyond` how many of the `timed`
     questions take longer in their own mean. Of memory and energy, measured once, there is neither
     interval nor chance. `value` is None where it was not measured.
     """
@@ -262,6 +263,7 @@ class AgainstLimit:
     low: float | None = None
     high: float | None = None
     chance: float | None = None
+    chance_alone: float | None = None
     beyond: int | None = None
     timed: int | None = None
     processes: int = 1

@@ -45,14 +45,16 @@ class Estimate:
         return float(t.cdf(distance / self.error, self.freedom))
 
 
-def sure_in_turn(chances: Sequence[float]) -> int:
-    """How many of several budgets are surely within a limit: from the first one on, until one is
-    not, by their chances. Their order must be fixed before they are timed, such as by tokens.
+def chances_in_turn(chances: Sequence[float]) -> np.ndarray:
+    """Chances of several budgets to keep a limit, each no higher than those before it.
 
-    Such tests need no correction (Maurer, Hothorn and Lehmacher 1995): one beyond the limit is
-    among them only if the first such one is, in 5 % at most, however many budgets there are.
+    Their order must be fixed before they are timed, such as by tokens; NaN where one has none. A
+    budget that is picked out of many by the same times was more likely timed too fast. Tried in
+    turn until one fails, tests need no correction (Maurer, Hothorn and Lehmacher 1995): one beyond
+    the limit has 95 % only if the first such one has, in 5 % at most, however many there are.
     """
-    return next((i for i, chance in enumerate(chances) if not chance >= SURE), len(chances))
+    known = np.asarray(chances, dtype=np.float64)
+    return np.where(np.isnan(known), np.nan, np.fmin.accumulate(known))
 
 
 def mean_time(times: np.ndarray) -> Estimate:

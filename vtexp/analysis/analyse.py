@@ -65,8 +65,9 @@ METHODS = (
     "the next smaller budget holds by itself; those against the best budget all hold together "
     "(Bonferroni), since the same data chose the best.",
     "p-values: signs of the images' differences flipped at random, two-sided; corrected for all "
-    "pairs of budgets of a series by Holm's method (1979). `<` marks the smallest value that the "
-    "draws can show. McNemar's exact test (1947) takes questions about one image as independent.",
+    "pairs of budgets of a series, of groups for all pairs in all groups, by Holm's method (1979). "
+    "`<` marks the smallest value that the draws can show. McNemar's exact test (1947) takes "
+    "questions about one image as independent.",
     "Answer: a budget is enough if it loses at most the margin against the best one, with 95 % "
     "confidence. The bounds hold for all budgets of a series at once and whichever is the best "
     "(simultaneous comparisons with the best, Hsu 1984). A budget is called needed only if every "

@@ -303,7 +303,10 @@ class ReportRow:
         """The cell of a column as people read it; empty where nothing was measured."""
         if column.ends:
             ends = [self.values.get(key) for key in column.ends]
-            return "" if None in ends else "-".join(map(column.bound, ends, (False, True)))
+            parts = zip(ends, (False, True), strict=True)
+            return (
+                "" if None in ends else "-".join(column.bound(end or 0.0, up) for end, up in parts)
+            )
         found = self.value(column)
         if found is None or not column.numeric:
             return "" if found is None else str(found)

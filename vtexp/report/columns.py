@@ -302,11 +302,10 @@ class ReportRow:
     def text(self, column: Column) -> str:
         """The cell of a column as people read it; empty where nothing was measured."""
         if column.ends:
-            ends = [self.values.get(key) for key in column.ends]
-            parts = zip(ends, (False, True), strict=True)
-            return (
-                "" if None in ends else "-".join(column.bound(end or 0.0, up) for end, up in parts)
-            )
+            low, high = (self.values.get(key) for key in column.ends)
+            if low is None or high is None:
+                return ""
+            return f"{column.bound(low, up=False)}-{column.bound(high, up=True)}"
         found = self.value(column)
         if found is None or not column.numeric:
             return "" if found is None else str(found)

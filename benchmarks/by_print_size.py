@@ -25,6 +25,7 @@ from vtexp.report.figures import MARKERS, ordered_colors
 from vtexp.runs.records import SampleRow, read_samples
 from vtexp.stats.comparison import accuracy
 from vtexp.utils import files
+from vtexp.utils.text import listed
 
 #: Borders of the groups of print, in px of the page.
 BORDERS_PX = (10, 12, 15, 18, 22, 27, 33)
@@ -73,6 +74,21 @@ def by_size(run: Run) -> list[tuple[list[float], list[str]]]:
         scores.append(row.score)
         images.append(row.image_id)
     return groups
+
+
+def require_all_sizes(runs: list[Run]) -> None:
+    """Raise DataError if questions have no score or no print size, or leave a group empty."""
+    dataset = runs[0].run.found.dataset
+    if any(row.score is None for run in runs for row in run.samples.values()):
+        raise DataError("random weights give no accuracy")
+    if not all("print_px" in row.attributes for row in runs[0].samples.values()):
+        raise DataError(f"dataset={dataset} does not say how large its print is: small_print does")
+    groups = zip(names_of_sizes(), by_size(runs[0]), strict=True)
+    if empty := [name for name, (scores, _) in groups if not scores]:
+        raise DataError(
+            f"none of the {len(runs[0].samples)} questions is about print of {listed(empty)} px: "
+            "ask more of them (dataset.limit)"
+        )
 
 
 def by_kind(run: Run) -> dict[str, list[float]]:
@@ -180,13 +196,14 @@ def main() -> None:
     parser.add_argument("sweep", type=Path, help="folder of the sweep, such as outputs/NAME")
     parser.add_argument("--out", type=Path, required=True, help="folder of table.md and picture")
     args = parser.parse_args()
-    runs = read_runs(args.sweep)
+    runs = read_runs(args.sweep) if args.sweep.is_dir() else []
     if not runs:
         raise SystemExit(f"{args.sweep}: no finished run")
     try:
         require_same_samples([run.run for run in runs])
+        require_all_sizes(runs)
     except DataError as error:
-        raise SystemExit(str(error)) from None
+        raise SystemExit(f"{args.sweep}: {error}") from None
     text = table(runs)
     print(text)
     files.write_text(args.out / "table.md", text)

@@ -20,6 +20,7 @@ from typing import Any
 from results_file import write_results
 
 from vtexp.cost.latency_fit import TimedRun, fit_runs, mean_prefill_ms, timed_run
+from vtexp.utils.text import percent
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
 CROPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
@@ -44,12 +45,12 @@ def main() -> None:
         sizes = [abs(row["error"]) for row in predicted]
         met = "met" if max(sizes) < WANTED else "not met"
         print(
-            f"{name}: mean {fmean(sizes):.1%}, worst {max(sizes):.1%} (under {WANTED:.0%}: {met})"
+            f"{name}: mean {percent(fmean(sizes), 1)}, worst {percent(max(sizes), 1)} "
+            f"(under {percent(WANTED)}: {met})"
         )
         for row in predicted:
-            print(
-                "  {setting}: {measured_ms:.1f} ms, {predicted_ms:.1f} ({error:+.1%})".format(**row)
-            )
+            times = "{setting}: {measured_ms:.1f} ms, {predicted_ms:.1f}".format(**row)
+            print(f"  {times} ({percent(row['error'], 1)})")
     disturbed = {run.label: run.disturbed for run in runs if run.disturbed}
     write_results(args.out, {"disturbed": disturbed, "predicted": found})
 

@@ -55,6 +55,8 @@ Row = dict[str, Any]
 Quantiles = Callable[[np.ndarray], np.ndarray]
 
 PLACES = (np.arange(200_000) + 0.5) / 200_000
+#: Shares of the questions that equal budgets answer differently, of `margins`.
+SHARES_CHANGED = (0, 0.01, 0.02, 0.05, 0.1)
 
 
 def steps(values: list[float], shares: list[float]) -> Quantiles:
@@ -287,7 +289,7 @@ def margins(times: int) -> Iterator[Row]:
     for questions in (100, 200, 400, 500, 1000, 2000):
         for budgets in (2, 4, 8):
             images = Images(np.ones(questions, dtype=int))
-            row = {f"{c:.0%}": planned_margin(images, budgets, c) for c in (0, 0.02, 0.05, 0.1)}
+            row = {f"{c:.0%}": planned_margin(images, budgets, c) for c in SHARES_CHANGED}
             yield {"questions": questions, "budgets": budgets} | {
                 name: round(100 * margin, 2) for name, margin in row.items()
             }

@@ -70,10 +70,11 @@ def read(report: Path) -> dict[str, dict[str, Any]]:
 
 
 def tables(rows: dict[str, dict[str, Any]]) -> str:
-    """A table for each part."""
+    """A table for each part, by the names of the tests' files, whichever folder they are in."""
     lines: list[str] = []
+    ordered = sorted(rows.items(), key=lambda test: Path(test[0]).name)
     for part, title in PARTS.items():
-        own = {test: row for test, row in sorted(rows.items()) if row["part"] == part}
+        own = {test: row for test, row in ordered if row["part"] == part}
         if not own:
             continue
         lines += [f"## {title}", "| fault | what happens | shown by | |", "|---|---|---|---|"]

@@ -41,6 +41,7 @@ from vtexp.cost.prompts import PromptCounts
 from vtexp.runs import surroundings
 from vtexp.runs.records import Result, read_latency, read_result
 from vtexp.utils import files
+from vtexp.utils.text import percent
 from vtexp.utils.typed import to_json
 
 ROOT = Path(__file__).parents[1]
@@ -524,7 +525,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
     for row in rows:
-        share = {k: "" if row[k] is None else f"{row[k]:.0%}" for k in ("mfu", "gpu_busy_ratio")}
+        share = {k: "" if row[k] is None else percent(row[k]) for k in ("mfu", "gpu_busy_ratio")}
         cells = [row["model"], row["execution"], f"{row['crops']:.4g}"]
         cells += [f"{row['vision_tokens']:.0f}", f"{row['prompt_tokens']:.0f}"]
         cells += [number(row[f"{k}_ms"]) for k in ("vision_encoder", "connector", "llm_prefill")]

@@ -37,6 +37,7 @@ from vtexp.metrics import metric
 from vtexp.metrics.captions import words
 from vtexp.metrics.extraction import named_options
 from vtexp.metrics.text import clean_prediction, composed, single_spaced
+from vtexp.utils.text import percent
 
 ANY = Sample("s", "0", ImageFile(Path("none")), "?", ("x",), "any")
 Namespace = dict[str, Any]
@@ -606,7 +607,7 @@ def main() -> int:
         kinds = ", ".join(f"{name} {kind['count']}" for name, kind in one.kinds.items())
         print(f"{one.ours} | {one.peer}: {one.equal} of {one.pairs} equal; {kinds or 'no other'}")
     for name, form in forms.items():
-        print(f"clear forms | {name}: {form['right_of_clear']:.1%} read right")
+        print(f"clear forms | {name}: {percent(form['right_of_clear'], 1)} read right")
     write(given.out, paths, found, forms)
     return int(any("unexplained" in one.kinds for one in found))
 

@@ -37,6 +37,7 @@ from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import ImagePlaces, MolmoForCausalLM, image_places
 from vtexp.models.molmo.preprocess import ImageTokenIds, image_token_sequence
 from vtexp.models.prefill_graphs import GraphStages, PrefillGraph, PromptCache, Tensors
+from vtexp.utils.text import percent
 
 MAX_CROPS = 12
 TEXT_TOKENS = 30
@@ -293,7 +294,7 @@ def main() -> None:
                 f" ({low:.2f}-{high:.2f}), logits differ by {row['largest_logit_difference']:.1g}"
             )
         if args.peak_tflops:
-            line += f", MFU {row['mfu']:.0%}"
+            line += f", MFU {percent(row['mfu'])}"
         print(line, flush=True)
     found = {"parameters": parameters, "product_tflops": attainable, "rows": rows}
     write_results(args.out, found, args.device)

@@ -56,6 +56,7 @@ from vtexp.models.molmo.preprocess import (
 from vtexp.models.molmo2.preprocess import Molmo2TokenIds, preprocess_molmo2
 from vtexp.models.qwen2_5_vl import Qwen2_5_VLRunner
 from vtexp.utils.console import console
+from vtexp.utils.text import percent
 
 HEIGHT, WIDTH = 1200, 900
 JPEG_QUALITY = 85
@@ -388,7 +389,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         console.print(f"{way}: patches off by up to {most:.1e}, {mean:.1e} in the mean")
     share = max(row["off_processor"] for row in rows)
     if share > DISTURBED:
-        console.print(f"disturbed or waiting for the device: up to {share:.0%} of the time")
+        console.print(f"disturbed or waiting for the device: up to {percent(share)} of the time")
 
 
 def show_others(rows: list[dict[str, Any]]) -> None:

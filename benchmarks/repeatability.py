@@ -23,6 +23,7 @@ from results_file import write_results
 
 from vtexp.runs.records import read_result
 from vtexp.utils import files
+from vtexp.utils.text import percent
 
 ROOT = Path(__file__).parents[1]
 CROPS = (1, 4, 12)
@@ -96,7 +97,8 @@ def main() -> None:
     judged = judge(repeats)
     for crops in CROPS:
         print(
-            f"{crops} crops: medians differ by {judged['largest_difference'][crops]:.1%} at most; "
+            f"{crops} crops: medians differ by "
+            f"{percent(judged['largest_difference'][crops], 1)} at most; "
             f"{judged['overlapping'][crops]} of {judged['pairs']} neighbours overlap"
         )
     print(f"the same order in {judged['same_order']} of {len(repeats)}")

@@ -57,7 +57,7 @@ def test_a_smaller_budget_is_enough(tmp_path: Path) -> None:
     assert answer.speed_up.ratio == pytest.approx(544 / 384, rel=0.03)
     assert answer.needed and answer.sentence.startswith("image_size=560x336 (384 vision tokens)")
     assert says(answer.sentence, "image_size=560x336", "needed", "smallest")
-    assert says(answer.sentence, "saves 160", "544", "29%")
+    assert says(answer.sentence, "saves 160", "544", "29 %")
     assert says(answer.sentence, "image_size=336x336", "loses 30.0 points")
     assert not answer.caveats
     assert [run.sufficient for run in series.runs] == [False, True, True, True]

@@ -34,7 +34,7 @@ def test_the_smallest_budget_that_scored_within_the_margin_is_the_guess(tmp_path
     assert guess.speed_up is not None and guess.speed_up.baseline == best.run
     assert guess.speed_up.ratio == pytest.approx(928 / 384, rel=0.03)
     assert "image_size=560x336 scored 2.0 points lower (" in guess.sentence
-    assert "saves 544 of 928 tokens per image (59%)" in guess.sentence
+    assert "saves 544 of 928 tokens per image (59 %)" in guess.sentence
     assert "within one process" in guess.sentence
 
 

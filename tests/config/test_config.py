@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import re
@@ -10,8 +11,10 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +25,7 @@ from vtexp.config import user_errors
 from vtexp.config.checks import from_plain
 from vtexp.config.compose import compose_config, flags_first, with_brackets
 from vtexp.config.dataset_schema import ColumnsConfig
+from vtexp.config.hydra_parts import hydra_arguments
 from vtexp.config.knob_schema import ImageSizeKnob, MaxCropsKnob, VisionTokensKnob
 from vtexp.config.schema import Config, to_plain
 from vtexp.errors import ConfigError
@@ -184,6 +188,33 @@ def test_flag_may_come_after_overrides() -> None:
     assert flags_first(["a=1", "-m", "b=2"]) == ["-m", "a=1", "b=2"]
     for flag in (["--config-dir", "x"], ["--config-dir=x"]):
         assert flags_first(["a=1", *flag, "b=2", "-m"]) == [*flag, "-m", "a=1", "b=2"]
+
+
+def test_arguments_are_read_where_python_checks_help_texts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Python 3.14 does: Hydra's help of its shell completion is no text before it is printed."""
+
+    def check(_: object, action: argparse.Action) -> None:
+        if not isinstance(action.help, str | None):
+            raise ValueError("badly formed help string")
+
+    parents = argparse.ArgumentParser.__mro__[1:]
+    (owner,) = (c for c in parents if c.__name__ == "_ActionsContainer")
+    monkeypatch.setattr(owner, "_check_help", check, raising=False)
+    added = owner.add_argument
+
+    def add_argument(parser: Any, *names: str, **how: Any) -> argparse.Action:
+        action = added(parser, *names, **how)
+        parser._check_help(action)
+        return action
+
+    monkeypatch.setattr(owner, "add_argument", add_argument)
+    with hydra_arguments():  # as around a launch
+        assert flags_first(["a=1", "-m"]) == ["-m", "a=1"]
+        assert flags_first(["a=1", "-m"]) == ["-m", "a=1"]
+    with pytest.raises(ValueError, match="badly formed"):
+        get_args_parser()
 
 
 def test_help_shows_examples(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
@@ -17,6 +18,8 @@ from vtexp.config.user_errors import one_line
 from vtexp.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
+#: A callback of a user's own.
+CALLBACK = "hydra.experimental.callback.Callback"
 
 
 def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -30,6 +33,12 @@ def test_an_experiment_chooses_groups_and_keys_and_the_command_line_wins() -> No
     config = compose_config(["experiment=small_print_budget", "dataset.limit=7"])
     assert type(config.knob) is MaxCropsKnob and config.tracking.name == "none"
     assert (config.sweep.name, config.dataset.limit) == ("small_print_budget", 7)
+
+
+def test_the_shipped_experiment_compares_budgets_alone() -> None:
+    """One job for each budget: a report of two splits, say, would be unfair."""
+    raw = yaml.safe_load((ROOT / "conf" / "experiment" / "small_print_budget.yaml").read_text())
+    assert "hydra" not in raw and raw["knob"] == {"max_crops": [1, 4, 9]}
 
 
 def test_an_experiment_of_ones_own_sets_keys_of_the_top_level(tmp_path: Path) -> None:
@@ -123,6 +132,27 @@ def test_what_cannot_be_honoured_is_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["hydra.output_subdir=x"], "hydra.output_subdir=x"),
+        (["hydra.run.dir=x"], "hydra.run.dir=x"),
+        (["hydra/job_logging=default"], "hydra.job_logging.handlers.file"),
+        (["-m", "hydra/sweeper=basic", "hydra.sweep.dir=x"], "hydra.sweep.dir=x"),
+        (["-m", "hydra/sweeper=basic", "knob.sizes=x"], "knob.sizes"),
+        (["-m", f"+hydra.callbacks.mine._target_={CALLBACK}"], "hydra.callbacks"),
+    ],
+)
+def test_a_refused_command_leaves_nothing_behind(
+    arguments: list[str], key: str, tmp_path: Path
+) -> None:
+    done = launch(*arguments, cwd=tmp_path)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith(f"error: {key}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 def test_plan_of_several_combinations_has_headings_and_a_total(tmp_path: Path) -> None:
     done = launch(
         "-m", "knob=image_size,max_crops", "knob.max_crops=1,4",
@@ -153,6 +183,7 @@ def test_a_launcher_or_sweeper_of_others_is_one_line(
 
 def test_hydras_own_sweeper_runs_here_alone(tmp_path: Path) -> None:
     assert launch("-m", "hydra/sweeper=basic", cwd=tmp_path).returncode == 0
+    assert not list(tmp_path.iterdir())  # such as Hydra's multirun.yaml
     done = launch("-m", "hydra/sweeper=basic", "hardware.launcher=slurm", cwd=tmp_path)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and "hydra/sweeper=basic" in line and "this process" in line

@@ -71,7 +71,7 @@ def test_the_page_says_of_each_budget_whether_it_is_enough(tmp_path: Path) -> No
     ("levels", "margin", "said"),
     [
         ((0.2, 0.4, 0.6, 0.9), 5.0, ("image_size=784x784", "needed")),
-        ((0.8, 0.8, 0.8, 0.81), 20.0, ("image_size=336x336", "enough", "69%")),
+        ((0.8, 0.8, 0.8, 0.81), 20.0, ("image_size=336x336", "enough", "69 %")),
         ((0.5, 0.5, 0.5, 0.51), 1.0, ("No budget", "1 point")),
     ],
 )

@@ -216,11 +216,12 @@ def test_refused_value_stops_before_anything_loads(
     assert not (tmp_path / "sweep").exists()
 
 
-def test_no_gpu_is_one_line(make_config: MakeConfig) -> None:
+def test_no_gpu_is_one_line(make_config: MakeConfig, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="no usable CUDA GPU; take hardware=cpu"):
         run_without_report(make_config("hardware=local_gpu"))
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_weights_that_do_not_fit_are_one_line(

@@ -276,7 +276,7 @@ def test_padding_is_told(make_config: MakeConfig) -> None:
     assert runs[0].warnings == ()
     assert [str(t) for t in set(runs[1].tilings)] == ["1x7"]
     # The square image is 336 px high and wide on a canvas of 1680 x 336.
-    assert any("as little as 20% of it" in warning for warning in runs[1].warnings)
+    assert any("as little as 20 % of it" in warning for warning in runs[1].warnings)
 
 
 def test_new_weights_are_another_run(

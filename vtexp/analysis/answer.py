@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vtexp.analysis.findings import AnalysedRun, Answer, Difference, Power, Ratio
 from vtexp.analysis.times import scope
 from vtexp.stats.decision import Decision
-from vtexp.utils.text import bound_text, listed, listed_of
+from vtexp.utils.text import bound_text, listed, listed_of, percent
 
 #: More questions than this are no advice (`stats.power`).
 _MOST = "a million"
@@ -194,7 +194,7 @@ def saved_text(found: AnalysedRun, best: AnalysedRun) -> str:
     said = []
     if saved:  # fewer experts or blocks leave the tokens as they are
         of = f"{saved:.5g} of {best.vision_tokens:.5g} tokens per image"
-        said.append(f"saves {of} ({saved / best.vision_tokens:.0%})")
+        said.append(f"saves {of} ({percent(saved / best.vision_tokens)})")
     if found.speed_up is not None:
         said.append(_speed(found.speed_up))
     if not said:

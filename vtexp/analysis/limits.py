@@ -21,7 +21,7 @@ from vtexp.analysis.times import known, read_times, scope
 from vtexp.measure.summary import cost_of, shared_processes, time_blocks
 from vtexp.measure.timings import LatencyRow
 from vtexp.stats.times import SURE, chances_in_turn
-from vtexp.utils.text import chance_text, listed, three_digits
+from vtexp.utils.text import chance_text, listed, percent, three_digits
 
 #: What a limit is on, and its unit.
 _TIMES = {"max_prefill_ms": "prefill_ms", "max_ttft_ms": "ttft_ms"}
@@ -221,7 +221,7 @@ def _unmeasured(
 def _scored(run: AnalysedRun) -> str:
     if run.accuracy is None:
         return ""
-    text = f", at {100 * run.accuracy:.1f} %"
+    text = f", at {percent(run.accuracy, 1)}"
     if run.accuracy_low is None or run.accuracy_high is None:
         return text
     return f"{text} ({points_interval(run.accuracy_low, run.accuracy_high)})"

@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from vtexp.config.booleans import strict_booleans
 from vtexp.config.choices import Device, Launcher, ReductionMethod, Weights
 from vtexp.config.fields import require_allowed
 from vtexp.config.knob_schema import KNOB_SCHEMAS, MOST_BLOCKS, CapKnob, KeptTokensKnob, values_key
@@ -48,7 +49,8 @@ def from_plain(plain: dict[str, Any]) -> Config:
     typed = OmegaConf.create({g: OmegaConf.structured(schema) for g, schema in schemas.items()})
     # Configs of earlier versions lack groups that came later.
     kept = {key: plain[key] for key in (f.name for f in fields(Config)) if key in plain}
-    raw = OmegaConf.merge(typed, kept)
+    with strict_booleans():
+        raw = OmegaConf.merge(typed, kept)
     assert isinstance(raw, DictConfig)
     return from_hydra(raw)
 

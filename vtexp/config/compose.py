@@ -17,9 +17,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vtexp.config.booleans import strict_booleans
 from vtexp.config.checks import from_hydra
 from vtexp.config.dataset_schema import DatasetConfig
-from vtexp.config.hydra_parts import register_sweeper
+from vtexp.config.hydra_parts import hydra_arguments, register_sweeper
 from vtexp.config.knob_schema import VALUE_KEYS
 from vtexp.config.schema import Config, register_schemas
 from vtexp.errors import ConfigError
@@ -96,7 +97,10 @@ def _files(config_dir: Path | None) -> Iterator[list[str]]:
     running = GlobalHydra.instance().hydra  # within `launch.py` there is one, and only one can be
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        with (
+            strict_booleans(),
+            initialize_config_dir(version_base="1.3", config_dir=str(CONF)),
+        ):
             yield searched
     finally:
         GlobalHydra.instance().hydra = running
@@ -104,7 +108,8 @@ def _files(config_dir: Path | None) -> Iterator[list[str]]:
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
     """Flags moved before overrides: Hydra refuses overrides on both sides of one."""
-    overrides = get_args_parser().parse_intermixed_args(arguments).overrides
+    with hydra_arguments():
+        overrides = get_args_parser().parse_intermixed_args(arguments).overrides
     flags = list(arguments)
     for override in reversed(overrides):
         del flags[len(flags) - 1 - flags[::-1].index(override)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -20,6 +22,8 @@ from vtexp.utils.by_name import imported
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 VTEXP_SWEEPER = "hydra_plugins.vtexp_sweeper.sweeper.VtexpSweeper"
+#: Name of the callback in conf/config.yaml.
+VTEXP_CALLBACK = "vtexp"
 
 #: Python's codes of times whose text differs at each launch.
 _TO_THE_SECOND = re.compile(r"\$\{now:[^}]*%[SfscTXr]")
@@ -42,12 +46,32 @@ _UNREAD: dict[str, tuple[Any, str]] = {
     "output_subdir": (None, "each run's folder has its config.yaml"),
     "verbose": (False, _NO_LOG),
     "job.chdir": (None, "relative paths start where you launch"),
+    "job_logging.handlers.file": (None, _NO_LOG),
 }
 #: Those that Hydra itself reads for a job in this process, and that no job of `-m` would see.
 _UNREAD_BY_JOBS: dict[str, tuple[Any, str]] = {
     "job.env_set": ({}, _SHELL),
     "callbacks": ({}, "jobs of -m call none; start without -m"),
 }
+
+
+@contextmanager
+def hydra_arguments() -> Iterator[None]:
+    """Hydra can make its parser of arguments, on Python 3.14 too.
+
+    argparse checks each help text there when it is added; that of Hydra 1.3's `--shell-completion`
+    is no text before it is printed (facebookresearch/hydra issue 3121).
+    """
+    own: Any = vars(ArgumentParser).get("_check_help")  # None but within this: it is inherited
+    parser: Any = ArgumentParser
+    parser._check_help = lambda *_: None
+    try:
+        yield
+    finally:
+        if own is None:
+            del parser._check_help
+        else:
+            parser._check_help = own
 
 
 def register_sweeper() -> None:
@@ -69,6 +93,8 @@ def require_honoured(hydra: Any, *, multirun: bool) -> None:
         value = OmegaConf.select(hydra, key)
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value, resolve=False)
+        if key == "callbacks":
+            value = {name: own for name, own in value.items() if name != VTEXP_CALLBACK}
         if value != plain and not (key == "job.chdir" and value is False):
             raise ConfigError(f"hydra.{key}={value!s:.60}: has no effect here; {instead}")
     if multirun:

@@ -16,6 +16,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
+from vtexp.config.booleans import strict_booleans
 from vtexp.config.compose import COMPOSE_ERRORS, flags_first, with_brackets
 from vtexp.config.hydra_parts import INSTEAD, for_several_knobs
 from vtexp.config.schema import rule_of_key
@@ -59,7 +60,8 @@ def call(launch: Callable[[], None]) -> int:
     def with_arguments() -> None:
         arguments = [with_brackets(argument) for argument in flags_first(sys.argv[1:])]
         sys.argv[1:] = for_several_knobs(arguments)
-        launch()
+        with strict_booleans():
+            launch()
 
     return reported(
         with_arguments,
@@ -167,5 +169,7 @@ def _omegaconf_line(error: OmegaConfBaseException) -> str:
     if unset := re.search(r"Environment variable '(.+)' not found", message):
         return f"{error.full_key}: the environment variable {unset[1]} is not set"
     rule = rule_of_key(str(error.full_key))
+    if "not a valid bool" in message:
+        return f"{error.full_key}: {message[0].lower()}{message[1:]}; must be true or false"
     allowed = f"; must be {rule}" if rule and isinstance(error, ValidationError) else ""
     return f"{error.full_key}: {message[0].lower()}{message[1:]}{allowed}"

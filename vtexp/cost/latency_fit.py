@@ -30,6 +30,7 @@ from vtexp.errors import DataError
 from vtexp.stats import terms as term_statistics
 from vtexp.stats.times import Estimate
 from vtexp.utils import files
+from vtexp.utils.text import percent
 
 COST_MODEL = "cost_model.json"
 #: Fewest settings (kinds of inputs) from which anything is fitted: one to leave out, two to fit.
@@ -360,8 +361,8 @@ class FoundModel:
         disturbed = f"; {self.disturbed} of its {self.settings} settings have doubtful times"
         return (
             f"fitted on {self.written[:10]} to {self.settings} settings on {self.device} "
-            f"({self.path}); off by {self.mean_error:.1%} on settings left out, "
-            f"{self.worst_error:.1%} at worst{disturbed if self.disturbed else ''}"
+            f"({self.path}); off by {percent(self.mean_error, 1)} on settings left out, "
+            f"{percent(self.worst_error, 1)} at worst{disturbed if self.disturbed else ''}"
         )
 
 

@@ -11,8 +11,9 @@ from vtexp.errors import ConfigError
 from vtexp.jobs.finish import require_page, show_comparison
 from vtexp.jobs.prepare import in_new_folder, require_extras
 from vtexp.jobs.status import look
+from vtexp.models.runners import require_device
 from vtexp.report.plan import show_plan
-from vtexp.runs.folder import go_on, quoted, raise_failures
+from vtexp.runs.folder import finished, go_on, quoted, raise_failures
 from vtexp.runs.frozen import freeze
 from vtexp.runs.job import make_runs
 from vtexp.runs.ledger import note_submitted, of_process, taking
@@ -41,6 +42,8 @@ def run_job(config: Config, *, named: bool = True) -> Path | None:
     if config.plan:
         return None
     require_extras(config, submits=False)
+    if not all(finished(run.folder) for run in plan.runs):
+        require_device(config.hardware.device.value)
     if not named:
         (plan,) = in_new_folder([plan])
     sweep = sweep_folder(plan.config)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vtexp.measure.monitor import Gpu, nvml_errors
 
-#: Seconds without work over which idle power is taken. Counters move every 20 to 100 ms only.
+#: Seconds without work over which idle power is taken. Counters move in steps.
 IDLE_S = 2.0
 #: Seconds before that, in which the device lowers its clocks.
 SETTLE_S = 1.0

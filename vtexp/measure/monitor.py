@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from vtexp.utils.text import percent
+
 #: Seconds between two looks.
 EVERY_S = 0.5
 #: Share of the cores that others may keep busy, and of the time in which they may keep more.
@@ -202,7 +204,7 @@ def disturbances(report: dict[str, Any]) -> list[str]:
         )
     elif report["busy_share"] > BUSY_SHARE:
         found.append(
-            f"other processes were busy for {report['busy_share']:.0%} of the time in which "
+            f"other processes were busy for {percent(report['busy_share'])} of the time in which "
             "prefill was timed"
         )
     if report["cpu_throttle_events"]:

@@ -38,8 +38,8 @@ JUDGED_EVERY = 1.25
 def undisturbed() -> Iterator[None]:
     """No garbage collection meanwhile, and none later of what is there now.
 
-    A collection walks over all objects of a process that holds torch and a plan: 15 ms in the
-    middle of a prefill.
+    A collection walks over all objects of a process that holds torch and a plan, in the middle of a
+    prefill.
     """
     enabled = gc.isenabled()
     gc.collect()

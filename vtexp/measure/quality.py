@@ -15,6 +15,7 @@ from vtexp.measure.summary import median_by_rank
 from vtexp.measure.timings import LatencyRow
 from vtexp.stages import STAGE_NAMES
 from vtexp.stats.trend import kendall_z, relative_change
+from vtexp.utils.text import percent
 
 #: Medians of ranks may differ by this much without a warning.
 RANK_SPREAD = 0.1
@@ -53,7 +54,7 @@ def of_the_host(rows: Sequence[LatencyRow], abouts: Sequence[dict[str, Any]]) ->
         busy = about.get("gpu_busy_ratio")
         if busy is not None and busy < LEAST_BUSY:
             found.append(
-                f"host_bound: the GPU worked in {busy:.0%} of the prefill's time; the rest is "
+                f"host_bound: the GPU worked in {percent(busy)} of the prefill's time; the rest is "
                 "launching kernels, so times and speed-ups are of this software, not of the model"
             )
     return list(dict.fromkeys(found))
@@ -85,8 +86,8 @@ def timing_warnings(
             found.append("too few timings to say how well the median prefill is known")
         elif about["stopped_by"] == "max_seconds":
             found.append(
-                f"the median prefill is known to ±{about['half_width']:.1%} only, not to "
-                f"±{max_half_width:.1%} (measure.max_seconds was reached)"
+                f"the median prefill is known to ±{percent(about['half_width'], 1)} only, not to "
+                f"±{percent(max_half_width, 1)} (measure.max_seconds was reached)"
             )
     return list(dict.fromkeys(found))
 
@@ -96,7 +97,7 @@ def drift(reference_ms: Sequence[float]) -> list[str]:
     change = relative_change(reference_ms)
     if abs(change) >= DRIFT and abs(kendall_z([reference_ms])) >= Z_DRIFT:
         became = "slower" if change > 0 else "faster"
-        return [f"the same prefill, repeated meanwhile, became {abs(change):.0%} {became}"]
+        return [f"the same prefill, repeated meanwhile, became {percent(abs(change))} {became}"]
     return _slow_spell(reference_ms)
 
 
@@ -111,7 +112,7 @@ def _slow_spell(reference_ms: Sequence[float]) -> list[str]:
     apart = max(medians) / min(medians) - 1
     if apart < SPELL or kruskal(*thirds).pvalue > 0.01:
         return []
-    return [f"the same prefill, repeated meanwhile, took {apart:.0%} longer for a while"]
+    return [f"the same prefill, repeated meanwhile, took {percent(apart)} longer for a while"]
 
 
 def _spread(rows: Sequence[LatencyRow]) -> list[str]:
@@ -124,7 +125,8 @@ def _spread(rows: Sequence[LatencyRow]) -> list[str]:
     if spread <= 0.25:
         return []
     return [
-        f"the middle half of a question's prefill times spreads over {spread:.0%} of its median"
+        "the middle half of a question's prefill times spreads over "
+        f"{percent(spread)} of its median"
     ]
 
 

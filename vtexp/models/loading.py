@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from vtexp.errors import CheckpointError, ConfigError, no_memory_left
+from vtexp.errors import CheckpointError, no_memory_left
 from vtexp.models.checkpoints import Checkpoint
+from vtexp.models.runners import require_device
 
 #: What torch and transformers raise where a model is built of a config.json that does not fit it.
 UNFIT = (
@@ -44,10 +45,7 @@ def load_model(
     `sharded`: blocks are spread over all visible GPUs, by accelerate. Raises CheckpointError for
     files that do not fit together, ConfigError for a device that is not there.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "hardware.device=cuda: this machine has no usable CUDA GPU; take hardware=cpu"
-        )
+    require_device(device)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what does not fit is reported here
     config_class: Any = model_class.config_class

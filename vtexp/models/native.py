@@ -31,7 +31,7 @@ from vtexp.models.native_reduction import (
     reduce_prompt,
     shorter_prompts,
 )
-from vtexp.models.prefill_graphs import GraphStages, PromptCache, Tensors
+from vtexp.models.prefill_graphs import GraphStages, PromptCache, Tensors, cache_argument
 from vtexp.models.probe import Probe, Seen
 from vtexp.models.reduced_prompt import (
     ReduciblePrompt,
@@ -341,10 +341,11 @@ class NativeRunner(Runner):
     ) -> torch.Tensor:
         """Logits (1, 1, vocabulary) of ids (1, L) with vision tokens in their places."""
         embeddings = self.model.get_input_embeddings()(input_ids)
-        output = self.model.model.language_model(
+        language_model = self.model.model.language_model
+        output = language_model(
             inputs_embeds=self.insert(embeddings, places, features),
-            past_key_values=PromptCache(),
             use_cache=True,
+            **{cache_argument(language_model.forward): PromptCache()},
             **constants,
         )
         return self.model.lm_head(output.last_hidden_state[:, -1:])

@@ -8,6 +8,7 @@ between them can still be read off the device.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
@@ -17,6 +18,7 @@ from transformers import DynamicCache
 
 from vtexp.errors import error_line
 from vtexp.models.clocks import MIB
+from vtexp.utils.text import percent
 
 Tensors = dict[str, torch.Tensor]
 Result = TypeVar("Result")
@@ -55,6 +57,12 @@ class GraphStages(NamedTuple):
         if self.reduce is not None:
             features = self.reduce(self.inputs, features)
         return self.read_prompt(self.inputs, features)
+
+
+def cache_argument(call: Callable[..., Any]) -> str:
+    """By what name a pass of transformers, or the class of its output, takes keys and values: it
+    changed in 5.24."""
+    return "cache" if "cache" in inspect.signature(call).parameters else "past_key_values"
 
 
 class PromptCache(DynamicCache):
@@ -116,7 +124,7 @@ class PrefillGraph:
         torch.cuda.current_stream().wait_stream(stream)
         if difference.item() > MOST_DIFFERENT:
             raise RuntimeError(
-                f"replayed logits differ from the eager pass's by {difference.item():.1%}"
+                f"replayed logits differ from the eager pass's by {percent(difference.item(), 1)}"
             )
 
     def load(self, inputs: Tensors) -> None:

@@ -199,7 +199,7 @@ OF_RUNS: tuple[Column, ...] = (
     _interval(
         *("prefill_ms_interval", "prefill 95 %", _TIMES, ".1f", "tmp", "prefill_ms_mean"),
         lead=7,
-        short="prefill 95%",
+        short="prefill 95 %",
         scoped=True,
         drop=1,
     ),

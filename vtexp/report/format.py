@@ -10,6 +10,7 @@ from vtexp.analysis.grids import grid_sentences
 from vtexp.analysis.guess import margins_sentence
 from vtexp.analysis.rows import ComparedRun
 from vtexp.metrics import METRICS
+from vtexp.utils.text import percent
 
 
 def title(runs: Sequence[ComparedRun]) -> str:
@@ -99,7 +100,7 @@ def _gain(answer: Answer) -> str:
     assert answer.tokens_saved is not None and answer.vision_tokens is not None
     share = answer.tokens_saved / (answer.tokens_saved + answer.vision_tokens)
     # Fewer experts or blocks leave the tokens as they are.
-    saved = f"{share:.0%} fewer vision tokens" if share else ""
+    saved = f"{percent(share)} fewer vision tokens" if share else ""
     ratio = answer.speed_up
     if ratio is None:
         return saved or "no time was measured"

@@ -35,6 +35,7 @@ from vtexp.runs.run import Measurement
 from vtexp.runs.surroundings import git_state
 from vtexp.utils.console import console, progress
 from vtexp.utils.source import same_source
+from vtexp.utils.text import percent
 
 if TYPE_CHECKING:
     from vtexp.models.runner import Runner
@@ -273,7 +274,7 @@ class RunsUnderWay:
 
     def _finish(self, measurement: Measurement) -> None:
         result, run = measurement.finish(), measurement.run
-        accuracy = "none" if result.accuracy is None else f"{result.accuracy:.1%}"
+        accuracy = "none" if result.accuracy is None else percent(result.accuracy, 1)
         console.print(
             f"{run.label}: {result.measured_vision_tokens:.5g} vision tokens, "
             f"accuracy {accuracy}, prefill {result.latency['prefill_ms'].mean:.1f} ms"

@@ -8,6 +8,7 @@ from vtexp.budget.geometry import Geometry, Size, tiling_to_resolution
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.budget.limits import aspect_ratio_warning
 from vtexp.budget.placement import letterbox
+from vtexp.utils.text import percent
 
 
 def setting_warnings(
@@ -34,16 +35,17 @@ def setting_warnings(
         padded = sum(covered[size] < 0.5 for size in sizes)
         if padded:
             found.append(
-                f"for {padded / len(sizes):.0%} of the images more than half of the crops' area "
-                f"is padding (the image takes as little as {min(covered.values()):.0%} of it)"
+                f"for {percent(padded / len(sizes))} of the images more than half of the crops' "
+                "area is padding (the image takes as little as "
+                f"{percent(min(covered.values()))} of it)"
             )
     elif setting.fit == "stretch" and setting.image_size is None:
         stretched = {size: _distortion(size, setting, geometry) for size in set(sizes)}
         bent = sum(stretched[size] > 2 for size in sizes)
         if bent:
             found.append(
-                f"for {bent / len(sizes):.0%} of the images one side is stretched over twice as "
-                f"much as the other (up to {max(stretched.values()):.3g} times)"
+                f"for {percent(bent / len(sizes))} of the images one side is stretched over twice "
+                f"as much as the other (up to {max(stretched.values()):.3g} times)"
             )
     return found
 

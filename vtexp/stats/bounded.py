@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vtexp.utils.text import count_of
+from vtexp.utils.text import count_of, percent
 
 #: Fewest effective images (Kish 1965) of an interval, and the largest share of one image.
 LEAST_EFFECTIVE_IMAGES = 8
@@ -73,8 +73,8 @@ class Images:
             )
         if largest > LARGEST_SHARE:
             return (
-                f"one image has {largest:.0%} of the questions; an interval needs "
-                f"{LARGEST_SHARE:.0%} or less"
+                f"one image has {percent(largest)} of the questions; an interval needs "
+                f"{percent(LARGEST_SHARE)} or less"
             )
         return None
 

@@ -115,6 +115,11 @@ def _masked(content: Any, secrets: list[str]) -> Any:
     return content
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """A share in percent, such as `83 %` or, with a digit, `4.9 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def chance_text(chance: float) -> str:
     """A chance in percent, such as `83 %`, rounded down: 94.9 % is not 95 %; never 0 or 100."""
     if chance > 0.99:

@@ -18,7 +18,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from vtexp.budget.llm import LlmSetting
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.vision import VisionBackbone
+from vtexp.models.prefill_graphs import cache_argument
 from vtexp.models.reduced_prompt import RowSelection, TokenReduction
+
+_CACHE_OUTPUT = cache_argument(CausalLMOutputWithPast)
 
 
 class MolmoEmbedding(nn.Module):
@@ -367,6 +370,7 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         image_input_idx: torch.Tensor | ImagePlaces | None = None,
         image_features: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         last_positions: torch.Tensor | None = None,
@@ -377,7 +381,8 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         """Next-token logits (B, L or logits_to_keep, embedding_size) and the KV cache.
 
         input_ids (B, L), negative = padding; attention_mask (B, past + L) of 0/1, or a ready bool
-        mask (B, 1, L, past + L); positions follow from it (cumulative sum - 1). images
+        mask (B, 1, L, past + L); positions follow from it (cumulative sum - 1). past_key_values is
+        `cache` from transformers 5.24 on. images
         (B, C, P, 588), image_masks (B, C, P), image_input_idx (B, C, T) with negatives dropped, or
         the `image_places` of it; or image_features (N, T, hidden), or (n, hidden) of those kept,
         the output of `encode_images`, in place of the first two. Where the last logits alone are
@@ -387,12 +392,13 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         else that has positions is of these then. llm: which blocks and how many experts work;
         a block that is left out has no keys and values.
         """
-        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+        cache = past_key_values if cache is None else cache
+        if cache is not None and cache.get_seq_length() > 0:
             image_input_idx = None  # the image was read with the prompt
         x = self.embed(input_ids, images, image_masks, image_input_idx, image_features)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        past = cache.get_seq_length() if cache is not None else 0
         if rows is not None:
             x = self.model.row_selection(x, rows)
         length = x.shape[1]
@@ -400,7 +406,7 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
             position_ids = _position_ids(attention_mask, past, length, x.device)
         mask = _attention_mask(attention_mask, past, length)
         rotary = rotary_of(position_ids, self.config)
-        context = PassContext(rotary, mask, past_key_values, is_prompt=past == 0)
+        context = PassContext(rotary, mask, cache, is_prompt=past == 0)
         *blocks, last_block = self.blocks_of(llm)
         for block in blocks:
             x = block(x, context)
@@ -410,7 +416,7 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
             x = x.take_along_dim(last_positions.to(x.device)[:, None, None], dim=1)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.logits_of(x[:, keep])
-        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+        return CausalLMOutputWithPast(**{_CACHE_OUTPUT: cache}, logits=logits)
 
     def logits_of(self, x: torch.Tensor) -> torch.Tensor:
         """Next-token logits (B, L, embedding_size) of what the blocks made (B, L, hidden)."""

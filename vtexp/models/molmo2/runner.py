@@ -112,10 +112,10 @@ class Molmo2Runner(NativeRunner):
         of_image = torch.full((1, length), -1, device=self.device)
         of_image[:, image] = 0
         mask = create_causal_mask(
-            config=self.model.config.get_text_config(),
-            inputs_embeds=torch.empty(1, length, 1, device=self.device, dtype=self.dtype),
-            attention_mask=None,
-            past_key_values=None,
+            self.model.config.get_text_config(),
+            torch.empty(1, length, 1, device=self.device, dtype=self.dtype),
+            None,  # no padding
+            None,  # no cache, whose name changed in transformers 5.24
             block_sequence_ids=of_image,
         )
         return {"attention_mask": mask}

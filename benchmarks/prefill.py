@@ -70,8 +70,8 @@ def build_native(size: str, device: str, dtype: torch.dtype) -> MolmoForCausalLM
     return model.eval().requires_grad_(False)
 
 
-def build_reference(folder: Path, native: MolmoForCausalLM) -> torch.nn.Module:
-    """The reference model with the native model's weights."""
+def build_reference(folder: Path, native: MolmoForCausalLM, **changed: Any) -> torch.nn.Module:
+    """The reference model with the native model's weights; `changed` are other settings of it."""
     make_importable(folder)
     from launch_scripts.utils import DEFAULT_VISION_BACKBONE, QWEN2_7B
     from olmo.model import Molmo
@@ -97,6 +97,7 @@ def build_reference(folder: Path, native: MolmoForCausalLM) -> torch.nn.Module:
         init_device="meta",
         vit_layers=config.connector["vit_layers"],
         vision_backbone=replace(DEFAULT_VISION_BACKBONE, **vision),
+        **changed,
     )
     model = Molmo(reference_config, init_params=False).to(first.dtype).to_empty(device=first.device)
     weights = {name.removeprefix("model."): p for name, p in native.named_parameters()}

@@ -32,6 +32,15 @@ def test_preprocessing_beside_the_public_code() -> None:
         assert says(page(name), f"{worst:.1e}".replace("e-0", "e-"))
 
 
+def test_molmo_beside_the_public_code() -> None:
+    found, text = results("peers_molmo.json")["found"], page("benchmarks/README.md")
+    assert not any(kind["different"] for kind in found.values())
+    for kind, thing in (("sizes", "tilings"), ("models", "small models")):
+        assert says(text, f"{n(found[kind]['cases'], 0)} {thing}"), kind
+    for kind in ("images", "prompts"):
+        assert says(text, f"{n(found[kind]['cases'], 0)} {kind}"), kind
+
+
 def test_prompts_beside_transformers() -> None:
     peers = results("peers_prompts.json")["peers"]
     whole = [own for peer in peers.values() for own in peer.values()]

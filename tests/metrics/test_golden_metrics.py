@@ -12,7 +12,7 @@ import pytest
 
 from vtexp.data.sample import ImageFile, Sample
 from vtexp.metrics import metric
-from vtexp.metrics.choice import select_option
+from vtexp.metrics.choice import real_world_qa_molmo, select_option
 from vtexp.metrics.counting import counted
 from vtexp.metrics.math_vista import math_vista_molmo
 from vtexp.metrics.mmmu import chosen_letter, open_answer_is_right
@@ -22,16 +22,17 @@ from vtexp.metrics.vqa import a_okvqa_direct_molmo, normalise, vqa_accuracy_molm
 pytestmark = pytest.mark.golden
 
 
-def real_world_qa(prediction: str, target: str, question_type: str) -> float:
-    # The golden predictions are as the metric gets them: cleaning them again changes nothing here.
-    sample = Sample("0", "0", ImageFile(Path("none")), "?", (target,), question_type)
-    return metric("real_world_qa_molmo").prepare([sample])(prediction, sample)
+def real_world_qa(prediction: str, target: str, question_type: str) -> bool:
+    # The golden predictions are cleaned already; to clean them again can change them.
+    is_choice = question_type == "multiple_choice"
+    return real_world_qa_molmo(prediction, target, multiple_choice=is_choice)
 
 
 def mmmu(prediction: str, references: list[str], metadata: dict[str, Any]) -> float | None:
     if metadata["question_type"] == "open":
         return open_answer_is_right(prediction, references)
-    letter = chosen_letter(prediction, metadata["options"])
+    options = list(filter(None, metadata["options"]))  # the reference letters those that are left
+    letter = chosen_letter(prediction, options)
     return None if letter is None else letter in references
 
 

@@ -20,6 +20,8 @@ from vtexp.errors import ConfigError, DataError
 from vtexp.metrics import METRICS, metric
 from vtexp.metrics.captions import CiderD, words
 from vtexp.metrics.choice import select_option, select_option_molmo2
+from vtexp.metrics.math_vista import math_vista_molmo
+from vtexp.metrics.mmmu import chosen_letter
 from vtexp.metrics.vqa import normalise, vqa_accuracy
 from vtexp.runs.plan import make_plan
 
@@ -247,6 +249,14 @@ def test_mmmu_of_molmo_draws_the_same_option_in_every_run(name: str) -> None:
     assert scores == [score(name, "no idea", sample) for sample in samples]
     assert fmean(scores) == pytest.approx(1 / 3, abs=0.1)
     assert not any(score("mmmu", "no idea", sample) for sample in samples)
+
+
+def test_parsers_of_molmo_keep_options_of_white_space() -> None:
+    """By hand, after olmo/eval: only an option of no characters has no letter."""
+    assert chosen_letter("The answer is (B)", ["red", " ", "blue"]) == "B"
+    assert chosen_letter("The answer is (B)", ["red", "", "blue"]) is None
+    assert chosen_letter("The answer is (C)", ["red", "", "blue"]) == "C"
+    assert math_vista_molmo("B", " ", ["red", " "], "text", None)
 
 
 @pytest.mark.parametrize(

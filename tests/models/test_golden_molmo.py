@@ -67,6 +67,10 @@ class Reference:
     def case(self, name: str) -> dict[str, Any]:
         return next(case for case in self.index["cases"] if case["name"] == name)
 
+    def with_image(self) -> dict[str, Any]:
+        """The first case of one image."""
+        return next(case for case in self.index["cases"] if len(case["members"]) == 1)
+
 
 @pytest.fixture(scope="module", params=["molmo_d", "molmo_o"])
 def reference(request: pytest.FixtureRequest, golden_dir: Path) -> Reference:
@@ -85,6 +89,21 @@ def test_logits(reference: Reference) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("crops", [0, 2])
+def test_where_all_crops_are_padding_the_text_is_read_alone(
+    reference: Reference, crops: int
+) -> None:
+    """As the reference reads a batch of texts that its collator filled with crops."""
+    ids = torch.arange(20)[None]
+    padding = {
+        "images": torch.full((1, crops, 576, 588), -1.0),
+        "image_masks": torch.full((1, crops, 576), -1.0),
+        "image_input_idx": torch.full((1, crops, 144), -1),
+    }
+    assert torch.equal(reference.model(ids, **padding).logits, reference.model(ids).logits)
+
+
+@torch.no_grad()
 def test_image_features(reference: Reference) -> None:
     checked = 0
     for case in reference.index["cases"]:
@@ -100,8 +119,7 @@ def test_image_features(reference: Reference) -> None:
 
 @torch.no_grad()
 def test_fused_projections_change_nothing(reference: Reference) -> None:
-    case = next(c for c in reference.index["cases"] if len(reference.inputs(c)["images"][0]) > 1)
-    inputs = reference.inputs(case)
+    inputs = reference.inputs(reference.with_image())
     fused = copy.deepcopy(reference.model)
     fused.model.vision_backbone.image_vit.fuse()
     features = fused.encode_images(inputs["images"][0], inputs["image_masks"][0])
@@ -120,7 +138,7 @@ def test_fused_projections_change_nothing(reference: Reference) -> None:
 def test_bfloat16_is_near(reference: Reference) -> None:
     """As on a GPU: rounding alone, which is far from what a wrong layout does (logits: std 1.5)."""
     model = copy.deepcopy(reference.model).to(torch.bfloat16)
-    case = reference.index["cases"][0]
+    case = reference.with_image()
     inputs = reference.inputs(case)
     for key in ("images", "image_masks"):
         inputs[key] = inputs[key].to(torch.bfloat16)

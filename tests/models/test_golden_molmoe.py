@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from tests.helpers.closeness import assert_close_to_spread
 from vtexp.budget.geometry import MOLMO
@@ -77,6 +78,24 @@ def test_from_picture_to_answer(folder: Path, model: MolmoEForCausalLM, number: 
     assert_close_to_spread(logits[-13:], expected["logits_text"])
     generated = model.generate(**inputs, max_new_tokens=6, eos_token_id=10**6)
     np.testing.assert_array_equal(generated[0], expected["generated"])
+
+
+@torch.no_grad()
+def test_experts_of_any_width(folder: Path) -> None:
+    """Also where a row of theirs has no whole 16 bytes, which grouped matmuls need."""
+    config = MolmoConfig.from_pretrained(folder)
+    config.hidden_size, config.num_attention_heads, config.num_key_value_heads = 30, 3, 3
+    config.intermediate_size = 2 * 33
+    model = MolmoEForCausalLM(config).eval()
+    mixture = model.model.transformer.blocks[0].mlp
+    x = torch.randn(7, 30)
+    shares = mixture.gate(x).softmax(dim=-1)
+    shares = shares.where(shares >= shares.topk(config.moe_top_k).values[:, -1:], 0)
+    gates, ups = mixture.experts.gate_up_proj.chunk(2, dim=1)
+    inner = F.silu(torch.einsum("nh,ewh->new", x, gates)) * torch.einsum("nh,ewh->new", x, ups)
+    expected = torch.einsum("new,ehw,ne->nh", inner, mixture.experts.down_proj, shares)
+    assert_close_to_spread(mixture(x[None])[0], expected)
+    assert model(torch.arange(7)[None]).logits.isfinite().all()
 
 
 @pytest.mark.parametrize("change", ["shape", "gone"])

@@ -62,7 +62,8 @@ def mmmu(raw: Row) -> Sample:
 
 def math_vista(raw: Row) -> Sample:
     text = raw["question"].split("Question:")[-1].split("Hint:")[0].strip()
-    return replace(ANY, question=text, options=tuple(raw["choices"] or ()))
+    is_choice = raw["question_type"] == "multi_choice"
+    return replace(ANY, question=text, options=tuple(raw["choices"]) if is_choice else ())
 
 
 def real_world_qa(raw: Row) -> Sample:

@@ -60,6 +60,12 @@ def test_a_sample_s_own_style_goes_first() -> None:
     assert MOLMO.message(replace(ASKED, style="eval_short_answer"), "x") == "vqa2: Which {x}?"
 
 
+@pytest.mark.parametrize("style", ["demo", "android_control"])
+def test_styles_that_say_themselves_what_is_wanted_are_not_named(style: str) -> None:
+    sample = replace(ASKED, question="low_level: tap the clock")
+    assert MOLMO.message(sample, style) == "low_level: tap the clock"
+
+
 def test_a_question_with_its_options_in_it_says_itself_what_is_wanted() -> None:
     sample = replace(ASKED, question_type="multiple_choice")
     assert PLAIN_WORDING.message(sample, "a_okvqa_mc") == "Which {x}?"

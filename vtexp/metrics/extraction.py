@@ -124,13 +124,6 @@ _STOPPED = re.compile(
 )
 
 
-def option_texts(options: Sequence[str], letters: str) -> dict[str, str]:
-    """The options that are there, by their letters; empty places have none."""
-    return {
-        letter: text for letter, text in zip(letters, options, strict=False) if not is_empty(text)
-    }
-
-
 def is_empty(option: str) -> bool:
     """Whether a place among the options holds none."""
     return not option.strip()

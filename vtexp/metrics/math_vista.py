@@ -14,7 +14,6 @@ from string import ascii_uppercase
 from rapidfuzz.distance import Levenshtein
 
 from vtexp.metrics.choice import Select, select_option
-from vtexp.metrics.extraction import option_texts
 
 
 def typed_answer(response: str, answer_type: str, precision: int | None) -> str | None:
@@ -46,7 +45,7 @@ def math_vista_molmo(
     """
     if not options:
         return typed_answer(response, answer_type, precision) == reference
-    texts = option_texts(options, ascii_uppercase)
+    texts = dict(zip(ascii_uppercase, options, strict=False))
     chosen = list(texts)[select(response, list(texts))]
     return _named_option(texts[chosen].strip(), texts) == reference
 

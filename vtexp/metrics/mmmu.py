@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterable, Sequence
 from string import ascii_uppercase
 
-from vtexp.metrics.extraction import option_texts
-
 #: Words after which a response gives its answer; in its last line also an equals sign.
 KEYS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 #: Numbers with commas, in scientific notation, and others.
@@ -34,12 +32,13 @@ def chosen_letter(
     """Letter of the option that a response names last; None where it names none.
 
     Looked for in the first of the `forms` that there is, else, in responses of more than five
-    words, by the option's text. An empty place has no letter; the others keep theirs.
+    words, by the option's text. An empty text has no letter; the others keep theirs.
     """
     for mark in ",.!?;:'":
         response = response.strip(mark)
     text = f" {response} "
-    texts = option_texts(options, ascii_uppercase)
+    lettered = zip(ascii_uppercase, options, strict=False)
+    texts = {letter: option for letter, option in lettered if option}
     for form in forms:
         if last := _last({letter: text.rfind(form.format(letter)) for letter in texts}):
             return last

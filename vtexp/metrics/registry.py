@@ -306,7 +306,8 @@ def _mmmu_molmo(forms: Sequence[str]) -> Score:
         response = cleaned(prediction)
         if not sample.options:
             return float(mmmu.open_answer_is_right(response, map(cleaned, sample.references)))
-        letter = mmmu.chosen_letter(response, sample.options, forms)
+        options = ["" if is_empty(option) else option for option in sample.options]
+        letter = mmmu.chosen_letter(response, options, forms)
         if letter is None:  # there at random; here one that is the same in every run
             letter = random.Random(sample.sample_id).choice(list(_letters(sample)))
         return float(letter in sample.references)

@@ -1,9 +1,9 @@
-"""Which numbers of a config.json can be a model's: checked before anything is computed of them."""
+"""Which values of a config.json can be a model's: checked before anything is computed of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 #: The most that a whole number can be, by its key in any part of a config.json. Above, a model
@@ -38,6 +38,34 @@ MAY_BE_NOTHING = frozenset(
 REALS = frozenset(["rope_theta", "layer_norm_eps", "rms_norm_eps", "image_norm_eps"])
 
 
+#: Settings of Molmo v1's training code (ModelConfig in olmo/config.py of github.com/allenai/molmo)
+#: that change what a model computes, and the values that this project's classes compute.
+MOLMO_SETTINGS: dict[str, tuple[object, ...]] = {
+    "activation_type": ("swiglu",),
+    "alibi": (False,),
+    "attn_logit_softcapping": (None,),
+    "clip_qkv": (None,),
+    "crop_mode": ("overlap-and-resize-c2",),
+    "final_logit_softcapping": (None,),
+    "fix_image_padding": (False,),
+    "image_mlp_activations": ("quick_gelu",),
+    "image_model_type": ("openai",),
+    "image_padding_embed": ("pad_and_partial_pad",),
+    "image_pooling_2d": ("attention_meanq", "attention-meanq"),
+    "image_projector": ("mlp",),
+    "layer_norm_type": ("rms",),
+    "moe_shared_expert": (False,),
+    "normalize_input_embeds": (False,),
+    "overlap_margins": ([4, 4],),
+    "pad_value": (0,),
+    "rope": (True,),
+    "scale_logits": (False,),
+    "use_cls_feature": (False,),
+    "use_col_tokens": (True,),
+    "use_position_ids": (True,),
+}
+
+
 def is_whole(value: object) -> bool:
     """Whether a value of a config.json is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
@@ -54,6 +82,17 @@ def wrong_number(config: dict[str, Any]) -> str:
                 return f"{name} is not a whole number"
             if not 1 <= value <= MOST[key]:
                 return f"{name} is not between 1 and {MOST[key]}"
+    return ""
+
+
+def other_setting(config: dict[str, Any], settings: Mapping[str, tuple[object, ...]]) -> str:
+    """Which setting of a config.json has another value than those of `settings`, in words.
+
+    Empty where there is none; a config.json may leave settings out.
+    """
+    for name, key, value in _values(config):
+        if key in settings and value not in settings[key]:
+            return f"{name} is {value}; only {settings[key][0]} is supported"
     return ""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from vtexp.budget.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
 from vtexp.budget.llm import LlmSizes
 from vtexp.budget.reduction import EARLY_LAYER
-from vtexp.models.config_checks import is_whole
+from vtexp.models.config_checks import MOLMO_SETTINGS, is_whole, other_setting
 from vtexp.models.processors import (
     BICUBIC,
     BILINEAR,
@@ -116,9 +116,9 @@ class _Molmo(Family):
         experts = EXPERT_SIZES if config.get("moe_num_experts") is not None else ()
         if missing := _no_whole_number(config, (*sizes, *experts)):
             return missing
-        if config.get("clip_qkv") is not None or config.get("layer_norm_type", "rms") != "rms":
-            return "clip_qkv and norms other than rms are not supported"
-        if changed := self._changed(config) or self.images.problem(config.get(IMAGES, {})):
+        if changed := self._changed(config) or other_setting(config, MOLMO_SETTINGS):
+            return changed
+        if changed := self.images.problem(config.get(IMAGES, {})):
             return changed
         layers = (config.get("vision_backbone") or {}).get("image_num_layers", 23)
         connector = config.get("connector") or {}

@@ -99,7 +99,7 @@ class Wording:
     """
 
     names_styles: bool = True
-    unnamed: frozenset[str] = frozenset({"demo"})
+    unnamed: frozenset[str] = frozenset({"demo", "android_control"})
     seldom_named: frozenset[str] = DEMO_STYLES
     choice: str = "{question}\n{options}\n"
     option: str = "{name}: {text}"

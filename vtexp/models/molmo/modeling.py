@@ -343,6 +343,8 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
         if isinstance(image_input_idx, torch.Tensor):
             image_input_idx = image_places(image_input_idx, input_ids.shape[1])
         real_crops, kept, places = image_input_idx
+        if not len(kept):  # a batch of texts whose crops are all padding
+            return embeddings
         if image_features is None:
             assert images is not None and image_masks is not None
             images, image_masks = images.flatten(0, 1), image_masks.flatten(0, 1)
@@ -380,9 +382,9 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Next-token logits (B, L or logits_to_keep, embedding_size) and the KV cache.
 
-        input_ids (B, L), negative = padding; attention_mask (B, past + L) of 0/1, or a ready bool
-        mask (B, 1, L, past + L); positions follow from it (cumulative sum - 1). past_key_values is
-        `cache` from transformers 5.24 on. images
+        input_ids (B, L), negative = padding; attention_mask (B, past + L) of 0/1, without which
+        padding must be on the right, or a ready bool mask (B, 1, L, past + L); positions follow
+        from it (cumulative sum - 1). past_key_values is `cache` from transformers 5.24 on. images
         (B, C, P, 588), image_masks (B, C, P), image_input_idx (B, C, T) with negatives dropped, or
         the `image_places` of it; or image_features (N, T, hidden), or (n, hidden) of those kept,
         the output of `encode_images`, in place of the first two. Where the last logits alone are

@@ -45,6 +45,14 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(self.num_experts, hidden, width))
         self.act_fn = nn.SiLU()
 
+    @property
+    def can_be_grouped(self) -> bool:
+        """Whether torch's grouped matmul takes these experts: it needs rows of whole 16 bytes."""
+        return all(
+            tensor.shape[-1] * tensor.element_size() % 16 == 0
+            for tensor in (self.gate_up_proj, self.down_proj)
+        )
+
     def forward(self, x: torch.Tensor, chosen: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         """x (n, hidden), chosen int64 (n, k), shares (n, k) -> (n, hidden); one expert at a time.
 
@@ -100,6 +108,11 @@ class MolmoEForCausalLM(MolmoForCausalLM):
     load_in_order = True
     # transformers' answer to the same question for the dense class would be inherited.
     _can_set_experts_implementation_cached_value = True
+
+    def __init__(self, config: MolmoConfig) -> None:
+        super().__init__(config)
+        if not self.model.transformer.blocks[0].mlp.experts.can_be_grouped:
+            self.config._experts_implementation = "eager"
 
 
 register_checkpoint_conversion_mapping(

@@ -37,7 +37,15 @@ from vtexp.stats.comparison import differences, paired_scores
 from vtexp.stats.permutation import holm, sign_flip_tests
 from vtexp.stats.power import planned_margin, questions_needed
 from vtexp.stats.terms import coefficients, least_relative_errors, prediction, uncertainty
-from vtexp.stats.times import SURE, Estimate, between_processes, by_process, mean_time, speed_up
+from vtexp.stats.times import (
+    SURE,
+    Estimate,
+    between_processes,
+    by_process,
+    chances_in_turn,
+    mean_time,
+    speed_up,
+)
 from vtexp.stats.trend import settled
 from vtexp.utils import files
 from vtexp.utils.console import console
@@ -280,7 +288,8 @@ def margins(times: int) -> Iterator[Row]:
     """The margin, in points, that a plan carries with 80 % power, by how many answers change."""
     for questions in (100, 200, 400, 500, 1000, 2000):
         for budgets in (2, 4, 8):
-            row = {f"{c:.0%}": planned_margin(questions, budgets, c) for c in SHARES_CHANGED}
+            images = Images(np.ones(questions, dtype=int))
+            row = {f"{c:.0%}": planned_margin(images, budgets, c) for c in SHARES_CHANGED}
             yield {"questions": questions, "budgets": budgets} | {
                 name: round(100 * margin, 2) for name, margin in row.items()
             }
@@ -417,12 +426,15 @@ def limits(times: int) -> Iterator[Row]:
     """The chance of the most accurate budget within a limit, beside how often it is within.
 
     Budgets cost `step` times the next smaller one and are the more accurate. The limit is anywhere
-    between the smallest and the largest, or 1 % below what one of them truly costs. `near`: how
+    between the smallest and the largest, or 1 % below what one of them truly costs; where all cost
+    the same, that is below all. `near`: how
     many intervals hold it. `not_sure`: the most accurate budget with a chance of 95 % is beyond it.
     """
-    for budgets, step in ((4, 1.5), (4, 1.1), (12, 1.05), (12, 1.02)):
+    for budgets, step in ((4, 1.5), (4, 1.1), (12, 1.05), (12, 1.02), (12, 1.0)):
         for processes_of in (1, 4):
             for place in ("anywhere", "1 % below one"):
+                if step == 1 and place == "anywhere":
+                    continue
                 rng = np.random.default_rng(0)
                 true = 10 * step ** np.arange(budgets)
                 said, held, broken, near = [], [], [], []
@@ -431,7 +443,7 @@ def limits(times: int) -> Iterator[Row]:
                     limit = 10 * step ** rng.uniform(0, budgets - 1) if place == "anywhere" else at
                     found = _measured(rng, true, processes_of)
                     within = [i for i, own in enumerate(found) if own.value <= limit]
-                    chances = [own.chance_at_most(limit) for own in found]
+                    chances = chances_in_turn([own.chance_at_most(limit) for own in found])
                     if within:
                         said.append(chances[within[-1]])
                         held.append(true[within[-1]] <= limit)

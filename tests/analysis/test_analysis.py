@@ -22,7 +22,7 @@ from vtexp.analysis.rows import collect, timing_warnings
 from vtexp.analysis.samples import MOST_GROUPS, RANGES, read_columns
 from vtexp.errors import ConfigError, DataError
 from vtexp.report.format import headline
-from vtexp.runs.records import Device, GitState
+from vtexp.runs.records import Device, GitState, ProcessTiming
 from vtexp.utils import files
 
 VALUES = ("336x336", "560x336", "560x560", "784x784")
@@ -394,3 +394,29 @@ def test_what_a_run_lacks_costs_only_what_needs_it(tmp_path: Path) -> None:
         (folder / files.SAMPLES).unlink()
     answer = only(analyse(collect(tmp_path))).answer
     assert says(answer.sentence, "No answer", "samples.jsonl")
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_speed_ups_between_different_processes_are_said_to_be(
+    tmp_path: Path, together: bool
+) -> None:
+    """Runs that one process timed in turns share the prefills of its reference point."""
+    scores, names = steady_scores([0.79, 0.8], 200, 1)
+    for number, own in enumerate(scores.T):
+        reference = [{"at_s": 0.0, "prefill_ms": 5.0 if together else 5.0 + number}]
+        device = Device(type="cpu", name="a CPU")
+        timed = ProcessTiming(
+            rank=0, process=0, host="h", device=device, timing={"reference": reference}
+        )
+        make_run(
+            tmp_path, VALUES[number], TOKENS[number], own.tolist(), images=names,
+            prefill_ms=10.0 * (1 + number), surroundings={"processes": (timed,)},
+        )  # fmt: skip
+    (series,) = analyse(collect(tmp_path), 10.0).series
+    ratio = series.runs[1].speed_up or series.runs[0].speed_up
+    assert ratio is not None and ratio.side_by_side == together
+    said = any(
+        says(line, "different processes", "measure.repeats") for line in series.answer.caveats
+    )
+    assert said != together
+    assert says(series.answer.sentence, "process each") != together

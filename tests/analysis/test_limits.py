@@ -21,6 +21,7 @@ from vtexp.cli.main import main
 from vtexp.errors import ConfigError, DataError
 from vtexp.runs.records import write_latency
 from vtexp.utils import files
+from vtexp.utils.text import chance_text
 
 VALUES = ("336x336", "560x336", "560x560", "784x784")
 TOKENS = (288, 384, 544, 928)
@@ -114,6 +115,17 @@ def test_images_that_take_longer_are_counted(tmp_path: Path) -> None:
     assert found.surer == folders[0].name
 
 
+def test_budgets_are_tried_from_the_smallest_on_until_one_is_not_sure(tmp_path: Path) -> None:
+    folders = made(tmp_path)
+    noisy = [[9.0] * 4, [11.0] * 4, [10.0] * 4]
+    for folder, means in zip(
+        folders, ([[9.0] * 4] * 3, noisy, [[9.0] * 4] * 3, noisy), strict=True
+    ):
+        timed(folder, means)
+    found = under(tmp_path, max_prefill_ms=10.5)
+    assert (found.run, found.surer) == (folders[3].name, folders[0].name)
+
+
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     made(tmp_path)
     found = under(tmp_path, max_energy_j=1.0)
@@ -185,11 +197,14 @@ def test_limits_that_are_kept_but_not_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("apart", [0.05, 5.0])
-def test_a_choice_among_many_budgets_near_the_limit_is_said(tmp_path: Path, apart: float) -> None:
+def test_no_chance_is_higher_than_that_of_a_smaller_budget(tmp_path: Path, apart: float) -> None:
     """Their intervals are about 10 % wide: at 0.05 ms apart all hold the limit, at 5 ms one."""
     rng = np.random.default_rng(0)
     for number, folder in enumerate(made(tmp_path)):
         timed(folder, [(40 + apart * number) * rng.lognormal(0, 0.01, 8) for _ in range(3)])
     found = under(tmp_path, max_prefill_ms=40.1 + 2 * apart)
-    assert found.costs[0].low is not None
-    assert says(found.sentence, "4 budgets") == (apart < 1)
+    (cost,) = found.costs
+    assert cost.chance is not None and cost.chance_alone is not None
+    assert (cost.chance < cost.chance_alone) == (apart < 1)
+    own = chance_text(cost.chance_alone)
+    assert says(found.sentence, own, "smaller budget", chance_text(cost.chance)) == (apart < 1)

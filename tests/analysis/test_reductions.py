@@ -47,7 +47,7 @@ def test_verdicts_follow_the_paired_interval(tmp_path: Path) -> None:
     add(tmp_path, "pool", 288, 101)
     found = compared(tmp_path)
     verdicts = {method: own.verdict for (method, _), own in found.items()}
-    assert verdicts == {"max_min": "better", "cls_attention": "worse", "pool": "no better"}
+    assert verdicts == {"max_min": "better", "cls_attention": "worse", "pool": "not shown"}
     own = found["max_min", "resize"]
     scores = np.array([[float(i < 160), float(i < 100)] for i in range(COUNT)])
     paired = comparison.paired_scores(scores, np.arange(COUNT))
@@ -104,9 +104,9 @@ def test_a_line_for_each_method_and_floor(tmp_path: Path) -> None:
     said = analyse(collect(tmp_path)).reductions
     heads = [line.split(":")[1] for line in said]
     assert says(heads[0], "max_min", "better than resize", "288") and "+20.0 points" in said[0]
-    assert says(heads[1], "stride", "no better", "resize") and said[1].count("worse") == 2
+    assert says(heads[1], "stride", "not shown", "better", "resize") and said[1].count("worse") == 2
     assert says(heads[2], "max_min", "better than stride")
-    assert not any("no better" in head for head in (heads[0], heads[2]))
+    assert not any("not shown" in head for head in (heads[0], heads[2]))
 
 
 def test_a_slower_prefill_is_said(tmp_path: Path) -> None:

@@ -262,12 +262,13 @@ def test_the_plans_table_fits_a_terminal(
     assert any("together take about" in line for line in lines)
 
 
-def test_no_plan_promises_a_loss_of_more_than_all_points(
+def test_a_plan_of_too_few_images_promises_nothing(
     make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_plan(make_plan(make_config(SIZES, "dataset.limit=2")))
-    line = next(line for line in capsys.readouterr().out.splitlines() if "can show" in line)
-    assert says(line, "2 questions", "100.0 if 5 % of their answers differ")
+    printed = capsys.readouterr().out
+    (line,) = (line for line in printed.splitlines() if "enough" in line)
+    assert says(line, "2 questions", "no budget") and "can show" not in printed
 
 
 def test_a_plan_names_the_reduction_that_no_cost_model_has(

@@ -12,13 +12,14 @@ import pytest
 from tests.helpers.answered_sweeps import answered_sweep
 from tests.helpers.made_sweeps import make_run
 from vtexp.analysis.analyse import analyse
+from vtexp.analysis.answer import rounded_up
 from vtexp.analysis.rows import collect
 from vtexp.config.compose import compose_config
 from vtexp.config.schema import Config
 from vtexp.errors import VtexpError
 from vtexp.report.columns import report_rows
 from vtexp.report.html import write_page
-from vtexp.report.next_steps import _rounded, next_lines, next_steps
+from vtexp.report.next_steps import next_lines, next_steps
 from vtexp.runs.folder import record_failure
 from vtexp.runs.plan import make_plan, sweep_folder
 
@@ -152,5 +153,5 @@ def test_nothing_is_next_where_all_is_known_or_nothing_is(tmp_path: Path) -> Non
 
 def test_numbers_are_rounded_up_to_two_digits() -> None:
     for count, expected in ((7, 7), (87, 87), (381, 390), (1201, 1300), (2000, 2000)):
-        assert _rounded(count) == expected
-    assert re.fullmatch(r"\d+", str(_rounded(123)))
+        assert rounded_up(count) == expected
+    assert re.fullmatch(r"\d+", str(rounded_up(123)))

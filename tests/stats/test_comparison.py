@@ -244,14 +244,26 @@ def test_no_number_of_questions_beyond_reason_is_advised() -> None:
 def test_a_plan_says_what_margin_its_questions_carry() -> None:
     """Identical answers of two budgets: Clopper and Pearson's bound of none lost."""
     for n in (100, 200, 1000):
-        assert planned_margin(n, 2, 0.0) == pytest.approx(1 - 0.05 ** (1 / n), rel=0.01)
-    assert planned_margin(200, 4, 0.0) > planned_margin(200, 2, 0.0) > 0.01
-    assert planned_margin(200, 4, 0.05) > planned_margin(400, 4, 0.05) > planned_margin(400, 4, 0.0)
-    assert planned_margin(400, 4, 0.05, per_image=2) == pytest.approx(planned_margin(200, 4, 0.05))
-    scores = np.ones((200, 4))
-    assert planned_margin(200, 4, 0.0) == pytest.approx(
-        compare(scores, range(200), 0.01).at_most_worse.max(), rel=0.06
-    )
+        assert planned_margin(ones(n), 2, 0.0) == pytest.approx(1 - 0.05 ** (1 / n), rel=0.01)
+    few, many = ones(200), ones(400)
+    assert planned_margin(few, 4, 0.0) > planned_margin(few, 2, 0.0) > 0.01
+    assert planned_margin(few, 4, 0.05) > planned_margin(many, 4, 0.05)
+    assert planned_margin(many, 4, 0.05) > planned_margin(many, 4, 0.0)
+    assert np.isnan(planned_margin(Images(np.full(4, 50)), 4, 0.05))
+
+
+@pytest.mark.parametrize("sizes", [[1] * 200, [5] * 100, [2] * 100 + [8] * 20])
+def test_the_margin_of_a_plan_is_what_the_report_then_finds(sizes: list[int]) -> None:
+    """5 questions about each of 100 images were said to show 0.8 points; it took 4.0."""
+    images = Images(np.array(sizes))
+    codes = np.arange(len(sizes)).repeat(sizes)
+    alike = compare(np.ones((len(codes), 4)), codes, 0.01).at_most_worse.max()
+    assert planned_margin(images, 4, 0.0) == pytest.approx(alike, rel=0.06)
+    rng, found = np.random.default_rng(0), []
+    for _ in range(100):
+        scores = (rng.random((len(codes), 4)) >= 0.026).astype(float)  # 5 % of a pair's differ
+        found.append(compare(scores, codes, 0.01).at_most_worse[0])
+    assert planned_margin(images, 4, 0.05) == pytest.approx(np.quantile(found, 0.8), rel=0.15)
 
 
 # --- properties ----------------------------------------------------------------------------------
@@ -347,3 +359,14 @@ def test_budgets_that_get_all_or_nothing_right_are_compared(columns: tuple[float
     assert np.isfinite(found.at_most_worse).all() and np.isfinite(found.at_least_worse).all()
     assert found.enough.tolist() == [column == 1 for column in columns]
     assert (found.at_least_worse > 0.3).tolist() == [column < 1 for column in columns]
+
+
+def test_budgets_that_scored_the_same_in_another_order_tie() -> None:
+    """Sums of 0.3 and 0.9 differ by their order in the last digit: it decided on the best."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        first = rng.choice(VQA, 400)
+        scores = np.column_stack([first, rng.permutation(first), rng.permutation(first)])
+        alone = [accuracy(own, range(400)).mean for own in scores.T]
+        assert len({*alone, *compare(scores, range(400), 0.1).mean.tolist()}) == 1
+        assert (differences(paired_scores(scores, range(400))).difference == 0).all()

@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from vtexp.analysis.answer import points
+from vtexp.analysis.answer import at_most
 from vtexp.analysis.findings import Across, AcrossBudget, AnalysedRun, Series
 from vtexp.analysis.times import known
 from vtexp.stats.across import average_at_most_worse
@@ -124,7 +124,7 @@ def _sentence(found: Across, parts: Sequence[Answered], margin: float) -> str:
         said.append("On average over the data sets none is known to be enough.")
     else:
         budget = by_label[found.enough_on_average]
-        lost = points(budget.average_at_most or 0.0)
+        lost = at_most(budget.average_at_most or 0.0)
         said.append(f"On average {budget.label} is enough: it loses at most {lost} points.")
     own = [f"{part.series.dataset}: {_own(part.series)}" for part in parts]
     return " ".join([*said, f"Each by itself: {'; '.join(own)}."])
@@ -137,12 +137,12 @@ def _for_all(found: Across, by_label: Mapping[str, AcrossBudget], margin: float)
         return (
             f"{budget.label} is the smallest budget measured on all that is enough on each (within "
             f"{unit} of the best, with 95 % confidence); it loses at most "
-            f"{points(budget.worst_at_most)} points, on {budget.worst_dataset}."
+            f"{at_most(budget.worst_at_most)} points, on {budget.worst_dataset}."
         )
     nearest = min(found.budgets, key=lambda budget: budget.worst_at_most)
     return (
         f"no budget measured on all is known to be within {unit} on each. {nearest.label} is "
-        f"nearest: it loses at most {points(nearest.worst_at_most)} points, on "
+        f"nearest: it loses at most {at_most(nearest.worst_at_most)} points, on "
         f"{nearest.worst_dataset}."
     )
 

@@ -50,7 +50,7 @@ from vtexp.stats.comparison import (
     compare,
 )
 from vtexp.stats.decision import decide
-from vtexp.stats.permutation import PValues, holm, pair_tests, sign_flip_tests
+from vtexp.stats.permutation import PValues, holm, pair_tests, sign_flips_against
 from vtexp.stats.power import margin_of, questions_needed
 from vtexp.utils import files
 from vtexp.utils.text import listed
@@ -65,8 +65,9 @@ METHODS = (
     "the next smaller budget holds by itself; those against the best budget all hold together "
     "(Bonferroni), since the same data chose the best.",
     "p-values: signs of the images' differences flipped at random, two-sided; corrected for all "
-    "pairs of budgets of a series by Holm's method (1979). `<` marks the smallest value that the "
-    "draws can show. McNemar's exact test (1947) takes questions about one image as independent.",
+    "pairs of budgets of a series, of groups for all pairs in all groups, by Holm's method (1979). "
+    "`<` marks the smallest value that the draws can show. McNemar's exact test (1947) takes "
+    "questions about one image as independent.",
     "Answer: a budget is enough if it loses at most the margin against the best one, with 95 % "
     "confidence. The bounds hold for all budgets of a series at once and whichever is the best "
     "(simultaneous comparisons with the best, Hsu 1984). A budget is called needed only if every "
@@ -342,8 +343,7 @@ def _with_differences(
     runs: Sequence[AnalysedRun], paired: PairedRuns, compared: Comparison
 ) -> list[AnalysedRun]:
     place = {run.name: i for i, run in enumerate(paired.runs)}
-    best = int(np.argmax(paired.means))
-    found = []
+    best, found = paired.best, []
     for run in runs:
         if (i := place.get(run.run)) is None:
             found.append(run)
@@ -370,23 +370,25 @@ def _power(paired: PairedRuns, margin: float) -> Power:
 
 
 def _groupings(paired: PairedRuns, groups: dict[str, Labels]) -> tuple[Grouping, ...]:
-    best = int(np.argmax(paired.means))
-    return tuple(_grouping(paired, name, labels, best) for name, labels in groups.items())
+    return tuple(_grouping(paired, name, labels, paired.best) for name, labels in groups.items())
 
 
 def _grouping(paired: PairedRuns, name: str, labels: Labels, best: int) -> Grouping:
-    """Accuracy by group; p-values of differences from the best run by Holm over the whole table."""
+    """Accuracy by group, and its difference from the run that is the best of all.
+
+    p-values are Holm's over all pairs of runs in all groups: the same data chose the best.
+    """
     parts = []
     for code in range(len(labels.names)):
         inside = labels.codes == code
         parts.append(replace(paired, scores=paired.scores[inside], images=paired.images[inside]))
     others = [i for i in range(len(paired.runs)) if i != best]
     testable = [part for part in parts if part.several_images]
-    comparisons = len(testable) * len(others)
-    tests = [sign_flip_tests(part.sums.sums, comparisons) for part in testable]
-    value = np.array([test.value[others, best] for test in tests])
-    at_floor = np.array([test.at_floor[others, best] for test in tests])
-    corrected = iter(zip(holm(PValues(value, at_floor)).value, at_floor, strict=True))
+    comparisons = len(testable) * len(others) * len(paired.runs) // 2
+    tests = [sign_flips_against(part.sums.sums, best, comparisons) for part in testable]
+    value = np.array([test.value[others] for test in tests])
+    at_floor = np.array([test.at_floor[others] for test in tests])
+    corrected = iter(zip(holm(PValues(value, at_floor), comparisons).value, at_floor, strict=True))
     found = []
     for group, part in zip(labels.names, parts, strict=True):
         p_holm, floor = np.full((2, len(paired.runs)), np.nan)
@@ -426,7 +428,7 @@ def _with_times(
     timed = timed_together(candidates)
     base = candidates[-1]
     if paired is not None:
-        base = paired.runs[int(np.argmax(paired.means))]
+        base = paired.runs[paired.best]
     if timed is None or (place := timed.place(base.name)) is None:
         return list(runs)
     fronts = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vtexp.analysis.findings import AnalysedRun, Answer, Difference, Power, Ratio
 from vtexp.analysis.times import scope
 from vtexp.stats.decision import Decision
-from vtexp.utils.text import listed, listed_of, percent
+from vtexp.utils.text import bound_text, listed, listed_of, percent
 
 #: More questions than this are no advice (`stats.power`).
 _MOST = "a million"
@@ -98,6 +98,24 @@ def points(value: float, *, signed: bool = False) -> str:
     return text.replace("-0.0", "0.0").replace("+0.0", "0.0")
 
 
+def at_most(value: float) -> str:
+    """An upper bound of a difference of scores in points, rounded up."""
+    return bound_text(100 * value, 1, up=True)
+
+
+def _at_least(value: float) -> str:
+    """A lower bound of the same, rounded down."""
+    return bound_text(100 * value, 1, up=False)
+
+
+def points_interval(low: float, high: float, *, signed: bool = False) -> str:
+    """An interval of differences of scores in points, rounded outward, such as `+0.2 to +1.5`."""
+    lower, upper = (
+        bound_text(100 * end, 1, up=up, signed=signed) for end, up in ((low, False), (high, True))
+    )
+    return f"{lower} to {upper}"
+
+
 def _of(margin: float) -> str:
     return "1 point" if margin == 1 else f"{margin:g} points"
 
@@ -107,8 +125,16 @@ def interval(found: Difference | Ratio) -> str:
     if found.low is None or found.high is None:
         return ""
     if isinstance(found, Ratio):
-        return f"{found.low:.2f} to {found.high:.2f}"
-    return f"{points(found.low, signed=True)} to {points(found.high, signed=True)}"
+        return ratio_ends(found.low, found.high)
+    return points_interval(found.low, found.high, signed=True)
+
+
+def ratio_ends(low: float, high: float) -> str:
+    """An interval of a ratio, rounded outward; one beside 1 does not touch it."""
+    lower, upper = (
+        bound_text(end, 2, up=up, beside=1.0) for end, up in ((low, False), (high, True))
+    )
+    return f"{lower} to {upper}"
 
 
 def _tokens(run: AnalysedRun) -> str:
@@ -119,12 +145,12 @@ def _speed(ratio: Ratio) -> str:
     """How much faster or slower than its baseline, in words."""
     if ratio.low is None or ratio.high is None:
         return "is not known to be faster"
-    within = scope(ratio.processes)
+    within = scope(ratio.processes, side_by_side=ratio.side_by_side)
     if ratio.low > 1:
         return f"is {ratio.ratio:.2f} times as fast ({interval(ratio)} {within})"
     if ratio.high < 1:
         longer = f"{1 / ratio.ratio:.2f} times as long"
-        return f"is slower ({longer}, {1 / ratio.high:.2f} to {1 / ratio.low:.2f} {within})"
+        return f"is slower ({longer}, {ratio_ends(1 / ratio.high, 1 / ratio.low)} {within})"
     return (
         f"is not known to be faster ({ratio.ratio:.2f} times as fast, {interval(ratio)} {within})"
     )
@@ -144,7 +170,7 @@ def _enough(
         f"enough (within {_of(evidence.margin)} of the best, with 95 % confidence)."
     ]
     if found is not best:
-        said.append(f"It loses at most {points(found.at_most_worse or 0.0)} points.")
+        said.append(f"It loses at most {at_most(found.at_most_worse or 0.0)} points.")
     if _verdict(found, best, list(by_name.values())) == "smaller":
         said += [text] if (text := saved_text(found, best)) else []
     smaller = [by_name[evidence.budgets[i]] for i in decision.not_enough]
@@ -203,14 +229,14 @@ def interval_text(run: AnalysedRun) -> str:
     found = run.versus_best
     if found is None or found.low is None or found.high is None:
         return ""
-    return f" ({points(-found.high)} to {points(-found.low)})"
+    return f" ({points_interval(-found.high, -found.low)})"
 
 
 def _unknown(runs: Sequence[AnalysedRun], best: AnalysedRun) -> str:
     """Smaller budgets of which the data cannot tell whether they are enough."""
     near = _best(runs)
     names = listed([run.label for run in runs])
-    worst = points(near.at_most_worse or 0.0)
+    worst = at_most(near.at_most_worse or 0.0)
     scored = "scored highest" if near is best else lower_text(_loss(near))
     return (
         f"Whether {names} would do is not known: {near.label} {scored} and may lose up to {worst} "
@@ -252,12 +278,14 @@ def _cannot_tell(scored: Sequence[AnalysedRun], best: AnalysedRun, evidence: Evi
     said = [
         f"{evidence.questions} questions cannot tell which budget is within {margin} of the best.",
         f"{highest}, but the truly best budget could be up to "
-        f"{points(best.at_most_worse or 0.0)} points better.",
+        f"{at_most(best.at_most_worse or 0.0)} points better.",
     ]
     by_name = {run.run: run for run in scored}
     worse = [by_name[evidence.budgets[i]] for i in evidence.decision.not_enough]
     if worse:
-        told = [f"{run.label} loses at least {points(run.at_least_worse or 0.0)}" for run in worse]
+        told = [
+            f"{run.label} loses at least {_at_least(run.at_least_worse or 0.0)}" for run in worse
+        ]
         said.append(f"Not enough, in points: {listed(told)}.")
     wider, enough = _wider_margin(scored)
     said.append(f"With a margin of {wider:g} points, {enough.label} would be enough.")
@@ -270,7 +298,7 @@ def _questions(evidence: Evidence) -> list[str]:
     if evidence.power is None or evidence.margin <= 0:
         return []
     needed = evidence.power.questions_for_margin
-    many = f"more than {_MOST}" if needed is None else f"about {_rounded(needed)}"
+    many = f"more than {_MOST}" if needed is None else f"about {count_text(needed)}"
     return [
         f"It takes {many} questions to show that an equally good budget is within "
         f"{_of(evidence.margin)}."
@@ -287,9 +315,15 @@ def _wider_margin(runs: Sequence[AnalysedRun]) -> tuple[float, AnalysedRun]:
     return wider, next(run for run, own in zip(runs, worse, strict=True) if own <= wider)
 
 
-def _rounded(count: int) -> str:
-    """A number of questions to two digits."""
-    return f"{int(float(f'{count:.2g}')):,}".replace(",", " ")
+def rounded_up(count: int) -> int:
+    """A number of questions, up to two digits: fewer would show less."""
+    step = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // step) * step
+
+
+def count_text(count: int) -> str:
+    """The same in words, such as `1 300`."""
+    return f"{rounded_up(count):,}".replace(",", " ")
 
 
 def _one_value(best: AnalysedRun, runs: Sequence[AnalysedRun]) -> str:
@@ -319,6 +353,11 @@ def _caveats(scored: Sequence[AnalysedRun], best: AnalysedRun) -> tuple[str, ...
     return (*found, *_doubtful(scored))
 
 
+def _timed_apart(run: AnalysedRun) -> bool:
+    ratio = run.speed_up
+    return ratio is not None and ratio.processes == 1 and not ratio.side_by_side
+
+
 def _doubtful(runs: Sequence[AnalysedRun]) -> tuple[str, ...]:
     """Caveats about timings: that some are doubtful, or of the software more than of the model."""
     found = []
@@ -330,6 +369,12 @@ def _doubtful(runs: Sequence[AnalysedRun]) -> tuple[str, ...]:
         found.append(
             f"the GPU waited for the host ({listed_of(idle, len(runs), 'budgets')}): speed-ups are "
             "of this software stack, not of the model"
+        )
+    if apart := [run.label for run in runs if _timed_apart(run)]:
+        found.append(
+            f"speed-ups of {listed_of(apart, len(runs), 'budgets')} compare different processes, "
+            "and how processes differ is not in their intervals: time all budgets in one job "
+            "(sweep.values_per_job) or set measure.repeats=4"
         )
     if len(ways := sorted({run.execution for run in runs if run.execution})) > 1:
         found.append(f"prefills were run in several ways ({', '.join(ways)}): speed-ups mix them")

@@ -14,7 +14,7 @@ from vtexp.utils import files
 from vtexp.utils.typed import Misfit, from_json, to_json
 
 #: File of a report with all that was found; the number is raised whenever a key changes.
-ANALYSIS_NAME, FORMAT = "analysis.json", 3
+ANALYSIS_NAME, FORMAT = "analysis.json", 4
 #: What became of the search for the smallest sufficient budget (`Answer.verdict`).
 VERDICTS = (
     "smaller",  # a budget smaller than the best one is not worse by more than the margin
@@ -59,7 +59,8 @@ class Ratio:
     """Mean prefill of `baseline` divided by that of `run` on the same questions: the speed-up.
 
     `low` and `high`: 95 % interval over the timed questions, `n` of them, and over `processes`, or
-    over the rounds of one process; None where nothing was repeated.
+    over the rounds of one process; None where nothing was repeated. `side_by_side`: the same
+    processes timed both in turns; else, for one process each, how processes differ is not in it.
     """
 
     run: str
@@ -69,6 +70,7 @@ class Ratio:
     high: float | None
     n: int
     processes: int = 1
+    side_by_side: bool = True
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,8 @@ class AnalysedRun:
 class GroupCell:
     """Accuracy of one run on one group of questions, and its difference from the series' best run.
 
-    The intervals of a group's differences hold together. The p-value is Holm's over all cells of
-    the table, an upper bound if `p_at_floor`.
+    The intervals of a group's differences hold together; those of several groups do not. The
+    p-value is Holm's over all pairs of runs in all groups, an upper bound if `p_at_floor`.
     """
 
     run: str
@@ -249,7 +251,8 @@ class AgainstLimit:
     """What a budget costs beside a limit such as `max_prefill_ms`, both in the unit of its name.
 
     Of times: `value` is the mean with its 95 % interval between `processes`, or within one;
-    `chance` that the true mean is within the limit, by the same; `beyond` how many of the `timed`
+    `chance` that the true mean is within the limit, no higher than that of a smaller budget, and
+    `chance_alone` by its own times; `beyond` how many of the `timed`
     questions take longer in their own mean. Of memory and energy, measured once, there is neither
     interval nor chance. `value` is None where it was not measured.
     """
@@ -260,6 +263,7 @@ class AgainstLimit:
     low: float | None = None
     high: float | None = None
     chance: float | None = None
+    chance_alone: float | None = None
     beyond: int | None = None
     timed: int | None = None
     processes: int = 1
@@ -275,8 +279,8 @@ class UnderLimits:
     """The most accurate budget within all limits of `report`, and why.
 
     `run` is None where no measured budget is within them, or what they limit was not measured;
-    `costs` are those of `run`. `surer`: the most accurate budget whose chances are all 95 % or
-    more, where that is another one.
+    `costs` are those of `run`. `surer`: the most accurate budget that is within with 95 %, as are
+    all smaller ones, where that is another one.
     """
 
     sentence: str

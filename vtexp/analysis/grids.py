@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vtexp.analysis.answer import points
+from vtexp.analysis.answer import points, points_interval
 from vtexp.analysis.findings import Grid, GridAxis, GridPoint, Interaction
 from vtexp.analysis.limits import memory_gb
 from vtexp.analysis.paired import paired_runs
@@ -26,6 +26,7 @@ from vtexp.stats.comparison import Scores, differences, paired_scores
 from vtexp.stats.paired import on_front
 from vtexp.stats.permutation import PairTest, pair_tests
 from vtexp.stats.times import mean_time
+from vtexp.utils.text import p_equals
 
 #: Knobs whose values say how many experts or blocks work, not how the image is cut.
 _OF_LLM = ("moe_top_k", "transformer_blocks")
@@ -249,11 +250,9 @@ def _sentence(own: Interaction) -> str:
         f"{step} costs {points(own.loss_at_highest)} points at {_named(other, own.highest[1])} and "
         f"{points(own.loss_at_lowest)} at {_named(other, own.lowest[1])}"
     )
-    sign = "<" if own.p_at_floor else "="
-    tested = f"p {sign} {own.p_holm:.2g}"
+    tested = p_equals(own.p_holm, own.p_at_floor)
     if own.low is not None and own.high is not None:
-        low, high = points(own.low, signed=True), points(own.high, signed=True)
-        tested = f"{low} to {high}, {tested}"
+        tested = f"{points_interval(own.low, own.high, signed=True)}, {tested}"
     difference = f"{points(own.difference, signed=True)} points ({tested})"
     if own.p_holm >= SIGNIFICANT or own.low is None or own.low <= 0 <= (own.high or 0.0):
         return f"no interaction of {one} and {other} is shown: {costs}: {difference}"

@@ -1,24 +1,26 @@
 """The most accurate budget within limits on its cost: `report.max_prefill_ms` and the others.
 
 A limit on a time is one on its mean over the images as they come. Whether a budget is within it is
-known with a chance, since the mean is: see `stats.times.Estimate.chance_at_most`. It is that of the
-budget by itself. Where the intervals of several budgets hold the limit, the choice of the most
-accurate one within favours a budget that was timed too fast; then that is said. Single images may
-still take longer, so their number is given too.
+known with a chance, since the mean is: see `stats.times.Estimate.chance_at_most`. The choice of the
+most accurate budget within favours one that was timed too fast, so no chance is higher than that of
+a smaller budget. Single images may still take longer, so their number is given too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from vtexp.analysis.answer import points_interval
 from vtexp.analysis.findings import AgainstLimit, AnalysedRun, UnderLimits
 from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.times import known, read_times, scope
 from vtexp.measure.summary import cost_of, shared_processes, time_blocks
 from vtexp.measure.timings import LatencyRow
-from vtexp.stats.times import SURE
+from vtexp.stats.times import SURE, chances_in_turn
 from vtexp.utils.text import chance_text, listed, percent, three_digits
 
 #: What a limit is on, and its unit.
@@ -29,9 +31,6 @@ _NAMES = {
     "max_memory_gb": ("peak memory", "GB"),
     "max_energy_j": ("energy of a prefill", "J"),
 }
-#: From so many budgets whose intervals hold a limit, the chance of the chosen one is too high by
-#: more than 5 points (benchmarks/coverage.py, `limits`).
-MANY_NEAR = 4
 MIB = 2**20
 
 
@@ -47,7 +46,7 @@ def under_limits(
         return None
     by_name = {run.name: run for run in compared}
     own = [run for run in runs if run.same_inputs_as is None]
-    costs = {run.run: _against(limits, by_name[run.run]) for run in own}
+    costs = _in_turn(own, {run.run: _against(limits, by_name[run.run]) for run in own})
     for i, key in enumerate(limits):
         if all(found[i].value is None for found in costs.values()):
             return UnderLimits(
@@ -97,7 +96,7 @@ def _of_time(key: str, limit: float, rows: Sequence[LatencyRow]) -> AgainstLimit
         value=cost.value,
         low=known(cost.low),
         high=known(cost.high),
-        chance=known(cost.chance_at_most(limit)),
+        chance_alone=known(cost.chance_at_most(limit)),
         beyond=int((np.nanmean(block, axis=1) > limit).sum()),
         timed=len(questions),
         processes=len(shared_processes([rows])),
@@ -112,6 +111,19 @@ def memory_gb(run: ComparedRun) -> float | None:
     peaks = run.found.memory_peak_mib
     peak = peaks.get("reserved", peaks.get("resident"))
     return None if peak is None else peak * MIB / 1e9
+
+
+def _in_turn(
+    runs: Sequence[AnalysedRun], costs: Mapping[str, tuple[AgainstLimit, ...]]
+) -> dict[str, tuple[AgainstLimit, ...]]:
+    """The costs, with no chance higher than that of a smaller budget: see `chances_in_turn`."""
+    found = {run.run: list(costs[run.run]) for run in runs}
+    for i in range(len(costs[runs[0].run])):
+        alone = [costs[run.run][i].chance_alone for run in runs]
+        lowered = chances_in_turn([math.nan if chance is None else chance for chance in alone])
+        for run, chance in zip(runs, lowered, strict=True):
+            found[run.run][i] = replace(found[run.run][i], chance=known(chance))
+    return {name: tuple(own) for name, own in found.items()}
 
 
 def _surely(costs: Sequence[AgainstLimit]) -> bool:
@@ -143,7 +155,9 @@ def _none_within(
         name, unit = _NAMES[key]
         value = known_ones[least] or 0.0
         if value > limit:
-            said.append(f"{labels[least]} is nearest: its {name} is {three_digits(value)} {unit}.")
+            said.append(
+                f"{labels[least]} is nearest: its {name} is {three_digits(value, up=True)} {unit}."
+            )
     if len(said) == 1:
         said.append("Some budgets keep each limit, but no budget keeps all of them.")
     return " ".join(said)
@@ -161,32 +175,32 @@ def _sentence(
         said = [f"{_asked(limits)}: {tokens} is the largest measured budget."]
     else:
         said = [f"{_asked(limits)}: {tokens} is the most accurate measured budget{_scored(run)}."]
-    said += [_said(cost) for cost in costs[run.run]]
+    for cost in costs[run.run]:
+        said += [_said(cost), *_lowered(cost)]
     lost = 100 * ((best.accuracy or 0.0) - (run.accuracy or 0.0))
     if run.accuracy is not None and round(lost, 1) > 0:
         said.append(f"{best.label}, which scored highest, scored {lost:.1f} points more.")
-    said += _chosen_among(limits, costs)
     said += _unmeasured(limits, costs)
     if surer is not None:
         chances = [cost.chance for cost in costs[surer.run] if cost.chance is not None]
         own = ", ".join(map(chance_text, chances))
-        said.append(f"{surer.label}{_scored(surer)} is within with a chance of {own}.")
+        said.append(
+            f"{surer.label}{_scored(surer)} is within with a chance of {own}, and every smaller "
+            f"budget with {chance_text(SURE)} or more."
+        )
     return " ".join(said)
 
 
-def _chosen_among(
-    limits: Mapping[str, float], costs: Mapping[str, tuple[AgainstLimit, ...]]
-) -> list[str]:
-    """That a chance is too high, for each limit that many budgets may be on either side of."""
-    counts = {
-        key: sum((own[i].low or np.inf) <= limit <= (own[i].high or 0.0) for own in costs.values())
-        for i, (key, limit) in enumerate(limits.items())
-    }
+def _lowered(cost: AgainstLimit) -> list[str]:
+    """That a smaller budget has a lower chance, which is then this one's too."""
+    if cost.chance is None or cost.chance_alone is None:
+        return []
+    alone, chance = chance_text(cost.chance_alone), chance_text(cost.chance)
+    if alone == chance:
+        return []
     return [
-        f"{count} budgets have intervals that contain {key}={limits[key]:g}: the one chosen among "
-        "them was more likely timed too fast than too slow, so its true chance is lower."
-        for key, count in counts.items()
-        if count >= MANY_NEAR
+        f"Its own times would give {alone}, but a smaller budget has {chance}: the choice among "
+        "several favours one that was timed too fast."
     ]
 
 
@@ -210,7 +224,11 @@ def _scored(run: AnalysedRun) -> str:
     text = f", at {percent(run.accuracy, 1)}"
     if run.accuracy_low is None or run.accuracy_high is None:
         return text
-    return f"{text} ({100 * run.accuracy_low:.1f} to {100 * run.accuracy_high:.1f})"
+    return f"{text} ({points_interval(run.accuracy_low, run.accuracy_high)})"
+
+
+def _from_to(low: float, high: float) -> str:
+    return f"{three_digits(low, up=False)} to {three_digits(high, up=True)}"
 
 
 def _said(cost: AgainstLimit) -> str:
@@ -220,7 +238,7 @@ def _said(cost: AgainstLimit) -> str:
     if cost.key not in _TIMES:
         return f"{text}."
     if cost.low is not None and cost.high is not None:
-        text += f" ({three_digits(cost.low)} to {three_digits(cost.high)} {scope(cost.processes)}"
+        text += f" ({_from_to(cost.low, cost.high)} {scope(cost.processes)}"
         here = " in this process" if cost.processes == 1 else ""
         chance = chance_text(cost.chance or 0.0)
         text += f"; within {cost.limit:g} {unit} with a chance of {chance}{here})"

@@ -16,7 +16,13 @@ from vtexp.analysis.samples import SampleColumns
 from vtexp.analysis.times import known
 from vtexp.errors import DataError
 from vtexp.metrics import metric
-from vtexp.stats.comparison import Differences, Scores, differences, paired_scores
+from vtexp.stats.comparison import (
+    Differences,
+    Scores,
+    differences,
+    mean_scores,
+    paired_scores,
+)
 from vtexp.stats.paired import bootstrap_means, mcnemar_p_value
 from vtexp.stats.permutation import PValues, holm, sign_flip_tests
 
@@ -69,7 +75,12 @@ class PairedRuns:
     @cached_property
     def means(self) -> np.ndarray:
         """(k,) accuracies."""
-        return self.scores.mean(axis=0)
+        return mean_scores(self.scores)
+
+    @property
+    def best(self) -> int:
+        """The most accurate run, the first of several."""
+        return int(np.argmax(self.means))
 
     @property
     def scored(self) -> bool:

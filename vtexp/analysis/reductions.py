@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtexp.analysis.answer import points, points_interval
 from vtexp.analysis.paired import paired_runs
 from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.samples import SampleColumns
-from vtexp.analysis.times import known
+from vtexp.analysis.times import known, side_by_side
 from vtexp.budget.reduction import RESIZE
 from vtexp.config.schema import OF_LLM
 from vtexp.stats.permutation import pair_tests
-from vtexp.utils.text import listed
+from vtexp.utils.text import listed, p_equals
 
 #: Floors that work behind the connector, and the share by which mean tokens of a method and of
 #: resizing may differ to be called equal.
@@ -46,10 +47,10 @@ class AgainstFloor:
     @property
     def verdict(self) -> str:
         """`better` or `worse` where the interval is beside 0 and p_holm below SIGNIFICANT; else
-        `no better`."""
+        `not shown`: too few questions show nothing either."""
         if self.low is None or self.high is None or self.p_holm >= SIGNIFICANT:
-            return "no better"
-        return "better" if self.low > 0 else "worse" if self.high < 0 else "no better"
+            return "not shown"
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "not shown"
 
 
 def against_floors(
@@ -142,20 +143,19 @@ def reduction_findings(
 
 
 def _sentence(dataset: str, method: str, floor: str, pairs: Sequence[AgainstFloor]) -> str:
-    """A method against a floor at all its numbers of tokens, such as `small_print: max_min is no
-    better than resize: -2.0 points (-5.0 to +1.0, p = 0.30) at 288 vision tokens`."""
+    """A method against a floor at all its numbers of tokens, such as `small_print: max_min is not
+    shown to be better than resize: -2.0 points (-5.0 to +1.0, p = 0.30) at 288 vision tokens`."""
     better = [f"{own.run.vision_tokens:.5g}" for own in pairs if own.verdict == "better"]
     where = "" if len(better) == len(pairs) else f" at {listed(better)} vision tokens"
-    verdict = f"is better than {floor}{where}" if better else f"is no better than {floor}"
-    return f"{dataset}: {method} {verdict}: {'; '.join(_difference(own) for own in pairs)}"
+    verdict = f"better than {floor}{where}" if better else f"not shown to be better than {floor}"
+    return f"{dataset}: {method} is {verdict}: {'; '.join(_difference(own) for own in pairs)}"
 
 
 def _difference(own: AgainstFloor) -> str:
-    text = f"{100 * own.difference:+.1f} points"
+    text = f"{points(own.difference, signed=True)} points"
     if own.low is not None and own.high is not None:
-        sign = "<" if own.at_floor else "="
-        interval = f"{100 * own.low:+.1f} to {100 * own.high:+.1f}"
-        text += f" ({interval}, p {sign} {own.p_holm:.2g})"
+        interval = points_interval(own.low, own.high, signed=True)
+        text += f" ({interval}, {p_equals(own.p_holm, own.at_floor)})"
     text += f" at {own.run.vision_tokens:.5g} vision tokens"
     if own.floor.vision_tokens != own.run.vision_tokens:
         text += f" (the floor has {own.floor.vision_tokens:.5g})"
@@ -219,8 +219,9 @@ def _times(run: ComparedRun, other: ComparedRun) -> str:
     text = f"{own:.1f} against {theirs:.1f} ms at {run.vision_tokens:.5g} vision tokens"
     spent = run.found.mean("reduction_ms")
     text += "" if spent is None else f" (the reduction itself: {spent:.1f})"
-    doubtful = run.timing_warnings or other.timing_warnings
-    return f"{text}, though timings are doubtful" if doubtful else text
+    if run.timing_warnings or other.timing_warnings:
+        text += ", though timings are doubtful"
+    return text if side_by_side(run, other) else f"{text}, though timed in different processes"
 
 
 def _plain(run: ComparedRun, done: Sequence[ComparedRun]) -> ComparedRun | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from vtexp.analysis.findings import AnalysedRun, Ratio
 from vtexp.analysis.rows import ComparedRun
 from vtexp.measure.summary import shared_processes, time_blocks
 from vtexp.measure.timings import LatencyRow
-from vtexp.runs.records import read_latency
+from vtexp.runs.records import read_environment, read_latency
 from vtexp.stats.paired import on_front
 from vtexp.stats.times import drawn_mean_times, mean_time, speed_up
 from vtexp.utils import files
@@ -98,7 +99,24 @@ def _ratio(timed: Timed, base: int, i: int) -> Ratio:
         high=known(fast.high),
         n=len(timed.blocks[i]),
         processes=timed.processes,
+        side_by_side=side_by_side(timed.runs[base], timed.runs[i]),
     )
+
+
+def side_by_side(one: ComparedRun, other: ComparedRun) -> bool:
+    """Whether one process timed two runs in turns: then its reference prefills are theirs both.
+
+    True, too, where that is not known of one of them.
+    """
+    references = _reference(one), _reference(other)
+    return None in references or references[0] == references[1]
+
+
+def _reference(run: ComparedRun) -> Any:
+    """The reference's prefills of the first process that timed a run; None where unknown."""
+    path = run.folder / files.ENVIRONMENT
+    timed = read_environment(run.folder).processes if path.is_file() else ()
+    return next((p.timing.get("reference") for p in timed if p.rank == p.process == 0), None)
 
 
 def front(accuracies: np.ndarray, drawn: np.ndarray, timed: Timed) -> list[tuple[bool, float]]:
@@ -115,6 +133,8 @@ def known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def scope(processes: int) -> str:
-    """What an interval of times is of, in words."""
-    return f"between {processes} processes" if processes > 1 else "within one process"
+def scope(processes: int, *, side_by_side: bool = True) -> str:
+    """What an interval of times is of, in words; of a ratio, whether one process timed both."""
+    if processes > 1:
+        return f"between {processes} processes"
+    return "within one process" if side_by_side else "within one process each"

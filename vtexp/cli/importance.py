@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from vtexp.analysis.answer import points_interval
 from vtexp.config.compose import compose_config
 from vtexp.config.schema import Config
 from vtexp.errors import ConfigError
@@ -104,7 +105,7 @@ def _table(found: BlockOrder) -> Table:
         interval = (
             ""
             if own.low is None or own.high is None
-            else (f"{100 * own.low:+.1f} to {100 * own.high:+.1f}")
+            else points_interval(own.low, own.high, signed=True)
         )
         without = f"{100 * (found.accuracy - own.loss):.1f}"
         table.add_row(str(place), str(block), without, f"{100 * own.loss:.1f}", interval)
@@ -130,6 +131,10 @@ def _notes(found: BlockOrder, overrides: Sequence[str]) -> list[str]:
             "(dataset.limit)"
         )
     notes.append("each block was left out alone: several together can lose more than their sum")
+    notes.append(
+        "each interval holds by itself; the same answers chose which blocks leave first, so these "
+        "likely lose more than shown"
+    )
     if not any(word.startswith(("dataset.split", "dataset.holdout")) for word in overrides):
         notes.append(
             f"measured on the split that runs ask by default ({found.dataset}, {found.split}), "

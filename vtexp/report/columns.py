@@ -14,6 +14,7 @@ from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.times import scope
 from vtexp.report.format import score_unit
 from vtexp.stages import STAGE_NAMES
+from vtexp.utils.text import bound_text
 
 #: Where a column is shown.
 FILES, TERMINAL, MARKDOWN, PAGE = "ftmp"
@@ -27,7 +28,8 @@ CHOSEN = "smallest enough"
 class Column:
     """A column; `key` is its name in files and in W&B, `name` what people read.
 
-    A cell is the value times `factor` in this `format`, or from the first of `ends` to the second;
+    A cell is the value times `factor` in this `format`, or from the first of `ends` to the second,
+    rounded outward, of a ratio `beside` 1; `up`: an upper bound, rounded up;
     `otherwise` is the key that stands in where a run has no value. `group`: on the page, what the
     neighbours have in common. `varying`: shown to people only where runs differ. `timed`: marked
     where times are doubtful. `scoped`: an interval of times, whose heading says within or between
@@ -44,6 +46,8 @@ class Column:
     format: str = ""
     factor: float = 1.0
     ends: tuple[str, str] | None = None
+    beside: float = 0.0
+    up: bool = False
     otherwise: str = ""
     varying: bool = False
     timed: bool = False
@@ -61,6 +65,11 @@ class Column:
     def head(self) -> str:
         """Its heading with its unit, such as `vision, ms`."""
         return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    def bound(self, value: float, up: bool) -> str:
+        """A bound as a cell has it, rounded outward to the format's digits behind the point."""
+        digits = int(self.format.strip(".f"))
+        return bound_text(self.factor * value, digits, up=up, beside=self.beside)
 
     @property
     def lines(self) -> tuple[str, str]:
@@ -239,12 +248,15 @@ OF_ANALYSIS: tuple[Column, ...] = (
         *("at_most_worse", "loss at most", "points", "", ".1f", "ftm"),
         short="max loss",
         factor=100,
+        up=True,
         drop=3,
     ),
     _plain("sufficient", bool),
     _text("verdict", "verdict", "", "ftmp", lead=5, drop=11),
     _number("speed_up", "speed-up", "", "", ".2f", "ftmp", timed=True, lead=4),
-    _interval("speed_up_interval", "speed-up 95 %", "", ".2f", "m", "speed_up", scoped=True),
+    _interval(
+        *("speed_up_interval", "speed-up 95 %", "", ".2f", "m", "speed_up"), scoped=True, beside=1.0
+    ),
     _plain("speed_up_low"),
     _plain("speed_up_high"),
     _text("speed_up_baseline"),
@@ -290,12 +302,15 @@ class ReportRow:
     def text(self, column: Column) -> str:
         """The cell of a column as people read it; empty where nothing was measured."""
         if column.ends:
-            ends = [self.values.get(key) for key in column.ends]
-            parts = [format(column.factor * end, column.format) for end in ends if end is not None]
-            return "-".join(parts) if len(parts) == len(ends) else ""
+            low, high = (self.values.get(key) for key in column.ends)
+            if low is None or high is None:
+                return ""
+            return f"{column.bound(low, up=False)}-{column.bound(high, up=True)}"
         found = self.value(column)
         if found is None or not column.numeric:
             return "" if found is None else str(found)
+        if column.up:
+            return column.bound(found, up=True)
         return format(column.factor * found, column.format) + self._mark(column)
 
     def cell(self, column: Column) -> str:

@@ -8,14 +8,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from vtexp.analysis.answer import interval, points
+from vtexp.analysis.answer import at_most, interval, points
 from vtexp.analysis.findings import Across, AnalysedRun, Analysis, Grid, GroupCell, Grouping, Series
 from vtexp.analysis.rows import ComparedRun, warnings
 from vtexp.report.columns import MARKDOWN, ReportRow, in_files, shown
-from vtexp.report.format import answer_lines, common_lines, headline, p_value
+from vtexp.report.format import answer_lines, common_lines, headline
 from vtexp.report.grid_plots import front_heads, front_rows
 from vtexp.report.next_steps import next_lines
-from vtexp.utils.text import csv_cell, visible
+from vtexp.utils.text import csv_cell, p_value, visible
 
 CSV_NAME = "comparison.csv"
 PARQUET_NAME = "comparison.parquet"
@@ -164,7 +164,9 @@ def _groups(series: Series, grouping: Grouping) -> list[str]:
         for group in grouping.groups
     ]
     title = f"## By {_text(grouping.name)}, accuracy in %: {_text(series.name)}"
-    said = "In brackets: points from the most accurate budget, and p (Holm, the whole table)."
+    said = (
+        "In brackets: points from the most accurate budget, and p (Holm, all pairs in all groups)."
+    )
     return ["", title, "", said, "", *_table(heads, rows)]
 
 
@@ -203,8 +205,8 @@ def _across(found: Across) -> list[str]:
     rows = [
         [
             *(budget.label, f"{budget.vision_tokens:.5g}", f"{100 * budget.accuracy:.1f}"),
-            "" if budget.average_at_most is None else points(budget.average_at_most),
-            *(points(budget.worst_at_most), budget.worst_dataset),
+            "" if budget.average_at_most is None else at_most(budget.average_at_most),
+            *(at_most(budget.worst_at_most), budget.worst_dataset),
         ]
         for budget in found.budgets
     ]

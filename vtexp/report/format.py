@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from vtexp.analysis.answer import points
+from vtexp.analysis.answer import at_most
 from vtexp.analysis.findings import Analysis, Answer, Series
 from vtexp.analysis.grids import grid_sentences
 from vtexp.analysis.guess import margins_sentence
@@ -124,16 +124,8 @@ def _power(series: Series) -> list[str]:
         return []
     return [
         f"{series.num_samples} questions about {series.num_images} images can show that a budget "
-        f"as good as the best loses at most {points(series.power.margin)} points (80 % power)"
+        f"as good as the best loses at most {at_most(series.power.margin)} points (80 % power)"
     ]
-
-
-def p_value(p: float, at_floor: bool = False) -> str:
-    """A p-value with two digits; one at the floor of its draws with `<`."""
-    if p < 0.001:
-        return "<0.001"
-    text = f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
-    return f"<{text}" if at_floor and p < 1 else text
 
 
 def budget_name(knob: str, value: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import vtexp
+from vtexp.analysis.answer import at_most, count_text, interval, points
 from vtexp.analysis.findings import Analysis
 from vtexp.analysis.rows import ComparedRun
 from vtexp.report import reproduce
@@ -24,7 +25,7 @@ from vtexp.report.answers import SharedQuestions, read_answers
 from vtexp.report.browser import browser_data
 from vtexp.report.columns import ReportRow
 from vtexp.report.decision_plots import decision_plots
-from vtexp.report.format import beside, headline, p_value
+from vtexp.report.format import beside, headline
 from vtexp.report.grid_plots import front_heads, front_rows
 from vtexp.report.html_table import report_table
 from vtexp.report.next_steps import next_steps
@@ -32,6 +33,7 @@ from vtexp.report.plot import Plot
 from vtexp.report.plots import all_plots
 from vtexp.report.thumbnails import MOST_BYTES
 from vtexp.utils.files import write_text
+from vtexp.utils.text import p_value
 
 REPORT_NAME = "report.html"
 ASSETS = Path(__file__).parents[1] / "assets" / "report"
@@ -104,6 +106,10 @@ def _page(
         next_steps=next_steps(runs, found),
         places={run.run: (one.name, run.label) for one in found.series for run in one.runs},
         p_value=p_value,
+        points=points,
+        at_most=at_most,
+        interval=interval,
+        count_text=count_text,
         headline=headline,
         front_rows=front_rows,
         front_heads=front_heads,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vtexp.analysis.answer import rounded_up
 from vtexp.analysis.findings import AnalysedRun, Analysis, Series
 from vtexp.analysis.rows import ComparedRun
 from vtexp.budget.geometry import Geometry
@@ -80,7 +81,7 @@ def _more_questions(series: Series, runs: Sequence[ComparedRun], margin: float) 
     there = config.dataset.num_questions.get(config.dataset.split)
     if there is not None and there <= series.num_samples:
         return []
-    limit = _rounded(needed)
+    limit = rounded_up(needed)
     every = there is not None and there <= limit
     said = (
         f"ask all {there} questions (it takes about {limit})" if every else f"ask {limit} questions"
@@ -115,12 +116,6 @@ def _open(series: Series) -> bool:
 
 def _candidates(series: Series) -> list[AnalysedRun]:
     return [run for run in series.runs if run.same_inputs_as is None]
-
-
-def _rounded(count: int) -> int:
-    """Up to two digits."""
-    step = 10 ** max(0, len(str(count)) - 2)
-    return -(-count // step) * step
 
 
 def _budget_between(

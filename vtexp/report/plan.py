@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -13,9 +15,10 @@ from vtexp.runs.forecast import Forecast, Prediction, forecast
 from vtexp.runs.plan import Plan
 from vtexp.runs.planned_run import PlannedRun
 from vtexp.runs.within import settings_within
+from vtexp.stats.bounded import Images
 from vtexp.stats.power import planned_margin
 from vtexp.utils.console import console
-from vtexp.utils.text import listed_of, three_digits
+from vtexp.utils.text import bound_text, listed_of, three_digits
 
 
 def show_plan(plan: Plan) -> None:
@@ -74,11 +77,15 @@ def _margin(plan: Plan, budgets: int) -> list[str]:
     if not plan.answers or budgets < 2 or not questions:
         return []
     unit = 100 * metric(plan.config.dataset.metric).highest
-    margins = (planned_margin(questions, budgets, share) for share in (0.0, 0.05))
+    images = _images(plan)
+    if images.too_few is not None:
+        return [f"no budget can be called enough: {images.too_few}"]
+    margins = (planned_margin(images, budgets, share) for share in (0.0, 0.05))
     least, usual = (unit * min(1.0, margin) for margin in margins)  # no loss is larger than all
     found = [
-        f"{questions} questions and {budgets} budgets can show that a budget loses at most "
-        f"{least:.1f} points if equal budgets answer alike, {usual:.1f} if 5 % of their answers "
+        f"{questions} questions about {len(images.sizes)} images and {budgets} budgets can show "
+        f"that a budget loses at most {bound_text(least, 1, up=True)} points if equal budgets "
+        f"answer alike, {bound_text(usual, 1, up=True)} if 5 % of their answers "
         f"differ; report.margin is {asked:g}"
     ]
     if asked < least:
@@ -87,6 +94,11 @@ def _margin(plan: Plan, budgets: int) -> list[str]:
             "(dataset.limit) or raise it"
         )
     return found
+
+
+def _images(plan: Plan) -> Images:
+    """How many questions of a plan each of its images has."""
+    return Images(np.array(list(Counter(sample.image_id for sample in plan.samples).values())))
 
 
 def _plan_table(plan: Plan, expected: Forecast) -> Table:

@@ -13,7 +13,8 @@ from vtexp.analysis.answer import interval, points
 from vtexp.analysis.findings import Analysis, Series
 from vtexp.analysis.rows import ComparedRun, run_names
 from vtexp.report.columns import TERMINAL, Column, ReportRow, shown
-from vtexp.report.format import p_value, title
+from vtexp.report.format import title
+from vtexp.utils.text import p_value
 
 #: Types and runs of a table, at most; each run's result.json has all types.
 MOST_TYPES, MOST_RUNS = 15, 8

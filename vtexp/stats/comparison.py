@@ -46,6 +46,11 @@ class Scores:
         return Images(np.bincount(self.codes))
 
     @cached_property
+    def score_means(self) -> np.ndarray:
+        """(k,) means in the metric's unit, without its lowest score: see `mean_scores`."""
+        return mean_scores(self.scale * self.scores)
+
+    @cached_property
     def sums(self) -> np.ndarray:
         """(G, k) scores added up by image."""
         return np.column_stack([np.bincount(self.codes, weights=own) for own in self.scores.T])
@@ -80,6 +85,14 @@ class Scores:
         """(k, k) variances of the losses' means, unseen changes counted in."""
         seen = observed_to_one_side(self.losses, 1.0, ERROR)
         return with_unseen(seen, 1.0).variance
+
+
+def mean_scores(scores: np.ndarray) -> np.ndarray:
+    """(...) means of scores (n, ...) to 12 digits.
+
+    Sums of parts of a point differ by their order, and budgets that scored alike must tie.
+    """
+    return np.round(scores.mean(axis=0), 12)
 
 
 def paired_scores(
@@ -134,7 +147,8 @@ def accuracy(
     The interval is the one that `compare` gives. Raises ValueError on arrays that do not fit.
     """
     one = paired_scores(np.asarray(scores, dtype=np.float64)[:, None], image_ids, score_range)
-    mean, counts = float(np.mean(scores)), (len(one.scores), len(one.images.sizes))
+    mean = float(mean_scores(np.asarray(scores, dtype=np.float64)))
+    counts = len(one.scores), len(one.images.sizes)
     reason = one.images.too_few
     if reason is not None:
         return Accuracy(mean, None, None, None, *counts, reason)
@@ -185,7 +199,7 @@ def compare(
     if not margin >= 0:
         raise ValueError(f"margin {margin}: it must be a number from 0 on")
     paired = paired_scores(scores, image_ids, score_range)
-    mean = score_range[0] + paired.scale * paired.scores.mean(axis=0)
+    mean = score_range[0] + paired.score_means
     reason = paired.images.too_few
     if reason is not None:
         unknown = np.full(len(mean), np.nan)
@@ -302,7 +316,7 @@ def differences(paired: Scores, *, simultaneous: bool = False, error: float = ER
     Of a pair that was chosen by the same data, such as a budget and the one that scored highest,
     only the simultaneous interval holds (Bonferroni's, of one-sided bounds).
     """
-    means = paired.scale * paired.scores.mean(axis=0)
+    means = paired.score_means
     difference, budgets = means[:, None] - means, len(means)
     if paired.images.too_few is not None:
         unknown = np.full((budgets, budgets), np.nan)

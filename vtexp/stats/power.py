@@ -11,7 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vtexp.stats.bounded import Observed, observed_to_one_side, quantile_above, with_unseen
+from vtexp.stats.bounded import (
+    ClusteredMeans,
+    Images,
+    Observed,
+    observed_to_one_side,
+    quantile_above,
+    with_unseen,
+)
 from vtexp.stats.comparison import (
     ERROR,
     Scores,
@@ -59,23 +66,28 @@ def margin_of(paired: Scores, power: float = POWER) -> float:
     return _race(paired, power).margin(1.0)
 
 
-def planned_margin(
-    questions: int, budgets: int, changed: float, power: float = POWER, per_image: float = 1.0
-) -> float:
+def planned_margin(images: Images, budgets: int, changed: float, power: float = POWER) -> float:
     """The smallest margin that a plan can show, as a part of 1: before there is any score.
 
     changed: share of the questions that two equal budgets score differently, by a full change and
-    as often to either side; 0 for budgets that answer alike, which gives the least of all margins.
-    per_image: how many questions count as one since they share an image.
+    as often to either side, whatever their image; 0 for budgets that answer alike, which gives the
+    least of all margins. NaN where the images carry no interval.
     """
+    if images.too_few is not None:
+        return float("nan")
     others = budgets - 1
-    count = np.full(others, questions / per_image)
-    seen = Observed(count, np.zeros(others), np.full(others, changed), np.zeros(others))
+    seen = observed_to_one_side(_changing(images, changed, others), 1.0, ERROR)
     correlation = np.full((others, others), 0.5) + 0.5 * np.eye(others)
     level = np.full(others, level_of_all(correlation, ERROR))
     if changed == 0:  # equal answers: no error to allow for
         return float(quantile_above(with_unseen(seen, 1.0), level).max())
     return _Race(seen, level, correlated_normals(correlation), power).margin(1.0)
+
+
+def _changing(images: Images, changed: float, others: int) -> ClusteredMeans:
+    """Losses against so many others, where questions change with a chance of `changed` each."""
+    none, squares = np.zeros(others), np.full(others, changed * images.questions)
+    return ClusteredMeans(images, none, squares / images.questions**2, none, squares, squares)
 
 
 class _Race(NamedTuple):

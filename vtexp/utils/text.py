@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import reprlib
@@ -120,10 +121,10 @@ def percent(share: float, digits: int = 0) -> str:
 
 
 def chance_text(chance: float) -> str:
-    """A chance in percent, such as `83 %`; never 0 or 100."""
+    """A chance in percent, such as `83 %`, rounded down: 94.9 % is not 95 %; never 0 or 100."""
     if chance > 0.99:
         return "over 99 %"
-    return "under 1 %" if chance < 0.01 else percent(chance)
+    return "under 1 %" if chance < 0.01 else f"{math.floor(100 * chance + 1e-9)} %"
 
 
 def command_line(words: Sequence[str]) -> str:
@@ -140,6 +141,52 @@ def shell_word(word: str) -> str:
     return '"' + re.sub(r'(["\\$`])', r"\\\1", word) + '"'
 
 
-def three_digits(value: float) -> str:
-    """Three digits, or all before the point, such as `30.0` and `1313`."""
+def three_digits(value: float, *, up: bool | None = None) -> str:
+    """Three digits, or all before the point, such as `30.0` and `1313`; `up`: as `bound_text`."""
+    if up is not None and value > 0:
+        return bound_text(value, max(0, 2 - math.floor(math.log10(value))), up=up)
     return f"{value:.0f}" if round(abs(value), 1) >= 100 else f"{value:#.3g}"
+
+
+#: A hair by which a number may be beyond its last digit: sums of many numbers are.
+_HAIR = 1e-6
+
+
+def bound_text(
+    value: float, digits: int, *, up: bool, beside: float = 0.0, signed: bool = False
+) -> str:
+    """A bound rounded outward, so that no printed interval claims more than was found.
+
+    `up`: an upper bound. An end that would be rounded onto `beside`, which it is not, has up to two
+    digits more: an interval beside 0 is not printed as one that touches 0.
+    """
+    for more in range(3):
+        step = 10 ** (digits + more)
+        whole = math.ceil(step * value - _HAIR) if up else math.floor(step * value + _HAIR)
+        if (whole / step > beside) == (value > beside) and (whole / step < beside) == (
+            value < beside
+        ):
+            break
+    text = f"{whole / step:{'+' if signed else ''}.{digits + more}f}"
+    return text if whole else text.lstrip("+-")
+
+
+#: The level that p-values are read against.
+LEVEL = 0.05
+
+
+def p_value(p: float, at_floor: bool = False) -> str:
+    """A p-value with two digits, more where these would carry it over 0.05; `<` at the floor."""
+    if p < 0.001:
+        return "<0.001"
+    text = f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+    for digits in (3, 4, 5):
+        if (float(text) < LEVEL) != (p < LEVEL):
+            text = f"{p:.{digits}g}"
+    return f"<{text}" if at_floor and p < 1 else text
+
+
+def p_equals(p: float, at_floor: bool = False) -> str:
+    """The same in a sentence, such as `p = 0.03` and `p < 0.001`."""
+    text = p_value(p, at_floor)
+    return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"

@@ -172,14 +172,25 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Molmo v1 checkpoint of random weights, far smaller than molmo_tiny, in the real format."""
+    """A Molmo v1 checkpoint of random weights, far smaller than molmo_tiny, in the real format.
+
+    The same folder for all workers: its path is part of a run's id, and `made_runs` are shared.
+    """
+    folder = shared(tmp_path_factory) / "checkpoint"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            _write_small_checkpoint(folder)
+    return folder
+
+
+def _write_small_checkpoint(folder: Path) -> None:
     import torch
 
     from tools.train_molmo_tiny.tiny import tiny_config, train_tokenizer
     from vtexp.models.molmo.modeling import MolmoForCausalLM
     from vtexp.prompts.tokenizer import PromptTokenizer
 
-    folder = tmp_path_factory.mktemp("checkpoint")
+    folder.mkdir()
     train_tokenizer([" User: easy_vqa: is there a red circle? Assistant: yes"], folder)
     tokenizer = PromptTokenizer.from_folder(folder)
     config = tiny_config(min(tokenizer.image_ids), tokenizer.eos_id)
@@ -193,7 +204,6 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     torch.manual_seed(0)
     MolmoForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

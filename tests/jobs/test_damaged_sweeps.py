@@ -8,6 +8,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -441,6 +442,8 @@ def _second(**values: Any) -> Callable[[list[str]], list[str]]:
 
 
 ANSWERS = f"{files.ANSWERS}.partial"
+#: A case that takes a second or two, like others that are quick.
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.mark.fault(
@@ -452,15 +455,15 @@ ANSWERS = f"{files.ANSWERS}.partial"
     ("name", "damage", "asked_again"),
     [
         (ANSWERS, lambda path: None, 0),
-        (ANSWERS, lambda path: _lines(path, _second(score=7.0)), 5),
-        (ANSWERS, lambda path: _lines(path, _second(score=None)), 5),
+        slow(ANSWERS, lambda path: _lines(path, _second(score=7.0)), 5),
+        slow(ANSWERS, lambda path: _lines(path, _second(score=None)), 5),
         (ANSWERS, lambda path: _lines(path, _second(question="is it another?")), 5),
-        (ANSWERS, lambda path: _lines(path, _second(sequence_length="x")), 5),
+        slow(ANSWERS, lambda path: _lines(path, _second(sequence_length="x")), 5),
         (ANSWERS, half, 4),
-        (files.ENVIRONMENT, half, 6),
-        (files.LATENCY, half, 0),
-        (files.LATENCY, lambda path: path.write_text(""), 0),
-        ("process-x.json", lambda path: path.write_text("[1]"), 0),
+        slow(files.ENVIRONMENT, half, 6),
+        slow(files.LATENCY, half, 0),
+        slow(files.LATENCY, lambda path: path.write_text(""), 0),
+        slow("process-x.json", lambda path: path.write_text("[1]"), 0),
     ],
 )
 def test_what_an_interrupted_run_left_is_taken_as_far_as_it_is_whole(
@@ -472,6 +475,7 @@ def test_what_an_interrupted_run_left_is_taken_as_far_as_it_is_whole(
     asked_again: int,
 ) -> None:
     folder = first_run(made_runs)
+    shutil.rmtree(made_runs / JOBS)  # they name the worker that made the runs, which is alive
     samples = files.read_jsonl(folder / files.SAMPLES)
     own = ranks.rank_folder(folder, 0)
     own.mkdir(parents=True)
@@ -502,6 +506,7 @@ def test_a_finished_run_with_a_damaged_environment_hinders_no_other(
 ) -> None:
     """Where the command that launched the sweep is typed again."""
     folder = first_run(made_runs)
+    shutil.rmtree(made_runs / JOBS)  # they name the worker that made the runs, which is alive
     other = run_folders(made_runs)[1]
     half(other / files.ENVIRONMENT)
     run_without_report(make_config("knob.sizes=[336x336,560x336]"))

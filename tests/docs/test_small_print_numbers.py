@@ -11,6 +11,7 @@ from tests.helpers.documented import (
     RESULTS,
     ROOT,
     arithmetic,
+    ends,
     interval,
     n,
     page,
@@ -50,10 +51,10 @@ def test_the_answer_of_the_default_sweep() -> None:
         paired_scores(scores, [q.rpartition("-")[0] for q in questions]), simultaneous=True
     )
     loss = n(100 * found.difference[3, 2])
-    ends = f"{n(100 * found.low[3, 2])} to {n(100 * found.high[3, 2])}"
+    lost = ends(found.low[3, 2], found.high[3, 2])
     (row,) = (r for r in rows("default_sweep/comparison.csv") if r["knob_value"] == "560x560")
-    pace = (n(row["speed_up"], 2), f"{n(row['speed_up_low'], 2)} to {n(row['speed_up_high'], 2)}")
-    assert says(page("README.md"), "560x560", f"{loss} points", ends, *pace)
+    pace = n(row["speed_up"], 2), ends(row["speed_up_low"], row["speed_up_high"], scale=n, digits=2)
+    assert says(page("README.md"), "560x560", f"{loss} points", lost, *pace)
 
 
 def test_easy_vqa() -> None:
@@ -66,8 +67,8 @@ def test_easy_vqa() -> None:
     (whole,) = rows("easy_vqa_all/comparison.csv")
     kinds = {row["question_type"]: row for row in rows("easy_vqa_all/question_types.csv")}
     text, scored = page("benchmarks/README.md"), percent(whole["accuracy"])
-    ends = f"{percent(whole['accuracy_low'])} to {percent(whole['accuracy_high'])}"
-    assert says(text, n(whole["num_samples"], 0), f"{scored} %", ends)
+    known = ends(whole["accuracy_low"], whole["accuracy_high"])
+    assert says(text, n(whole["num_samples"], 0), f"{scored} %", known)
     assert says(text, *(percent(kinds[kind]["accuracy"]) for kind in ("yes/no", "color", "shape")))
 
 

@@ -6,7 +6,7 @@ import csv
 import functools
 import re
 from collections.abc import Callable, Mapping
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +51,31 @@ def rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def n(value: float | str, digits: int = 1) -> str:
+def n(value: float | str, digits: int = 1, rounding: str = ROUND_HALF_UP) -> str:
     """A number as the documentation writes it: halves up, thousands apart."""
     places = Decimal(1).scaleb(-digits)
-    rounded = Decimal(str(value)).quantize(places, ROUND_HALF_UP)
+    rounded = Decimal(str(value)).quantize(places, rounding)
     return f"{rounded:,}".replace(",", " ")
 
 
-def percent(value: float | str, digits: int = 1) -> str:
-    return n(str(100 * Decimal(str(value))), digits)
+def percent(value: float | str, digits: int = 1, rounding: str = ROUND_HALF_UP) -> str:
+    return n(str(100 * Decimal(str(value))), digits, rounding)
+
+
+def ends(
+    low: float | str,
+    high: float | str,
+    to: str = " to ",
+    scale: Callable[..., str] = percent,
+    digits: int = 1,
+) -> str:
+    """`76.7 to 88.1`: ends of an interval as reports print them, rounded outward."""
+    return f"{scale(low, digits, ROUND_FLOOR)}{to}{scale(high, digits, ROUND_CEILING)}"
 
 
 def interval(row: Row, name: str, to: str = " to ", scale: Callable[..., str] = percent) -> str:
-    """`83.0 (76.7 to 88.0)`, of the columns `name`, `name_low` and `name_high`."""
-    low, high = scale(row[f"{name}_low"]), scale(row[f"{name}_high"])
-    return f"{scale(row[name])} ({low}{to}{high})"
+    """`83.0 (76.7 to 88.1)`, of the columns `name`, `name_low` and `name_high`."""
+    return f"{scale(row[name])} ({ends(row[f'{name}_low'], row[f'{name}_high'], to, scale)})"
 
 
 def ratio(row: Row, name: str = "ratio") -> tuple[str, str]:

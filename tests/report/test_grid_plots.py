@@ -41,6 +41,7 @@ def test_the_front_is_a_table_from_fast_to_slow(tmp_path: Path) -> None:
     assert times == sorted(times)
 
 
+@pytest.mark.slow
 def test_every_file_of_the_report_has_the_grid(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     sweep.mkdir()

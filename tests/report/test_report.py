@@ -313,6 +313,7 @@ def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path) -> None:
             assert (row["warnings"], row["device"]) == (f"'{plain}; b", f"'{plain}")
 
 
+@pytest.mark.slow
 def test_a_closed_standard_output_costs_words_alone(tmp_path: Path) -> None:
     folders = make_sweep(tmp_path, 2)
     command = f"exec {sys.executable} -m vtexp report {tmp_path} >&-"

@@ -34,6 +34,7 @@ from vtexp.models.families import FAMILIES
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
+from vtexp.models.prefill_graphs import cache_argument
 from vtexp.models.runner import Inputs, Runner
 from vtexp.models.runners import runner_class
 from vtexp.runs.plan import make_plan
@@ -158,9 +159,10 @@ def test_decode_flops_are_those_that_torch_counts(runner: Runner, draw_noise: Dr
     inputs.pop("image_grid_thw", None)
     ids = inputs["input_ids"]
     with torch.no_grad():
-        cache = runner.model(input_ids=ids, use_cache=True).past_key_values
+        read = runner.model(input_ids=ids, use_cache=True)
+        cache = {cache_argument(runner.model.forward): read[cache_argument(type(read))]}
         with counter() as decode:
-            runner.model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
+            runner.model(input_ids=ids[:, :1], **cache, use_cache=True)
     assert decode.get_total_flops() == arithmetic_of(runner).decode_flops(ids.shape[1] + 1)
 
 

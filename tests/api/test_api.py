@@ -213,7 +213,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_checkpoin
     return f"model.path={small_checkpoint}"
 
 
-@pytest.mark.parametrize("multirun", [[], ["-m"]])
+@pytest.mark.parametrize("multirun", [[], pytest.param(["-m"], marks=pytest.mark.slow)])
 def test_a_sweep_is_launched_and_read(in_a_folder: str, multirun: list[str]) -> None:
     sweep = vtexp.launch([*multirun, in_a_folder, *SMALL, "knob.sizes=336x336,560x336"])
     assert sweep is not None

@@ -61,6 +61,7 @@ def test_bars_of_several_series_stand_below_their_headings(tmp_path: Path) -> No
     assert all(part.x == bars for part in plot.series)
 
 
+@pytest.mark.slow
 def test_figures_of_many_bars_are_a_column_wide(tmp_path: Path) -> None:
     for name in "abc":
         make_crops(tmp_path / name, result={"model": name})

@@ -63,6 +63,7 @@ def report(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_every_file_has_the_same_numbers(tmp_path: Path) -> None:
     (folder, *_) = make_sweep(tmp_path)
     latency = read_result(folder).latency

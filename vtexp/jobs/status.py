@@ -93,6 +93,8 @@ def find_sweep(name: str) -> Path:
         raise ConfigError("'': no name of a sweep; python -m vtexp sweeps lists them")
     for path in (Path(name), Path("outputs") / name):
         try:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                path.stat()  # Python 3.14's is_dir would hide that a name is too long
             if is_sweep(path):
                 return path.absolute()
         except OSError as error:  # such as a name that is too long for one

@@ -185,6 +185,7 @@ SECRETS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "hostile input", "keys and tokens in the environment", "in no file, log or message of a run"
 )

@@ -286,6 +286,7 @@ def test_tables_of_records_need_the_records(sweep: Path) -> None:
     "status, wait and sweeps of a sweep that cannot be written, with a run that ended silently",
     "the run is shown as lost or failed; nobody waits for it",
 )
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["unwritable", "damaged plan"])
 @pytest.mark.usefixtures("no_figures")
 def test_a_lost_run_that_cannot_be_recorded(
@@ -386,6 +387,7 @@ def first_run(sweep: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [half, Path.unlink], ids=["half", "deleted"])
 def test_resume_rewrites_a_damaged_plan(
     made_runs: Path, launched: list[str], damage: Damage

@@ -185,9 +185,10 @@ def test_several_processes_need_somewhere_to_be_started(make_config: MakeConfig)
 
 
 def test_flag_may_come_after_overrides() -> None:
-    assert flags_first(["a=1", "-m", "b=2"]) == ["-m", "a=1", "b=2"]
-    for flag in (["--config-dir", "x"], ["--config-dir=x"]):
-        assert flags_first(["a=1", *flag, "b=2", "-m"]) == [*flag, "-m", "a=1", "b=2"]
+    with hydra_arguments():
+        assert flags_first(["a=1", "-m", "b=2"]) == ["-m", "a=1", "b=2"]
+        for flag in (["--config-dir", "x"], ["--config-dir=x"]):
+            assert flags_first(["a=1", *flag, "b=2", "-m"]) == [*flag, "-m", "a=1", "b=2"]
 
 
 def test_arguments_are_read_where_python_checks_help_texts(
@@ -210,9 +211,10 @@ def test_arguments_are_read_where_python_checks_help_texts(
         return action
 
     monkeypatch.setattr(owner, "add_argument", add_argument)
-    with hydra_arguments():  # as around a launch
-        assert flags_first(["a=1", "-m"]) == ["-m", "a=1"]
-        assert flags_first(["a=1", "-m"]) == ["-m", "a=1"]
+    monkeypatch.setattr(sys, "argv", ["launch.py", "a=1", "-m"])
+    parsers: list[object] = []  # Hydra makes one more when it starts
+    assert user_errors.call(lambda: parsers.append(get_args_parser())) == 0
+    assert parsers and sys.argv[1:] == ["-m", "a=1"]
     with pytest.raises(ValueError, match="badly formed"):
         get_args_parser()
 

@@ -11,12 +11,7 @@ from vtexp.config import user_errors
 from vtexp.config.checks import from_hydra
 from vtexp.config.choices import Launcher
 from vtexp.config.compose import CONF
-from vtexp.config.hydra_parts import (
-    hydra_arguments,
-    name_is_given,
-    register_sweeper,
-    require_honoured,
-)
+from vtexp.config.hydra_parts import name_is_given, register_sweeper, require_honoured
 from vtexp.config.schema import register_schemas
 from vtexp.errors import ConfigError
 from vtexp.utils.by_name import imported
@@ -28,8 +23,7 @@ def main() -> int:
     """Run what `sys.argv` asks for; returns the exit code after printing any error of a user."""
     register_schemas()
     register_sweeper()
-    with hydra_arguments():
-        return user_errors.call(_launch)
+    return user_errors.call(_launch)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

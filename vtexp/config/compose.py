@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vtexp.config.booleans import strict_booleans
 from vtexp.config.checks import from_hydra
 from vtexp.config.dataset_schema import DatasetConfig
-from vtexp.config.hydra_parts import hydra_arguments, register_sweeper
+from vtexp.config.hydra_parts import register_sweeper
 from vtexp.config.knob_schema import VALUE_KEYS
 from vtexp.config.schema import Config, register_schemas
 from vtexp.errors import ConfigError
@@ -107,9 +107,11 @@ def _files(config_dir: Path | None) -> Iterator[list[str]]:
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
-    """Flags moved before overrides: Hydra refuses overrides on both sides of one."""
-    with hydra_arguments():
-        overrides = get_args_parser().parse_intermixed_args(arguments).overrides
+    """Flags moved before overrides: Hydra refuses overrides on both sides of one.
+
+    To be called within `hydra_arguments`.
+    """
+    overrides = get_args_parser().parse_intermixed_args(arguments).overrides
     flags = list(arguments)
     for override in reversed(overrides):
         del flags[len(flags) - 1 - flags[::-1].index(override)]

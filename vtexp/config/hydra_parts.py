@@ -62,16 +62,12 @@ def hydra_arguments() -> Iterator[None]:
     argparse checks each help text there when it is added; that of Hydra 1.3's `--shell-completion`
     is no text before it is printed (facebookresearch/hydra issue 3121).
     """
-    own: Any = vars(ArgumentParser).get("_check_help")  # None but within this: it is inherited
     parser: Any = ArgumentParser
-    parser._check_help = lambda *_: None
+    parser._check_help = lambda *_: None  # it inherits the real one
     try:
         yield
     finally:
-        if own is None:
-            del parser._check_help
-        else:
-            parser._check_help = own
+        del parser._check_help
 
 
 def register_sweeper() -> None:

@@ -18,7 +18,7 @@ from yaml import YAMLError
 
 from vtexp.config.booleans import strict_booleans
 from vtexp.config.compose import COMPOSE_ERRORS, flags_first, with_brackets
-from vtexp.config.hydra_parts import INSTEAD, for_several_knobs
+from vtexp.config.hydra_parts import INSTEAD, for_several_knobs, hydra_arguments
 from vtexp.config.schema import rule_of_key
 from vtexp.errors import VtexpError, no_memory_left
 from vtexp.utils.text import cut, printable, refuse_arguments
@@ -58,9 +58,9 @@ def call(launch: Callable[[], None]) -> int:
     setattr(argparse.ArgumentParser, "error", refuse_arguments)  # noqa: B010
 
     def with_arguments() -> None:
-        arguments = [with_brackets(argument) for argument in flags_first(sys.argv[1:])]
-        sys.argv[1:] = for_several_knobs(arguments)
-        with strict_booleans():
+        with hydra_arguments(), strict_booleans():
+            arguments = [with_brackets(argument) for argument in flags_first(sys.argv[1:])]
+            sys.argv[1:] = for_several_knobs(arguments)
             launch()
 
     return reported(

@@ -71,7 +71,7 @@ def draw_text(
     font_name: str,
     print_px: int,
     ink: tuple[int, int, int],
-) -> None:
+) -> Places:
     """Draw a text with its left end at x and the middle of its line near y."""
     face = font(font_name, print_px, ImageFont.Layout.BASIC)
     placed = places(text, font_name, print_px)
@@ -83,3 +83,4 @@ def draw_text(
     for character, start in zip(text, placed.starts, strict=True):
         pen.text((x - left + start, y - top), character, fill=255, font=face, anchor="lm")
     image.paste(ink, (left, top), mask)
+    return placed

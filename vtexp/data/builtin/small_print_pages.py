@@ -127,9 +127,9 @@ class Pen:
     def write(self, x: float, y: float, text: str, print_px: int) -> None:
         """Write in capitals, with the left end at x and the middle of the line near y."""
         text = text.upper()
-        draw_text(self.page.image, x, y, text, self.font_name, print_px, self.ink)
+        placed = draw_text(self.page.image, x, y, text, self.font_name, print_px, self.ink)
         words = text.split(" ")
-        ends = [x + end for end in places(text, self.font_name, print_px).ends]
+        ends = [x + end for end in placed.ends]
         start = 0
         for word in words:
             for i, character in enumerate(word, start):

@@ -212,6 +212,9 @@ def test_arguments_are_read_where_python_checks_help_texts(
 
     monkeypatch.setattr(owner, "add_argument", add_argument)
     monkeypatch.setattr(sys, "argv", ["launch.py", "a=1", "-m"])
+    # What a launch changes for the rest of its process: put back for the tests that follow.
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(argparse.ArgumentParser, "error", argparse.ArgumentParser.error)
     parsers: list[object] = []  # Hydra makes one more when it starts
     assert user_errors.call(lambda: parsers.append(get_args_parser())) == 0
     assert parsers and sys.argv[1:] == ["-m", "a=1"]

@@ -374,7 +374,7 @@ def test_a_reference_that_fails_leaves_the_others_alone() -> None:
     row = latency_row(50.0)
     quiet = {"other_cores_busy": 0.0, "cores": 2, "busy_share": 0.0, "cpu_throttle_events": 0}
     about = {
-        "monitor": quiet | {"gpus": []}, "reference": reference.rows,
+        "monitor": quiet | {"gpus": [], "quota_stopped_share": 0.0}, "reference": reference.rows,
         "warm": True, "half_width": 0.01, "stopped_by": "max_half_width",
     }  # fmt: skip
     assert quality.timing_warnings([row], [about | {"reference_failure": None}], 0.03) == []
@@ -518,7 +518,7 @@ def test_other_processes_are_noticed() -> None:
         pytest.skip("/proc/stat cannot be read: the load cannot be told")
     assert cores > 0.3
     report = {"other_cores_busy": cores, "busy_share": 1.0, "cores": 1}
-    report |= {"cpu_throttle_events": 0, "gpus": []}
+    report |= {"cpu_throttle_events": 0, "quota_stopped_share": 0.0, "gpus": []}
     (doubt,) = disturbances(report)
     assert "other processes kept" in doubt
 
@@ -590,13 +590,35 @@ def test_the_power_limit_is_told_where_the_clock_fell(clock: int, held: bool) ->
 
 
 def test_a_processor_that_was_slowed_down_by_heat_is_flagged(tmp_path: Path) -> None:
-    counter = tmp_path / "cpu0/thermal_throttle/core_throttle_count"
+    counter = tmp_path / "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
     counter.parent.mkdir(parents=True)
     counter.write_text("7\n")
-    with Monitor([], cpus=tmp_path) as monitor:
+    with Monitor([], root=tmp_path) as monitor:
         counter.write_text("9\n")
     assert monitor.report["cpu_throttle_events"] == 2
     assert any("its temperature" in doubt for doubt in disturbances(monitor.report))
+
+
+@pytest.mark.parametrize(("stopped", "doubtful"), [(0, False), (2, False), (20, True)])
+def test_a_quota_that_stopped_the_process_is_flagged(
+    stopped: int, doubtful: bool, tmp_path: Path
+) -> None:
+    """The group has no quota, that above it does, and was stopped before the timing, too."""
+    outer, own = tmp_path / "sys/fs/cgroup/pod", tmp_path / "sys/fs/cgroup/pod/c1"
+    own.mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/pod/c1\n")
+    (outer / "cpu.max").write_text("350000 100000\n")
+    (own / "cpu.max").write_text("max 100000\n")
+    (own / "cpu.stat").write_text("nr_periods 0\nnr_throttled 0\n")
+    (outer / "cpu.stat").write_text("nr_periods 1000\nnr_throttled 900\n")
+    with Monitor([], root=tmp_path) as monitor:
+        (outer / "cpu.stat").write_text(f"nr_periods 1100\nnr_throttled {900 + stopped}\n")
+    assert monitor.report["cpu_quota"] == 3.5
+    assert monitor.report["quota_stopped_share"] == pytest.approx(stopped / 100)
+    found = [doubt for doubt in disturbances(monitor.report) if "quota" in doubt]
+    assert len(found) == doubtful
+    assert all("3.5 cores" in doubt and f"{stopped} %" in doubt for doubt in found)
 
 
 def test_energy_is_the_counters_and_absent_without_one(

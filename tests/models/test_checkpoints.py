@@ -178,6 +178,28 @@ def test_loading_takes_no_second_copy(
     assert 1 <= row["peak_over_weights"] <= 1.1
 
 
+@pytest.mark.parametrize(
+    ("quota", "chosen", "threads"), [(2, {}, 2), (8, {}, 6), (None, {}, 6), (2, {"OMP": "6"}, 6)]
+)
+def test_a_model_computes_within_the_quota(
+    small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch,
+    quota: int | None, chosen: dict[str, str], threads: int,
+) -> None:  # fmt: skip
+    """Unless the user chose a number of threads; more than there were are never taken."""
+    monkeypatch.setattr("vtexp.models.loading.cores_of_quota", lambda: quota)
+    for library in ("OMP", "MKL"):
+        monkeypatch.delenv(f"{library}_NUM_THREADS", raising=False)
+    for library, number in chosen.items():
+        monkeypatch.setenv(f"{library}_NUM_THREADS", number)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(6)
+        load_model(find_checkpoint(str(small_checkpoint)), MolmoForCausalLM, "cpu", "float32")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("path", ["allenai/Molmo-7B-D-0924", "allenai/MolmoE-1B-0924"])
 def test_sizes_of_published_models_need_no_download(cache: Path, path: str) -> None:
     checkpoint = find_checkpoint(path, "a commit", random=True)

@@ -10,12 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from vtexp.utils.cores import ROOT, cpu_quota, own_cores, quota_periods
 from vtexp.utils.text import percent
 
 #: Seconds between two looks.
 EVERY_S = 0.5
 #: Share of the cores that others may keep busy, and of the time in which they may keep more.
 BUSY, BUSY_SHARE = 0.2, 0.1
+#: Share of a quota's periods in which it may stop this process.
+QUOTA_SHARE = 0.1
 #: Why a GPU's clock is lower than it could be: bits of NVML that make timings doubtful
 #: (nvmlClocksEventReasons in nvml.h).
 THROTTLED = {
@@ -30,7 +33,8 @@ THROTTLED = {
 CLOCK_FALL = 0.03
 #: Numbers of a GPU that are followed.
 FOLLOWED = ("sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c")
-CPUS = Path("/sys/devices/system/cpu")
+#: The kernel's folder of processors.
+CPUS = "sys/devices/system/cpu"
 
 
 class Gpu(NamedTuple):
@@ -78,9 +82,9 @@ def _gpu(uuid: str) -> Gpu:
 class Monitor:
     """Context around timings; afterwards `report` says what the machine did meanwhile."""
 
-    def __init__(self, gpus: Sequence[Gpu], cpus: Path = CPUS) -> None:
-        """`cpus`: the kernel's folder of processors."""
-        self._gpus, self._cpus = gpus, cpus
+    def __init__(self, gpus: Sequence[Gpu], root: Path = ROOT) -> None:
+        """`root`: where the kernel's folders /proc and /sys are."""
+        self._gpus, self._root, self._cpus = gpus, root, root / CPUS
         self._samples: list[list[dict[str, Any]]] = []
         self._busy: list[float | None] = []
         self._ended = threading.Event()
@@ -89,7 +93,7 @@ class Monitor:
 
     def __enter__(self) -> Self:
         self._load, self._recent, self._began_s = OtherLoad(), OtherLoad(), time.monotonic()
-        self._throttled = _throttle_counts(self._cpus)
+        self._throttled, self._periods = _throttle_counts(self._cpus), quota_periods(self._root)
         self._look()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
@@ -106,6 +110,8 @@ class Monitor:
             "cores": len(own_cores()),
             "cpu_governor": _governor(self._cpus),
             "cpu_throttle_events": _throttle_counts(self._cpus) - self._throttled,
+            "cpu_quota": cpu_quota(self._root),
+            "quota_stopped_share": self._quota_stopped_share(),
             "load_average_1min": round(os.getloadavg()[0], 2),
             "gpus": [self._gpu_report(i) for i in range(len(self._gpus))],
         }
@@ -123,6 +129,14 @@ class Monitor:
         """Share of the looks between which others kept a fifth of the cores busy."""
         known = [cores for cores in self._busy[1:] if cores is not None]
         return sum(cores > BUSY * len(own_cores()) for cores in known) / max(1, len(known))
+
+    def _quota_stopped_share(self) -> float:
+        """Share of the periods in which a quota, of whichever control group, stopped threads."""
+        now, shares = quota_periods(self._root), [0.0]
+        for group, (periods, stopped) in self._periods.items():
+            periods_now, stopped_now = now.get(group, (periods, stopped))
+            shares.append((stopped_now - stopped) / max(1, periods_now - periods))
+        return max(shares)
 
     def _gpu_report(self, index: int) -> dict[str, Any]:
         """First and last state, extremes of the numbers, and all that was ever amiss."""
@@ -207,6 +221,11 @@ def disturbances(report: dict[str, Any]) -> list[str]:
             f"other processes were busy for {percent(report['busy_share'])} of the time in which "
             "prefill was timed"
         )
+    if (stopped := report["quota_stopped_share"]) > QUOTA_SHARE:
+        found.append(
+            f"the control group's quota of {report['cpu_quota']:g} cores stopped this process in "
+            f"{percent(stopped)} of the quota's periods while prefill was timed"
+        )
     if report["cpu_throttle_events"]:
         found.append("the processor was slowed down by its temperature while prefill was timed")
     for gpu in report["gpus"]:
@@ -233,13 +252,6 @@ def _throttle_counts(cpus: Path) -> int:
         with suppress(OSError, ValueError):
             total += int(path.read_text())
     return total
-
-
-def own_cores() -> set[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))  # macOS
 
 
 class OtherLoad:

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from vtexp.errors import CheckpointError, no_memory_left
 from vtexp.models.checkpoints import Checkpoint
 from vtexp.models.runners import require_device
+from vtexp.utils.cores import cores_of_quota
 
 #: What torch and transformers raise where a model is built of a config.json that does not fit it.
 UNFIT = (
@@ -46,6 +47,7 @@ def load_model(
     files that do not fit together, ConfigError for a device that is not there.
     """
     require_device(device)
+    compute_within_quota()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what does not fit is reported here
     config_class: Any = model_class.config_class
@@ -67,6 +69,18 @@ def load_model(
             f"{checkpoint.name}: the weights do not fit into the memory of {device} as {dtype}"
         ) from error
     return model.eval().requires_grad_(False)
+
+
+def compute_within_quota() -> None:
+    """Have torch compute on no more threads than this process's CPU quota has cores.
+
+    On its own it starts one for each core of the machine, and then the quota stops all of them for
+    a part of the time. A number of threads that the user chose stays.
+    """
+    cores = cores_of_quota()
+    chosen = {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys()
+    if cores is not None and cores < torch.get_num_threads() and not chosen:
+        torch.set_num_threads(cores)
 
 
 def _require_on_gpus(checkpoint: Checkpoint, model: Any, dtype: str) -> None:

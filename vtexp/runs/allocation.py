@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from vtexp.config.choices import Device, Launcher
 from vtexp.config.schema import HardwareConfig
 from vtexp.runs.records import Environment
+from vtexp.utils.cores import cores_of_quota, own_cores
 from vtexp.utils.text import count_of
 
 #: Options of `hardware.slurm.extra` that ask for cores or GPUs past `cpus` and `gpus`.
@@ -17,16 +19,16 @@ _NO_GPU = {"", "-1", "NoDevFiles"}
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: those that it is bound to, or its share of SLURM's job.
+    """Cores that this process may use: those that it is bound to, or fewer by a quota or by SLURM.
 
     On a site without binding, the kernel would let it use all cores of the node.
     """
-    linux = hasattr(os, "sched_getaffinity")
-    bound = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+    bound = min(len(own_cores()), cores_of_quota() or sys.maxsize)
     given, tasks = (os.environ.get(f"SLURM_{name}", "") for name in ("CPUS_ON_NODE", "NTASKS"))
     if not given.isdecimal():
         return bound
-    return min(bound, int(given) // (int(tasks) if tasks.isdecimal() and int(tasks) else 1))
+    share = int(given) // (int(tasks) if tasks.isdecimal() and int(tasks) else 1)
+    return max(1, min(bound, share))
 
 
 def visible_gpus() -> int:

@@ -270,7 +270,8 @@ class Environment:
 
     `source`: fingerprint of the code; `submitted_source`: of that which submitted the job, None
     where the process that was started makes the runs itself. `usable_cores` and `visible_gpus`:
-    those of the process, None in results of older versions.
+    those of the process, None in results of older versions. `cpu_quota`: cores' worth of time that
+    its control group may use, None without a quota.
     """
 
     vtexp: str
@@ -288,6 +289,7 @@ class Environment:
     load_average_1min: float
     slurm_job_id: str | None = None
     usable_cores: int | None = None
+    cpu_quota: float | None = None
     visible_gpus: int | None = None
     processes: tuple[ProcessTiming, ...] = ()
 

@@ -14,6 +14,7 @@ import vtexp
 from vtexp.runs.allocation import usable_cores, visible_gpus
 from vtexp.runs.records import Device, Environment, GitState
 from vtexp.utils import source
+from vtexp.utils.cores import cpu_quota
 from vtexp.utils.environment import host
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def describe(device: torch.device) -> Environment:
         load_average_1min=round(os.getloadavg()[0], 2),
         slurm_job_id=os.environ.get("SLURM_JOB_ID"),
         usable_cores=usable_cores(),
+        cpu_quota=cpu_quota(),
         visible_gpus=visible_gpus(),
     )
 

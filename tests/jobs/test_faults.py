@@ -24,6 +24,8 @@ from vtexp.errors import DataError
 from vtexp.jobs.here import run_job
 from vtexp.models.runner import Runner
 from vtexp.runs import job
+from vtexp.runs.frozen import freeze
+from vtexp.runs.plan import make_plan
 from vtexp.utils import files
 
 pytestmark = pytest.mark.slow
@@ -297,7 +299,7 @@ def test_a_clock_that_jumps_changes_nothing(
 @pytest.mark.fault(
     "resources", "the log's disk is full, or its reader is gone", "the sweep goes on"
 )
-@pytest.mark.parametrize("gone", ["full", "closed"])
+@pytest.mark.parametrize("gone", ["full", "full for errors too", "closed"])
 def test_a_log_that_cannot_be_written_costs_the_log_alone(
     tmp_path: Path, small_checkpoint: Path, gone: str
 ) -> None:
@@ -307,16 +309,71 @@ def test_a_log_that_cannot_be_written_costs_the_log_alone(
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             sweep.command(),
-            stdout=full if gone == "full" else write,
-            stderr=subprocess.PIPE,
+            stdout=write if gone == "closed" else full,
+            stderr=subprocess.STDOUT if gone == "full for errors too" else subprocess.PIPE,
             text=True,
             env=sweep.environment,
         )
     os.close(write)
     assert done.returncode == 0, done.stderr
-    assert ("standard output" in done.stderr) == (gone == "full")
-    assert "Traceback" not in done.stderr
+    assert ("standard output" in (done.stderr or "")) == (gone == "full")
+    assert "Traceback" not in (done.stderr or "")
     assert len(sweep.answers()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.fault("resources", "the disk with the log of a local job is full", "the job goes on")
+def test_a_job_whose_log_cannot_be_written(make_config: MakeConfig, tmp_path: Path) -> None:
+    plan = make_plan(make_config(SIZES))
+    freeze(plan)
+    names = [run.folder.name for run in plan.runs]
+    command = [sys.executable, "-m", "vtexp.jobs.worker", str(tmp_path / "sweep"), *names]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=full, cwd=ROOT)
+    assert done.returncode == 0
+    assert len(answers(tmp_path / "sweep")) == 2
+
+
+CLOSED = """
+import os, subprocess, sys
+from vtexp.utils.output import output_may_close
+with output_may_close(fails=True), open("result", "w") as file:
+    print("words"), print("words", file=sys.stderr)
+    for descriptor in (1, 2):
+        os.write(descriptor, b"of a library")
+    subprocess.run(["sh", "-c", "echo of a child; echo of a child >&2"], check=True)
+    file.write("written")
+"""
+
+
+@pytest.mark.parametrize("how", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_words_never_go_into_files(how: str, tmp_path: Path) -> None:
+    """Though a closed descriptor's number is that of the next file."""
+    line = f"exec {sys.executable} -c '{CLOSED}' {how}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run(["sh", "-c", line], cwd=tmp_path, env=environment).returncode == 0
+    assert (tmp_path / "result").read_text() == "written"
+
+
+@pytest.mark.parametrize("more", [[], ["-m"]])
+@pytest.mark.fault(
+    "resources", "the current folder has been deleted", "one line, unless it is not needed"
+)
+def test_a_folder_that_is_gone(tmp_path: Path, made_runs: Path, more: list[str]) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    typed = f"cd '{gone}' && rmdir '{gone}' && {sys.executable}"
+
+    def done(arguments: str) -> subprocess.CompletedProcess[str]:
+        gone.mkdir(exist_ok=True)
+        command = ["sh", "-c", f"{typed} {arguments}"]
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    launched = done(f"{ROOT / 'launch.py'} {' '.join(more)} plan=true dataset=easy_vqa")
+    (line,) = launched.stderr.splitlines()
+    assert launched.returncode == 1 and "no longer there" in line
+    assert done(f"-m vtexp status {made_runs}").returncode == 0
 
 
 # --- the same twice -------------------------------------------------------------------------------

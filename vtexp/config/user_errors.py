@@ -104,6 +104,8 @@ def one_line(error: BaseException) -> str:
         text = " ".join(str(error).split())
         if isinstance(error, OSError) and len(str(error.filename)) > MOST_OF_A_PATH:
             text = f"{cut(str(error.filename))}: {error.strerror}"
+        if isinstance(error, OSError) and error.filename is None and _folder_is_gone():
+            return "the folder that this was typed in is no longer there; cd to another one"
         if no_memory_left(error):
             return f"no memory left on this machine ({text or 'MemoryError'}); what is done is kept"
         return text
@@ -128,6 +130,15 @@ def one_line(error: BaseException) -> str:
         options = ", ".join(rest.partition(" Config search path")[0].split())
         return f"{group}={option}: no such option; available: {options}"
     return text if isinstance(error, USER_ERRORS) else f"no config can be made of this: {text}"
+
+
+def _folder_is_gone() -> bool:
+    """Whether the current folder has been deleted, or may not be asked for."""
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
 
 
 def _of_the_user(error: BaseException) -> bool:

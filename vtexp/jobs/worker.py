@@ -24,6 +24,7 @@ from vtexp.runs.ranks import rank_of_process, record_rank_failure
 from vtexp.tracking.mirror import mirror
 from vtexp.utils import source
 from vtexp.utils.console import console
+from vtexp.utils.output import output_may_close
 
 #: Seconds after its submission within which a job is noted, and the note seen elsewhere.
 NOTED_S, SEEN_S = 5.0, 90.0
@@ -157,4 +158,5 @@ def _take_own_gpus(rank: int, ranks: int) -> None:
 
 if __name__ == "__main__":
     sweep = Path(sys.argv[1])
-    make_job([sweep / run for run in sys.argv[2:]], rank_of_process())
+    with output_may_close(fails=False):
+        make_job([sweep / run for run in sys.argv[2:]], rank_of_process())

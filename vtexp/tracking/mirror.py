@@ -83,9 +83,9 @@ def has_key() -> bool:
     """Whether W&B would find an API key: in the environment or in the user's netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    own = urlparse(os.environ.get("WANDB_BASE_URL", "")).netloc
     try:
+        own = urlparse(os.environ.get("WANDB_BASE_URL", "")).netloc
         file = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, ValueError, netrc.NetrcParseError):  # ValueError: no URL, or not UTF-8
         return False
     return any(file.authenticators(host) for host in ([own] if own else HOSTS))

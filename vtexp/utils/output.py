@@ -1,4 +1,4 @@
-"""Standard output that may go away: a closed pipe or a full disk stops the output, not the work."""
+"""Output that may go away: a closed pipe or a full disk stops the output, not the work."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
-if sys.stdout is None:  # closed, as by >&-: the work is done without words
-    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+for descriptor in range(3):  # closed, as by >&-: a file of results would take its number, and words
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
 
 
 class Output:
@@ -45,24 +50,30 @@ class Output:
         except OSError as error:
             with suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream().fileno())
-            if not isinstance(error, BrokenPipeError):
+            if not isinstance(error, BrokenPipeError) and not self.failed:
                 self.failed = True
-                print(f"standard output cannot be written ({error})", file=sys.stderr)
+                print(f"standard output cannot be written ({error})", file=errors)
+
+
+#: Standard error, where a full disk stops no work either.
+errors = cast(IO[str], Output(lambda: sys.stderr))
 
 
 @contextmanager
 def output_may_close(*, fails: bool) -> Iterator[None]:
     """A program whose standard output may be closed early, as by `| head -1`, without an error.
 
-    `fails`: any other failure, such as a full disk, ends it with exit code 1.
+    `fails`: any other failure, such as a full disk, ends it with exit code 1. What standard error
+    does not take is lost.
     """
-    own = sys.stdout
-    output = Output(lambda: own)
-    sys.stdout = cast(IO[str], output)
+    own, own_errors = sys.stdout, sys.stderr
+    output, words = Output(lambda: own), Output(lambda: own_errors)
+    sys.stdout, sys.stderr = cast(IO[str], output), cast(IO[str], words)
     try:
         yield
     finally:
         output.flush()  # here: at exit Python would add words of its own
-        sys.stdout = own
+        words.flush()
+        sys.stdout, sys.stderr = own, own_errors
     if fails and output.failed:
         raise SystemExit(1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vtexp.utils.cores import cores_of_quota, cpu_quota, quota_periods
+from vtexp.utils.cores import cores_of_quota, cpu_quota, stopped_s
 
 HOST = "12:pids:/x\n4:cpu,cpuacct:/docker/1f\n1:name=systemd:/docker/1f\n0::/other\n"
 
@@ -80,28 +80,31 @@ def test_the_tightest_quota_holds(
 def test_a_machine_without_control_groups(tmp_path: Path) -> None:
     """As macOS."""
     assert (cpu_quota(tmp_path), cores_of_quota(tmp_path)) == (None, None)
-    assert quota_periods(tmp_path) == {}
+    assert stopped_s(tmp_path) == {}
 
 
-def test_periods_of_all_groups_above(tmp_path: Path) -> None:
-    stat = "usage_usec 5\nnr_periods {}\nnr_throttled {}\nthrottled_usec 9\n"
-    files = {"a/cpu.stat": stat.format(70, 7), "a/b/cpu.stat": stat.format(30, 0)}
-    root = tree(tmp_path, "0::/a/b\n", **files, **{"cpu.stat": "usage_usec 5\n"})
+def test_seconds_of_all_groups_above(tmp_path: Path) -> None:
+    stat = "usage_usec 5\nnr_periods 70\nnr_throttled 7\nthrottled_usec {}\nnr_bursts 0\n"
+    files = {"a/cpu.stat": stat.format(2_500_000), "a/b/cpu.stat": stat.format(0)}
+    root = tree(tmp_path / "2", "0::/a/b\n", **files, **{"cpu.stat": "usage_usec 5\n"})
     top = root / "sys/fs/cgroup"
-    assert quota_periods(root) == {top / "a": (70, 7), top / "a/b": (30, 0)}
+    assert stopped_s(root) == {top / "a": 2.5, top / "a/b": 0.0}
+    stat = "nr_periods 8\nnr_throttled 8\nthrottled_time 1500000000\n"
+    root = tree(tmp_path / "1", "3:cpuacct,cpu:/\n0::/\n", **{"cpu/cpu.stat": stat})
+    assert stopped_s(root) == {root / "sys/fs/cgroup/cpu": 1.5}
 
 
 @pytest.fixture
-def tenth_of_a_core() -> Iterator[Path]:
-    """The file by which a process joins a real control group of a tenth of a core."""
+def little_time() -> Iterator[Path]:
+    """The file by which a process joins a real control group of a 20th of a core."""
     first = Path("/sys/fs/cgroup/cpu")
     group = (first if first.is_dir() else first.parent) / f"vtexp-test-{os.getpid()}"
     try:
         group.mkdir()
         if first.is_dir():
-            (group / "cpu.cfs_quota_us").write_text("10000")
+            (group / "cpu.cfs_quota_us").write_text("5000")
         else:
-            (group / "cpu.max").write_text("10000 100000")
+            (group / "cpu.max").write_text("5000 100000")
         yield group / "cgroup.procs"
     except OSError as error:
         pytest.skip(f"no control group can be made here: {error}")
@@ -124,9 +127,9 @@ print(json.dumps([cores_of_quota(), monitor.report, disturbances(monitor.report)
 
 
 @pytest.mark.parametrize(("sleep_s", "stopped"), [(0, True), (0.2, False)])
-def test_a_real_quota(tenth_of_a_core: Path, sleep_s: float, stopped: bool) -> None:
-    command = [sys.executable, "-c", WORK, str(tenth_of_a_core), "1.5", str(sleep_s)]
+def test_a_real_quota(little_time: Path, sleep_s: float, stopped: bool) -> None:
+    command = [sys.executable, "-c", WORK, str(little_time), "1.5", str(sleep_s)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     cores, report, doubts = json.loads(done.stdout)
-    assert (cores, report["cpu_quota"]) == (1, 0.1)
-    assert any("quota of 0.1 cores" in doubt for doubt in doubts) == stopped
+    assert (cores, report["cpu_quota"]) == (1, 0.05)
+    assert any("quota of 0.05 cores" in doubt for doubt in doubts) == stopped

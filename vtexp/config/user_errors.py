@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import TracebackType
 
 from hydra.errors import HydraException, OverrideParseException
@@ -135,7 +136,7 @@ def one_line(error: BaseException) -> str:
 def _folder_is_gone() -> bool:
     """Whether the current folder has been deleted, or may not be asked for."""
     try:
-        os.getcwd()
+        Path.cwd()
     except OSError:
         return True
     return False

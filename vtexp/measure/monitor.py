@@ -10,15 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from vtexp.utils.cores import ROOT, cpu_quota, own_cores, quota_periods
+from vtexp.utils.cores import ROOT, cores_of_quota, cpu_quota, own_cores, stopped_s
 from vtexp.utils.text import percent
 
 #: Seconds between two looks.
 EVERY_S = 0.5
 #: Share of the cores that others may keep busy, and of the time in which they may keep more.
 BUSY, BUSY_SHARE = 0.2, 0.1
-#: Share of a quota's periods in which it may stop this process.
-QUOTA_SHARE = 0.1
+#: Share of the time for which a CPU quota may stop this process.
+STOPPED = 0.05
 #: Why a GPU's clock is lower than it could be: bits of NVML that make timings doubtful
 #: (nvmlClocksEventReasons in nvml.h).
 THROTTLED = {
@@ -93,7 +93,7 @@ class Monitor:
 
     def __enter__(self) -> Self:
         self._load, self._recent, self._began_s = OtherLoad(), OtherLoad(), time.monotonic()
-        self._throttled, self._periods = _throttle_counts(self._cpus), quota_periods(self._root)
+        self._throttled, self._stopped_s = _throttle_counts(self._cpus), stopped_s(self._root)
         self._look()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
@@ -103,15 +103,16 @@ class Monitor:
         self._ended.set()
         self._thread.join()
         self._look()
+        seconds = time.monotonic() - self._began_s
         self.report = {
-            "seconds": round(time.monotonic() - self._began_s, 3),
+            "seconds": round(seconds, 3),
             "other_cores_busy": self._load.cores(),
             "busy_share": self._busy_share(),
             "cores": len(own_cores()),
             "cpu_governor": _governor(self._cpus),
             "cpu_throttle_events": _throttle_counts(self._cpus) - self._throttled,
             "cpu_quota": cpu_quota(self._root),
-            "quota_stopped_share": self._quota_stopped_share(),
+            "quota_stopped_share": self._quota_stopped_share(seconds),
             "load_average_1min": round(os.getloadavg()[0], 2),
             "gpus": [self._gpu_report(i) for i in range(len(self._gpus))],
         }
@@ -130,13 +131,13 @@ class Monitor:
         known = [cores for cores in self._busy[1:] if cores is not None]
         return sum(cores > BUSY * len(own_cores()) for cores in known) / max(1, len(known))
 
-    def _quota_stopped_share(self) -> float:
-        """Share of the periods in which a quota, of whichever control group, stopped threads."""
-        now, shares = quota_periods(self._root), [0.0]
-        for group, (periods, stopped) in self._periods.items():
-            periods_now, stopped_now = now.get(group, (periods, stopped))
-            shares.append((stopped_now - stopped) / max(1, periods_now - periods))
-        return max(shares)
+    def _quota_stopped_share(self, seconds: float) -> float:
+        """Share of this time in which a quota, of whichever control group, stopped its cores."""
+        cores, now_s = cores_of_quota(self._root), stopped_s(self._root)
+        if cores is None:
+            return 0.0
+        grown_s = [now_s.get(group, s) - s for group, s in self._stopped_s.items()]
+        return min(1.0, max(grown_s, default=0.0) / (seconds * cores))
 
     def _gpu_report(self, index: int) -> dict[str, Any]:
         """First and last state, extremes of the numbers, and all that was ever amiss."""
@@ -221,10 +222,10 @@ def disturbances(report: dict[str, Any]) -> list[str]:
             f"other processes were busy for {percent(report['busy_share'])} of the time in which "
             "prefill was timed"
         )
-    if (stopped := report["quota_stopped_share"]) > QUOTA_SHARE:
+    if (stopped := report["quota_stopped_share"]) > STOPPED:
         found.append(
-            f"the control group's quota of {report['cpu_quota']:g} cores stopped this process in "
-            f"{percent(stopped)} of the quota's periods while prefill was timed"
+            f"the CPU quota of {report['cpu_quota']:g} cores stopped this process for "
+            f"{percent(stopped)} of the time in which prefill was timed"
         )
     if report["cpu_throttle_events"]:
         found.append("the processor was slowed down by its temperature while prefill was timed")

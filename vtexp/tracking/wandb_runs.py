@@ -361,5 +361,5 @@ def attend(
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         output.seek(0)
-        lines = [line.strip() for line in output if "error" in line.lower()]
+        lines = [line.strip() for line in output if re.search(r"error\b", line, re.IGNORECASE)]
         return lines[-1].removeprefix("wandb: ").removeprefix("ERROR ") if lines else ""

@@ -33,14 +33,15 @@ def cores_of_quota(root: Path = ROOT) -> int | None:
     return None if quota is None else max(1, int(quota))
 
 
-def quota_periods(root: Path = ROOT) -> dict[Path, tuple[int, int]]:
-    """The quota's periods so far, and those in which it stopped threads, by its control group."""
+def stopped_s(root: Path = ROOT) -> dict[Path, float]:
+    """Seconds for which a quota has stopped threads so far, of all cores, by its control group."""
     found = {}
     for group in _groups(root):
         words = _words(group / "cpu.stat")
         counts = dict(zip(words[::2], words[1::2], strict=False))
-        with suppress(KeyError, ValueError):
-            found[group] = int(counts["nr_periods"]), int(counts["nr_throttled"])
+        for name, per_s in (("throttled_usec", 1e6), ("throttled_time", 1e9)):  # versions 2 and 1
+            with suppress(KeyError, ValueError):
+                found[group] = int(counts[name]) / per_s
     return found
 
 

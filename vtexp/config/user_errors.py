@@ -101,6 +101,9 @@ def reported(command: Callable[[], None], *, show_traceback: bool, interrupted: 
 
 def one_line(error: BaseException) -> str:
     """An error as one line that names the key, what is wrong and what is allowed."""
+    if package := _package_that_fails(error):
+        said = " ".join(str(error).split())
+        return f"{package} cannot be imported here ({type(error).__name__}: {cut(said)})"
     if isinstance(error, VtexpError) or _of_the_machine(error):
         text = " ".join(str(error).split())
         if isinstance(error, OSError) and len(str(error.filename)) > MOST_OF_A_PATH:
@@ -147,11 +150,24 @@ def _of_the_user(error: BaseException) -> bool:
 
     For some wrong values Hydra and OmegaConf raise a plain ValueError or TypeError.
     """
-    if isinstance(error, (*USER_ERRORS, _PastHydra)) or no_memory_left(error):
+    if isinstance(error, (*USER_ERRORS, _PastHydra)) or _of_the_machine(error):
         return True
     packages = [name.partition(".")[0] for name in _modules(error.__traceback__)]
     known = [name for name in packages if name in (*READERS, "vtexp")]
     return bool(known) and known[-1] in READERS
+
+
+def _package_that_fails(error: BaseException) -> str | None:
+    """The package that raised an error as it was imported: broken, or refused its variables."""
+    if isinstance(error, VtexpError) or no_memory_left(error):
+        return None
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame, traceback = traceback.tb_frame, traceback.tb_next
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if frame.f_code.co_name == "<module>" and package not in ("__main__", "vtexp"):
+            return package
+    return None
 
 
 def _modules(traceback: TracebackType | None) -> Iterator[str]:
@@ -162,8 +178,8 @@ def _modules(traceback: TracebackType | None) -> Iterator[str]:
 
 
 def _of_the_machine(error: BaseException) -> bool:
-    """Whether files or memory are the trouble; some of Hydra's config errors are OSErrors too."""
-    if no_memory_left(error):
+    """Whether files, memory or packages are the trouble; some of Hydra's errors are OSErrors."""
+    if no_memory_left(error) or _package_that_fails(error):
         return True
     return isinstance(error, OSError) and not isinstance(error, HydraException)
 

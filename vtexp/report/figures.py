@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from itertools import cycle
@@ -83,6 +84,18 @@ def picture(plots: Sequence[Plot], title: str) -> bytes:
     return content
 
 
+def _import_matplotlib() -> None:
+    """Import it, also where MPLBACKEND names a backend that it does not have: none is needed.
+
+    A notebook hands the name of its own to all that it starts, in other environments, too.
+    """
+    try:
+        import matplotlib
+    except ValueError:
+        os.environ.pop("MPLBACKEND", None)
+        import matplotlib  # noqa: F401
+
+
 def _drawn(
     plots: Sequence[Plot], size_in: tuple[float, float], kinds: Sequence[str], title: str = ""
 ) -> list[tuple[str, bytes]]:
@@ -90,6 +103,7 @@ def _drawn(
     # Of its font cache, at INFO, and as a warning where building it takes more than 5 s.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    _import_matplotlib()
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -20,6 +20,7 @@ from PIL import Image
 from tests.helpers.facts import says
 from tests.helpers.made_records import change_result
 from tests.helpers.slurm_cluster import wait_until
+from tests.helpers.sweeps import ROOT
 from tests.helpers.wandb_server import WandbServer
 from vtexp.analysis.rows import collect
 from vtexp.config.choices import WandbMode
@@ -314,6 +315,31 @@ def test_disabled_by_wandbs_own_variable(
     monkeypatch.setenv("WANDB_MODE", "disabled")
     run_job(make_config("knob.sizes=[336x336]", "tracking=wandb"))
     assert not list(tmp_path.rglob("*wandb*"))
+
+
+@pytest.mark.slow
+def test_runs_within_a_run_of_wandbs_are_their_own(made_runs: Path) -> None:
+    """As the agent of a W&B sweep starts them; in a process of its own, as W&B reads them once."""
+    code = """
+import sys
+from pathlib import Path
+from vtexp.config.schema import TrackingConfig
+from vtexp.tracking.wandb_runs import log_run
+for path in sorted(Path(sys.argv[1]).glob("*/result.json")):
+    log_run(TrackingConfig(name="wandb", project="ours"), path.parent)
+"""
+    agents = {"RUN_ID": "theirs", "SWEEP_ID": "theirs2", "RESUME": "must", "NAME": "theirs3"}
+    agents |= {"SWEEP_PARAM_PATH": "/nowhere", "PROJECT": "theirs4", "RUN_GROUP": "theirs5"}
+    environment = os.environ | {f"WANDB_{name}": value for name, value in agents.items()}
+    command = [sys.executable, "-c", code, str(made_runs)]
+    subprocess.run(command, check=True, env=environment | {"PYTHONPATH": str(ROOT)})
+    ids = {wandb_runs.read_mirrored(path).id for path in made_runs.glob("*/wandb.json")}  # type: ignore[union-attr]
+    files_of = sorted(made_runs.glob("wandb/offline-run-*/*.wandb"))
+    assert {path.stem.removeprefix("run-") for path in files_of} == ids
+    for path in files_of:
+        command = [WANDB, "leet", "inspect", "--json", str(path)]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert "theirs" not in shown and '"ours"' in shown
 
 
 @pytest.mark.slow

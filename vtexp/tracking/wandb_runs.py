@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -55,6 +55,12 @@ MOST_CHARACTERS = 2000
 PROJECT = "vtexp"
 #: Runs that are uploaded together.
 BATCH = 10
+#: Variables by which W&B takes a new run for another, such as that of the agent of a W&B sweep that
+#: started vtexp: all runs of a sweep would have its id and overwrite each other.
+_OF_ANOTHER_RUN = (
+    *("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM"),
+    *("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH"),
+)
 # Once imported, `wandb` reports its own errors to its makers' server, even offline. Only uploads
 # may use the network.
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -179,33 +185,45 @@ def _log_offline(
 
     os.environ.update(_folders(sweep))
     entity, project = destination(tracking)
-    run = wandb.init(
-        project=project,
-        entity=entity,
-        group=sweep.name,
-        job_type=about.job_type,
-        name=about.name,
-        id=about.id,
-        tags=list(dict.fromkeys(about.tags)),
-        config=about.config,
-        dir=sweep,
-        mode="offline",
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            disable_git=True,
-            save_code=False,
-            # The run is over: this process's load, arguments and user are not its.
-            x_disable_meta=True,
-            x_disable_stats=True,
-            x_disable_machine_info=True,
-        ),
-    )
+    with _a_run_of_its_own():
+        run = wandb.init(
+            project=project,
+            entity=entity,
+            group=sweep.name,
+            job_type=about.job_type,
+            name=about.name,
+            id=about.id,
+            tags=list(dict.fromkeys(about.tags)),
+            config=about.config,
+            dir=sweep,
+            mode="offline",
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                disable_git=True,
+                save_code=False,
+                # The run is over: this process's load, arguments and user are not its.
+                x_disable_meta=True,
+                x_disable_stats=True,
+                x_disable_machine_info=True,
+            ),
+        )
     try:
         fill(run)
     finally:
         run.finish()
     return Path(run.dir).resolve().parent
+
+
+@contextmanager
+def _a_run_of_its_own() -> Iterator[None]:
+    """W&B's library is not told of the run that this process may be a part of."""
+    names = [name for name in _OF_ANOTHER_RUN if name in os.environ]
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _folders(sweep: Path) -> dict[str, str]:
@@ -343,6 +361,7 @@ def attend(
     path = os.pathsep.join((str(Path(vtexp.__file__).parents[1]), *sys.path[1:]))
     environment = os.environ | _folders(sweep) | {"WANDB_MODE": "online", "PYTHONPATH": path}
     environment |= settings or {}
+    environment = {key: own for key, own in environment.items() if key not in _OF_ANOTHER_RUN}
     with tempfile.TemporaryFile("w+", errors="replace") as output:  # a pipe could outlive it
         process = subprocess.Popen(
             command,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -20,6 +22,8 @@ from vtexp.budget.geometry import Size
 from vtexp.data import decoding
 from vtexp.data.decoding import decoded_chunks
 from vtexp.data.sample import ImageFile, Sample
+from vtexp.errors import DataError
+from vtexp.utils.cores import core_count
 
 Draw = Callable[[list[tuple[int, int]]], list[Sample]]
 ANY_SAMPLE = Sample("0", "0", ImageFile(Path()), "", ("a",), "")
@@ -45,6 +49,29 @@ def test_a_chunk_has_each_image_once(samples: list[Sample], workers: int) -> Non
         assert isinstance(pixels, np.ndarray)
         assert np.array_equal(pixels, samples[i].pixels())
     assert chunk[0] is chunk[5]
+
+
+@pytest.mark.slow
+def test_no_more_workers_than_cores(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a quota leaves them; torch would warn of more."""
+    monkeypatch.setattr(decoding, "core_count", lambda: 1)
+    chunks = decoded_chunks(samples, sizes(samples), indices=range(6), workers=3, most_bytes=1)
+    next(chunks)
+    assert len(multiprocessing.active_children()) == 1
+    assert len(list(chunks)) == 5  # one a sample
+
+
+def test_a_machine_without_semaphores(
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a container whose /dev/shm cannot be written."""
+
+    def none(_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(type(multiprocessing.get_context("spawn")), "Lock", none)
+    with pytest.raises(DataError, match=r"hardware\.decode_workers=0"):
+        next(decoded_chunks(samples, sizes(samples), indices=range(6), workers=2))
 
 
 def test_images_of_one_image_id_are_each_their_own(samples: list[Sample]) -> None:
@@ -96,6 +123,8 @@ import sys, time
 from multiprocessing import active_children
 from pathlib import Path
 from vtexp.data.sample import ImageFile, Sample
+from vtexp.errors import DataError
+from vtexp.utils.cores import core_count
 from vtexp.data.decoding import decoded_chunks
 
 def peak_mib(pid):
@@ -146,6 +175,8 @@ import os, signal, sys
 from pathlib import Path
 from multiprocessing import active_children
 from vtexp.data.sample import ImageFile, Sample
+from vtexp.errors import DataError
+from vtexp.utils.cores import core_count
 from vtexp.data.decoding import decoded_chunks
 
 if __name__ == "__main__":
@@ -183,7 +214,7 @@ def test_a_killed_process_is_survived_by_no_other(tmp_path: Path, victim: str) -
     else:
         assert "DataError: a process" in killed.stderr
     workers = [Path("/proc", pid) for pid in killed.stdout.split()]
-    assert len(workers) == 2
+    assert len(workers) == min(2, core_count())
     until = time.monotonic() + 30
     while any(path.exists() for path in workers) and time.monotonic() < until:
         time.sleep(0.05)

@@ -14,9 +14,10 @@ import pytest
 from tests.helpers.facts import says
 from tests.helpers.made_sweeps import make_run, unfinish
 from vtexp.config.choices import Launcher
-from vtexp.config.schema import HardwareConfig
-from vtexp.errors import VtexpError
+from vtexp.config.schema import Config, HardwareConfig
+from vtexp.errors import ConfigError, VtexpError
 from vtexp.jobs import slurm
+from vtexp.jobs.prepare import prepare_jobs
 from vtexp.jobs.status import look
 from vtexp.runs.ledger import Job, SubmittedJob, note_submitted
 
@@ -151,3 +152,21 @@ def test_reasons_that_never_clear(fake: Fake, tmp_path: Path, reason: str, never
     fake("squeue", f"echo '7|PENDING|{reason}|'")
     (status,) = look(tmp_path / "sweep")
     assert (status.state, status.cause, status.stuck) == ("queued", reason, never)
+
+
+@pytest.mark.parametrize("name", ["50%j", "a%20b", "two\nlines"])
+def test_a_folder_that_slurm_reads_otherwise_is_refused_at_once(
+    name: str, tmp_path: Path, make_config: Callable[..., Config]
+) -> None:
+    """Its jobs would end without a log. Other launchers take it."""
+
+    def prepared(launcher: Launcher) -> list[Job]:
+        config = make_config("plan=true", f"hardware.launcher={launcher.value}")
+        sweep = replace(config.sweep, folder=str(tmp_path / name))
+        return prepare_jobs([[]], lambda _: replace(config, sweep=sweep), named=True)
+
+    assert prepared(Launcher.local) == []
+    with pytest.raises(ConfigError, match="SLURM"):
+        prepared(Launcher.slurm)
+    with pytest.raises(ConfigError, match="SLURM"):  # such as resume of a sweep that was moved
+        slurm.submit(tmp_path / name / "sweep", [], HardwareConfig(name="h"))

@@ -19,6 +19,7 @@ from vtexp.budget.geometry import Size
 from vtexp.data.images import AnyImage, image_pixels
 from vtexp.data.sample import Sample
 from vtexp.errors import DataError
+from vtexp.utils.cores import core_count
 
 #: Decoded images of a chunk by the index of their sample, or why there are none.
 Chunk = dict[int, np.ndarray | str]
@@ -40,10 +41,13 @@ def decoded_chunks(
 
     `sizes` are those of the images' headers. An image that several samples of a chunk share is
     decoded once and is the same array. Workers decode while a chunk is in use; without any, images
-    are decoded when their chunk's turn comes. Raises DataError where a worker dies or memory ends.
+    are decoded when their chunk's turn comes. No more of them work than there are cores. Raises
+    DataError where a worker cannot be started or dies, or memory ends.
     """
     from torch.utils.data import DataLoader
 
+    if workers := min(workers, core_count()):
+        _require_semaphores()
     parts = list(_parts(samples, sizes, indices, most_bytes))
     wanted = [list(dict.fromkeys(samples[i].image for i in part)) for part in parts]
     loader: DataLoader[Any] = DataLoader(
@@ -67,6 +71,17 @@ def decoded_chunks(
         raise DataError(
             "a process that decodes images ended or has no memory left; take fewer "
             "hardware.decode_workers, or 0"
+        ) from error
+
+
+def _require_semaphores() -> None:
+    """Raises DataError where this machine has none, by which processes wait for each other."""
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    except OSError as error:
+        raise DataError(
+            f"no process that decodes images can be started ({error.strerror}; containers need "
+            "/dev/shm for it); take hardware.decode_workers=0"
         ) from error
 
 

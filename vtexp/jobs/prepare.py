@@ -9,6 +9,7 @@ from dataclasses import replace
 from vtexp.config.choices import Launcher
 from vtexp.config.schema import Config
 from vtexp.errors import ConfigError
+from vtexp.jobs.slurm import require_plain_folder
 from vtexp.report.plan import show_plan
 from vtexp.runs.frozen import freeze
 from vtexp.runs.identical import originals
@@ -38,6 +39,8 @@ def prepare_jobs(
             show_plan(plan)
     for plan in plans:
         plan.require_feasible()
+        if plan.config.hardware.launcher == Launcher.slurm:
+            require_plain_folder(sweep_folder(plan.config))
         if not only_plan:
             require_extras(plan.config, submits=True)
     if len({sweep_folder(plan.config) for plan in plans}) > 1:

@@ -88,6 +88,7 @@ def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[S
     Raises ConfigError without SLURM, LimitError where it would take fewer jobs, VtexpError where it
     refuses them.
     """
+    require_plain_folder(sweep)
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise ConfigError(
             f"hardware={hardware.name}: no SLURM on this machine (sbatch not found); launch on a "
@@ -113,6 +114,15 @@ def submit(sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig) -> list[S
         )
         for job, given in zip(jobs, handed, strict=True)
     ]
+
+
+def require_plain_folder(sweep: Path) -> None:
+    """Raise ConfigError for a folder that SLURM reads otherwise: jobs would fail without a log."""
+    if "%" in str(sweep) or "\n" in str(sweep):
+        raise ConfigError(
+            f"sweep.folder: SLURM cannot write the logs of jobs to {sweep}: in the name of a log "
+            "it replaces %, and it ends at a new line; choose another folder"
+        )
 
 
 @contextmanager

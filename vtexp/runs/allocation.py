@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from vtexp.config.choices import Device, Launcher
 from vtexp.config.schema import HardwareConfig
 from vtexp.runs.records import Environment
-from vtexp.utils.cores import cores_of_quota, own_cores
+from vtexp.utils.cores import core_count
 from vtexp.utils.text import count_of
 
 #: Options of `hardware.slurm.extra` that ask for cores or GPUs past `cpus` and `gpus`.
@@ -23,7 +22,7 @@ def usable_cores() -> int:
 
     On a site without binding, the kernel would let it use all cores of the node.
     """
-    bound = min(len(own_cores()), cores_of_quota() or sys.maxsize)
+    bound = core_count()
     given, tasks = (os.environ.get(f"SLURM_{name}", "") for name in ("CPUS_ON_NODE", "NTASKS"))
     if not given.isdecimal():
         return bound

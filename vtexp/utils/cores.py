@@ -33,6 +33,12 @@ def cores_of_quota(root: Path = ROOT) -> int | None:
     return None if quota is None else max(1, int(quota))
 
 
+def core_count(root: Path = ROOT) -> int:
+    """Cores that this process may use: those that it is bound to, or fewer by its quota."""
+    bound = len(own_cores())
+    return min(bound, cores_of_quota(root) or bound)
+
+
 def stopped_s(root: Path = ROOT) -> dict[Path, float]:
     """Seconds for which a quota has stopped threads so far, of all cores, by its control group."""
     found = {}

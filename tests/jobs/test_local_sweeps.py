@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,13 @@ import pytest
 
 from tests.helpers.facts import says
 from tests.helpers.slurm_cluster import wait_until
-from tests.helpers.sweeps import Sweep, process_of, run_without_report
+from tests.helpers.sweeps import ROOT, Sweep, process_of, run_without_report
 from vtexp.config.choices import Launcher
 from vtexp.config.schema import Config
 from vtexp.errors import ConfigError, DataError, RunFailedError, VtexpError
 from vtexp.jobs import launch, local, slurm
 from vtexp.jobs.prepare import in_new_folder
-from vtexp.jobs.status import find_sweep
+from vtexp.jobs.status import find_sweep, look
 from vtexp.runs import ranks
 from vtexp.runs.frozen import freeze, thaw
 from vtexp.runs.ledger import Job, SubmittedJob, note_submitted, of_process
@@ -95,10 +96,32 @@ def test_a_process_that_is_another_now_is_not_the_job() -> None:
     other = replace(me, process_started="long ago")
     assert local.states([other])[other].state == "ended"
     local.cancel([other])  # or this test would end here
-    away = replace(me, host="another")
-    assert local.states([away])[away].state == "unknown"
-    with pytest.raises(VtexpError, match="cancel it there"):
-        local.cancel([away])
+    for away in (replace(me, host="another"), replace(me, process_space="pid:[1]")):
+        assert local.states([away])[away].state == "unknown"
+        with pytest.raises(VtexpError, match="cancel it there"):
+            local.cancel([away])
+    of_an_older_version = replace(me, process_space="")
+    assert local.states([of_an_older_version])[of_an_older_version].state == "running"
+
+
+def test_a_run_in_another_container_is_not_made_twice(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """It has the name of this machine; its processes have numbers of their own."""
+    freeze(make_plan(make_config("knob.sizes=[336x336]")))
+    sweep = tmp_path / "sweep"
+    code = "import os, sys; from pathlib import Path; from vtexp.config.choices import Launcher; "
+    code += "from vtexp.runs.ledger import note_submitted, of_process; sweep = Path(sys.argv[1]); "
+    code += "runs = [path.parent.name for path in sweep.glob('*/planned.json')]; "
+    code += "note_submitted(sweep, [of_process(runs, Launcher.here, os.getpid())])"
+    command = ["unshare", "--fork", "--pid", "--mount-proc", sys.executable, "-c", code, str(sweep)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    if not shutil.which("unshare") or subprocess.run(command, env=environment).returncode:
+        pytest.skip("no container can be made here")
+    assert {status.state for status in look(sweep)} == {"unknown"}
+    command = [sys.executable, "-m", "vtexp", "resume", str(sweep)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and "another container" in done.stderr
 
 
 def test_a_run_under_way_is_not_made_twice(

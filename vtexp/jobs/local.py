@@ -90,22 +90,32 @@ def _gpus_of_workers(count: int) -> list[dict[str, str]]:
 
 def states(jobs: Sequence[SubmittedJob]) -> dict[SubmittedJob, JobState]:
     """State of each job by its process: `running`, a worker for all of its jobs, until it ends."""
-    here, found = environment.host(), {}
+    found = {}
     for job in jobs:
-        if job.host != here:
-            found[job] = JobState("unknown", f"started on {job.host}: ask there", job.host)
+        if place := _elsewhere(job):
+            found[job] = JobState("unknown", f"started {place}: ask there", job.host)
         elif alive(job):
-            found[job] = JobState("running", "", here)
+            found[job] = JobState("running", "", job.host)
         else:
-            found[job] = JobState("ended", "its process has ended", here)
+            found[job] = JobState("ended", "its process has ended", job.host)
     return found
+
+
+def _elsewhere(job: SubmittedJob) -> str:
+    """Where a job was started if its process cannot be seen from here, in words; else empty."""
+    if job.host != environment.host():
+        return f"on {job.host}"
+    here = environment.process_space()
+    if job.process_space and here and job.process_space != here:
+        return f"in another container on {job.host}, or before this one was restarted"
+    return ""
 
 
 def cancel(jobs: Sequence[SubmittedJob]) -> None:
     """End workers of this machine and all that they started. Raises VtexpError for another's."""
     for job in jobs:
-        if job.host != environment.host():
-            raise VtexpError(f"process {job.job_id} was started on {job.host}: cancel it there")
+        if place := _elsewhere(job):
+            raise VtexpError(f"process {job.job_id} was started {place}: cancel it there")
         if alive(job):
             with suppress(ProcessLookupError):
                 os.killpg(int(job.job_id), signal.SIGTERM)

@@ -39,7 +39,8 @@ class SubmittedJob:
     """A job that was handed to SLURM (`job_id` is its), or to a process of a machine (`host`).
 
     Without `job_id`: held back by a limit of the site, still to be submitted. process_started:
-    tells the process from a later one of the same number.
+    tells the process from a later one of the same number; process_space: from one of another
+    container of the machine, empty in notes of older versions.
     """
 
     runs: tuple[str, ...]
@@ -49,6 +50,7 @@ class SubmittedJob:
     host: str = ""
     process_started: str | None = None
     user_id: int = -1
+    process_space: str = ""
 
 
 def of_process(
@@ -63,6 +65,7 @@ def of_process(
         host=environment.host(),
         process_started=environment.process_started(process_id),
         user_id=os.getuid(),
+        process_space=environment.process_space(),
     )
 
 

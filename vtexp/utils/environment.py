@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from pathlib import Path
 
 import psutil
 
@@ -14,6 +15,17 @@ ATTEMPT = "VTEXP_ATTEMPT"
 def host() -> str:
     """Name of this machine, as SLURM calls it where it runs this process."""
     return os.environ.get("SLURMD_NODENAME") or platform.node()
+
+
+def process_space() -> str:
+    """Names what numbers the processes that this one sees: another in each container.
+
+    Empty where the system has no such spaces, or does not say.
+    """
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 def process_started(process_id: int) -> str | None:

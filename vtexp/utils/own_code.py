@@ -52,7 +52,8 @@ def _find(asked: str, name: str) -> Callable[..., Any]:
         meant = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"{asked}: {module_name} has no function {function_name}{meant}")
     if not callable(function):
-        raise ConfigError(f"{asked}: {function_name} is not a function but a {_kind(function)}")
+        kind = type(function).__name__
+        raise ConfigError(f"{asked}: {function_name} is not a function but a {kind}")
     return function
 
 
@@ -71,7 +72,3 @@ def _module(asked: str, name: str) -> Any:
         raise ConfigError(f"{asked}: importing {name} failed ({error_line(error)})") from error
     except (Exception, SystemExit) as error:  # it is anyone's code
         raise ConfigError(f"{asked}: importing {name} failed ({error_line(error)})") from error
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__

@@ -6,12 +6,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from string import ascii_uppercase as LETTERS
 from typing import Any
 
 from vtexp.config.choices import Form
 from vtexp.config.dataset_schema import ColumnsConfig, DatasetConfig
 from vtexp.data.images import AnyImage
-from vtexp.data.sample import FailedSample, LoadedSamples, Sample, drawn
+from vtexp.data.sample import FailedSample, LoadedSamples, Sample, drawn, require_split
 from vtexp.data.sources.columns import (
     CellError,
     Row,
@@ -32,7 +33,6 @@ from vtexp.data.sources.transforms import TRANSFORMS, QuestionDraft
 from vtexp.errors import ConfigError, DataError, error_line
 from vtexp.utils.text import cut, listed, shown
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #: More characters than any id has: such a column holds something else.
 LONGEST_ID = 1000
 #: What unforeseen values of a row can raise.
@@ -91,10 +91,7 @@ def count_questions(dataset: DatasetConfig) -> int:
 
 def _check(dataset: DatasetConfig) -> None:
     source = dataset.source
-    if dataset.split not in source.splits:
-        raise ConfigError(
-            f"dataset.split={dataset.split}: {dataset.name} has {', '.join(source.splits)}"
-        )
+    require_split(dataset, source.splits)
     if (source.hub is None) == (source.folder is None):
         raise ConfigError(
             f"dataset={dataset.name}: give dataset.source.hub or dataset.source.folder, not both"

@@ -107,8 +107,9 @@ def report(
     sweeps = _sweeps(names, "report")
     statuses = [status for sweep in sweeps for status in look_again(sweep)]
     shared = questions == "shared"
-    if out is not None and out.resolve() not in [sweep.resolve() for sweep in sweeps]:
-        _refuse_sweep(out)
+    own = out is None or out.resolve() in [sweep.resolve() for sweep in sweeps]
+    if out is not None and not own and is_sweep(out):
+        raise ConfigError(f"--out {out}: has the report of another sweep; name another folder")
     folder = out or _folder_of(sweeps)
     written = write.report(sweeps, folder, margin=margin, shared=shared, limits=asked)
     # Of what is asked for here alone: W&B has what the sweep was configured with.
@@ -118,12 +119,6 @@ def report(
         console.print(summary(statuses))
     if written:
         require_page(folder)
-
-
-def _refuse_sweep(out: Path) -> None:
-    """Raises ConfigError where a report would replace that of another sweep."""
-    if is_sweep(out):
-        raise ConfigError(f"--out {out}: has the report of another sweep; name another folder")
 
 
 def _limit(text: str) -> tuple[str, float]:

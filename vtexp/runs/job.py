@@ -246,7 +246,7 @@ class RunsUnderWay:
 
     def _answer(self) -> None:
         plan, count = self.plan, len(self.under_way)
-        total = len(range(self.rank, len(plan.samples), plan.config.hardware.gpus_per_run))
+        total = len(plan.share(self.rank))
         waiting = sorted(set().union(*(run.waiting for run in self.under_way)) - set(self.broken))
         chunks = decoded_chunks(
             plan.samples,

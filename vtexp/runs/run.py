@@ -87,7 +87,7 @@ class Measurement:
         self._process = process
         hardware = plan.config.hardware
         #: Indices of the samples that this process still has to answer.
-        self.waiting = set(range(rank, len(plan.samples), hardware.gpus_per_run))
+        self.waiting = set(plan.share(rank))
         #: What is to be timed; None where times of an earlier try are kept.
         self.timing: Timing | None = None
         self._batches = BatchSize(hardware.batch_size, hardware.auto_adjust_batch_size)
@@ -246,8 +246,7 @@ class Measurement:
 
     def start_answers(self) -> None:
         """Report that prefills are timed and answers follow, except those of an earlier try."""
-        plan = self.plan
-        total = len(range(self._rank, len(plan.samples), plan.config.hardware.gpus_per_run))
+        total = len(self.plan.share(self._rank))
         self._progress.start("answers", total, total - len(self.waiting))
 
     def answer(self, images: Mapping[int, np.ndarray], advance: Callable[[int], None]) -> None:

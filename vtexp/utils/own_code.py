@@ -64,11 +64,10 @@ def _module(asked: str, name: str) -> Any:
     importlib.invalidate_caches()
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise ConfigError(
-                f"{asked}: no module {error.name} in {here}, on PYTHONPATH or installed"
-            ) from error
-        raise ConfigError(f"{asked}: importing {name} failed ({error_line(error)})") from error
     except (Exception, SystemExit) as error:  # it is anyone's code
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{name}.".startswith(f"{missing}."):
+            raise ConfigError(
+                f"{asked}: no module {missing} in {here}, on PYTHONPATH or installed"
+            ) from error
         raise ConfigError(f"{asked}: importing {name} failed ({error_line(error)})") from error

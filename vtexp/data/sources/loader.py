@@ -294,20 +294,20 @@ def _asked(dataset: DatasetConfig, row: Row) -> QuestionDraft:
 
 def _question_of(dataset: DatasetConfig, row: Row) -> QuestionDraft:
     columns, row = dataset.columns, _with_lists(dataset, row)
-    name = columns.question_type
+    name, index = columns.question_type, columns.answer_index
     asked = QuestionDraft(
         question=_question(columns, row),
         question_type="" if name is None else read(row, name, _as_type),
         references=[] if columns.answers is None else read(row, columns.answers, texts_of),
         options=[] if columns.options is None else read(row, columns.options, options_of),
-        answer_index=_answer_index(columns, row),
+        answer_index=None if index is None else read(row, index, _as_index),
         attributes=_attributes(columns, row),
     )
-    if (index := asked.answer_index) is not None:
-        if not 0 <= index < len(asked.options):
-            raise DataError(f"answer {index} of {len(asked.options)} options")
-        if not asked.options[index].strip():
-            raise DataError(f"the right option, {index}, is empty")
+    if (right := asked.answer_index) is not None:
+        if not 0 <= right < len(asked.options):
+            raise DataError(f"answer {right} of {len(asked.options)} options")
+        if not asked.options[right].strip():
+            raise DataError(f"the right option, {right}, is empty")
     for name in dataset.transforms:
         TRANSFORMS[name].apply(asked, row)
     return asked
@@ -329,10 +329,6 @@ def _question(columns: ColumnsConfig, row: Row) -> str:
 
 def _text_or_none(value: Any) -> str | None:
     return None if value is None else text_of(value)
-
-
-def _answer_index(columns: ColumnsConfig, row: Row) -> int | None:
-    return None if columns.answer_index is None else read(row, columns.answer_index, _as_index)
 
 
 def _as_index(value: Any) -> int | None:

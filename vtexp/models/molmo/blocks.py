@@ -14,6 +14,9 @@ from transformers.cache_utils import Cache
 
 from vtexp.models.molmo.configuration import MolmoConfig
 
+#: cos and sin of positions, by which queries and keys are rotated.
+Rotary = tuple[torch.Tensor, torch.Tensor]
+
 
 class PassContext(NamedTuple):
     """What the blocks of one pass share, beside their input.
@@ -22,7 +25,7 @@ class PassContext(NamedTuple):
     attention does; cache: of keys and values, or None; is_prompt: nothing is in the cache yet.
     """
 
-    rotary: tuple[torch.Tensor, torch.Tensor]
+    rotary: Rotary
     mask: torch.Tensor | None
     cache: Cache | None
     is_prompt: bool
@@ -56,7 +59,7 @@ class MolmoBlock(nn.Module):
         self.ff_out = nn.Linear(config.intermediate_size // 2, config.hidden_size, bias=False)
 
     def _heads(
-        self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
+        self, x: torch.Tensor, rotary: Rotary
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query, key and value of x (B, L, hidden): (B, heads, L, head_dim), positions rotated."""
         query, key, value = self.att_proj(x).split(self.widths, dim=-1)
@@ -95,7 +98,7 @@ class MolmoBlock(nn.Module):
         return self.attn_out(out.transpose(1, 2).flatten(2))
 
     def attention_inputs(
-        self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
+        self, x: torch.Tensor, rotary: Rotary
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query, key and value of a block's input (B, L, hidden); norms come before or after."""
         return self._heads(x if self.norm_after else self.attn_norm(x), rotary)
@@ -122,7 +125,7 @@ class MolmoBlock(nn.Module):
     def read_prompt(
         self,
         x: torch.Tensor,
-        rotary: tuple[torch.Tensor, torch.Tensor],
+        rotary: Rotary,
         mask: torch.Tensor | None,
         last_alone: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -139,7 +142,7 @@ class MolmoBlock(nn.Module):
     def read_on(
         self,
         x: torch.Tensor,
-        rotary: tuple[torch.Tensor, torch.Tensor],
+        rotary: Rotary,
         mask: torch.Tensor | None,
         cache: Cache,
     ) -> torch.Tensor:
@@ -157,7 +160,7 @@ class MolmoBlock(nn.Module):
         return x + self._feed_forward(self.ff_norm(x))
 
 
-def rotary_of(position_ids: torch.Tensor, config: MolmoConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary_of(position_ids: torch.Tensor, config: MolmoConfig) -> Rotary:
     """cos and sin, float32 (B, 1, L, head_dim), for positions (B, L)."""
     exponents = torch.arange(0, config.head_dim, 2, device=position_ids.device) / config.head_dim
     angles = position_ids[:, None, :, None].float() * config.rope_theta**-exponents
@@ -165,7 +168,7 @@ def rotary_of(position_ids: torch.Tensor, config: MolmoConfig) -> tuple[torch.Te
     return angles.cos(), angles.sin()
 
 
-def _rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def _rotate(x: torch.Tensor, rotary: Rotary) -> torch.Tensor:
     """Rotate-half positions in float32, whatever the dtype of x (B, heads, L, head_dim)."""
     first, second = x.float().chunk(2, dim=-1)
     cos, sin = rotary

@@ -19,13 +19,13 @@ from tests.helpers.made_sweeps import make_run, steady_scores, unfinish
 from vtexp.analysis.analyse import analyse
 from vtexp.analysis.findings import read_analysis
 from vtexp.analysis.rows import collect
-from vtexp.measure.summary import BetweenProcesses
 from vtexp.report import write
 from vtexp.report.columns import in_files, report_rows
 from vtexp.report.files import markdown
 from vtexp.report.format import headline
 from vtexp.report.terminal import table
 from vtexp.runs.records import AnswerTimes, GroupAccuracy, read_result
+from vtexp.stats.times import BetweenProcesses
 from vtexp.utils import files
 from vtexp.utils.console import console
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vtexp.report.plot import Plot, PlotSeries
+from vtexp.report.point_names import CORNERS
 from vtexp.utils import files
 
 if TYPE_CHECKING:
@@ -138,22 +139,32 @@ def _draw(axes: Axes, plot: Plot, width_in: float) -> None:
         _draw_points(axes, plot)
         axes.set_xlabel(plot.x_label)
         axes.set_ylabel(plot.y_label)
-        axes.set_ylim(*_y_limits(plot))
+        _scale(axes, plot)
     axes.grid(alpha=0.3, axis="x" if plot.kind in ("bars", "forest") else "both")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if plot.diagonal:
+    if plot.diagonal and not plot.log_x:
         axes.set_xlim(left=0)
     if plot.legend:
         _legend(axes, plot, width_in)
+
+
+def _scale(axes: Axes, plot: Plot) -> None:
+    """Values from 0, or by their logarithms where they span much."""
+    for axis, name, ticks in ((axes.xaxis, "x", plot.log_x), (axes.yaxis, "y", plot.log_y)):
+        if ticks:
+            axes.set(**{f"{name}scale": "log"})
+            axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+            axis.set_ticks([], minor=True)
+    if not plot.log_y:
+        axes.set_ylim(*_y_limits(plot))
 
 
 def _y_limits(plot: Plot) -> tuple[float, float]:
     """From 0, with room above the highest point: also where all are equal."""
     if plot.percent:
         return -2, 102
-    ends = [end for own in plot.series for end in (*own.y, *(own.high or ())) if end is not None]
-    return 0, 1.05 * max(ends, default=0) or 1
+    return 0, 1.05 * max((end for own in plot.series for end in own.ends), default=0) or 1
 
 
 def _legend_columns(plot: Plot, width_in: float) -> int:
@@ -183,8 +194,9 @@ def _draw_points(axes: Axes, plot: Plot) -> None:
     for line in plot.steps:
         axes.step(*line, where="post", color="0.4", linestyle="--", linewidth=0.9, zorder=1)
     if plot.diagonal:
-        most = max(float(x) for series in plot.series for x in series.x)
-        axes.plot([0, most], [0, most], color="0.4", linestyle="--", linewidth=0.9, zorder=1)
+        along = [float(x) for series in plot.series for x in series.x]
+        ends = [min(along) if plot.log_x else 0.0, max(along)]
+        axes.plot(ends, ends, color="0.4", linestyle="--", linewidth=0.9, zorder=1)
     styles = zip(cycle(COLORS), cycle(MARKERS), cycle(DASHES), strict=False)
     for series, (color, marker, dashes) in zip(plot.series, styles, strict=False):
         _draw_series(axes, series, color, marker, dashes if plot.kind == "lines" else "none")
@@ -207,7 +219,7 @@ def _draw_panels(figure: Figure, plot: Plot) -> None:
         axes.set_title(_literal(panel), fontsize=FONT_PT - 1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_ylim(*_y_limits(plot))
+        _scale(axes, plot)
     for axes in list(grid.flat)[len(plot.panels) :]:
         axes.set_axis_off()
     for axes in list(grid.flat)[: len(plot.panels)][-PANEL_COLUMNS:]:
@@ -250,12 +262,15 @@ def _draw_series(axes: Axes, series: PlotSeries, color: str, marker: str, dashes
 
 def _name_points(axes: Axes, series: PlotSeries) -> None:
     points = np.array([series.x, series.y], dtype=float).T
-    for point, name in zip(points, series.beside or [], strict=False):
+    for point, name, corner in zip(points, series.beside or [], series.corners or [], strict=False):
+        right, up = CORNERS[corner]
         axes.annotate(
             _literal(name),
             tuple(point),
             textcoords="offset points",
-            xytext=(4, -9),
+            xytext=(4 * right, 4 * up),
+            ha="left" if right > 0 else "right",
+            va="bottom" if up > 0 else "top",
             fontsize=FONT_PT - 2,
         )
 

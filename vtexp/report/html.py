@@ -36,6 +36,8 @@ from vtexp.utils.files import write_text
 from vtexp.utils.text import p_value
 
 REPORT_NAME = "report.html"
+#: What the page's script takes of a plot beside its fields.
+DERIVED = ("percent", "legend", "log_x", "log_y")
 ASSETS = Path(__file__).parents[1] / "assets" / "report"
 
 
@@ -52,9 +54,7 @@ def write_page(folder: Path, rows: Sequence[ReportRow], found: Analysis) -> list
     plots.sort(key=lambda plot: plot.kind != "forest")  # the test, drawn, is the answer's picture
     browsers, warnings = _browsers(runs, found, asked)
     data = {
-        "plots": [
-            asdict(plot) | {"percent": plot.percent, "legend": plot.legend} for plot in plots
-        ],
+        "plots": [asdict(plot) | {key: getattr(plot, key) for key in DERIVED} for plot in plots],
         "browsers": browsers,
     }
     write_text(folder / REPORT_NAME, _page(rows, found, plots, data, warnings))

@@ -104,8 +104,6 @@ function hover(series, value) {
 }
 
 function pointTrace(plot, series, index, own) {
-  const all = plot.series.flatMap((one) => one.x);
-  const middle = (Math.min(...all) + Math.max(...all)) / 2;
   return {
     type: "scatter", name: escaped(series.label), x: series.x, y: series.y,
     mode: (plot.kind === "points" ? "markers" : "lines+markers") + (series.beside ? "+text" : ""),
@@ -115,7 +113,7 @@ function pointTrace(plot, series, index, own) {
       symbol: series.x.map((_, i) =>
         SYMBOLS[index % SYMBOLS.length] + (series.marked?.[i] ? "-open" : "")),
     },
-    text: series.beside?.map(escaped), customdata: series.names?.map(escaped), textposition: series.x.map((x) => (x > middle ? "bottom left" : "bottom right")),
+    text: series.beside?.map(escaped), customdata: series.names?.map(escaped), textposition: series.corners ?? undefined,
     error_y: errorBars(series, own),
     hovertemplate: hover(series, "%{x:.5~g}: <b>%{y:.4~g}</b>"),
   };
@@ -167,8 +165,9 @@ function tracesOf(plot) {
   const traces = plot.series.map((series, i) => trace(plot, series, i, palette[i % palette.length]));
   for (const [x, y] of plot.steps) traces.unshift(lineTrace(x, y, { shape }));
   if (plot.diagonal) {
-    const most = Math.max(...plot.series.flatMap((series) => series.x));
-    traces.unshift(lineTrace([0, most], [0, most], {}));
+    const along = plot.series.flatMap((series) => series.x);
+    const ends = [plot.log_x.length ? Math.min(...along) : 0, Math.max(...along)];
+    traces.unshift(lineTrace(ends, ends, {}));
   }
   return traces;
 }
@@ -180,11 +179,16 @@ function axisOf() {
   };
 }
 
+// An axis of logarithms where values span much, with the ticks that the figures have.
+function logAxis(ticks) {
+  return ticks.length ? { type: "log", tickvals: ticks, ticktext: ticks.map(String) } : {};
+}
+
 function valueAxis(plot, label) {
   const title = label ? { title: { text: escaped(plot.y_label), standoff: 6 } } : {};
   const bars = plot.kind === "bars";
   const range = plot.percent ? { range: bars ? [0, 100] : [-2, 102] } : { rangemode: "tozero" };
-  return { ...axisOf(), ...title, ...range };
+  return { ...axisOf(), ...title, ...range, ...logAxis(plot.log_y) };
 }
 
 function barAxes(plot) {
@@ -218,7 +222,7 @@ function panelAxes(plot, columns) {
     const across = [column * width + 0.012, (column + 1) * width - 0.012];
     const down = [1 - (row + 1) * height + 0.03 / rows, 1 - row * height - 34 / (rows * PANEL_PX)];
     made[`xaxis${own}`] = {
-      ...axisOf(), domain: across, anchor: `y${own}`, showticklabels: last, nticks: 5,
+      ...axisOf(), domain: across, anchor: `y${own}`, showticklabels: last, nticks: 5, ...logAxis(plot.log_x),
       ...(i ? { matches: "x" } : {}), automargin: false,
     };
     made[`yaxis${own}`] = {
@@ -237,7 +241,7 @@ function linearAxes(plot) {
   return {
     xaxis: {
       ...axisOf(), title: { text: escaped(plot.x_label), standoff: 8 },
-      rangemode: plot.diagonal ? "tozero" : "normal",
+      rangemode: plot.diagonal ? "tozero" : "normal", ...logAxis(plot.log_x),
     },
     yaxis: valueAxis(plot, true),
   };

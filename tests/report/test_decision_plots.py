@@ -54,7 +54,7 @@ def plots_of(found: tuple[Analysis, list[ComparedRun]]) -> dict[str, Plot]:
 def test_the_forest_is_the_test(found: tuple[Analysis, list[ComparedRun]]) -> None:
     plot, series = plots_of(found)["loss"], found[0].series[0]
     assert [tick.text for tick in plot.ticks] == [value for value, _, _ in VALUES]
-    assert plot.steps[0][0] == [5.0, 5.0]
+    assert plot.steps[0].x == [5.0, 5.0]
     drawn = {}
     for part in plot.series:
         assert part.low is not None and part.high is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import textwrap
 import warnings
 from collections.abc import Sequence
 from itertools import cycle
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 FOLDER = "figures"
 PICTURE_NAME, PICTURE_IN = "comparison.png", 5.0
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#576274", "#1c2430")
-MARKERS = ("o", "s", "D", "^", "P", "X", "*", "h")
+#: More markers than colours: a ninth line has the first colour with another marker.
+MARKERS = ("o", "s", "D", "^", "P", "X", "*", "h", "v")
 DASHES = ("-", "--", ":", "-.", (0, (7, 3)), (0, (7, 3, 1, 3)))
 #: Words as large as those of a paper, where the figure is a column (3.5 in) wide. Figures get
 #: higher by their bars, their panels and the lines of their legend.
@@ -36,8 +38,8 @@ CHARACTER_IN, LINE_IN, BAR_IN, PANEL_IN = 0.052, 0.15, 0.17, 1.15
 #: Panels beside each other.
 PANEL_COLUMNS = 2
 KINDS = ("png", "svg", "pdf")
-#: Longer names are cut.
-LONGEST_NAME = 40
+#: Longer names lose their middle: what tells names apart often stands at their end.
+LONGEST_NAME, LONGEST_PANEL, LONGEST_LINE = 40, 26, 62
 DOTS_PER_INCH = 300
 
 
@@ -69,13 +71,21 @@ def drawings(plot: Plot) -> list[tuple[str, bytes]]:
     Texts of the SVG stay text; the PDF has its fonts in it.
     """
     legend_in = LINE_IN * -(-len(plot.legend) // _legend_columns(plot, WIDTH_IN))
+    heading = _heading(plot)
+    legend_in += LINE_IN * len(heading.splitlines())
     if plot.kind in ("bars", "forest"):
         height_in = 0.6 + BAR_IN * len(plot.ticks)
     elif plot.kind == "panels":
         height_in = 0.6 + PANEL_IN * -(-len(plot.panels) // PANEL_COLUMNS)
     else:
         height_in = HEIGHT_IN
-    return _drawn([plot], (WIDTH_IN, height_in + legend_in), KINDS)
+    return _drawn([plot], (WIDTH_IN, height_in + legend_in), KINDS, heading)
+
+
+def _heading(plot: Plot) -> str:
+    """What stands above a figure of panels, or of one series among several; else empty."""
+    told = plot.heading if plot.kind == "panels" or plot.of else ""
+    return "\n".join(textwrap.wrap(told, LONGEST_LINE))
 
 
 def picture(plots: Sequence[Plot], title: str) -> bytes:
@@ -110,7 +120,7 @@ def _drawn(
         figure = Figure(figsize=size_in, layout="constrained")
         FigureCanvasAgg(figure)
         if title:
-            figure.suptitle(title.replace("$", r"\$"), fontsize=FONT_PT + 1)
+            figure.suptitle(title.replace("$", r"\$"), fontsize=FONT_PT)
         if plots[0].kind == "panels":
             _draw_panels(figure, plots[0])
         else:
@@ -192,7 +202,9 @@ def _legend(axes: Axes, plot: Plot, width_in: float) -> None:
 
 def _draw_points(axes: Axes, plot: Plot) -> None:
     for line in plot.steps:
-        axes.step(*line, where="post", color="0.4", linestyle="--", linewidth=0.9, zorder=1)
+        color = "0.4" if line.series is None else COLORS[line.series % len(COLORS)]
+        style: dict[str, Any] = {"color": color, "linestyle": "--", "linewidth": 0.9, "zorder": 1}
+        axes.step(line.x, line.y, where="post", **style)
     if plot.diagonal:
         along = [float(x) for series in plot.series for x in series.x]
         ends = [min(along) if plot.log_x else 0.0, max(along)]
@@ -207,16 +219,16 @@ def _draw_panels(figure: Figure, plot: Plot) -> None:
     """A small plot for each panel, all on the same axes, with one legend above them."""
     rows = -(-len(plot.panels) // PANEL_COLUMNS)
     grid = figure.subplots(rows, PANEL_COLUMNS, sharex=True, sharey=True, squeeze=False)
-    styles = dict(zip(plot.legend, zip(cycle(COLORS), cycle(MARKERS), strict=False), strict=False))
+    looks = zip(cycle(COLORS), cycle(MARKERS), cycle(DASHES), strict=False)
+    styles = dict(zip(plot.legend, looks, strict=False))
     shades = ordered_colors(len(plot.panels)) if plot.ordered else [COLORS[0]] * len(plot.panels)
     for axes, panel, shade in zip(grid.flat, plot.panels, shades, strict=False):
         for series in plot.series:
             if series.panel == panel and series.behind:
                 axes.plot(series.x, series.y, color="0.6", linewidth=0.9, zorder=1)
             elif series.panel == panel:
-                color, marker = styles.get(series.label, (shade, "o"))
-                _draw_series(axes, series, color, marker, "-")
-        axes.set_title(_literal(panel), fontsize=FONT_PT - 1)
+                _draw_series(axes, series, *styles.get(series.label, (shade, "o", "-")))
+        axes.set_title(_literal(panel, LONGEST_PANEL), fontsize=FONT_PT - 1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         _scale(axes, plot)
@@ -292,7 +304,7 @@ def _draw_bars(axes: Axes, plot: Plot) -> None:
 
 def _draw_forest(axes: Axes, plot: Plot) -> None:
     for line in plot.steps:
-        axes.plot(*line, color="0.4", linestyle="--", linewidth=0.9, zorder=1)
+        axes.plot(line.x, line.y, color="0.4", linestyle="--", linewidth=0.9, zorder=1)
     for series, color, marker in zip(plot.series, COLORS, MARKERS, strict=False):
         values = np.array(series.y, dtype=float)
         ends = np.array([series.low, series.high], dtype=float)
@@ -318,15 +330,30 @@ def _name_rows(axes: Axes, plot: Plot) -> None:
     axes.tick_params("y", labelsize=FONT_PT - 1, length=0)
     for tick in plot.ticks:
         if tick.heading:
-            axes.text(0, tick.place, _literal(tick.text), va="center", fontweight="bold")
+            # From the figure's left edge, where there is room for it.
+            axes.annotate(
+                _literal(tick.text),
+                (0.01, tick.place),
+                xycoords=("figure fraction", "data"),
+                va="center",
+                fontweight="bold",
+            ).set_in_layout(False)
     axes.set_ylim(len(plot.ticks) - 0.4, -0.6)  # the first on top
     axes.set_xlabel(plot.y_label)
 
 
-def _literal(text: str) -> str:
+def _literal(text: str, longest: int = LONGEST_NAME) -> str:
     """Text that matplotlib does not read as a formula, each line no longer than is drawn well."""
     lines = []
     for line in text.split("\n"):
         plain = "".join(c if c.isprintable() else " " for c in line)
-        lines.append(plain if len(plain) <= LONGEST_NAME else plain[: LONGEST_NAME - 3] + "...")
+        lines.append(middle_cut(plain, longest))
     return "\n".join(lines).replace("$", r"\$")
+
+
+def middle_cut(text: str, longest: int) -> str:
+    """A text of at most so many characters, with its beginning and its end."""
+    if len(text) <= longest:
+        return text
+    end = (longest - 3) // 2
+    return f"{text[: longest - 3 - end]}...{text[-end:]}"

@@ -49,15 +49,28 @@ class Tick:
     heading: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class StepLine:
+    """A dashed line: a Pareto front, or the margin of a forest.
+
+    `series`: the place of the series in whose colour it is drawn; None: in grey.
+    """
+
+    x: list[float]
+    y: list[float]
+    series: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """One plot. `name` is also that of its figure's file.
+    """One plot. `name` is also that of its figure's file. `of`: what it is of, where there are
+    several of its kind.
 
     `kind`: lines through points; points alone; panels, each with its lines (`panels` names them);
     or stacked bars that lie, so that their names stay level: a bar's `x` is its place from the top,
     which `ticks` name, and `y` runs to the right. A forest has points with their intervals in the
-    places of bars. `ordered`: the panels have an order. `steps`: lines (x, y) that join the points
-    of a Pareto front each, or the line of a forest. `diagonal`: a line of x = y behind.
+    places of bars. `ordered`: the panels have an order. `steps`: Pareto fronts, or the margin of a
+    forest. `diagonal`: a line of x = y behind.
     """
 
     name: str
@@ -70,8 +83,14 @@ class Plot:
     ticks: list[Tick] = field(default_factory=list)
     panels: list[str] = field(default_factory=list)
     ordered: bool = False
-    steps: list[tuple[list[float], list[float]]] = field(default_factory=list)
+    steps: list[StepLine] = field(default_factory=list)
     diagonal: bool = False
+    of: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The title with what it is of."""
+        return f"{self.title} ({self.of})" if self.of else self.title
 
     @property
     def percent(self) -> bool:
@@ -98,9 +117,12 @@ class Plot:
 
     @property
     def legend(self) -> list[str]:
-        """Labels of the series in a legend, each once; empty where there is one line alone."""
+        """Labels of the series in a legend, each once; empty where there is one line alone.
+
+        Bars of one part have one too: nothing else says what they are.
+        """
         labels = list(dict.fromkeys(own.label for own in self.series if not own.behind))
-        return labels if len(labels) > 1 else []
+        return labels if len(labels) > 1 or self.kind == "bars" else []
 
 
 def log_ticks(least: float, most: float) -> list[float]:

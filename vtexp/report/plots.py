@@ -14,7 +14,7 @@ from vtexp.report.bar_plots import Curves, crops_plot, run_name, stages_plot, th
 from vtexp.report.format import score_label, score_title
 from vtexp.report.grid_plots import grid_plots
 from vtexp.report.group_plots import group_plots, percent
-from vtexp.report.plot import Plot, PlotSeries
+from vtexp.report.plot import Plot, PlotSeries, StepLine
 from vtexp.report.point_names import with_names
 
 
@@ -32,7 +32,7 @@ def all_plots(
         prefill_plot(curves),
         stages_plot(curves),
         pareto_plot(curves, fronts),
-        *grid_plots(found.grids),
+        *grid_plots(found.grids, found.analysed()),
         *group_plots(found.series),
         crops_plot(curves, counted),
         tokens_plot(curves, counted),
@@ -127,14 +127,17 @@ def pareto_plot(curves: Curves, fronts: Sequence[Sequence[str]]) -> Plot | None:
     return with_names(plot)
 
 
-def _front_line(curves: Curves, front: Sequence[str]) -> tuple[list[float], list[float]]:
+def _front_line(curves: Curves, front: Sequence[str]) -> StepLine:
+    """The line through a front, in the colour of its runs' series if it is one alone."""
     points = sorted(
-        (_prefill_ms(run), 100 * (run.found.accuracy or 0.0))
-        for runs in curves.values()
+        (_prefill_ms(run), 100 * (run.found.accuracy or 0.0), place)
+        for place, runs in enumerate(curves.values())
         for run in runs
         if str(run.folder) in front
     )
-    return [x for x, _ in points], [y for _, y in points]
+    places = {place for _, _, place in points}
+    own = places.pop() if len(places) == 1 and len(curves) > 1 else None
+    return StepLine([x for x, _, _ in points], [y for _, y, _ in points], own)
 
 
 def tokens_plot(curves: Curves, counted: Mapping[str, RunAnswers]) -> Plot | None:

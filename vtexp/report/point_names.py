@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -134,8 +135,8 @@ def _drawn(plot: Plot, axes: _Axes) -> np.ndarray:
         if own.low is not None and own.high is not None:
             ends = zip(axes.places(own.x, own.low), axes.places(own.x, own.high), strict=True)
             found += [place for pair in ends for place in _along(np.array(pair))]
-    for x, y in plot.steps:
-        corners = axes.places(np.repeat(x, 2)[1:].tolist(), np.repeat(y, 2)[:-1].tolist())
+    for line in plot.steps:
+        corners = axes.places(np.repeat(line.x, 2)[1:].tolist(), np.repeat(line.y, 2)[:-1].tolist())
         found += _along(corners)
     return np.concatenate(found)
 
@@ -143,4 +144,4 @@ def _drawn(plot: Plot, axes: _Axes) -> np.ndarray:
 def _along(points: np.ndarray) -> list[np.ndarray]:
     """Places along the lines between points (n, 2)."""
     shares = np.linspace(0, 1, STEPS)[:, None]
-    return [one + shares * (other - one) for one, other in zip(points, points[1:], strict=False)]
+    return [one + shares * (other - one) for one, other in pairwise(points)]

@@ -58,8 +58,9 @@ const COLORS = {
   light: ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#576274", "#1c2430"],
   dark: ["#56b4e9", "#e69f00", "#2fc79a", "#e29cc4", "#4a90d9", "#f0723a", "#a2adbd", "#e4e8ee"],
 };
-const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon"];
-const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid", "dash"];
+// More symbols than colours: a ninth line has the first colour with another symbol.
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon", "triangle-down"];
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const RAMPS = {
   light: [[0, 32, 77], [87, 92, 109], [138, 134, 120], [203, 186, 105], [255, 234, 70]],
   dark: [[62, 104, 172], [124, 138, 158], [165, 158, 130], [210, 195, 110], [255, 234, 70]],
@@ -71,6 +72,13 @@ const theme = () => (darkness.matches ? "dark" : "light");
 function escaped(text) {
   const marks = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
   return String(text).replace(/[&<>"']/g, (mark) => marks[mark]).replace(/\n/g, "<br>");
+}
+
+// A text that fits into some px of a plot, with its beginning and its end.
+function fitting(text, px) {
+  const most = Math.max(8, Math.floor(px / 7));
+  const end = Math.floor((most - 1) / 2);
+  return text.length <= most ? text : `${text.slice(0, most - 1 - end)}\u2026${text.slice(-end)}`;
 }
 
 function rampColor(ramps, index, count) {
@@ -163,7 +171,10 @@ function tracesOf(plot) {
   const trace = plot.kind === "forest" ? forestTrace : pointTrace;
   const shape = plot.kind === "forest" ? "linear" : "hv";
   const traces = plot.series.map((series, i) => trace(plot, series, i, palette[i % palette.length]));
-  for (const [x, y] of plot.steps) traces.unshift(lineTrace(x, y, { shape }));
+  for (const { x, y, series } of plot.steps) {
+    const own = series === null ? {} : { color: palette[series % palette.length] };
+    traces.unshift(lineTrace(x, y, { shape, ...own }));
+  }
   if (plot.diagonal) {
     const along = plot.series.flatMap((series) => series.x);
     const ends = [plot.log_x.length ? Math.min(...along) : 0, Math.max(...along)];
@@ -184,10 +195,18 @@ function logAxis(ticks) {
   return ticks.length ? { type: "log", tickvals: ticks, ticktext: ticks.map(String) } : {};
 }
 
+// From 0 with room for a marker there.
+function forestRange(plot) {
+  const ends = plot.series.flatMap((series) => [...series.y, ...series.high]);
+  const most = Math.max(...ends, ...plot.steps[0].x) || 1;
+  return [-0.03 * most, 1.05 * most];
+}
+
 function valueAxis(plot, label) {
   const title = label ? { title: { text: escaped(plot.y_label), standoff: 6 } } : {};
   const bars = plot.kind === "bars";
-  const range = plot.percent ? { range: bars ? [0, 100] : [-2, 102] } : { rangemode: "tozero" };
+  const range = plot.percent ? { range: bars ? [0, 100] : [-2, 102] }
+    : plot.kind === "forest" ? { range: forestRange(plot) } : { rangemode: "tozero" };
   return { ...axisOf(), ...title, ...range, ...logAxis(plot.log_y) };
 }
 
@@ -201,8 +220,8 @@ function barAxes(plot) {
       tickvals: names.map((tick) => tick.place), ticktext: names.map((tick) => escaped(tick.text)),
     },
     annotations: headings.map((tick) => ({
-      text: `<b>${escaped(tick.text)}</b>`, x: 0, xref: "paper", xanchor: "left", y: tick.place,
-      showarrow: false,
+      text: `<b>${escaped(fitting(tick.text, 0.6 * plot.width))}</b>`, hovertext: escaped(tick.text),
+      x: 0, xref: "paper", xanchor: "left", y: tick.place, showarrow: false,
     })),
   };
 }
@@ -230,7 +249,7 @@ function panelAxes(plot, columns) {
       ...(i ? { matches: "y" } : {}), automargin: false,
     };
     made.annotations.push({
-      text: escaped(name), x: across[0], y: down[1], xref: "paper", yref: "paper", xanchor: "left",
+      text: escaped(fitting(name, width * plot.width)), hovertext: escaped(name), x: across[0], y: down[1], xref: "paper", yref: "paper", xanchor: "left",
       yanchor: "bottom", showarrow: false,
     });
   });
@@ -254,7 +273,7 @@ function layoutOf(plot, width) {
     margin: plot.kind === "panels" ? { l: 62, r: 8, t: 4, b: 58 } : { l: 55, r: 14, t: 12, b: 50 },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", bargap: 0.25,
     font: { color: color("--text"), family: "system-ui, sans-serif", size: 12 },
-    hoverlabel: { align: "left" }, ...axes(plot, panelColumns(width)),
+    hoverlabel: { align: "left" }, ...axes({ ...plot, width }, panelColumns(width)),
   };
 }
 
@@ -268,14 +287,14 @@ function heightOf(plot, width) {
   return `${65 + PANEL_PX * Math.ceil(plot.panels.length / panelColumns(width))}px`;
 }
 
-const MARKS = ["\u25cf", "\u25a0", "\u25c6", "\u25b2", "\u271a", "\u2716", "\u2605", "\u2b22"];
+const MARKS = ["\u25cf", "\u25a0", "\u25c6", "\u25b2", "\u271a", "\u2716", "\u2605", "\u2b22", "\u25bc"];
 
 // Names of the series above the plot, where they cover nothing; a click hides one.
 function showLegend(plot, figure, place) {
   const names = plot.legend.map((label, i) => {
     const bars = plot.kind === "bars";
     const own = bars ? rampColor(RAMPS, i, plot.legend.length) : COLORS[theme()][i % 8];
-    const mark = element("span", { class: "mark", style: `color: ${own}` }, bars ? "\u25a0" : MARKS[i % 8]);
+    const mark = element("span", { class: "mark", style: `color: ${own}` }, bars ? "\u25a0" : MARKS[i % MARKS.length]);
     const button = element("button", { type: "button", "aria-pressed": "true" }, mark, label);
     button.addEventListener("click", () => {
       const shown = button.getAttribute("aria-pressed") !== "true";

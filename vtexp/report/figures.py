@@ -39,7 +39,9 @@ CHARACTER_IN, LINE_IN, BAR_IN, PANEL_IN = 0.052, 0.15, 0.17, 1.15
 PANEL_COLUMNS = 2
 KINDS = ("png", "svg", "pdf")
 #: Longer names lose their middle: what tells names apart often stands at their end.
-LONGEST_NAME, LONGEST_PANEL, LONGEST_LINE = 40, 26, 62
+LONGEST_NAME = 40
+#: Where lines of text break: names of panels, labels of axes, headings.
+PANEL_CHARACTERS, LABEL_CHARACTERS, HEADING_CHARACTERS = 26, 34, 48
 DOTS_PER_INCH = 300
 
 
@@ -76,7 +78,8 @@ def drawings(plot: Plot) -> list[tuple[str, bytes]]:
     if plot.kind in ("bars", "forest"):
         height_in = 0.6 + BAR_IN * len(plot.ticks)
     elif plot.kind == "panels":
-        height_in = 0.6 + PANEL_IN * -(-len(plot.panels) // PANEL_COLUMNS)
+        lines = max(name.count("\n") for name in _panel_names(plot))
+        height_in = 0.6 + (PANEL_IN + LINE_IN * lines) * -(-len(plot.panels) // PANEL_COLUMNS)
     else:
         height_in = HEIGHT_IN
     return _drawn([plot], (WIDTH_IN, height_in + legend_in), KINDS, heading)
@@ -85,7 +88,13 @@ def drawings(plot: Plot) -> list[tuple[str, bytes]]:
 def _heading(plot: Plot) -> str:
     """What stands above a figure of panels, or of one series among several; else empty."""
     told = plot.heading if plot.kind == "panels" or plot.of else ""
-    return "\n".join(textwrap.wrap(told, LONGEST_LINE))
+    return "\n".join(textwrap.wrap(told, HEADING_CHARACTERS))
+
+
+def _panel_names(plot: Plot) -> list[str]:
+    """Names of panels, in two lines where one is too short."""
+    cut = (middle_cut(name, 2 * PANEL_CHARACTERS - 2) for name in plot.panels)
+    return ["\n".join(textwrap.wrap(name, PANEL_CHARACTERS)) for name in cut]
 
 
 def picture(plots: Sequence[Plot], title: str) -> bytes:
@@ -119,7 +128,7 @@ def _drawn(
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of names in other scripts
         figure = Figure(figsize=size_in, layout="constrained")
         FigureCanvasAgg(figure)
-        if title:
+        if title and not (plots[0].kind == "panels" and plots[0].legend):  # it has the title
             figure.suptitle(title.replace("$", r"\$"), fontsize=FONT_PT)
         if plots[0].kind == "panels":
             _draw_panels(figure, plots[0])
@@ -148,7 +157,7 @@ def _draw(axes: Axes, plot: Plot, width_in: float) -> None:
     else:
         _draw_points(axes, plot)
         axes.set_xlabel(plot.x_label)
-        axes.set_ylabel(plot.y_label)
+        axes.set_ylabel(textwrap.fill(plot.y_label, LABEL_CHARACTERS))
         _scale(axes, plot)
     axes.grid(alpha=0.3, axis="x" if plot.kind in ("bars", "forest") else "both")
     axes.set_axisbelow(True)
@@ -195,6 +204,7 @@ def _legend(axes: Axes, plot: Plot, width_in: float) -> None:
     if plot.kind in ("bars", "panels"):
         figure, entries = axes.get_figure(root=True), axes.get_legend_handles_labels()
         assert figure is not None
+        style |= {"title": _literal(_heading(plot), HEADING_CHARACTERS), "title_fontsize": FONT_PT}
         figure.legend(*entries, loc="outside upper center", **style)
     else:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), **style)
@@ -222,13 +232,14 @@ def _draw_panels(figure: Figure, plot: Plot) -> None:
     looks = zip(cycle(COLORS), cycle(MARKERS), cycle(DASHES), strict=False)
     styles = dict(zip(plot.legend, looks, strict=False))
     shades = ordered_colors(len(plot.panels)) if plot.ordered else [COLORS[0]] * len(plot.panels)
-    for axes, panel, shade in zip(grid.flat, plot.panels, shades, strict=False):
+    panels = zip(grid.flat, plot.panels, _panel_names(plot), shades, strict=False)
+    for axes, panel, name, shade in panels:
         for series in plot.series:
             if series.panel == panel and series.behind:
                 axes.plot(series.x, series.y, color="0.6", linewidth=0.9, zorder=1)
             elif series.panel == panel:
                 _draw_series(axes, series, *styles.get(series.label, (shade, "o", "-")))
-        axes.set_title(_literal(panel, LONGEST_PANEL), fontsize=FONT_PT - 1)
+        axes.set_title(_literal(name), fontsize=FONT_PT - 1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         _scale(axes, plot)
@@ -237,7 +248,7 @@ def _draw_panels(figure: Figure, plot: Plot) -> None:
     for axes in list(grid.flat)[: len(plot.panels)][-PANEL_COLUMNS:]:
         axes.tick_params(labelbottom=True)  # nothing but an empty place can be below it
     figure.supxlabel(plot.x_label, fontsize=FONT_PT)
-    figure.supylabel(plot.y_label, fontsize=FONT_PT)
+    figure.supylabel(textwrap.fill(plot.y_label, PANEL_CHARACTERS), fontsize=FONT_PT)
     if plot.legend:
         _legend(grid.flat[0], plot, WIDTH_IN)
 

@@ -152,5 +152,5 @@ def score_title(metrics: Collection[str]) -> str:
 def score_label(metrics: Collection[str]) -> str:
     """An axis of scores, such as `accuracy, % (exact_match)`."""
     name, unit = score_unit(metrics)
-    own = " or ".join(sorted(metrics))
+    own = " or ".join(sorted(metrics)) if len(metrics) < 3 else f"{len(metrics)} metrics"
     return f"{name}, {unit}" + ("" if name == own else f" ({own})")

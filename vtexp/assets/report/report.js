@@ -273,18 +273,23 @@ function layoutOf(plot, width) {
     margin: plot.kind === "panels" ? { l: 62, r: 8, t: 4, b: 58 } : { l: 55, r: 14, t: 12, b: 50 },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", bargap: 0.25,
     font: { color: color("--text"), family: "system-ui, sans-serif", size: 12 },
-    hoverlabel: { align: "left" }, ...axes({ ...plot, width }, panelColumns(width)),
+    hoverlabel: { align: "left" }, ...axes({ ...plot, width }, panelColumns(plot, width)),
   };
 }
 
 // Heights follow from the number of bars, and of panels below each other.
 const [BAR_PX, PANEL_PX] = [26, 190];
-const panelColumns = (width) => Math.max(1, Math.min(4, Math.floor(width / 160)));
+
+// Panels are wide enough for their names, within the plot.
+function panelColumns(plot, width) {
+  const longest = Math.max(...plot.panels.map((name) => name.length), 0);
+  return Math.max(1, Math.min(4, Math.floor(width / Math.max(160, 7 * Math.min(longest, 50)))));
+}
 
 function heightOf(plot, width) {
   if (plot.ticks.length) return `${75 + BAR_PX * plot.ticks.length}px`;
   if (plot.kind !== "panels") return "";
-  return `${65 + PANEL_PX * Math.ceil(plot.panels.length / panelColumns(width))}px`;
+  return `${65 + PANEL_PX * Math.ceil(plot.panels.length / panelColumns(plot, width))}px`;
 }
 
 const MARKS = ["\u25cf", "\u25a0", "\u25c6", "\u25b2", "\u271a", "\u2716", "\u2605", "\u2b22", "\u25bc"];

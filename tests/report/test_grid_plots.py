@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +12,12 @@ import pytest
 from tests.analysis.test_grids import BLOCKS, additive, make_grid
 from tests.helpers.facts import says
 from vtexp.analysis.analyse import analyse
+from vtexp.analysis.grids import grid_sentences
 from vtexp.analysis.rows import collect
+from vtexp.report.columns import report_rows
 from vtexp.report.figures import drawings
 from vtexp.report.grid_plots import front_heads, front_rows, grid_plots
+from vtexp.report.html import write_page
 from vtexp.report.write import report
 
 
@@ -64,3 +68,14 @@ def test_every_file_of_the_report_has_the_grid(tmp_path: Path) -> None:
     assert "## Pareto front" in text and says(text, "interaction", "crops", "experts")
     page = (sweep / "report.html").read_text()
     assert re.search("Pareto front: m .*d", page)
+
+
+def test_the_page_has_what_was_found_of_all_series_above_their_answers(tmp_path: Path) -> None:
+    grid = make_grid(tmp_path, additive)
+    runs = collect(tmp_path)
+    analysis = analyse(runs)
+    write_page(tmp_path, report_rows(runs, analysis), analysis)
+    page = html.unescape((tmp_path / "report.html").read_text(encoding="utf-8"))
+    places = [page.index(line) for line in grid_sentences(grid)]
+    assert places == sorted(places)
+    assert places[-1] < page.index(analysis.series[0].answer.sentence)

@@ -19,6 +19,7 @@ from typing import Any
 import vtexp
 from vtexp.analysis.answer import at_most, count_text, interval, points
 from vtexp.analysis.findings import Analysis
+from vtexp.analysis.grids import grid_sentences
 from vtexp.analysis.rows import ComparedRun
 from vtexp.report import reproduce
 from vtexp.report.answers import SharedQuestions, read_answers
@@ -103,6 +104,7 @@ def _page(
         facts=_facts(runs),
         analysis=found,
         beside=beside,
+        compared=_compared(found),
         next_steps=next_steps(runs, found),
         places={run.run: (one.name, run.label) for one in found.series for run in one.runs},
         p_value=p_value,
@@ -129,6 +131,13 @@ def _page(
         hashes=[_hash(plotly), _hash(script)],
         data=htmlsafe_json_dumps(data, separators=(",", ":")),
     )
+
+
+def _compared(found: Analysis) -> list[tuple[str, list[str]]]:
+    """What was found of several series together, under headings; nothing where there is none."""
+    grids = [line for grid in found.grids for line in grid_sentences(grid)]
+    parts = [("Knobs set together", grids), ("Token reductions", list(found.reductions))]
+    return [(heading, lines) for heading, lines in parts if lines]
 
 
 def _facts(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:

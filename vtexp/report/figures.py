@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtexp.report.plot import Plot, PlotSeries
+from vtexp.report.plot import HEADROOM, Plot, PlotSeries
 from vtexp.report.point_names import CORNERS
 from vtexp.utils import files
 
@@ -183,7 +183,7 @@ def _y_limits(plot: Plot) -> tuple[float, float]:
     """From 0, with room above the highest point: also where all are equal."""
     if plot.percent:
         return -2, 102
-    return 0, 1.05 * max((end for own in plot.series for end in own.ends), default=0) or 1
+    return 0, HEADROOM * max((end for own in plot.series for end in own.ends), default=0) or 1
 
 
 def _legend_columns(plot: Plot, width_in: float) -> int:

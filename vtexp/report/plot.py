@@ -9,6 +9,8 @@ from typing import Literal
 
 #: An axis whose values span so many times the smallest one is one of logarithms.
 WIDE = 30
+#: How far an axis from 0 reaches above its highest value, for the name of a point there.
+HEADROOM = 1.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

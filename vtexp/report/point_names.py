@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from vtexp.report.plot import Plot, PlotSeries
+from vtexp.report.plot import HEADROOM, Plot, PlotSeries
 
 #: Where a name can stand beside its point, the best place first: lines rise as a rule.
 CORNERS = {
@@ -58,7 +58,7 @@ class _Axes:
         if plot.percent:
             self.y_ends = (-2.0, 102.0)
         elif not self.log_y:
-            self.y_ends = (0.0, 1.05 * max(ends, default=0.0) or 1.0)
+            self.y_ends = (0.0, HEADROOM * max(ends, default=0.0) or 1.0)
 
     @staticmethod
     def _ends(values: Sequence[float], log: bool) -> tuple[float, float]:

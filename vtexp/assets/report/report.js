@@ -195,10 +195,12 @@ function logAxis(ticks) {
   return ticks.length ? { type: "log", tickvals: ticks, ticktext: ticks.map(String) } : {};
 }
 
+const highest = (plot) =>
+  Math.max(0, ...plot.series.flatMap((series) => [...series.y, ...(series.high ?? [])]));
+
 // From 0 with room for a marker there.
 function forestRange(plot) {
-  const ends = plot.series.flatMap((series) => [...series.y, ...series.high]);
-  const most = Math.max(...ends, ...plot.steps[0].x) || 1;
+  const most = Math.max(highest(plot), ...plot.steps[0].x) || 1;
   return [-0.03 * most, 1.05 * most];
 }
 
@@ -206,7 +208,8 @@ function valueAxis(plot, label) {
   const title = label ? { title: { text: escaped(plot.y_label), standoff: 6 } } : {};
   const bars = plot.kind === "bars";
   const range = plot.percent ? { range: bars ? [0, 100] : [-2, 102] }
-    : plot.kind === "forest" ? { range: forestRange(plot) } : { rangemode: "tozero" };
+    : plot.kind === "forest" ? { range: forestRange(plot) }
+    : bars ? { rangemode: "tozero" } : { range: [0, 1.1 * highest(plot) || 1] };
   return { ...axisOf(), ...title, ...range, ...logAxis(plot.log_y) };
 }
 

@@ -204,11 +204,11 @@ def _model_and_measured(
 ) -> list[PlotSeries]:
     """The three lines of a series, in a panel that is named by its label."""
     fitted = fit_runs(timed)
-    held_out = [
+    held_out: list[float | None] = [
         mean_prefill_ms(fit_runs([o for o in timed if o.setting != own.setting]), own)
         for own in timed
     ]
     measured: list[float | None] = [own.prefill_ms for own in timed]
     model: list[float | None] = [mean_prefill_ms(fitted, own) for own in timed]
-    lines = {"cost model": model, "measured": measured, "left out": list(held_out)}
+    lines = {"cost model": model, "measured": measured, "left out": held_out}
     return [replace(_line(name, runs, values), panel=label) for name, values in lines.items()]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.helpers.made_records import change_result
 from tests.helpers.made_sweeps import make_run, steady_scores
 from vtexp.analysis.analyse import analyse
 from vtexp.analysis.rows import collect
@@ -125,6 +126,16 @@ def test_each_front_has_the_colour_of_its_series(tmp_path: Path) -> None:
         own = plot.series[line.series or 0]
         assert set(zip(line.x, line.y, strict=True)) <= set(zip(own.x, own.y, strict=True))
     assert [line.series for line in plots_of(tmp_path / "a")["pareto"].steps] == [None]  # grey
+
+
+def test_captions_explain_marks_only_where_there_are_some(tmp_path: Path) -> None:
+    make_crops(tmp_path, 2)
+    plots = [plots_of(tmp_path)[name] for name in ("prefill", "stages", "pareto")]
+    assert not any("doubtful" in plot.caption for plot in plots)
+    for folder in tmp_path.iterdir():
+        change_result(folder, timing_warnings=("it was hot",))
+    plots = [plots_of(tmp_path)[name] for name in ("prefill", "stages", "pareto")]
+    assert all("doubtful" in plot.caption for plot in plots)
 
 
 def test_bars_of_one_part_say_what_they_are() -> None:

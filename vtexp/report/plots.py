@@ -10,7 +10,15 @@ from vtexp.analysis import findings
 from vtexp.analysis.rows import ComparedRun, curves_of
 from vtexp.analysis.times import scope
 from vtexp.report.answers import RunAnswers
-from vtexp.report.bar_plots import Curves, crops_plot, run_name, stages_plot, those, timed
+from vtexp.report.bar_plots import (
+    Curves,
+    crops_plot,
+    doubtful_note,
+    run_name,
+    stages_plot,
+    those,
+    timed,
+)
 from vtexp.report.format import score_label, score_title
 from vtexp.report.grid_plots import grid_plots
 from vtexp.report.group_plots import group_plots, percent
@@ -80,7 +88,7 @@ def prefill_plot(curves: Curves) -> Plot | None:
         name="prefill",
         title="Prefill over vision tokens",
         caption=f"Mean over the images as they come, at batch 1; bars: its 95 % interval "
-        f"{_scope(found)}. Hollow: the timings are doubtful.",
+        f"{_scope(found)}.{doubtful_note(found, 'Hollow')}",
         x_label="vision tokens per timed image (mean)",
         y_label="prefill at batch 1, ms",
         kind="lines",
@@ -111,7 +119,7 @@ def pareto_plot(curves: Curves, fronts: Sequence[Sequence[str]]) -> Plot | None:
         name="pareto",
         title=f"{score_title(_metrics(both))} over prefill time",
         caption="Dashed: the Pareto front, the runs that no other of the same series beats in "
-        "both by these estimates. Bars: 95 % intervals. Hollow: the timings are doubtful.",
+        f"both by these estimates. Bars: 95 % intervals.{doubtful_note(both, 'Hollow')}",
         x_label="prefill at batch 1, ms (mean)",
         y_label=score_label(_metrics(both)),
         kind="points",

@@ -15,7 +15,7 @@ from vtexp.cost.latency_fit import LEAST_SETTINGS, TimedRun, fit_runs, mean_pref
 from vtexp.measure.summary import time_blocks
 from vtexp.measure.timings import LatencyRow
 from vtexp.report.bar_plots import Curves, run_name, those
-from vtexp.report.format import budget_name
+from vtexp.report.format import short_label
 from vtexp.report.plot import Plot, PlotSeries, StepLine, Tick
 
 #: A plot of the images one by one has so many budgets at most, evenly spread.
@@ -64,15 +64,9 @@ def forest_plot(
         y_label="loss, points",
         kind="forest",
         series=parts,
-        ticks=[Tick(place=place, text=_name(run)) for place, run in rows],
+        ticks=[Tick(place=place, text=short_label(run.label)) for place, run in rows],
         steps=[StepLine([margin, margin], [-0.6, len(rows) - 0.4])],
     )
-
-
-def _name(run: findings.AnalysedRun) -> str:
-    """What a budget is called, as in all other plots."""
-    knob, _, value = run.label.partition("=")
-    return budget_name(knob, value)
 
 
 def _forest_part(

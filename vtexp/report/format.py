@@ -133,6 +133,12 @@ def budget_name(knob: str, value: str) -> str:
     return f"{knob}={value}" if value[:1].isdigit() and "x" not in value else value
 
 
+def short_label(label: str) -> str:
+    """The same of a run's label, such as `max_crops=4` or `image_size=560x560`."""
+    knob, _, value = label.partition("=")
+    return budget_name(knob, value)
+
+
 def score_unit(metrics: Collection[str]) -> tuple[str, str]:
     """What the scores of these metrics are called, and their unit: `accuracy` in `%`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD, Box
@@ -13,7 +13,7 @@ from vtexp.analysis.answer import interval, points
 from vtexp.analysis.findings import Analysis, Series
 from vtexp.analysis.rows import ComparedRun, run_names
 from vtexp.report.columns import TERMINAL, Column, ReportRow, shown
-from vtexp.report.format import title
+from vtexp.report.format import short_label, title
 from vtexp.utils.text import p_value
 
 #: Types and runs of a table, at most; each run's result.json has all types.
@@ -104,13 +104,6 @@ def _differences(
     return result
 
 
-def _short_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """What budgets are called: by the value alone where all have one knob."""
-    if len({name.partition("=")[0] for name in labels.values()}) > 1:
-        return dict(labels)
-    return {run: name.partition("=")[2] for run, name in labels.items()}
-
-
 def steps_table(series: Series, width: int, *, plain: bool = False) -> Table | None:
     """Each budget against the next smaller one; None where there are not two.
 
@@ -119,7 +112,7 @@ def steps_table(series: Series, width: int, *, plain: bool = False) -> Table | N
     runs = [run for run in series.runs if run.versus_smaller is not None]
     if not runs:
         return None
-    labels = _short_labels({run.run: run.label for run in series.runs})
+    labels = {run.run: short_label(run.label) for run in series.runs}
     steps = [run.versus_smaller for run in runs if run.versus_smaller is not None]
     rows = [
         [
@@ -141,7 +134,7 @@ def between_table(analysis: Analysis, width: int, *, plain: bool = False) -> Tab
     Intervals and p-values are left out where they do not fit into the width.
     """
     series = {run.run: one.name for one in analysis.series for run in one.runs}
-    labels = _short_labels({run: own.label for run, own in analysis.analysed().items()})
+    labels = {run: short_label(own.label) for run, own in analysis.analysed().items()}
     left_out = len(analysis.between) - MOST_BETWEEN
     more = f"{left_out} more in comparison.md" if left_out > 0 else None
     rows = [

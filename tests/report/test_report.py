@@ -230,8 +230,8 @@ def test_series_on_the_same_questions_are_compared_on_the_terminal(
     words = [line.split() for line in printed.splitlines()]
     pairs = [line[2:5] for line in words if line[:2] == ["m", "another"]]
     assert [pair[:2] for pair in pairs] == [
-        ["image_size=336x336", "0.0"],
-        ["image_size=560x336", "0.0"],
+        ["336x336", "0.0"],
+        ["560x336", "0.0"],
     ]
     assert all(float(pair[2]) < 0 for pair in pairs)
 

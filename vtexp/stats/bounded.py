@@ -67,10 +67,11 @@ class Images:
     def too_few(self) -> str | None:
         """Why these images carry no interval; None where they do."""
         largest = self.sizes.max() / self.questions
+        counts = "counts" if self.questions == 1 else "count"
         if self.effective < LEAST_EFFECTIVE_IMAGES * (1 - 1e-9):
             return (
                 f"{count_of(self.questions, 'question')} about "
-                f"{count_of(len(self.sizes), 'image')} count as {self.effective:.1f} effective "
+                f"{count_of(len(self.sizes), 'image')} {counts} as {self.effective:.1f} effective "
                 f"images; an interval needs {LEAST_EFFECTIVE_IMAGES}"
             )
         if largest > LARGEST_SHARE:

@@ -39,6 +39,11 @@ class RunFailedError(VtexpError):
     """One or more runs of a sweep failed; the others are kept."""
 
 
+def message_of(error: BaseException) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def error_line(error: BaseException) -> str:
     """An error as one line, with its kind where it is not a user's."""
     text = " ".join(str(error).split())

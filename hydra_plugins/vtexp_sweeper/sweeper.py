@@ -15,7 +15,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from vtexp.config.compose import with_brackets
+from vtexp.config.compose import require_one_name, with_brackets
 from vtexp.config.hydra_parts import (
     VTEXP_SWEEPER,
     each_its_own,
@@ -24,7 +24,6 @@ from vtexp.config.hydra_parts import (
     require_countable,
     require_honoured,
 )
-from vtexp.errors import ConfigError
 from vtexp.utils.by_name import imported
 
 if TYPE_CHECKING:
@@ -68,8 +67,7 @@ class VtexpSweeper(Sweeper):
         params = [with_brackets(own) for own in parameters(self.params, arguments)]
         parser = OverridesParser.create(config_loader=self.config_loader)
         overrides = parser.parse_overrides([*params, *arguments])
-        if any(o.get_key_element() == "sweep.name" and o.is_sweep_override() for o in overrides):
-            raise ConfigError("sweep.name: one sweep has one name; start two for two names")
+        require_one_name(overrides)
         require_countable(overrides)
         batches = basic_sweeper.BasicSweeper.split_arguments(overrides, max_batch_size=None)
         default = self.sweep_config.hydra.runtime.choices.get("knob", "")

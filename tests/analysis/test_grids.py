@@ -215,6 +215,6 @@ def test_a_grid_of_cider_is_called_so(tmp_path: Path) -> None:
         )  # fmt: skip
     (grid,) = analyse(collect(tmp_path)).grids
     assert grid.metric == "cider"
-    (plot,) = grid_plots([grid])
+    (plot,) = grid_plots([grid], analyse(collect(tmp_path)).analysed())
     assert "accuracy" not in f"{plot.title} {plot.y_label} {front_heads(grid)}".lower()
     assert "of cider" in grid_sentences(grid)[0]

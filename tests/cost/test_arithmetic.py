@@ -41,6 +41,7 @@ from vtexp.runs.plan import make_plan
 from vtexp.utils.files import read_json, read_jsonl
 
 Draw = Callable[[list[tuple[int, int]]], list[Sample]]
+Shape = tuple[int, ...]
 ARCHITECTURES = Path(__file__).parents[2] / "vtexp" / "assets" / "architectures" / "allenai"
 
 #: Small models with the flags of the published ones; encoders are deeper than what is read of them.
@@ -119,12 +120,17 @@ def counts_of(
 def counter() -> FlopCounterMode:
     """torch's counter, told of the two kernels of CPUs that it does not know."""
     aten = torch.ops.aten
+
+    def attention(q: Shape, k: Shape, v: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        heads = q[
+            :2
+        ]  # some share keys and values, of which the counter of torch 2.11 knows nothing
+        return sdpa_flop_count(q, (*heads, *k[2:]), (*heads, *v[2:]))
+
     return FlopCounterMode(
         display=False,
         custom_mapping={
-            aten._scaled_dot_product_flash_attention_for_cpu: (
-                lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v)
-            ),
+            aten._scaled_dot_product_flash_attention_for_cpu: attention,
             aten._grouped_mm: lambda a, b, *_, out_shape=None, **__: 2 * prod(a) * b[-1],
         },
     )

@@ -35,13 +35,13 @@ from vtexp.models import prefill_graphs
 from vtexp.models.busy import busy_ms
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.clocks import StageMemory
+from vtexp.models.devices import require_float8
 from vtexp.models.molmo import answering
 from vtexp.models.molmo.answering import AnswerSteps, BufferSizes
 from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.float8 import LARGEST, Float8Linear, to_float8
 from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.models.prefill_graphs import GraphStages, PrefillGraphs
-from vtexp.models.runner import require_float8
 from vtexp.utils import files
 
 MakeConfig = Callable[..., Config]

@@ -54,7 +54,7 @@ def plots_of(found: tuple[Analysis, list[ComparedRun]]) -> dict[str, Plot]:
 def test_the_forest_is_the_test(found: tuple[Analysis, list[ComparedRun]]) -> None:
     plot, series = plots_of(found)["loss"], found[0].series[0]
     assert [tick.text for tick in plot.ticks] == [value for value, _, _ in VALUES]
-    assert plot.steps[0][0] == [5.0, 5.0]
+    assert plot.steps[0].x == [5.0, 5.0]
     drawn = {}
     for part in plot.series:
         assert part.low is not None and part.high is not None
@@ -82,6 +82,27 @@ def test_single_images_and_the_cost_model(found: tuple[Analysis, list[ComparedRu
     assert left_out.label == "left out" and None not in left_out.y
     assert plots["memory"].series[0].y == pytest.approx(np.array([1, 2, 4, 9]) * 1.048576)
     assert plots["energy"].series[0].y == pytest.approx([0.1, 0.2, 0.4, 0.9])
+
+
+def test_cost_models_of_several_series_have_a_panel_each(tmp_path: Path) -> None:
+    scores, images = steady_scores(ACCURACIES, 60, 1)
+    for model in "ab":
+        for i, (value, tokens, crops) in enumerate(VALUES):
+            folder = make_run(
+                tmp_path, value, tokens, scores[:, i].tolist(), images=images,
+                result={"model": model}, settings={"model.path": model},
+            )  # fmt: skip
+            rows = [
+                latency_row(5.0 + 2 * crops, sample_id="question-0", repeat=repeat,
+                            num_crops=crops, vision_tokens=tokens, sequence_length=tokens)
+                for repeat in range(4)
+            ]  # fmt: skip
+            write_latency(folder / files.LATENCY, rows)
+    runs = collect(tmp_path)
+    plot = plots_of((analyse(runs), runs))["cost_model"]
+    assert plot.kind == "panels" and len(plot.panels) == 2
+    assert plot.legend == ["cost model", "measured", "left out"]
+    assert {own.panel for own in plot.series} == set(plot.panels)
 
 
 def test_they_are_drawn(found: tuple[Analysis, list[ComparedRun]]) -> None:

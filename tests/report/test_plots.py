@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import subprocess
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.helpers.made_records import change_result
 from tests.helpers.made_sweeps import make_run, steady_scores
 from vtexp.analysis.analyse import analyse
 from vtexp.analysis.rows import collect
 from vtexp.report.bar_plots import stages_plot
-from vtexp.report.figures import WIDTH_IN, drawings
+from vtexp.report.figures import COLORS, MARKERS, WIDTH_IN, drawings, middle_cut
+from vtexp.report.html import ASSETS
 from vtexp.report.plot import Plot, PlotSeries
 from vtexp.report.plots import all_plots
 
@@ -111,6 +115,52 @@ def test_a_score_beyond_one_is_no_percentage(
     make_crops(tmp_path, result={"metric": metric})
     plot = plots_of(tmp_path)["accuracy"]
     assert (plot.y_label, plot.percent) == (label, percent)
+
+
+def test_each_front_has_the_colour_of_its_series(tmp_path: Path) -> None:
+    for name in "ab":
+        make_crops(tmp_path / name, result={"model": name})
+    plot = plots_of(tmp_path / "a", tmp_path / "b")["pareto"]
+    assert [line.series for line in plot.steps] == [0, 1]
+    for line in plot.steps:
+        own = plot.series[line.series or 0]
+        assert set(zip(line.x, line.y, strict=True)) <= set(zip(own.x, own.y, strict=True))
+    assert [line.series for line in plots_of(tmp_path / "a")["pareto"].steps] == [None]  # grey
+
+
+def test_captions_explain_marks_only_where_there_are_some(tmp_path: Path) -> None:
+    make_crops(tmp_path, 2)
+    plots = [plots_of(tmp_path)[name] for name in ("prefill", "stages", "pareto")]
+    assert not any("doubtful" in plot.caption for plot in plots)
+    for folder in tmp_path.iterdir():
+        change_result(folder, timing_warnings=("it was hot",))
+    plots = [plots_of(tmp_path)[name] for name in ("prefill", "stages", "pareto")]
+    assert all("doubtful" in plot.caption for plot in plots)
+
+
+def test_bars_of_one_part_say_what_they_are() -> None:
+    bar = PlotSeries(label="4 crops", x=[0.0], y=[100.0])
+    plot = Plot(
+        name="p", title="t", caption="c", x_label="budget", y_label="images, %", kind="bars",
+        series=[bar],
+    )  # fmt: skip
+    assert plot.legend == ["4 crops"]
+    assert replace(plot, kind="lines").legend == []
+
+
+def test_lines_look_different_up_to_seventy() -> None:
+    looks = list(islice(zip(cycle(COLORS), cycle(MARKERS), strict=False), 72))
+    assert len(set(looks)) == 72
+    script = (ASSETS / "report.js").read_text(encoding="utf-8")
+    for name, count in (("SYMBOLS", len(MARKERS)), ("MARKS", len(MARKERS))):
+        (found,) = re.findall(rf"const {name} = \[(.*?)\];", script)
+        assert len(found.split(",")) == count
+
+
+def test_long_names_keep_what_tells_them_apart() -> None:
+    one, other = ("a_model_of_a_very_long_name_" * 3 + end for end in ("one", "two"))
+    assert middle_cut(one, 40) != middle_cut(other, 40)
+    assert len(middle_cut(one, 40)) == 40 and middle_cut("short", 40) == "short"
 
 
 def test_pdf_figures_hold_their_fonts(tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ from tests.helpers.made_sweeps import make_run, steady_scores, unfinish
 from vtexp.analysis.analyse import analyse
 from vtexp.analysis.findings import read_analysis
 from vtexp.analysis.rows import collect
-from vtexp.measure.summary import BetweenProcesses
 from vtexp.report import write
 from vtexp.report.columns import in_files, report_rows
 from vtexp.report.files import markdown
 from vtexp.report.format import headline
 from vtexp.report.terminal import table
 from vtexp.runs.records import AnswerTimes, GroupAccuracy, read_result
+from vtexp.stats.times import BetweenProcesses
 from vtexp.utils import files
 from vtexp.utils.console import console
 
@@ -230,8 +230,8 @@ def test_series_on_the_same_questions_are_compared_on_the_terminal(
     words = [line.split() for line in printed.splitlines()]
     pairs = [line[2:5] for line in words if line[:2] == ["m", "another"]]
     assert [pair[:2] for pair in pairs] == [
-        ["image_size=336x336", "0.0"],
-        ["image_size=560x336", "0.0"],
+        ["336x336", "0.0"],
+        ["560x336", "0.0"],
     ]
     assert all(float(pair[2]) < 0 for pair in pairs)
 

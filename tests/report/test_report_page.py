@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers.answered_sweeps import answered_sweep
 from tests.helpers.made_records import change_result, write_samples
-from tests.helpers.made_sweeps import unfinish
+from tests.helpers.made_sweeps import make_run, unfinish
 from vtexp.report.write import report
 from vtexp.runs.records import read_samples
 from vtexp.utils import files
@@ -298,6 +298,30 @@ def test_the_page_is_no_wider_than_the_screen(
     opened.page.emulate_media(media="print")
     assert opened.page.locator(".plot .main-svg").count() > 0
     assert opened.said == []
+
+
+def test_long_names_break(browser: Any, tmp_path: Path) -> None:
+    sweeps = [tmp_path / ("a_long_name_of_a_sweep_" * 5 + end) for end in ("one", "two")]
+    for sweep in sweeps:
+        long = {"model": "a_long_name_of_a_model_" * 5 + sweep.name[-3:], "dataset": "a_set_" * 20}
+        for value, tokens in (("336x336", 288), ("560x560", 544)):
+            make_run(sweep, value, tokens, [1.0, 0.0] * 20, result=long)
+    report(sweeps, tmp_path / "both")
+    viewport = {"width": 390, "height": 844}
+    opened = Opened(browser, tmp_path / "both" / "report.html", offline=True, viewport=viewport)
+    opened.draw_all()
+    assert opened.page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_without_scripts_nothing_is_empty(browser: Any, hostile_report: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(hostile_report.as_uri())
+    for hidden in (".canvas", ".filters", ".more"):
+        assert not page.locator(hidden).first.is_visible()
+    said = page.locator("noscript p").all_inner_texts()
+    assert said and all("JavaScript" in text for text in said)
+    context.close()
 
 
 def test_a_page_of_many_questions_opens(browser: Any, tmp_path: Path) -> None:

@@ -110,17 +110,19 @@ def test_each_series_has_its_answer_in_a_section_of_its_own(tmp_path: Path) -> N
         assert series.answer.sentence in lines  # a paragraph, no bullet
 
 
-def test_tables_of_differences_cut_nothing_at_80_columns(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [40, 80])
+def test_tables_of_differences_cut_nothing(tmp_path: Path, width: int) -> None:
     for name in ("a_rather_long_name_of_a_sweep", "another_rather_long_name"):
         make_sweep(tmp_path / name, result={"model": name})
     analysis = analyse(runs_of(*sorted(tmp_path.iterdir())))
-    tables = [between_table(analysis, plain=True), steps_table(analysis.series[0], plain=True)]
-    for table in tables:
-        console = Console(width=80, no_color=True)
+    between = between_table(analysis, width, plain=True)
+    steps = steps_table(analysis.series[0], width, plain=True)
+    for table in (between, steps):
+        console = Console(width=width, no_color=True)
         with console.capture() as capture:
             console.print(table)
-        assert "…" not in capture.get()
-        assert max(map(len, capture.get().splitlines())) <= 80
+        assert "…" not in capture.get() and "points" in capture.get()
+        assert max(map(len, capture.get().splitlines())) <= width
 
 
 def test_a_note_that_is_true_of_one_data_set_says_of_which(tmp_path: Path) -> None:

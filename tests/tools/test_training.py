@@ -45,7 +45,8 @@ from vtexp.budget.knobs import KnobValue
 from vtexp.config.schema import HardwareConfig
 from vtexp.data.builtin.small_print_pages import Page, draw_page
 from vtexp.models.checkpoints import find_checkpoint
-from vtexp.models.molmo.modeling import MolmoBlock, MolmoForCausalLM, PassContext
+from vtexp.models.molmo.blocks import MolmoBlock, PassContext
+from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.preprocess import (
     IMAGE_MEAN,
     IMAGE_STD,

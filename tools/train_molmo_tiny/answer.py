@@ -37,7 +37,8 @@ from vtexp.budget.geometry import MOLMO, Size, Tiling, tiling_to_resolution
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.data.builtin.small_print_pages import AREA_PX, HEADINGS, KINDS, Page, draw_page
 from vtexp.data.sample import Sample
-from vtexp.models.molmo.modeling import MolmoBlock, MolmoForCausalLM
+from vtexp.models.molmo.blocks import MolmoBlock
+from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.preprocess import ImageTokenIds, ProcessedImage, preprocess_image
 from vtexp.prompts.form import build_prompt
 from vtexp.prompts.tokenizer import PromptTokenizer

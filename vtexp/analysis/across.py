@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 
-from vtexp.analysis.answer import at_most
+from vtexp.analysis.answer import at_most, in_points
 from vtexp.analysis.findings import Across, AcrossBudget, AnalysedRun, Series
-from vtexp.analysis.times import known
 from vtexp.stats.across import average_at_most_worse
 from vtexp.stats.comparison import Scores, paired_scores
+from vtexp.utils.grouping import grouped
 from vtexp.utils.text import listed
+from vtexp.utils.typed import known
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,16 @@ class Answered:
 
 
 def across(answered: Sequence[Answered], margin: float) -> tuple[Across, ...]:
-    """Of series that differ in their data set alone, each on another one; `margin` in points.
+    """Findings over series that differ in their data set alone; `margin` in points.
 
     Scores of several metrics have no average, so the metric is the same too.
     """
-    groups: dict[tuple[str, ...], list[Answered]] = defaultdict(list)
-    for one in answered:
+
+    def all_else(one: Answered) -> tuple[str, ...]:
         own = one.series
-        groups[own.model, own.weights, own.hardware, own.settings, own.metric].append(one)
+        return own.model, own.weights, own.hardware, own.settings, own.metric
+
+    groups = grouped(answered, all_else)
     several = len(groups) > 1
     found = []
     for key, parts in groups.items():
@@ -131,7 +133,7 @@ def _sentence(found: Across, parts: Sequence[Answered], margin: float) -> str:
 
 
 def _for_all(found: Across, by_label: Mapping[str, AcrossBudget], margin: float) -> str:
-    unit = "1 point" if margin == 1 else f"{margin:g} points"
+    unit = in_points(margin)
     if found.enough_for_all is not None:
         budget = by_label[found.enough_for_all]
         return (

@@ -7,7 +7,6 @@ statistics.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -36,52 +35,23 @@ from vtexp.analysis.findings import (
 from vtexp.analysis.grids import grids
 from vtexp.analysis.guess import at_margins, best_guess
 from vtexp.analysis.limits import under_limits
+from vtexp.analysis.methods import METHODS
 from vtexp.analysis.paired import PairedRuns, on_shared_questions, paired_runs
 from vtexp.analysis.reductions import reduction_findings
 from vtexp.analysis.rows import ComparedRun, SeriesKey, collect
 from vtexp.analysis.samples import Labels, SampleColumns, read_columns
-from vtexp.analysis.times import front, known, timed_together, with_times
+from vtexp.analysis.times import front, timed_together, with_times
 from vtexp.measure.limits import LEAST_BUSY
 from vtexp.metrics import metric
 from vtexp.runs.records import Result
-from vtexp.stats.comparison import (
-    Comparison,
-    accuracy,
-    compare,
-)
+from vtexp.stats.comparison import Comparison, accuracy, compare
 from vtexp.stats.decision import decide
 from vtexp.stats.permutation import PValues, holm, pair_tests, sign_flips_against
 from vtexp.stats.power import margin_of, questions_needed
 from vtexp.utils import files
+from vtexp.utils.grouping import differing, grouped
 from vtexp.utils.text import listed
-
-METHODS = (
-    "Accuracy: mean score with its 95 % interval. Questions about one image count together (CR2, "
-    "Bell and McCaffrey 2002), and every bound counts one unseen full-size change (Gaffke 2005): "
-    "answers that never changed are no proof that none does.",
-    "No interval stands on fewer than 8 effective images (Kish 1965), or where one image has more "
-    "than 20 % of the questions.",
-    "Differences: between budgets on the same questions, by the same method. An interval against "
-    "the next smaller budget holds by itself; those against the best budget all hold together "
-    "(Bonferroni), since the same data chose the best.",
-    "p-values: signs of the images' differences flipped at random, two-sided; corrected for all "
-    "pairs of budgets of a series, of groups for all pairs in all groups, by Holm's method (1979). "
-    "`<` marks the smallest value that the draws can show. McNemar's exact test (1947) takes "
-    "questions about one image as independent.",
-    "Answer: a budget is enough if it loses at most the margin against the best one, with 95 % "
-    "confidence. The bounds hold for all budgets of a series at once and whichever is the best "
-    "(simultaneous comparisons with the best, Hsu 1984). A budget is called needed only if every "
-    "smaller one was measured and loses more than the margin. Several series are not corrected "
-    "for each other.",
-    "Speed-up: ratio of the mean prefills on the same timed questions, with an interval over these "
-    "questions and the rounds of timing, both paired (Cameron, Gelbach and Miller 2011). Within "
-    "one process it says nothing of other processes, days or machines. Where several processes "
-    "timed (`measure.repeats`) they take the place of rounds: it is between processes.",
-    "Pareto front: share of the bootstrap draws in which no other budget is at least as accurate "
-    "and as fast.",
-    "Power: number of questions that show with 80 % power that a budget as good as the best is "
-    "within the margin, for all budgets at once and with the errors seen here.",
-)
+from vtexp.utils.typed import known
 
 
 def analyse(
@@ -108,15 +78,11 @@ def analyse(
     }
     if shared:
         read = on_shared_questions([run for run in done if run.folder in read], read)
-    by_series: dict[SeriesKey, list[ComparedRun]] = defaultdict(list)
-    for run in done:
-        by_series[run.series_key].append(run)
-    lacking: dict[SeriesKey, list[ComparedRun]] = defaultdict(list)
-    for run in runs:
-        if run.result is None:
-            lacking[run.series_key].append(run)
+    without = [run for run in runs if run.result is None]
+    by_series = grouped(done, lambda run: run.series_key)
+    lacking = grouped(without, lambda run: run.series_key)
     series = tuple(
-        _with_limits(_series(name, own, lacking[key], read, margin), own, limits or {})
+        _series(name, own, lacking.get(key, []), read, margin, limits or {})
         for name, (key, own) in zip(_names(list(by_series)), by_series.items(), strict=True)
     )
     questions = {folder: columns.questions for folder, columns in read.items()}
@@ -127,7 +93,7 @@ def analyse(
         caveats=tuple(caveats(runs, questions, shared=shared)),
         reductions=reduction_findings(runs, read),
         grids=grids(runs, read),
-        errors=tuple(_error(run) for run in runs if run.result is None),
+        errors=tuple(map(_error, without)),
         methods=METHODS,
         shared=shared,
         across=across(_answered(series, list(by_series.values()), read), margin),
@@ -150,10 +116,10 @@ def _answered(
     return found
 
 
-def of_sweep(sweep: Path, margin: float | None = None) -> Analysis:
-    """The analysis of a sweep's folder; with the margin that it was configured with if None."""
-    own = configured_margin([sweep]) if margin is None else margin
-    return analyse(collect(sweep), own, limits=configured_limits([sweep]))
+def of_sweep(sweep: Path) -> Analysis:
+    """The analysis of a sweep's folder, with the margin and limits that it was configured with."""
+    limits = configured_limits([sweep])
+    return analyse(collect(sweep), configured_margin([sweep]), limits=limits)
 
 
 def _error(run: ComparedRun) -> str:
@@ -163,10 +129,10 @@ def _error(run: ComparedRun) -> str:
 
 def _names(series: Sequence[SeriesKey]) -> list[str]:
     """What series are called: model and data set, and in what else they differ."""
-    differing = [key for key in SeriesKey._fields if len({getattr(o, key) for o in series}) > 1]
+    keys = differing(SeriesKey._fields, series)
     names = []
     for own in series:
-        parts = [value for key in differing if (value := getattr(own, key))]
+        parts = [value for key in keys if (value := getattr(own, key))]
         names.append(", ".join(parts) or f"{own.model} on {own.dataset}")
     return names
 
@@ -180,8 +146,9 @@ def _series(
     lacking: Sequence[ComparedRun],
     read: dict[Path, SampleColumns],
     margin: float,
+    limits: Mapping[str, float],
 ) -> Series:
-    """Of finished runs; `lacking` are those of the series without a result."""
+    """A series of finished runs; `lacking` are its runs without a result."""
     own = sorted(own, key=lambda run: run.order)
     candidates = [run for run in own if not run.same_inputs_as]
     known = [run for run in candidates if run.folder in read]
@@ -195,7 +162,8 @@ def _series(
         evidence = replace(evidence, **_evidence(paired, found, candidates, lacking, margin))
         if paired.several_images:
             runs = _with_differences(runs, paired, found)
-            groupings = _groupings(paired, read[known[0].folder].groups)
+            groups = read[known[0].folder].groups
+            groupings = tuple(_grouping(paired, name, own) for name, own in groups.items())
     runs = with_costs(_with_times(runs, candidates, paired if images > 1 else None), own)
     said = _answer(runs, candidates, known, paired, evidence)
     compared = evidence.decision is not None and evidence.reason is None
@@ -210,11 +178,8 @@ def _series(
         answer=_with_lacking(said, [run for run in candidates if run not in known], lacking),
         guess=best_guess(runs, said, margin) if compared else None,
         margins=at_margins(runs, said) if compared else (),
+        under_limits=under_limits(limits, runs, own),
     )
-
-
-def _with_limits(series: Series, own: Sequence[ComparedRun], limits: Mapping[str, float]) -> Series:
-    return replace(series, under_limits=under_limits(limits, series.runs, own))
 
 
 def _evidence(
@@ -232,13 +197,12 @@ def _evidence(
     at_least[places], at_most[places] = found.at_least_worse, found.at_most_worse
     high = np.full((len(order), len(order)), np.nan)
     high[np.ix_(places, places)] = paired.together.high
-    highest = paired.highest
     return {
         "budgets": tuple(run.name for run in order),
         "labels": tuple(run.label for run in order),
         "decision": decide(at_most, at_least, margin / 100, highest_difference=high),
         "reason": found.reason,
-        "highest": highest,
+        "highest": paired.highest,
         "power": None if found.reason else _power(paired, margin),
     }
 
@@ -369,16 +333,12 @@ def _power(paired: PairedRuns, margin: float) -> Power:
     )
 
 
-def _groupings(paired: PairedRuns, groups: dict[str, Labels]) -> tuple[Grouping, ...]:
-    return tuple(_grouping(paired, name, labels, paired.best) for name, labels in groups.items())
-
-
-def _grouping(paired: PairedRuns, name: str, labels: Labels, best: int) -> Grouping:
+def _grouping(paired: PairedRuns, name: str, labels: Labels) -> Grouping:
     """Accuracy by group, and its difference from the run that is the best of all.
 
     p-values are Holm's over all pairs of runs in all groups: the same data chose the best.
     """
-    parts = []
+    best, parts = paired.best, []
     for code in range(len(labels.names)):
         inside = labels.codes == code
         parts.append(replace(paired, scores=paired.scores[inside], images=paired.images[inside]))

@@ -48,7 +48,7 @@ def answer(runs: Sequence[AnalysedRun], evidence: Evidence) -> Answer:
     scored = [run for run in candidates if run.accuracy is not None]
     if not scored:
         return Answer("no_accuracy", _without_accuracy(candidates), _doubtful(candidates))
-    best = _best(scored)
+    best = most_accurate(scored)
     decision = evidence.decision
     if len(scored) == 1 or decision is None:
         return Answer("one_value", _one_value(best, runs), _doubtful(scored), best=best.run)
@@ -87,8 +87,13 @@ def different_samples(reason: str) -> Answer:
     return Answer("different_samples", f"No answer: {reason}.")
 
 
-def _best(runs: Sequence[AnalysedRun]) -> AnalysedRun:
-    """The most accurate run; among equals the one with the fewest tokens."""
+def most_accurate(runs: Sequence[AnalysedRun]) -> AnalysedRun:
+    """The most accurate of runs in the order of their tokens.
+
+    Among equals the smallest; without any accuracy the largest.
+    """
+    if all(run.accuracy is None for run in runs):
+        return runs[-1]
     return max(runs, key=lambda run: (run.accuracy or 0.0, -run.vision_tokens))
 
 
@@ -116,7 +121,8 @@ def points_interval(low: float, high: float, *, signed: bool = False) -> str:
     return f"{lower} to {upper}"
 
 
-def _of(margin: float) -> str:
+def in_points(margin: float) -> str:
+    """A margin with its unit, such as `1 point` or `2.5 points`."""
     return "1 point" if margin == 1 else f"{margin:g} points"
 
 
@@ -167,7 +173,7 @@ def _enough(
     needed = "needed: it is " if decision.needed else ""
     said = [
         f"{found.label} ({_tokens(found)}) is {needed}the smallest measured budget that is good "
-        f"enough (within {_of(evidence.margin)} of the best, with 95 % confidence)."
+        f"enough (within {in_points(evidence.margin)} of the best, with 95 % confidence)."
     ]
     if found is not best:
         said.append(f"It loses at most {at_most(found.at_most_worse or 0.0)} points.")
@@ -175,7 +181,7 @@ def _enough(
         said += [text] if (text := saved_text(found, best)) else []
     smaller = [by_name[evidence.budgets[i]] for i in decision.not_enough]
     if smaller:
-        said.append(_lost(_best(smaller), found is best))
+        said.append(_lost(most_accurate(smaller), found is best))
     if decision.unknown:
         said.append(_unknown([by_name[evidence.budgets[i]] for i in decision.unknown], best))
     if decision.missing:
@@ -202,7 +208,7 @@ def saved_text(found: AnalysedRun, best: AnalysedRun) -> str:
     return f"Compared with {best.label}, which scored highest, it {' and '.join(said)}."
 
 
-def _loss(run: AnalysedRun) -> float:
+def loss_of(run: AnalysedRun) -> float:
     """What was lost against the run that scored highest; 0 of that run itself."""
     return 0.0 if run.versus_best is None else -run.versus_best.difference
 
@@ -218,7 +224,7 @@ def lower_text(loss: float) -> str:
 
 def _lost(near: AnalysedRun, with_speed: bool) -> str:
     """What the best of the smaller budgets loses; its speed against the one that scored highest."""
-    text = f"{near.label} loses {points(_loss(near))} points{interval_text(near)}"
+    text = f"{near.label} loses {points(loss_of(near))} points{interval_text(near)}"
     if with_speed and near.speed_up is not None:
         text += f" and {_speed(near.speed_up)}"
     return f"{text}."
@@ -234,10 +240,10 @@ def interval_text(run: AnalysedRun) -> str:
 
 def _unknown(runs: Sequence[AnalysedRun], best: AnalysedRun) -> str:
     """Smaller budgets of which the data cannot tell whether they are enough."""
-    near = _best(runs)
+    near = most_accurate(runs)
     names = listed([run.label for run in runs])
     worst = at_most(near.at_most_worse or 0.0)
-    scored = "scored highest" if near is best else lower_text(_loss(near))
+    scored = "scored highest" if near is best else lower_text(loss_of(near))
     return (
         f"Whether {names} would do is not known: {near.label} {scored} and may lose up to {worst} "
         "points."
@@ -251,10 +257,10 @@ def _of_enough(
     caveats = []
     if all(run.accuracy == evidence.highest for run in scored):
         caveats.append("every answer is right: these questions cannot tell budgets apart")
-    if 100 * (_best(scored).accuracy or 0.0) <= evidence.margin:
+    if 100 * (most_accurate(scored).accuracy or 0.0) <= evidence.margin:
         caveats.append(
-            f"no budget scored more than the margin of {_of(evidence.margin)}: with it, one that "
-            "answers nothing would be enough"
+            f"no budget scored more than the margin of {in_points(evidence.margin)}: with it, one "
+            "that answers nothing would be enough"
         )
     if decision.smallest == 0:
         caveats.append(f"{found.label} is the smallest budget measured: smaller ones may do too")
@@ -269,7 +275,7 @@ def _cannot_tell(scored: Sequence[AnalysedRun], best: AnalysedRun, evidence: Evi
     if evidence.reason is not None:
         return f"These questions cannot carry an answer: {evidence.reason}."
     assert evidence.decision is not None
-    margin = _of(evidence.margin)
+    margin = in_points(evidence.margin)
     alike = sum(run.accuracy == best.accuracy for run in scored) - 1
     highest = f"{best.label} scored highest"
     if alike:
@@ -301,7 +307,7 @@ def _questions(evidence: Evidence) -> list[str]:
     many = f"more than {_MOST}" if needed is None else f"about {count_text(needed)}"
     return [
         f"It takes {many} questions to show that an equally good budget is within "
-        f"{_of(evidence.margin)}."
+        f"{in_points(evidence.margin)}."
     ]
 
 

@@ -10,6 +10,7 @@ from vtexp.config.schema import LIMITS, ReportConfig, all_ranges
 from vtexp.errors import ConfigError
 from vtexp.runs.folder import frozen_at, run_folders
 from vtexp.utils import files
+from vtexp.utils.typed import is_number
 
 #: `report.margin` where no sweep says one.
 MARGIN = ReportConfig().margin
@@ -58,7 +59,7 @@ def _said(folder: Path, key: str) -> Any:
 def _number(folder: Path, key: str) -> float:
     """A key of `report` in a run's config. Raises DataError where it is not what it may be."""
     value, allowed = _said(folder, key), all_ranges()[f"report.{key}"]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not allowed.allows(value):
+    if not is_number(value) or not allowed.allows(value):
         said = f"report.{key} is not a number; must be {allowed}"
         raise files.damaged(folder / files.CONFIG, said)
     return float(value)

@@ -15,6 +15,7 @@ from vtexp.analysis.findings import AnalysedRun, Cost
 from vtexp.analysis.rows import ComparedRun
 from vtexp.errors import DataError
 from vtexp.utils import files
+from vtexp.utils.typed import is_number
 
 IMAGES = 1000
 #: By which share tokens of the timed batches may differ from the mean of all.
@@ -77,6 +78,6 @@ def price_per_hour(run: ComparedRun) -> float | None:
     price = hardware.get("price_per_hour") if isinstance(hardware, dict) else None
     if price is None:
         return None
-    if isinstance(price, bool) or not isinstance(price, int | float) or not price >= 0:
+    if not is_number(price) or not price >= 0:
         raise DataError(f"{run.folder / files.CONFIG}: hardware.price_per_hour is not a price")
     return float(price)

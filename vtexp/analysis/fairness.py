@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,7 @@ def different_questions(
         text = f"{dataset}: runs answered different questions ({counts}"
         sets = [questions[run.folder] for run in unlike.values() if run.folder in questions]
         if len(sets) == len(unlike):
-            shared = sets[0]
-            for other in sets[1:]:
-                shared = np.intersect1d(shared, other)
-            text += f", {len(shared)} shared"
+            text += f", {len(reduce(np.intersect1d, sets))} shared"
         found.append(f"{text}); they are not compared question by question")
     return found
 
@@ -89,7 +86,7 @@ def different_questions(
 def require_same_samples(runs: Sequence[ComparedRun]) -> None:
     """Raises DataError where runs did not answer the same questions, and so are no pairs.
 
-    To be called before any comparison question by question (paired tests, differences).
+    Call it before any comparison question by question (paired tests, differences).
     """
     for reason in different_questions([run for run in runs if run.result is not None], {}):
         raise DataError(f"{reason}; run them again with the same dataset.limit, seed and files")
@@ -100,7 +97,7 @@ def _differing(what: str, values: Sequence[Any], why: str) -> list[str]:
     counts = Counter(str(value) for value in values if value is not None)
     if len(counts) < 2:
         return []
-    named = [f"{value} ({n} run{'s'[: n > 1]})" for value, n in counts.most_common(MOST_VALUES)]
+    named = [f"{value} ({count_of(n, 'run')})" for value, n in counts.most_common(MOST_VALUES)]
     if len(counts) > MOST_VALUES:
         named.append(f"{len(counts) - MOST_VALUES} more")
     return [f"{what}: {', '.join(named)}: {why}"]

@@ -15,16 +15,6 @@ from vtexp.utils.typed import Misfit, from_json, to_json
 
 #: File of a report with all that was found; the number is raised whenever a key changes.
 ANALYSIS_NAME, FORMAT = "analysis.json", 4
-#: What became of the search for the smallest sufficient budget (`Answer.verdict`).
-VERDICTS = (
-    "smaller",  # a budget smaller than the best one is not worse by more than the margin
-    "best",  # the best budget itself is the smallest measured that is known to suffice
-    "larger",  # a larger one than the best is the smallest that is known to suffice
-    "cannot_tell",  # too few questions to show for any budget that it suffices
-    "one_value",  # a single budget was measured: nothing to compare with
-    "no_accuracy",  # random weights: latency and counts alone
-    "different_samples",  # the runs answered different questions
-)
 #: What the test says of a single budget.
 ENOUGH, NOT_ENOUGH, CANNOT_TELL = BUDGET_VERDICTS = ("enough", "not enough", "cannot tell")
 
@@ -202,11 +192,13 @@ class Power:
 class Answer:
     """The smallest budget that is not worse than the best by more than the margin.
 
-    `verdict` is one of VERDICTS, `sentence` says it to people, `caveats` what they must know with
-    it. `run`: the budget, None where the data cannot tell; `best` the one with the highest
-    accuracy; tokens saved are against `best`, below 0 where `run` is larger. `needed`: every
-    smaller budget was measured and loses more than the margin. `worse_larger`: larger budgets with
-    significantly lower accuracy than `run`.
+    `verdict` is `smaller` (than the budget that scored highest), `best` (that one itself) or
+    `larger`; without a `run` it is `cannot_tell` (too few questions), `one_value` (nothing to
+    compare with), `no_accuracy` (random weights) or `different_samples`. `sentence` says it to
+    people, `caveats` what they must know with it. `run`: the budget, None where the data cannot
+    tell; `best` the one with the highest accuracy; tokens saved are against `best`, below 0 where
+    `run` is larger. `needed`: every smaller budget was measured and loses more than the margin.
+    `worse_larger`: larger budgets with significantly lower accuracy than `run`.
     """
 
     verdict: str
@@ -250,11 +242,11 @@ class AtMargin:
 class AgainstLimit:
     """What a budget costs beside a limit such as `max_prefill_ms`, both in the unit of its name.
 
-    Of times: `value` is the mean with its 95 % interval between `processes`, or within one;
-    `chance` that the true mean is within the limit, no higher than that of a smaller budget, and
-    `chance_alone` by its own times; `beyond` how many of the `timed`
-    questions take longer in their own mean. Of memory and energy, measured once, there is neither
-    interval nor chance. `value` is None where it was not measured.
+    Times: `value` is the mean with its 95 % interval between `processes`, or within one; `chance`
+    that the true mean is within the limit, no higher than that of a smaller budget, and
+    `chance_alone` by its own times; `beyond` how many of the `timed` questions take longer in their
+    own mean. Memory and energy are measured once: they have neither interval nor chance. `value` is
+    None where it was not measured.
     """
 
     key: str

@@ -7,7 +7,6 @@ A grid is made by Hydra's `-m`: `knob=max_crops model.moe_top_k=4,8 model.active
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -20,20 +19,20 @@ from vtexp.analysis.limits import memory_gb
 from vtexp.analysis.paired import paired_runs
 from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.samples import SampleColumns
-from vtexp.analysis.times import known, timed_together
+from vtexp.analysis.times import timed_together
 from vtexp.metrics import metric
 from vtexp.stats.comparison import Scores, differences, paired_scores
 from vtexp.stats.paired import on_front
 from vtexp.stats.permutation import PairTest, pair_tests
 from vtexp.stats.times import mean_time
-from vtexp.utils.text import p_equals
+from vtexp.utils.grouping import grouped
+from vtexp.utils.text import LEVEL, p_equals
+from vtexp.utils.typed import known
 
 #: Knobs whose values say how many experts or blocks work, not how the image is cut.
 _OF_LLM = ("moe_top_k", "transformer_blocks")
 #: Settings that are an axis of a grid, and so do not tell grids apart.
 _AXES = re.compile(r"(moe_top_k|active_blocks)=(\d+|None)")
-#: Level of the tests behind "add up".
-SIGNIFICANT = 0.05
 
 
 def _crops(run: ComparedRun) -> str:
@@ -51,12 +50,9 @@ _VALUES: dict[str, Callable[[ComparedRun], str]] = {
 
 def grids(runs: Sequence[ComparedRun], read: Mapping[Path, SampleColumns]) -> tuple[Grid, ...]:
     """The grids among finished runs: those in which two knobs or more take several values."""
-    alike: dict[tuple[str, ...], list[ComparedRun]] = defaultdict(list)
-    for run in runs:
-        if run.result is not None and not run.same_inputs_as:
-            alike[_key(run)].append(run)
+    done = [run for run in runs if run.result is not None and not run.same_inputs_as]
     found = []
-    for own in alike.values():
+    for own in grouped(done, _key).values():
         axes = _axes(own)
         if axes:
             name = ", ".join([f"{own[0].asked.model} on {own[0].asked.dataset}", *_rest(own[0])])
@@ -175,7 +171,7 @@ def _interactions(
     placed: Mapping[tuple[str, ...], ComparedRun],
     read: Mapping[Path, SampleColumns],
 ) -> tuple[Interaction, ...]:
-    """Of each two knobs: what lowering both costs beyond the sum of what lowering each costs.
+    """For each two knobs, what lowering both costs beyond the sum of what lowering each costs.
 
     A contrast of four scores of each question, tested as the difference of two sums. p-values are
     Holm's over all pairs of knobs.
@@ -254,7 +250,7 @@ def _sentence(own: Interaction) -> str:
     if own.low is not None and own.high is not None:
         tested = f"{points_interval(own.low, own.high, signed=True)}, {tested}"
     difference = f"{points(own.difference, signed=True)} points ({tested})"
-    if own.p_holm >= SIGNIFICANT or own.low is None or own.low <= 0 <= (own.high or 0.0):
+    if own.p_holm >= LEVEL or own.low is None or own.low <= 0 <= (own.high or 0.0):
         return f"no interaction of {one} and {other} is shown: {costs}: {difference}"
     more = "more" if own.difference > 0 else "less"
     sum_of = f"lose {more} than the sum of what each loses alone"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from vtexp.analysis.answer import interval_text, lower_text, saved_text
+from vtexp.analysis.answer import interval_text, loss_of, lower_text, saved_text
 from vtexp.analysis.findings import AnalysedRun, Answer, AtMargin, Guess
 
 #: Margins in points of the table from a margin to the smallest budget that is enough.
@@ -23,11 +23,11 @@ def best_guess(runs: Sequence[AnalysedRun], answer: Answer, margin: float) -> Gu
     if answer.verdict != "cannot_tell" or best is None or not best.accuracy:
         return None
     # A hair more than the margin is the margin: scores are sums of many numbers.
-    own = next(run for run in scored if 100 * _loss(run) <= margin + 1e-9)
+    own = next(run for run in scored if 100 * loss_of(run) <= margin + 1e-9)
     found = own.versus_best
     return Guess(
         run=own.run,
-        loss=_loss(own),
+        loss=loss_of(own),
         low=None if found is None or found.high is None else -found.high,
         high=None if found is None or found.low is None else -found.low,
         tokens_saved=best.vision_tokens - own.vision_tokens,
@@ -40,15 +40,11 @@ def _candidates(runs: Sequence[AnalysedRun]) -> list[AnalysedRun]:
     return [run for run in runs if run.same_inputs_as is None]
 
 
-def _loss(run: AnalysedRun) -> float:
-    return 0.0 if run.versus_best is None else -run.versus_best.difference
-
-
 def _sentence(own: AnalysedRun, best: AnalysedRun, *, smallest: bool) -> str:
     if own is best:
         within = "scored within the margin of it" if not smallest else "was measured"
         return f"Best guess: {best.label}. No smaller budget {within}."
-    scored = f"{lower_text(_loss(own))}{interval_text(own)}"
+    scored = f"{lower_text(loss_of(own))}{interval_text(own)}"
     return f"Best guess: {own.label} {scored}. {saved_text(own, best)}".strip()
 
 

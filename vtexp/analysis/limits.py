@@ -14,14 +14,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from vtexp.analysis.answer import points_interval
+from vtexp.analysis.answer import most_accurate, points_interval
 from vtexp.analysis.findings import AgainstLimit, AnalysedRun, UnderLimits
 from vtexp.analysis.rows import ComparedRun
-from vtexp.analysis.times import known, read_times, scope
+from vtexp.analysis.times import read_times, scope
 from vtexp.measure.summary import cost_of, shared_processes, time_blocks
 from vtexp.measure.timings import LatencyRow
 from vtexp.stats.times import SURE, chances_in_turn
 from vtexp.utils.text import chance_text, listed, percent, three_digits
+from vtexp.utils.typed import known
 
 #: What a limit is on, and its unit.
 _TIMES = {"max_prefill_ms": "prefill_ms", "max_ttft_ms": "ttft_ms"}
@@ -64,13 +65,6 @@ def under_limits(
         costs=costs[best.run],
         surer=None if surer is None else surer.run,
     )
-
-
-def most_accurate(runs: Sequence[AnalysedRun]) -> AnalysedRun:
-    """Among equals the smallest, without any accuracy the largest; runs are in this order."""
-    if all(run.accuracy is None for run in runs):
-        return runs[-1]
-    return max(runs, key=lambda run: (run.accuracy or 0.0, -run.vision_tokens))
 
 
 def _against(limits: Mapping[str, float], run: ComparedRun) -> tuple[AgainstLimit, ...]:
@@ -207,7 +201,7 @@ def _lowered(cost: AgainstLimit) -> list[str]:
 def _unmeasured(
     limits: Mapping[str, float], costs: Mapping[str, tuple[AgainstLimit, ...]]
 ) -> list[str]:
-    """Of how many budgets it is not known whether they are within a limit."""
+    """How many budgets may or may not be within a limit, as it was not measured."""
     counts = {
         key: sum(cost[i].value is None for cost in costs.values()) for i, key in enumerate(limits)
     }

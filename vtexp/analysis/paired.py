@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import numpy as np
 from vtexp.analysis.findings import Difference
 from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.samples import SampleColumns
-from vtexp.analysis.times import known
 from vtexp.errors import DataError
 from vtexp.metrics import metric
 from vtexp.stats.comparison import (
@@ -25,6 +23,8 @@ from vtexp.stats.comparison import (
 )
 from vtexp.stats.paired import bootstrap_means, mcnemar_p_value
 from vtexp.stats.permutation import PValues, holm, sign_flip_tests
+from vtexp.utils.grouping import grouped
+from vtexp.utils.typed import known
 
 
 def on_shared_questions(
@@ -34,19 +34,15 @@ def on_shared_questions(
 
     Raises DataError where there are none.
     """
-    by_dataset: dict[str, list[Path]] = defaultdict(list)
-    for run in runs:
-        by_dataset[run.asked.dataset].append(run.folder)
     cut = {}
-    for dataset, folders in by_dataset.items():
-        common = read[folders[0]].questions
-        for folder in folders[1:]:
-            common = np.intersect1d(common, read[folder].questions)
+    for dataset, own in grouped(runs, lambda run: run.asked.dataset).items():
+        folders = [run.folder for run in own]
+        common = reduce(np.intersect1d, [read[folder].questions for folder in folders])
         if not len(common):
             raise DataError(f"{dataset}: the runs share no question; they cannot be compared")
         for folder in folders:
-            own = read[folder]
-            cut[folder] = own.at(np.flatnonzero(np.isin(own.questions, common)))
+            columns = read[folder]
+            cut[folder] = columns.at(np.flatnonzero(np.isin(columns.questions, common)))
     return cut
 
 

@@ -15,17 +15,17 @@ from vtexp.analysis.answer import points, points_interval
 from vtexp.analysis.paired import paired_runs
 from vtexp.analysis.rows import ComparedRun
 from vtexp.analysis.samples import SampleColumns
-from vtexp.analysis.times import known, side_by_side
+from vtexp.analysis.times import side_by_side
 from vtexp.budget.reduction import RESIZE
 from vtexp.config.schema import OF_LLM
 from vtexp.stats.permutation import pair_tests
-from vtexp.utils.text import listed, p_equals
+from vtexp.utils.grouping import grouped
+from vtexp.utils.text import LEVEL, listed, p_equals
+from vtexp.utils.typed import known
 
 #: Floors that work behind the connector, and the share by which mean tokens of a method and of
 #: resizing may differ to be called equal.
 FLOORS, EQUAL = ("random", "stride"), 0.05
-#: Level of the tests behind a verdict.
-SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class AgainstFloor:
 
     @property
     def verdict(self) -> str:
-        """`better` or `worse` where the interval is beside 0 and p_holm below SIGNIFICANT; else
+        """`better` or `worse` where the interval is beside 0 and p_holm below LEVEL; else
         `not shown`: too few questions show nothing either."""
-        if self.low is None or self.high is None or self.p_holm >= SIGNIFICANT:
+        if self.low is None or self.high is None or self.p_holm >= LEVEL:
             return "not shown"
         return "better" if self.low > 0 else "worse" if self.high < 0 else "not shown"
 
@@ -125,14 +125,15 @@ def reduction_findings(
     if not methods:
         return ()
     tested = against_floors(runs, read)
-    lines: dict[tuple[str, str, str], list[AgainstFloor]] = defaultdict(list)
-    for own in tested:
-        floor = own.floor.asked.reduction or ""
-        lines[floor, own.run.asked.dataset, _method(own.run)].append(own)
+
+    def line(own: AgainstFloor) -> tuple[str, str, str]:
+        return own.floor.asked.reduction or "", own.run.asked.dataset, _method(own.run)
+
     resized = {own.run.name for own in tested if own.floor.asked.reduction == RESIZE}
     lacking = [run for run in methods if run.name not in resized]
     said = [
-        _sentence(dataset, method, floor, own) for (floor, dataset, method), own in lines.items()
+        _sentence(dataset, method, floor, own)
+        for (floor, dataset, method), own in grouped(tested, line).items()
     ]
     return (
         *said,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtexp.budget.knobs import WITH_CAP, same_inputs
-from vtexp.budget.reduction import DEFAULT_LAYER, EARLY_LAYER
-from vtexp.config.schema import OF_LLM, OF_NO_NUMBER
+from vtexp.analysis.settings import run_settings, varying
+from vtexp.budget.knobs import same_inputs
 from vtexp.errors import DataError
 from vtexp.runs.folder import finished
 from vtexp.runs.records import (
@@ -23,14 +22,9 @@ from vtexp.runs.records import (
     read_result,
 )
 from vtexp.utils import files
+from vtexp.utils.grouping import differing, grouped
 from vtexp.utils.text import listed, listed_of, natural
-from vtexp.utils.typed import flat
 
-#: Settings of reductions whose defaults are the method's own, and what these are.
-OF_METHODS: dict[str, Callable[[str | None], Any]] = {
-    "reduction.layer": lambda _: DEFAULT_LAYER,
-    "reduction.positions": lambda method: "keep" if method == EARLY_LAYER else "renumber",
-}
 #: The error of a run whose result is incomplete.
 CUT_SHORT = "its result.json is damaged: python -m vtexp resume reruns it"
 
@@ -87,7 +81,7 @@ class ComparedRun:
 
     @property
     def found(self) -> Result:
-        """The result of a finished run; to be asked of no other."""
+        """The result of a finished run; only finished runs have one."""
         assert self.result is not None, self.name
         return self.result
 
@@ -188,11 +182,11 @@ def collect(*sweeps: Path) -> list[ComparedRun]:
     again = False
     if len(sweeps) > 1:
         runs, again = _once(runs)
-    settings = [_settings(run.folder) for run in runs]
-    varying = _varying(runs, settings)
+    settings = [run_settings(run.folder) for run in runs]
+    told = varying([run.asked.dataset for run in runs], settings)
     named = []
     for run, own in zip(runs, settings, strict=True):
-        parts = [f"{key}={own[key]}" for key in sorted(varying & own.keys())]
+        parts = [f"{key}={own[key]}" for key in sorted(told & own.keys())]
         if again:
             parts.append(f"sweep={run.sweep}")
         named.append(replace(run, settings=", ".join(parts)))
@@ -252,9 +246,7 @@ def _once(runs: Sequence[ComparedRun]) -> tuple[list[ComparedRun], bool]:
     Of the same run a result is taken before a failure, the first of equal results. Where a run has
     several results, all stay: each sweep is then compared as a whole.
     """
-    by_id: dict[str, list[ComparedRun]] = defaultdict(list)
-    for run in runs:
-        by_id[run.asked.run_id].append(run)
+    by_id = grouped(runs, lambda run: run.asked.run_id)
     done = {
         run_id: [run for run in same if run.result is not None] or same[:1]
         for run_id, same in by_id.items()
@@ -290,63 +282,6 @@ def _with_same_inputs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     return [replace(run, same_inputs_as=same.get(run.name)) for run in runs]
 
 
-def _varying(runs: Sequence[ComparedRun], settings: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Settings in which runs differ; those of a data set only where runs on the same one do.
-
-    One that a run's knob does not have differs from none. Those of a method that are not its
-    defaults are named in any case.
-    """
-    seen: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for run, own in zip(runs, settings, strict=True):
-        for key, value in own.items():
-            group = run.asked.dataset if key.startswith("dataset.") else ""
-            seen[key, group].add(str(value))
-    return {key for (key, _), values in seen.items() if len(values) > 1} | OF_METHODS.keys()
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """Settings of a run that can change its numbers and have no column of their own, flat."""
-    config = files.read_config(folder)
-    run, groups = config.get("run"), ("model", "dataset", "hardware", "measure")
-    if not isinstance(run, dict) or not all(isinstance(config.get(key), dict) for key in groups):
-        raise files.damaged(folder / files.CONFIG, files.NO_CONFIG)
-    told = {f"{group}.{key}" for group, key in OF_NO_NUMBER}
-    told |= {f"{group}.{key}" for group in groups for key in ("name", "split")}
-    found = {
-        key: value
-        for key, value in flat({group: config.get(group) for group in groups}, ".").items()
-        if not any(key == one or key.startswith(f"{one}.") for one in told)
-    }
-    found = {_short(key): _joined(value) for key, value in found.items()}
-    if run.get("name") in WITH_CAP:
-        found |= {"knob.max_crops": run.get("max_crops")}
-    if run.get("name") == "kept_tokens":
-        found |= _reduction(run.get("reduction"))
-    return found | ({"knob.fit": run.get("fit")} if run.get("name") == "image_size" else {})
-
-
-def _joined(value: Any) -> Any:
-    """A list as the command line has it, such as `[0,1,3]`: settings are told apart by commas."""
-    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
-
-
-def _short(key: str) -> str:
-    """A setting's name for people: experts and blocks are the model's anyway."""
-    name = key.removeprefix("model.")
-    return name if name in OF_LLM else key
-
-
-def _reduction(asked: Any) -> dict[str, Any]:
-    """What differs between reductions, but for how many tokens they keep."""
-    plain = asked if isinstance(asked, dict) else {}
-    keys, method = ("structure_tokens", "seed", "merge", "function"), plain.get("method")
-    found = {"reduction": method} | {f"reduction.{k}": plain.get(k) for k in keys}
-    own = {key: plain.get(key.removeprefix("reduction.")) for key in OF_METHODS}
-    return found | {
-        key: value for key, value in own.items() if value not in (None, OF_METHODS[key](method))
-    }
-
-
 def run_names(runs: Sequence[ComparedRun]) -> dict[str, str]:
     """What runs are called beside each other: by the value alone where all have one knob."""
     one_knob = len({run.asked.knob for run in runs}) == 1
@@ -355,10 +290,9 @@ def run_names(runs: Sequence[ComparedRun]) -> dict[str, str]:
 
 def _full_names(runs: Sequence[ComparedRun]) -> dict[str, str]:
     """What runs are called where it matters which: with model, data set, hardware that differ."""
-    keys = ("model", "dataset", "hardware")
-    differing = [key for key in keys if len({getattr(run.asked, key) for run in runs}) > 1]
+    keys = differing(("model", "dataset", "hardware"), [run.asked for run in runs])
     return {
-        run.name: ", ".join([run.long_label, *(getattr(run.asked, key) for key in differing)])
+        run.name: ", ".join([run.long_label, *(getattr(run.asked, key) for key in keys)])
         for run in runs
     }
 
@@ -395,23 +329,19 @@ def warnings(runs: Sequence[ComparedRun]) -> list[str]:
 
 def curves_of(runs: Sequence[ComparedRun]) -> dict[str, list[ComparedRun]]:
     """Finished runs by the line of a plot that they belong to, under its label."""
-    by_curve: dict[Curve, list[ComparedRun]] = defaultdict(list)
-    for run in runs:
-        if run.result is not None:
-            by_curve[run.curve].append(run)
+    done = (run for run in runs if run.result is not None)
+    by_curve = grouped(done, lambda run: run.curve)
     labels = curve_labels(list(by_curve))
     return {labels[curve]: own for curve, own in by_curve.items()}
 
 
 def curve_labels(curves: Sequence[Curve]) -> dict[Curve, str]:
     """Label of each line: only the parts in which the lines differ."""
-    differing = [key for key in Curve._fields if len({getattr(own, key) for own in curves}) > 1]
+    keys = differing(Curve._fields, curves)
 
     def text(curve: Curve, key: str) -> str:
         if key == "force_full_tokens":
             return "full tokens" if curve.force_full_tokens else "overlap dropped"
         return str(getattr(curve, key))
 
-    return {
-        curve: ", ".join(filter(None, (text(curve, key) for key in differing))) for curve in curves
-    }
+    return {curve: ", ".join(filter(None, (text(curve, key) for key in keys))) for curve in curves}

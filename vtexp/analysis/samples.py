@@ -16,6 +16,7 @@ import numpy as np
 
 from vtexp.runs.records import Result, SampleRow, read_samples
 from vtexp.utils import files
+from vtexp.utils.typed import is_number
 
 #: A text with more values than this is a note on a question, not a group of questions.
 MOST_GROUPS = 20
@@ -33,7 +34,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class SampleColumns:
-    """Of n samples: what was asked (a hash each), the score (NaN where none), image and groups.
+    """n samples: what was asked (a hash each), the score (NaN where none), image and groups.
 
     `images` are numbers that mean nothing beyond this file. `groups` by the attribute's name, for
     those attributes that have at least two values and few.
@@ -118,9 +119,8 @@ class _Attribute:
         """The value of the sample of this number, counted from 1."""
         if self._dropped:
             return
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        self._numbers &= is_number
-        value = value if is_number else str(value)
+        self._numbers &= is_number(value)
+        value = value if is_number(value) else str(value)
         self._codes.append(self._values.setdefault(value, len(self._values)))
         self._dropped = self._are_too_many() or len(self._codes) != number
 

@@ -17,6 +17,7 @@ from vtexp.runs.records import read_environment, read_latency
 from vtexp.stats.paired import on_front
 from vtexp.stats.times import drawn_mean_times, mean_time, speed_up
 from vtexp.utils import files
+from vtexp.utils.typed import known
 
 
 @dataclass(frozen=True)
@@ -120,17 +121,15 @@ def _reference(run: ComparedRun) -> Any:
 
 
 def front(accuracies: np.ndarray, drawn: np.ndarray, timed: Timed) -> list[tuple[bool, float]]:
-    """Of accuracies (k,) and their draws (draws, k) in the order of the timed runs."""
+    """Whether each timed run is on the Pareto front, and in what share of the draws.
+
+    accuracies (k,) and their draws (draws, k) in the order of the timed runs.
+    """
     drawn_times = drawn_mean_times(timed.blocks)
     means = np.array([mean_time(own).value for own in timed.blocks])
     share = on_front(drawn[: len(drawn_times)], drawn_times).mean(axis=0)
     seen = on_front(accuracies, means)
     return [(bool(on), float(own)) for on, own in zip(seen, share, strict=True)]
-
-
-def known(value: float) -> float | None:
-    """A number, or None for NaN."""
-    return None if np.isnan(value) else float(value)
 
 
 def scope(processes: int, *, side_by_side: bool = True) -> str:

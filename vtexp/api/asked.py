@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from vtexp.budget.geometry import size_of
 from vtexp.budget.knobs import MOST_TOKENS, KnobValue
 from vtexp.config.choices import Fit
-from vtexp.config.compose import compose_config
+from vtexp.config.compose import compose_config, quoted
 from vtexp.config.schema import Config
 from vtexp.config.user_errors import USER_ERRORS, one_line
 from vtexp.errors import ArgumentError, ConfigError, VtexpError
@@ -82,8 +82,7 @@ def of_model(model: str, path: str | Path | None) -> list[str]:
     """Overrides that choose a model, from a folder or repository if `path` is given."""
     chosen = [choice("model", model)]
     if path is not None:
-        quoted = str(path_of("path", path)).replace("\\", "\\\\").replace("'", "\\'")
-        chosen.append(f"model.path='{quoted}'")
+        chosen.append(f"model.path={quoted(str(path_of('path', path)))}")
     return chosen
 
 

@@ -21,7 +21,6 @@ from vtexp.data.images import ImageFile
 from vtexp.data.sample import Sample
 from vtexp.errors import ConfigError
 from vtexp.models.checkpoints import EMBEDDED, find_checkpoint
-from vtexp.prompts.tokenizer import PromptTokenizer
 from vtexp.runs.plan import geometry_of
 from vtexp.utils.arguments import text
 
@@ -81,7 +80,8 @@ def count_tokens(
     others = int("{bos}" in tokenizer.form.template)
     if asked_text is not None:
         asked = Sample("asked", "asked", ImageFile(Path()), asked_text, (), "")
-        others = text_tokens(tokenizer, asked, asked_style or default_style(config.path))
+        prompt = tokenizer.prompt(asked, asked_style or default_style(config.path))
+        others = prompt.text_tokens
     return counts_of(image, setting, geometry, others)
 
 
@@ -101,12 +101,6 @@ def counts_of(
         prompt_tokens=layout.sequence_length + text_tokens,
         max_sequence_length=geometry.max_sequence_length,
     )
-
-
-def text_tokens(tokenizer: PromptTokenizer, sample: Sample, style: str) -> int:
-    """Tokens of a sample's prompt besides the image's."""
-    prompt = tokenizer.prompt(sample, style)
-    return len(prompt.before) + len(prompt.after)
 
 
 def default_style(path: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from vtexp.api.asked import Budget, choice, configured, knob_value, of_model
-from vtexp.api.counts import TokenCounts, counts_of, default_style, text_tokens
+from vtexp.api.counts import TokenCounts, counts_of, default_style
 from vtexp.budget.knobs import CropSetting, KnobValue
 from vtexp.budget.llm import LlmSetting
 from vtexp.config.choices import Weights
@@ -157,8 +157,9 @@ class Model:
         return sample.on_white() if self.transparent_on_white else sample, setting
 
     def _counts(self, sample: Sample, setting: CropSetting, style: str) -> TokenCounts:
-        text = text_tokens(self.runner.tokenizer, sample, style)
-        return counts_of(sample.image_size(), setting, self.runner.geometry, text)
+        prompt = self.runner.tokenizer.prompt(sample, style)
+        geometry = self.runner.geometry
+        return counts_of(sample.image_size(), setting, geometry, prompt.text_tokens)
 
     def _require_room(
         self, sample: Sample, setting: CropSetting, style: str, new_tokens: int

@@ -227,7 +227,7 @@ def tiling_to_resolution(tiling: Tiling, geometry: Geometry = MOLMO) -> Size:
     )
 
 
-def crop_corners(tiling: Tiling, geometry: Geometry = MOLMO) -> list[tuple[int, int]]:
+def crop_corners(tiling: Tiling, geometry: Geometry) -> list[tuple[int, int]]:
     """Top and left px of each crop on the canvas of a tiling, row by row."""
     return [
         (row * geometry.window_px, col * geometry.window_px)
@@ -280,6 +280,11 @@ def _candidate_tilings(max_crops: int) -> np.ndarray:
     return np.array(sorted(tilings, key=lambda t: (t[0] * t[1], t[0])), dtype=np.int64)
 
 
+def tilings_up_to(max_crops: int) -> list[Tiling]:
+    """All tilings of at most `max_crops` crops, by number of crops, then rows."""
+    return [Tiling(rows, cols) for rows, cols in _candidate_tilings(max_crops).tolist()]
+
+
 def select_tiling(
     height: float,
     width: float,
@@ -319,9 +324,8 @@ def nearest_aspect_tiling(size: Size, max_crops: int, geometry: Geometry) -> Til
     Among equally near ones the largest whose area is below twice the image's; candidates are tried
     by number of crops, then columns.
     """
-    candidates = (Tiling(int(rows), int(cols)) for rows, cols in _candidate_tilings(max_crops))
     best, least = Tiling(1, 1), math.inf
-    for tiling in sorted(candidates, key=lambda t: (t.num_crops, t.cols)):
+    for tiling in sorted(tilings_up_to(max_crops), key=lambda t: (t.num_crops, t.cols)):
         distance = abs(size.aspect_ratio - tiling.cols / tiling.rows)
         roomy = 2 * size.height * size.width > tiling.num_crops * geometry.crop_px**2
         if distance < least or (distance == least and roomy):

@@ -10,7 +10,7 @@ from vtexp.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class LlmSizes:
-    """Of a language model as published: its blocks, and experts in each, of which `top_k` work.
+    """A language model as published: its blocks, and experts in each, of which `top_k` work.
 
     experts and top_k are None for models without experts.
     """

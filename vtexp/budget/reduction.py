@@ -16,6 +16,7 @@ from vtexp.budget.geometry import (
     Tiling,
     largest_tiling,
     tiling_to_resolution,
+    tilings_up_to,
     token_layout,
 )
 from vtexp.errors import ConfigError
@@ -66,7 +67,7 @@ class Reduction:
         return max(1, min(tokens, wanted))
 
     def by_block(self, tokens: int, blocks: int) -> tuple[int, ...]:
-        """Of an image's vision tokens how many each of so many blocks reads."""
+        """How many of an image's vision tokens each of so many blocks reads."""
         early = min(self.layer or 0, blocks)
         return (tokens,) * early + (self.kept_of(tokens),) * (blocks - early)
 
@@ -101,11 +102,9 @@ def nearest_tiling(size: Size, tokens: int, most: Tiling, geometry: Geometry) ->
         found = token_layout(tiling, geometry).vision_tokens
         return abs(found - tokens), stretched(tiling), tiling.rows
 
-    crops = most.num_crops
-    tilings = (
-        Tiling(rows, cols) for rows in range(1, crops + 1) for cols in range(1, crops // rows + 1)
-    )
-    near = [tiling for tiling in tilings if stretched(tiling) <= MOST_STRETCHED]
+    near = [
+        tiling for tiling in tilings_up_to(most.num_crops) if stretched(tiling) <= MOST_STRETCHED
+    ]
     return min([Tiling(1, 1), *near], key=distance)
 
 

@@ -23,8 +23,9 @@ from vtexp.prompts.wording import option_names
 from vtexp.runs.plan import make_plan
 from vtexp.runs.planned_run import PlannedRun
 from vtexp.utils.by_name import imported
-from vtexp.utils.console import console
+from vtexp.utils.console import console, print_whole
 from vtexp.utils.files import write_bytes
+from vtexp.utils.text import count_of
 
 #: A size that is neither published nor countable here.
 UNKNOWN = "?"
@@ -48,9 +49,7 @@ def show_list(config_dir: Path | None) -> None:
         size = UNKNOWN if count is None else f"{count:,}".replace(",", " ")
         row = (name, dataset.split, size, dataset.metric, dataset.licence, "yes" if here else "no")
         table.add_row(*row)
-    # A pipe has no width: nothing is cut or wrapped there.
-    width = None if console.is_terminal else console.measure(table).maximum
-    console.print(table, soft_wrap=False, width=width)
+    print_whole(console, table)
     console.print(
         "here: whole on this machine. `python -m vtexp datasets show NAME` draws a sample, or says "
         "how to get the set."
@@ -101,7 +100,7 @@ def show_sample(
 def _facts(config: Config, sample: Sample, run: PlannedRun) -> list[tuple[str, str]]:
     """The lines above the picture: label and text."""
     (tiling,) = run.tilings
-    crops = f"{tiling.num_crops} crop{'s' * (tiling.num_crops > 1)}"
+    crops = count_of(tiling.num_crops, "crop")
     answers = Counter(sample.references).most_common()
     facts = [
         ("question", sample.question or "none is asked"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from vtexp.runs.importance import measure, require_measurable, steps
 from vtexp.runs.job import load_runner
 from vtexp.runs.plan import Plan, make_plan
 from vtexp.utils.console import console, progress
+from vtexp.utils.grouping import grouped
 from vtexp.utils.text import listed
 
 #: What holds where nothing else is asked: the published preprocessing, and no run's folder.
@@ -115,14 +115,12 @@ def _table(found: BlockOrder) -> Table:
 def _notes(found: BlockOrder, overrides: Sequence[str]) -> list[str]:
     """What a reader must know of the order."""
     notes = []
-    alike: dict[float, list[str]] = defaultdict(list)
-    for one in sorted(found.blocks, key=lambda one: one.block):
-        alike[one.loss].append(str(one.block))
-    for names in alike.values():
-        if len(names) > 1:
+    in_order = sorted(found.blocks, key=lambda one: one.block)
+    for alike in grouped(in_order, lambda one: one.loss).values():
+        if len(alike) > 1:
+            names = listed([str(one.block) for one in alike])
             notes.append(
-                f"blocks {listed(names)} lose the same: of these the nearer to the middle leaves "
-                "first"
+                f"blocks {names} lose the same: of these the nearer to the middle leaves first"
             )
     if found.alike:
         pairs = listed([f"{one} and {other}" for one, other in found.alike])

@@ -113,8 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_datasets(commands)
     _add_importance(commands)
     for name, about in SWEEP_COMMANDS.items():
-        command = commands.add_parser(name, help=about, description=about)
-        command.set_defaults(command=_sweep_command, keys=False, prog=command.prog)
+        command = _command_of(commands, name, about, _sweep_command)
         command.set_defaults(name=name, interrupted="what has been submitted is left alone")
         command.add_argument("sweep", metavar="SWEEP", help="its name in outputs/, or its folder")
         _add_options(name, command)
@@ -125,11 +124,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _command_of(
+    commands: argparse._SubParsersAction[_Parser],
+    name: str,
+    about: str,
+    run: Callable[[argparse.Namespace, Sequence[str]], None],
+    *,
+    keys: bool = False,
+    epilog: str | None = None,
+) -> _Parser:
+    """The parser of a command, which runs `run`; `keys`: it takes keys of the config."""
+    command = commands.add_parser(name, help=about, description=about, epilog=epilog)
+    command.set_defaults(command=run, keys=keys, prog=command.prog)
+    return command
+
+
 def _add_completion(commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "print the script that completes vtexp's arguments in a shell"
     how = 'bash, zsh: eval "$(vtexp completion bash)"; fish: vtexp completion fish | source'
-    completion = commands.add_parser("completion", help=about, description=about, epilog=how)
-    completion.set_defaults(command=_completion, keys=False, prog=completion.prog)
+    completion = _command_of(commands, "completion", about, _completion, epilog=how)
     completion.add_argument("shell", choices=SHELLS, help="your shell")
 
 
@@ -172,8 +185,7 @@ def _seconds(text: str) -> float:
 
 def _add_sweeps(commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "list the sweeps, newest first, with their state"
-    sweeps = commands.add_parser("sweeps", help=about, description=about)
-    sweeps.set_defaults(command=_list_sweeps, keys=False, prog=sweeps.prog)
+    sweeps = _command_of(commands, "sweeps", about, _list_sweeps)
     about = "folder of the sweeps (default: outputs)"
     sweeps.add_argument("folder", type=Path, metavar="FOLDER", nargs="?", help=about)
     sweeps.add_argument("--json", dest="as_json", action="store_true", help="as JSON")
@@ -181,8 +193,7 @@ def _add_sweeps(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "compare the runs of one or several sweeps that are done"
-    report = commands.add_parser("report", help=about, description=about)
-    report.set_defaults(command=_report, keys=False, prog=report.prog)
+    report = _command_of(commands, "report", about, _report)
     about = "their names in outputs/, or their folders"
     report.add_argument("sweeps", metavar="SWEEP", nargs="+", help=about)
     about = "folder of the report; default: the sweep's own, of several outputs/report-NAMES"
@@ -198,8 +209,7 @@ def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _add_publish(commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "upload sweeps to Weights & Biases, with one report of them all"
-    publish = commands.add_parser("publish", help=about, description=about)
-    publish.set_defaults(command=_publish, keys=False, prog=publish.prog)
+    publish = _command_of(commands, "publish", about, _publish)
     publish.set_defaults(interrupted="what was uploaded stays")
     about = "their names in outputs/, or their folders"
     publish.add_argument("sweeps", metavar="SWEEP", nargs="+", help=about)
@@ -211,18 +221,18 @@ def _add_publish(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _add_datasets(commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "list the data sets: size, metric, licence, and whether they are on this machine"
-    listing = commands.add_parser("datasets", help=about, description=about)
-    listing.set_defaults(command=_list_datasets, keys=False, prog=listing.prog)
+    listing = _command_of(commands, "datasets", about, _list_datasets)
     _add_config_dir(listing, default=None)
     about = "draw one sample: image, crops, overlap, padding, tokens, question and references"
-    show = listing.add_subparsers(title="commands", metavar="[show NAME]").add_parser(
+    show = _command_of(
+        listing.add_subparsers(title="commands", metavar="[show NAME]"),
         "show",
-        help=about,
-        description=about,
+        about,
+        _show_sample,
+        keys=True,
         epilog="Any key of launch.py can be given too, such as --knob.sizes 560x336, or "
         "--knob max_crops --knob.max_crops 4, or --dataset.split train.",
     )
-    show.set_defaults(command=_show_sample, keys=True, prog=show.prog)
     about = "name of the data set, as in dataset=NAME, and keys of launch.py"
     show.add_argument("words", metavar="NAME [KEY=VALUE]", nargs="*", default=[], help=about)
     about = "place of the question in the order of a run, from 0 (default)"
@@ -240,15 +250,16 @@ def _add_config_dir(parser: argparse.ArgumentParser, default: object) -> None:
 
 def _add_importance(commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "measure how much accuracy each block of the language model is worth; write their order"
-    importance = commands.add_parser(
+    importance = _command_of(
+        commands,
         "importance",
-        help=about,
-        description=about,
+        about,
+        _importance,
+        keys=True,
         epilog="Keys are those of launch.py, such as model=molmo_7b_d dataset=text_vqa "
         "dataset.split=train dataset.limit=500. The budget is one value of a knob; default: "
         "knob=max_crops knob.max_crops=12.",
     )
-    importance.set_defaults(command=_importance, keys=True, prog=importance.prog)
     importance.set_defaults(interrupted="no order was written")
     about = "keys of launch.py"
     importance.add_argument("words", metavar="KEY=VALUE", nargs="*", default=[], help=about)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,8 +36,9 @@ from vtexp.runs.ledger import Job, read_submitted, taking, working_folder
 from vtexp.runs.plan import Plan, make_plan
 from vtexp.tracking import publish as upload
 from vtexp.utils import files
-from vtexp.utils.console import console
+from vtexp.utils.console import console, print_whole
 from vtexp.utils.extras import require_extra
+from vtexp.utils.grouping import grouped
 from vtexp.utils.text import count_of, listed
 
 
@@ -50,10 +50,7 @@ def status(name: str, *, as_json: bool = False, every: bool = False) -> None:
         # Not by the console, which could break lines.
         print(json.dumps([status.plain() for status in in_order(statuses)], indent=2))
         return
-    shown = table(sweep, statuses, every=every)
-    # A pipe has no width: nothing is cut there.
-    width = None if console.is_terminal else max(console.measure(shown).maximum, console.width)
-    console.print(shown, soft_wrap=False, width=width)
+    print_whole(console, table(sweep, statuses, every=every))
 
 
 def publish(names: Sequence[str], entity: str | None = None, project: str | None = None) -> None:
@@ -110,8 +107,9 @@ def report(
     sweeps = _sweeps(names, "report")
     statuses = [status for sweep in sweeps for status in look_again(sweep)]
     shared = questions == "shared"
-    if out is not None and out.resolve() not in [sweep.resolve() for sweep in sweeps]:
-        _refuse_sweep(out)
+    own = out is None or out.resolve() in [sweep.resolve() for sweep in sweeps]
+    if out is not None and not own and is_sweep(out):
+        raise ConfigError(f"--out {out}: has the report of another sweep; name another folder")
     folder = out or _folder_of(sweeps)
     written = write.report(sweeps, folder, margin=margin, shared=shared, limits=asked)
     # Of what is asked for here alone: W&B has what the sweep was configured with.
@@ -121,12 +119,6 @@ def report(
         console.print(summary(statuses))
     if written:
         require_page(folder)
-
-
-def _refuse_sweep(out: Path) -> None:
-    """Raises ConfigError where a report would replace that of another sweep."""
-    if is_sweep(out):
-        raise ConfigError(f"--out {out}: has the report of another sweep; name another folder")
 
 
 def _limit(text: str) -> tuple[str, float]:
@@ -270,13 +262,14 @@ def _plans(folders: Sequence[Path], keys: Sequence[str]) -> list[Plan]:
 
     `keys`: changes of their hardware. Raises DataError if they cannot be the same runs now.
     """
-    alike: dict[str, list[Path]] = defaultdict(list)
-    for folder in folders:
+
+    def settings(folder: Path) -> str:
         plain = files.read_config(folder)
         plain.pop("run", None)
-        alike[json.dumps(plain, sort_keys=True)].append(folder)
+        return json.dumps(plain, sort_keys=True)
+
     plans = []
-    for own in alike.values():
+    for own in grouped(folders, settings).values():
         plan = make_plan(with_keys(thaw(own), keys))
         require_folders(plan, own)
         plans.append(plan)
@@ -286,7 +279,5 @@ def _plans(folders: Sequence[Path], keys: Sequence[str]) -> list[Plan]:
 def _as_before(sweep: Path, wanted: Sequence[RunStatus]) -> list[list[Path]]:
     """Runs in the groups that shared a job before; those of no job one by one."""
     job_of = {run: number for number, job in enumerate(read_submitted(sweep)) for run in job.runs}
-    groups: dict[int | Path, list[Path]] = defaultdict(list)
-    for status in wanted:
-        groups[job_of.get(status.folder.name, status.folder)].append(status.folder)
-    return list(groups.values())
+    folders = [status.folder for status in wanted]
+    return list(grouped(folders, lambda folder: job_of.get(folder.name, folder)).values())

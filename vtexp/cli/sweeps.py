@@ -16,7 +16,7 @@ from vtexp.jobs.status import RunStatus, look_at
 from vtexp.jobs.watch import summary
 from vtexp.runs.folder import asked_of, frozen_at, is_sweep, run_folders
 from vtexp.runs.ledger import read_submitted
-from vtexp.utils.console import console
+from vtexp.utils.console import console, print_whole
 from vtexp.utils.text import listed
 
 
@@ -79,9 +79,7 @@ def show_sweeps(folder: Path, *, as_json: bool = False) -> None:
         runs = sweep.error or summary(sweep.statuses)
         groups = (listed(sweep.values(key)) for key in ("model", "dataset"))
         table.add_row(sweep.folder.name, began, sweep.state, runs, *groups)
-    # A pipe has no width: nothing is cut there.
-    width = None if console.is_terminal else console.measure(table).maximum
-    console.print(table, soft_wrap=False, width=width)
+    print_whole(console, table)
 
 
 def find_sweeps(folder: Path) -> list[SweepSummary]:

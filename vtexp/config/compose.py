@@ -12,7 +12,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ValueType
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,11 +23,13 @@ from vtexp.config.dataset_schema import DatasetConfig
 from vtexp.config.hydra_parts import register_sweeper
 from vtexp.config.knob_schema import VALUE_KEYS
 from vtexp.config.schema import Config, register_schemas
-from vtexp.errors import ConfigError
+from vtexp.errors import ConfigError, message_of
 
 #: What Hydra and OmegaConf raise for an invalid config.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
 
+#: What is wrong with an argument that Hydra's grammar does not take.
+UNPARSABLE = "cannot be parsed as key=value; quote values with special characters"
 #: The seeds' name of a key, which scripts may still use on the command line.
 SEEDS_KEYS = {"knob.vision_tokens_list": "knob.targets"}
 
@@ -53,11 +55,16 @@ def combinations(arguments: Sequence[str]) -> list[list[str]]:
     try:
         overrides = OverridesParser.create().parse_overrides(list(map(with_brackets, arguments)))
     except HydraException as error:
-        raise ConfigError(" ".join(str(error).split())) from error
-    if any(o.get_key_element() == "sweep.name" and o.is_sweep_override() for o in overrides):
-        raise ConfigError("sweep.name: one sweep has one name; start two for two names")
+        raise ConfigError(message_of(error)) from error
+    require_one_name(overrides)
     (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     return [list(own) for own in batch]
+
+
+def require_one_name(overrides: Sequence[Override]) -> None:
+    """Raises ConfigError where the sweep's name is swept."""
+    if any(o.get_key_element() == "sweep.name" and o.is_sweep_override() for o in overrides):
+        raise ConfigError("sweep.name: one sweep has one name; start two for two names")
 
 
 def dataset_names(config_dir: Path | None = None) -> list[str]:
@@ -90,8 +97,7 @@ def _files(config_dir: Path | None) -> Iterator[list[str]]:
         folder = config_dir.expanduser().absolute()
         if not folder.is_dir():
             raise ConfigError(f"--config-dir {config_dir}: no such folder")
-        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-        searched = [f"hydra.searchpath=['file://{quoted}']"]
+        searched = [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
     register_schemas()
     register_sweeper()
     running = GlobalHydra.instance().hydra  # within `launch.py` there is one, and only one can be
@@ -106,10 +112,16 @@ def _files(config_dir: Path | None) -> Iterator[list[str]]:
         GlobalHydra.instance().hydra = running
 
 
+def quoted(text: str) -> str:
+    """A text as a value of an override: quoted, so that Hydra's grammar sees nothing in it."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def flags_first(arguments: Sequence[str]) -> list[str]:
     """Flags moved before overrides: Hydra refuses overrides on both sides of one.
 
-    To be called within `hydra_arguments`.
+    Call it within `hydra_arguments`.
     """
     overrides = get_args_parser().parse_intermixed_args(arguments).overrides
     flags = list(arguments)
@@ -140,8 +152,6 @@ def with_brackets(argument: str) -> str:
         values = override.sweep_string_iterator() if override.is_sweep_override() else [value]
         return f"{key}=[{','.join(values)}]"
     except HydraException as error:  # the parser's own text names no key
-        raise ConfigError(
-            f"{argument}: cannot be parsed as key=value; quote values with special characters"
-        ) from error
+        raise ConfigError(f"{argument}: {UNPARSABLE}") from error
     except ValueError as error:
         raise ConfigError(f"{argument}: {error}") from error

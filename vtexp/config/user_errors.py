@@ -18,7 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, Vali
 from yaml import YAMLError
 
 from vtexp.config.booleans import strict_booleans
-from vtexp.config.compose import COMPOSE_ERRORS, flags_first, with_brackets
+from vtexp.config.compose import COMPOSE_ERRORS, UNPARSABLE, flags_first, with_brackets
 from vtexp.config.hydra_parts import INSTEAD, for_several_knobs, hydra_arguments
 from vtexp.config.schema import rule_of_key
 from vtexp.errors import VtexpError, no_memory_left
@@ -120,9 +120,7 @@ def one_line(error: BaseException) -> str:
         file = re.match(r"In '(.+?)': ", str(error))
         return _omegaconf_line(cause) + (f" (in {file[1]}.yaml)" if file else "")
     if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override}: cannot be parsed as key=value; quote values with special characters"
-        )
+        return f"{error.override}: {UNPARSABLE}"
     text = " ".join(str(error).split())
     missing = re.search(
         r"Could not find '((?:hydra/)?.+?)/(.*)' Available options in '[^']+': (.*)", text

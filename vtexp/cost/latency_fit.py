@@ -11,7 +11,7 @@ as reports and limits have means. No coefficient is negative, and relative error
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from vtexp.errors import DataError
 from vtexp.stats import terms as term_statistics
 from vtexp.stats.times import Estimate
 from vtexp.utils import files
+from vtexp.utils.grouping import grouped
 from vtexp.utils.text import percent
 
 COST_MODEL = "cost_model.json"
@@ -119,12 +120,10 @@ class TimedRun:
 def write_cost_model(sweep: Path) -> Path | None:
     """Write the fits of a sweep's finished runs; None where there are too few settings for any.
 
-    To be called when runs have finished. A run whose files cannot be read is left out.
+    Call it when runs have finished. A run whose files cannot be read is left out.
     """
-    groups: dict[str, list[TimedRun]] = defaultdict(list)
-    for folder in sorted(sweep.iterdir()):
-        if (run := timed_run(folder)) is not None:
-            groups[repr(run.conditions)].append(run)
+    timed = filter(None, map(timed_run, sorted(sweep.iterdir())))
+    groups = grouped(timed, lambda run: repr(run.conditions))
     fits = [_described(runs) for runs in groups.values() if _settings(runs) >= LEAST_SETTINGS]
     path = sweep / COST_MODEL
     if not fits:
@@ -168,7 +167,7 @@ def timed_run(folder: Path) -> TimedRun | None:
 
 
 def _conditions(plain: dict[str, Any]) -> dict[str, Any]:
-    """Of a plain config: settings that decide how long a prefill takes."""
+    """The settings of a plain config that decide how long a prefill takes."""
     found = {
         f"{group}.{key}": plain[group].get(key)
         for group, keys in OF_PREFILL.items()
@@ -183,7 +182,7 @@ def _conditions(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measured_on(surroundings: dict[str, Any]) -> dict[str, Any]:
-    """Of environment.json: device and versions, without which times are not the same."""
+    """Device and versions of environment.json, without which times are not the same."""
     packages = surroundings["packages"]
     return {
         "device": surroundings["device"]["name"],
@@ -195,16 +194,13 @@ def _measured_on(surroundings: dict[str, Any]) -> dict[str, Any]:
 
 def _points(rows: Sequence[dict[str, Any]]) -> list[Point]:
     """One point per question. Raises ValueError where there is none, or one that is no time."""
-    by_question: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        by_question[row["sample_id"]].append(row)
     points = [
         Point(
             int(found[0]["num_crops"]),
             int(found[0]["sequence_length"]),
             fmean(row["prefill_ms"] for row in found),
         )
-        for found in by_question.values()
+        for found in grouped(rows, lambda row: row["sample_id"]).values()
     ]
     if not points or not all(0 < point.prefill_ms < math.inf for point in points):
         raise ValueError("no timed prefills")
@@ -228,7 +224,7 @@ def mean_prefill_ms(coefficients: Coefficients, run: TimedRun) -> float:
 def held_out_errors(
     runs: Sequence[TimedRun], predict: Callable[[list[TimedRun], TimedRun], float]
 ) -> list[float]:
-    """Of each run, the relative error of what the runs of all other settings predict of it.
+    """The relative error of what the runs of all other settings predict of each run.
 
     `predict` gives predicted / measured.
     """

@@ -31,7 +31,7 @@ def device_memory_gb(hardware: HardwareConfig) -> float | None:
 def estimate(
     arithmetic: ModelArithmetic, config: Config, prompts: Collection[PromptCounts], batch_size: int
 ) -> Memory:
-    """Of a batch of prompts with the most of everything that any of these has, and answers."""
+    """Memory of a batch of prompts with the most of everything of any of these, and answers."""
     first = next(iter(prompts))
     lengths = [p.sequence_length if p.late_length is None else p.late_length for p in prompts]
     largest = PromptCounts(

@@ -62,7 +62,7 @@ class Attention:
         return self.query_weights + self.key_value_weights + self.output_weights
 
     def flops(self, queries: int, keys: int, outputs: int, pairs: float) -> float:
-        """Of so many queries, keys (with their values), outputs and products of query and key."""
+        """FLOPs of so many queries, keys (with their values), outputs and products of both."""
         projections = queries * self.query_weights + keys * self.key_value_weights
         return 2 * (projections + outputs * self.output_weights) + 4 * pairs * self.inner
 
@@ -95,7 +95,7 @@ class FeedForward:
         return self.router_weights + touched * self.expert_weights
 
     def flops(self, positions: int) -> int:
-        """Of so many positions."""
+        """FLOPs of so many positions."""
         return 2 * positions * (self.router_weights + self.top_k * self.expert_weights)
 
 
@@ -112,7 +112,7 @@ class Block:
         return self.attention.weights + self.feed_forward.weights(positions) + self.vectors
 
     def flops(self, positions: int, outputs: int, pairs: float) -> float:
-        """Of so many positions, of which `outputs` go on from their queries, keys and values."""
+        """FLOPs of so many positions, of which `outputs` go on from queries, keys and values."""
         attention = self.attention.flops(positions, positions, outputs, pairs)
         return attention + self.feed_forward.flops(outputs)
 
@@ -160,7 +160,7 @@ class Encoder:
 
     @property
     def width(self) -> int:
-        """Of each position."""
+        """Numbers of each position."""
         return self.block.attention.width
 
     @property
@@ -169,8 +169,8 @@ class Encoder:
         return self.width * self.layers_read
 
     def scoring_flops(self, crops: int) -> float:
-        """Of the attention to each patch, computed once more: of the class, where there is one,
-        else of all patches that see each other in a layer without windows."""
+        """FLOPs of the attention to each patch, computed once more: the class's, where there is
+        one, else that of all patches that see each other in a layer without windows."""
         attention, of_all = self.block.attention, crops * self.positions
         if self.positions > self.patches:
             return attention_flops(crops, self.positions, self.width, attention.inner)
@@ -183,7 +183,7 @@ class Encoder:
         return self.patch_values * self.width + layers * self.block.weights() + self.vectors
 
     def flops(self, crops: int, tiling: Tiling | None = None) -> float:
-        """Of so many crops: every position looks at all those of the crops that it sees."""
+        """FLOPs of so many crops: every position looks at all those of the crops that it sees."""
         p, of_all = self.positions, crops * self.positions
         embedding = 2 * crops * self.patches * self.patch_values * self.width
         if self.windows is None:
@@ -215,7 +215,7 @@ class Connector:
         return pooling + self.projector.weights() + self.vectors
 
     def flops(self, tokens: int) -> float:
-        """Of so many tokens."""
+        """FLOPs of so many tokens."""
         if self.pooling is None:
             return tokens * self.projector.flops(1)
         pooling = self.pooling.flops(1, self.pooled, 1, self.pooled)
@@ -246,7 +246,7 @@ class LanguageModel:
 
     @property
     def width(self) -> int:
-        """Of each position."""
+        """Numbers of each position."""
         return self.block.attention.width
 
     @property
@@ -286,7 +286,7 @@ class LanguageModel:
         return length * (length + 1) / 2 + mutual
 
     def flops(self, spans: Sequence[Span], pairs: Pairs) -> float:
-        """Of a prefill of what the computed blocks read, in order."""
+        """FLOPs of a prefill of what the computed blocks read, in order."""
         read = [span for span in spans for _ in range(span.layers)]
         in_full = [
             block.flops(own.length, own.length, self.pairs(own.length, own.vision_tokens, pairs))

@@ -59,7 +59,7 @@ class PromptCounts:
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Self:
-        """Of a row of latency.jsonl."""
+        """The counts of a row of latency.jsonl."""
         shown = row.get("tiling")
         tiling = None if shown is None else Tiling(*(int(side) for side in shown.split("x")))
         return cls(row["num_crops"], row["vision_tokens"], row["sequence_length"], tiling)

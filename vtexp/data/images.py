@@ -27,7 +27,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vtexp.budget.geometry import Size
-from vtexp.errors import ArgumentError, DataError
+from vtexp.errors import ArgumentError, DataError, message_of
 from vtexp.utils.arguments import path
 from vtexp.utils.text import printable, shown
 
@@ -134,7 +134,7 @@ def _file_of(value: str | os.PathLike[str]) -> Path:
     try:
         return path("image", value).expanduser().absolute()
     except (ArgumentError, RuntimeError) as error:  # the latter: no user of this name
-        raise DataError(f"image={shown(str(value))}: not a path ({_reason(error)})") from error
+        raise DataError(f"image={shown(str(value))}: not a path ({message_of(error)})") from error
 
 
 def _pixels_of(value: Any) -> np.ndarray:
@@ -148,7 +148,7 @@ def _pixels_of(value: Any) -> np.ndarray:
         try:
             return _upright_rgba(value) if value.mode == "RGBA" else to_rgb(value)
         except Exception as error:  # as in _pillow_pixels
-            raise DataError(f"the image cannot be decoded ({_reason(error)})") from error
+            raise DataError(f"the image cannot be decoded ({message_of(error)})") from error
     wanted = "give a path, a PIL image, or a uint8 array (height, width, 3)"
     try:
         pixels = np.asarray(value)
@@ -259,7 +259,9 @@ def _pillow_pixels(source: AnyImage) -> np.ndarray:
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise many kinds for broken files
-            raise DataError(f"{source}: the image cannot be decoded ({_reason(error)})") from error
+            raise DataError(
+                f"{source}: the image cannot be decoded ({message_of(error)})"
+            ) from error
 
 
 def to_rgb(image: Image.Image, *, on_white: bool = False) -> np.ndarray:
@@ -346,7 +348,7 @@ def _opened(source: AnyImage) -> Iterator[tuple[Image.Image, BinaryIO]]:
     except FileNotFoundError as error:
         raise DataError(f"{source}: no such image") from error
     except (OSError, ValueError, IndexError) as error:  # pyarrow's own are ValueErrors
-        raise DataError(f"{source}: not a readable image ({_reason(error)})") from error
+        raise DataError(f"{source}: not a readable image ({message_of(error)})") from error
     with file:
         try:
             with warnings.catch_warnings():
@@ -360,7 +362,7 @@ def _opened(source: AnyImage) -> Iterator[tuple[Image.Image, BinaryIO]]:
         except UnidentifiedImageError as error:
             raise DataError(f"{source}: not a readable image (of no known format)") from error
         except Exception as error:  # Pillow's plugins raise many kinds for broken headers
-            raise DataError(f"{source}: not a readable image ({_reason(error)})") from error
+            raise DataError(f"{source}: not a readable image ({message_of(error)})") from error
         with image:
             yield image, file
 
@@ -395,7 +397,3 @@ def _late_exif(file: BinaryIO) -> Image.Exif:
             break
         file.seek(length + 4, io.SEEK_CUR)
     return exif
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from vtexp.config.choices import Form
 from vtexp.config.dataset_schema import DatasetConfig
 from vtexp.data.builtin import easy_vqa, small_print
-from vtexp.data.sample import LoadedSamples, Sample, drawn
+from vtexp.data.sample import LoadedSamples, Sample, drawn, require_split
 from vtexp.data.sources import loader, own
-from vtexp.errors import ConfigError
 
 #: Sets that are made or come with a package: all samples of a split, and their splits.
 BUILT_IN: dict[Form, tuple[Callable[[str], list[Sample]], tuple[str, ...]]] = {
@@ -40,8 +39,7 @@ def load_samples(
     if dataset.source.form not in BUILT_IN:
         return loader.load(dataset, fetch=fetch, index=index)
     read, splits = BUILT_IN[dataset.source.form]
-    if dataset.split not in splits:
-        raise ConfigError(f"dataset.split={dataset.split}: {dataset.name} has {', '.join(splits)}")
+    require_split(dataset, splits)
     samples = read(dataset.split)
     strata = [sample.question_type for sample in samples] if dataset.stratify else None
     order = drawn(dataset, len(samples), strata, index)

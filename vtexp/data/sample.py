@@ -119,6 +119,12 @@ def drawn(
     return [order[index]]
 
 
+def require_split(dataset: DatasetConfig, splits: Sequence[str]) -> None:
+    """Raises ConfigError where a data set does not have the split that is asked for."""
+    if dataset.split not in splits:
+        raise ConfigError(f"dataset.split={dataset.split}: {dataset.name} has {', '.join(splits)}")
+
+
 def fingerprint(samples: Sequence[Sample]) -> str:
     """Short hash of which questions are asked, in order; equal for runs that can be paired."""
     digest = hashlib.sha256()
@@ -128,10 +134,9 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()[:16]
 
 
-def require_few_failed(
-    failed: Sequence[FailedSample], max_failed: int, asked: int, name: str
-) -> None:
+def require_few_failed(failed: Sequence[FailedSample], asked: int, dataset: DatasetConfig) -> None:
     """Raises DataError where more samples failed than `dataset.max_failed`, or all of them."""
+    name, max_failed = dataset.name, dataset.max_failed
     if not failed or (asked and len(failed) <= max_failed):
         return
     first = f"sample {failed[0].sample_id}: {failed[0].reason}"

@@ -11,7 +11,7 @@ from vtexp.errors import ConfigError
 from vtexp.jobs.finish import require_page, show_comparison
 from vtexp.jobs.prepare import in_new_folder, require_extras
 from vtexp.jobs.status import look
-from vtexp.models.runners import require_device
+from vtexp.models.devices import require_device
 from vtexp.report.plan import show_plan
 from vtexp.runs.folder import finished, go_on, quoted, raise_failures
 from vtexp.runs.frozen import freeze

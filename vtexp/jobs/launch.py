@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from vtexp.config.choices import Launcher
-from vtexp.config.schema import HardwareConfig
 from vtexp.errors import ConfigError, VtexpError
 from vtexp.jobs import local
 from vtexp.jobs.finish import require_page, show_comparison
-from vtexp.jobs.limits import submit_or_hold_back
+from vtexp.jobs.limits import by_hardware, submit_or_hold_back
 from vtexp.jobs.status import RunStatus, look
 from vtexp.jobs.watch import come_back, watch
 from vtexp.jobs.worker import make_job
@@ -117,7 +116,8 @@ def _submit(sweep: Path, jobs: Sequence[Job]) -> None:
     """
     before = len(read_submitted(sweep))
     try:
-        for hardware, own in _by_hardware(jobs):
+        for_slurm = [job for job in jobs if job.hardware.launcher == Launcher.slurm]
+        for hardware, own in by_hardware(for_slurm):
             given = submit_or_hold_back(sweep, own, hardware)
             if given:
                 console.print(f"{hardware.name}: jobs {_ids([job.job_id for job in given])}")
@@ -145,20 +145,6 @@ def _forget(sweep: Path, jobs: Sequence[Job]) -> None:
     beside = {path for path in sweep.iterdir()} - {*folders, sweep / JOBS}
     if inside <= frozen and not beside:
         shutil.rmtree(sweep, ignore_errors=True)
-
-
-def _by_hardware(jobs: Sequence[Job]) -> list[tuple[HardwareConfig, list[Job]]]:
-    """Jobs for SLURM, those of equal hardware together."""
-    found: list[tuple[HardwareConfig, list[Job]]] = []
-    for job in jobs:
-        if job.hardware.launcher != Launcher.slurm:
-            continue
-        same = next((own for hardware, own in found if hardware == job.hardware), None)
-        if same is None:
-            found.append((job.hardware, [job]))
-        else:
-            same.append(job)
-    return found
 
 
 def _ids(ids: Sequence[str]) -> str:

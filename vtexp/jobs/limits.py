@@ -37,6 +37,18 @@ def _most_in_an_array() -> int | None:
     return min((int(limit[1]) for limit in found if limit), default=None)
 
 
+def by_hardware(jobs: Sequence[Job]) -> list[tuple[HardwareConfig, list[Job]]]:
+    """Each hardware with the jobs for it, in the order in which they come."""
+    found: list[tuple[HardwareConfig, list[Job]]] = []
+    for job in jobs:
+        same = next((own for hardware, own in found if hardware == job.hardware), None)
+        if same is None:
+            found.append((job.hardware, [job]))
+        else:
+            same.append(job)
+    return found
+
+
 def submit_what_fits(
     sweep: Path, jobs: Sequence[Job], hardware: HardwareConfig, most: int | None = None
 ) -> tuple[list[SubmittedJob], str]:
@@ -138,17 +150,13 @@ class HeldBack:
         for status in statuses:
             if status.state == "waiting" and status.job is not None:
                 waiting.setdefault(status.job, []).append(status.folder)
-        groups: list[tuple[HardwareConfig, list[Job]]] = []
+        jobs = []
         for held, folders in list(waiting.items())[:most]:
             if held not in self._hardware:
                 self._hardware[held] = thaw(folders).hardware
-            hardware = self._hardware[held]
-            own = next((jobs for same, jobs in groups if same == hardware), None)
-            if own is None:
-                groups.append((hardware, own := []))
-            own.append(Job(tuple(folders), hardware))
+            jobs.append(Job(tuple(folders), self._hardware[held]))
         active = len({status.job for status in statuses if status.active})
-        for hardware, own in groups:
+        for hardware, own in by_hardware(jobs):
             room = None if hardware.max_parallel is None else hardware.max_parallel - active
             if room is None or room > 0:
                 given, _ = submit_what_fits(self._sweep, own, hardware, room)

@@ -19,6 +19,7 @@ from pathlib import Path
 from vtexp.config.choices import Device, Launcher
 from vtexp.errors import ConfigError, VtexpError
 from vtexp.jobs.state import JobState
+from vtexp.runs.allocation import named_gpus, shares
 from vtexp.runs.folder import record_end, settled
 from vtexp.runs.ledger import JOBS, Job, SubmittedJob, of_process
 from vtexp.runs.ranks import RANK
@@ -72,7 +73,7 @@ def _gpus_of_workers(count: int) -> list[dict[str, str]]:
 
     Raises ConfigError where they are too few.
     """
-    visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    visible = named_gpus()
     if not visible:
         command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
         with suppress(OSError, subprocess.CalledProcessError):
@@ -83,9 +84,7 @@ def _gpus_of_workers(count: int) -> list[dict[str, str]]:
         raise ConfigError(
             f"hardware.max_parallel={count}: only {len(visible)} GPUs can be used on this machine"
         )
-    share = len(visible) // count
-    shares = [visible[number * share : (number + 1) * share] for number in range(count)]
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(own)} for own in shares]
+    return [{"CUDA_VISIBLE_DEVICES": own} for own in shares(visible, count)]
 
 
 def states(jobs: Sequence[SubmittedJob]) -> dict[SubmittedJob, JobState]:

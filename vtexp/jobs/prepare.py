@@ -18,6 +18,7 @@ from vtexp.runs.plan import Plan, make_plan, sweep_folder
 from vtexp.tracking.mirror import wanted
 from vtexp.utils.console import console
 from vtexp.utils.extras import require_extra
+from vtexp.utils.text import count_of
 
 
 def prepare_jobs(
@@ -51,11 +52,11 @@ def prepare_jobs(
     _require_different(plans)
     if only_plan:
         runs = sum(len(plan.runs) for plan in plans)
-        console.print(f"plan: {_counted(len(jobs), 'job')} of {_counted(runs, 'run')}")
+        console.print(f"plan: {count_of(len(jobs), 'job')} of {count_of(runs, 'run')}")
         return []
     for plan in plans:
         freeze(plan)
-    console.print(f"{_counted(len(jobs), 'job')}, results in {sweep_folder(plans[0].config)}")
+    console.print(f"{count_of(len(jobs), 'job')}, results in {sweep_folder(plans[0].config)}")
     return jobs
 
 
@@ -103,14 +104,10 @@ def _jobs(plan: Plan) -> list[Job]:
     return jobs
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def in_new_folder(plans: Sequence[Plan]) -> list[Plan]:
     """The plans in a folder that no other sweep has taken: named `-2`, `-3` ... if need be.
 
-    Of two sweeps that start in the same second, on one file system, each gets its own.
+    Two sweeps that start in the same second, on one file system, each get their own.
     """
     config = plans[0].config
     sweep_folder(config).parent.mkdir(parents=True, exist_ok=True)

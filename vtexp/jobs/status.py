@@ -208,7 +208,7 @@ def _progress(folder: Path) -> dict[str, Any] | None:
 
 
 def settle(statuses: Sequence[RunStatus]) -> None:
-    """Record runs as failed whose job ended without a word; to be called after the grace period.
+    """Record runs as failed whose job ended without a word; call it after the grace period.
 
     Where that cannot be written, as of another user's sweep, they stay lost.
     """

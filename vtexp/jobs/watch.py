@@ -152,7 +152,7 @@ def summary(statuses: Sequence[RunStatus]) -> str:
 def table(sweep: Path, statuses: Sequence[RunStatus], *, every: bool = False) -> Table:
     """The runs of a sweep and how far they are, in the order of their knob's values.
 
-    Of many runs, only those that need attention are shown, unless `every` is true.
+    Where runs are many, it shows those that need attention, or with `every` all.
     """
     shown = in_order(statuses)
     if len(shown) > MOST_ROWS and not every:

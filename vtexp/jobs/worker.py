@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vtexp.config.choices import Launcher
 from vtexp.errors import VtexpError, error_line
+from vtexp.runs.allocation import named_gpus, shares
 from vtexp.runs.folder import record_failure, settled
 from vtexp.runs.frozen import require_folders, thaw
 from vtexp.runs.job import make_runs
@@ -80,8 +81,7 @@ def is_theirs(sweep: Path, runs: Sequence[str]) -> bool:
     """
     own, began = _job_id(), time.monotonic()
     while True:
-        makers = {run: job.job_id for job in read_submitted(sweep) for run in job.runs}
-        found = {makers.get(run, "") for run in runs}
+        found = _makers(sweep, runs)
         if own in found:
             return True
         waited = time.monotonic() - began
@@ -92,11 +92,16 @@ def is_theirs(sweep: Path, runs: Sequence[str]) -> bool:
         time.sleep(0.5)
 
 
+def _makers(sweep: Path, runs: Sequence[str]) -> set[str]:
+    """Ids of the jobs that are noted to make runs; empty for a run that none makes."""
+    makers = {run: job.job_id for job in read_submitted(sweep) for run in job.runs}
+    return {makers.get(run, "") for run in runs}
+
+
 def _claim(sweep: Path, runs: Sequence[str], own: str) -> bool:
     """Note this job as the one that makes its runs; False if another job was quicker."""
     with taking(sweep):
-        makers = {run: job.job_id for job in read_submitted(sweep) for run in job.runs}
-        if {makers.get(run, "") for run in runs} - {"", own}:
+        if _makers(sweep, runs) - {"", own}:
             return False
         log = str(sweep / JOBS / own / f"{own}_0_log.err")
         job = SubmittedJob(tuple(runs), Launcher.slurm, own, log=log, user_id=os.getuid())
@@ -145,15 +150,14 @@ def _take_own_gpus(rank: int, ranks: int) -> None:
 
     Raises VtexpError where they are fewer than the ranks. All ranks are on one node.
     """
-    visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    visible = named_gpus()
     if not visible:
         return
-    share = len(visible) // ranks
-    if not share:
+    if len(visible) < ranks:
         raise VtexpError(
             f"hardware.gpus_per_run={ranks}: only {len(visible)} GPUs can be used here"
         )
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[rank * share : (rank + 1) * share])
+    os.environ["CUDA_VISIBLE_DEVICES"] = shares(visible, ranks)[rank]
 
 
 if __name__ == "__main__":

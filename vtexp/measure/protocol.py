@@ -242,7 +242,7 @@ class Reference:
         self.failure: str | None = None
 
     def tick(self) -> None:
-        """To be called after each timed prefill; times the reference now and then.
+        """Call it after each timed prefill; times the reference now and then.
 
         If it fails, timing continues without it and all times of the job are flagged.
         """

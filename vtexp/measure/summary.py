@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -13,6 +12,8 @@ import numpy as np
 from vtexp.measure.timings import LatencyRow
 from vtexp.stages import SUMMARISED
 from vtexp.stats import times
+from vtexp.utils.grouping import grouped
+from vtexp.utils.typed import known
 
 #: Fewest timings for a percentile: below, it is one of the handful of slowest (MLPerf's early
 #: stopping, github.com/mlcommons/endpoints #417).
@@ -45,21 +46,6 @@ class StageSummary:
     n: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BetweenProcesses:
-    """Geometric mean of `n` processes' mean prefills in ms, with two 95 % intervals.
-
-    `low`, `high`: of the mean of ever more processes; `next_low`, `next_high`: of a new process.
-    """
-
-    n: int
-    mean: float
-    low: float
-    high: float
-    next_low: float
-    next_high: float
-
-
 def summarise_times(rows: Sequence[LatencyRow]) -> dict[str, StageSummary]:
     """The summary of each stage that was timed."""
     summary: dict[str, StageSummary] = {}
@@ -72,8 +58,8 @@ def summarise_times(rows: Sequence[LatencyRow]) -> dict[str, StageSummary]:
         cost = cost_of(rows, stage)
         summary[stage] = StageSummary(
             mean=cost.value,
-            mean_low=None if np.isnan(cost.low) else cost.low,
-            mean_high=None if np.isnan(cost.high) else cost.high,
+            mean_low=known(cost.low),
+            mean_high=known(cost.high),
             median=median,
             low=low,
             high=high,
@@ -86,7 +72,7 @@ def summarise_times(rows: Sequence[LatencyRow]) -> dict[str, StageSummary]:
     return summary
 
 
-def cost_of(rows: Sequence[LatencyRow], stage: str = "prefill_ms") -> times.Estimate:
+def cost_of(rows: Sequence[LatencyRow], stage: str) -> times.Estimate:
     """Mean time of a stage over the images as they come; between processes where there are some.
 
     Without an interval where the stage takes no time, or nothing was repeated.
@@ -182,34 +168,22 @@ def half_width(rows: Sequence[LatencyRow]) -> float | None:
     return (high - low) / 2 / float(np.median([row.prefill_ms for row in rows]))
 
 
-def between_processes(rows: Sequence[LatencyRow]) -> BetweenProcesses | None:
+def between_processes(rows: Sequence[LatencyRow]) -> times.BetweenProcesses | None:
     """How mean prefills in ms differ between a run's processes; None for one process.
 
     The first rank's: each of the others has another device. On the logarithm: never below 0.
     """
-    own = [row for row in rows if row.rank == 0]
-    by_process: dict[int, list[float]] = defaultdict(list)
-    for row in own:
-        by_process[row.process].append(row.prefill_ms)
+    by_process = grouped((row for row in rows if row.rank == 0), lambda row: row.process)
     if len(by_process) < 2:
         return None
-    found = times.between_processes(np.array([fmean(ms) for ms in by_process.values()]))
-    return BetweenProcesses(
-        n=found.processes,
-        mean=found.mean,
-        low=found.low,
-        high=found.high,
-        next_low=found.next_low,
-        next_high=found.next_high,
-    )
+    means = [fmean(row.prefill_ms for row in own) for own in by_process.values()]
+    return times.between_processes(np.array(means))
 
 
 def median_by_rank(rows: Sequence[LatencyRow]) -> list[float]:
     """Median prefill in ms of each process of a run, by its rank: each has its own device."""
-    by_rank: dict[int, list[float]] = defaultdict(list)
-    for row in rows:
-        by_rank[row.rank].append(row.prefill_ms)
-    return [float(np.median(by_rank[rank])) for rank in sorted(by_rank)]
+    by_rank = sorted(grouped(rows, lambda row: row.rank).items())
+    return [float(np.median([row.prefill_ms for row in own])) for _, own in by_rank]
 
 
 def execution(rows: Sequence[LatencyRow], abouts: Sequence[dict[str, Any]]) -> str:

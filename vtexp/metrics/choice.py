@@ -38,10 +38,10 @@ def select_option_molmo2(prediction: str, names: Sequence[str]) -> int:
     After the equal name comes the only one that starts the prediction, then the only one that the
     prediction starts, then the rest.
     """
+    index = select_option(prediction, names)
     text, plain = _plain(prediction, names)
     if text in plain:
-        return plain.index(text)
-    index = _only([text in name for name in plain], _nearest(text, plain))
+        return index
     index = _only([name.startswith(text) for name in plain], index)
     return _only([text.startswith(name) for name in plain], index)
 

@@ -308,8 +308,9 @@ class _Reading:
             return None  # the start of an option's text, such as `C major`
         return lead
 
-    def _own_text(self, lead: _Mention, text: str | None = None) -> bool:
-        rest = _compared((self.text if text is None else text)[lead.end :])
+    def _own_text(self, lead: _Mention, text: str) -> bool:
+        """Whether a text goes on, behind an option's letter, with that option's own text."""
+        rest = _compared(text[lead.end :])
         keys = [key for key, named in self.by_text.items() if lead.named <= named]
         return any(0 in _places(key, rest) for key in keys)
 

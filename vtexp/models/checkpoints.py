@@ -158,7 +158,7 @@ def _hub_folder(
         raise CheckpointError(f"model.path={path}: no such folder, and {error}") from error
 
 
-def missing_files(folder: Path, weights: bool = True) -> str:
+def missing_files(folder: Path, weights: bool) -> str:
     """What a checkpoint's folder lacks, in words; empty where it is whole."""
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():

@@ -55,7 +55,7 @@ class StageClock:
         return event
 
     def times(self, *, cuda_graph: bool = False) -> StageTimes:
-        """Of a pass that has ended."""
+        """The times of a pass that has ended."""
         marks = dict(self._marks)
         _, preprocessed, sent, _, connected, read, first = (marks[stage] for stage in STAGES)
         spent: dict[str, float] = defaultdict(float)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vtexp.utils.typed import is_whole_number
+
 #: The most that a whole number can be, by its key in any part of a config.json. Above, a model
 #: would be built for hours before its weights are found not to fit.
 MOST = (
@@ -66,19 +68,14 @@ MOLMO_SETTINGS: dict[str, tuple[object, ...]] = {
 }
 
 
-def is_whole(value: object) -> bool:
-    """Whether a value of a config.json is a whole number."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def wrong_number(config: dict[str, Any]) -> str:
     """Which number of a config.json no model can have, in words; empty where there is none."""
     for name, key, value in _values(config):
         if key in REALS:
-            if not (is_whole(value) or (isinstance(value, float) and math.isfinite(value))):
+            if not (is_whole_number(value) or (isinstance(value, float) and math.isfinite(value))):
                 return f"{name} is not a number"
         elif key in MOST and not (key in MAY_BE_NOTHING and value in (None, 0)):
-            if not is_whole(value):
+            if not is_whole_number(value):
                 return f"{name} is not a whole number"
             if not 1 <= value <= MOST[key]:
                 return f"{name} is not between 1 and {MOST[key]}"

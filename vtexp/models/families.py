@@ -13,7 +13,7 @@ from typing import Any
 from vtexp.budget.geometry import INTERNVL, MOLMO, MOLMO2, QWEN2_5_VL, Geometry
 from vtexp.budget.llm import LlmSizes
 from vtexp.budget.reduction import EARLY_LAYER
-from vtexp.models.config_checks import MOLMO_SETTINGS, is_whole, other_setting
+from vtexp.models.config_checks import MOLMO_SETTINGS, other_setting
 from vtexp.models.processors import (
     BICUBIC,
     BILINEAR,
@@ -27,6 +27,7 @@ from vtexp.models.processors import (
 )
 from vtexp.prompts.form import IMAGE_TOKENS, MOLMO_FORM, PromptForm
 from vtexp.prompts.wording import Wording
+from vtexp.utils.typed import is_whole_number
 
 #: Reductions of what any connector made.
 BEHIND_CONNECTOR = (
@@ -387,12 +388,12 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _no_whole_number(config: dict[str, Any], keys: tuple[str, ...]) -> str:
-    wrong = [key for key in keys if not is_whole(config.get(key))]
+    wrong = [key for key in keys if not is_whole_number(config.get(key))]
     return f"{wrong[0]} is not a whole number" if wrong else ""
 
 
 def _are_layers(read: object, layers: int) -> bool:
     """Whether a value of a config.json is a list of layers of so many, from either end."""
     return isinstance(read, list) and all(
-        is_whole(layer) and -layers <= layer < layers for layer in read
+        is_whole_number(layer) and -layers <= layer < layers for layer in read
     )

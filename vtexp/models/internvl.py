@@ -11,7 +11,7 @@ from transformers import InternVLForConditionalGeneration, PreTrainedModel
 from vtexp.budget.geometry import Size, tiling_to_resolution
 from vtexp.budget.knobs import CropSetting
 from vtexp.models.molmo.preprocess import Pixels, normalised, resize_bicubic, shaped, to_crops
-from vtexp.models.native import NativeImage, NativeRunner
+from vtexp.models.native import NativeImage, NativeRunner, VisionStages
 from vtexp.models.native_reduction import in_heads, mean_attention
 from vtexp.models.processors import IMAGENET
 from vtexp.models.reduction.method import Grid
@@ -45,9 +45,7 @@ class InternVLRunner(NativeRunner):
         values = normalised(crops, *(self.normalisation or IMAGENET))
         return NativeImage({"pixel_values": values}, tokens, len(crops))
 
-    def vision_stages(
-        self, prepared: PreparedSample
-    ) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+    def vision_stages(self, prepared: PreparedSample) -> VisionStages:
         """The tower without its class token; pixel shuffle and projector."""
         model, config = self.model.model, self.model.config
         layer = config.vision_feature_layer
@@ -70,7 +68,7 @@ class InternVLRunner(NativeRunner):
         return encode, connect
 
     def grids(self, image: NativeImage) -> tuple[Grid, ...]:
-        """Of each tile, and of the thumbnail last."""
+        """The grid of each tile, and last that of the thumbnail."""
         side = self.geometry.tokens_per_side
         return (Grid(side, side),) * len(image.tensors["pixel_values"])
 

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from vtexp.errors import CheckpointError, no_memory_left
+from vtexp.errors import CheckpointError, message_of, no_memory_left
 from vtexp.models.checkpoints import Checkpoint
-from vtexp.models.runners import require_device
+from vtexp.models.devices import require_device
 from vtexp.utils.cores import cores_of_quota
 
 #: What torch and transformers raise where a model is built of a config.json that does not fit it.
@@ -54,7 +54,9 @@ def load_model(
     try:
         config = config_class.from_dict(checkpoint.config)
     except Exception as error:  # transformers' checks raise classes of their own
-        raise CheckpointError(f"{checkpoint.name}: its config.json says {_line(error)}") from error
+        raise CheckpointError(
+            f"{checkpoint.name}: its config.json says {message_of(error)}"
+        ) from error
     torch_dtype: torch.dtype = getattr(torch, dtype)
     try:
         if checkpoint.folder is None:
@@ -109,7 +111,7 @@ def _random(
         if no_memory_left(error):
             raise
         raise CheckpointError(
-            f"{name}: its config.json does not describe a model: {_line(error)}"
+            f"{name}: its config.json does not describe a model: {message_of(error)}"
         ) from error
 
 
@@ -138,7 +140,9 @@ def _pretrained(
         raise
     except UNFIT as error:
         name, wrong = checkpoint.family.name, sorted(set(_CONVERTED.findall("".join(report))))
-        reason = f"what makes up {', '.join(wrong[:3])} does not fit" if wrong else _line(error)
+        reason = (
+            f"what makes up {', '.join(wrong[:3])} does not fit" if wrong else message_of(error)
+        )
         raise CheckpointError(f"{folder}: cannot be loaded as {name}: {reason}") from error
     model, loading = loaded
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -186,7 +190,3 @@ def _in_order(wanted: bool) -> Iterator[None]:
         os.environ.pop(name, None)
         if before is not None:
             os.environ[name] = before
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -42,6 +42,9 @@ from vtexp.models.reduced_prompt import (
 from vtexp.models.reduction.method import Encoded, Grid, Reduced
 from vtexp.models.runner import Inputs, PreparedSample, Runner
 
+#: Encoder and connector, each of the result of what is before it.
+VisionStages = tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]
+
 
 @dataclass(frozen=True, slots=True)
 class NativeImage:
@@ -77,9 +80,7 @@ class NativeRunner(Runner):
         """One uint8 (H, W, 3) image as the model reads it, on the host or the tensor's device."""
 
     @abstractmethod
-    def vision_stages(
-        self, prepared: PreparedSample
-    ) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+    def vision_stages(self, prepared: PreparedSample) -> VisionStages:
         """Encoder (of `pixel_values`) and connector (of its result) as graphs take them.
 
         They give what `encode` does, (T, hidden), but wait for no device: what follows from the
@@ -105,7 +106,7 @@ class NativeRunner(Runner):
 
     @abstractmethod
     def token_scores(self, prepared: PreparedSample) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Of what that block read of the image, the attention to each token's patches, (n,).
+        """From what that block read of the image, the attention to each token's patches, (n,).
 
         Waits for no device once it is made: the layout's consequences are computed here.
         """

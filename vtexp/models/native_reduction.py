@@ -87,7 +87,7 @@ def shorter_prompts(
     select: RowSelection,
     pad_id: int,
 ) -> dict[str, torch.Tensor]:
-    """Of a batch of prompts of these lengths, padded on the left, what stays, padded likewise."""
+    """What stays of a batch of prompts of these lengths; both are padded on the left."""
     ids = inputs["input_ids"]
     firsts = [ids.shape[1] - length for length in lengths]
     rows = _left_padded([own.rows + first for own, first in zip(reduced, firsts, strict=True)])

@@ -170,7 +170,7 @@ class PrefillGraph:
 def captured(pool: Any, stage: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
     """What a function does on the device as a graph, and its result, which each replay overwrites.
 
-    To be called on a stream of its own, after an eager call. Raises what torch raises. Not by
+    Call it on a stream of its own, after an eager call. Raises what torch raises. Not by
     `torch.cuda.graph`, which gives all unused memory back each time: a hundred captures would take
     as long as the timing.
     """

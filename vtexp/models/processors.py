@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from vtexp.models.config_checks import is_whole
+from vtexp.utils.typed import is_number, is_whole_number
 
 #: Where a config has what its folder's files say of images.
 IMAGES = "image_processor"
@@ -58,12 +58,12 @@ class ImageRules:
         if self.side is not None and not _is_square(said.get("size"), self.side):
             return f"size is {said['size']}; only {self.side} x {self.side} is supported"
         cap = said.get(self.own_cap)
-        if cap is not None and not (is_whole(cap) and cap > 0):
+        if cap is not None and not (is_whole_number(cap) and cap > 0):
             return f"{self.own_cap} is {cap}, which is not a number of crops"
         return self._wrong_normalisation(said) or self._other_normalisation(said)
 
     def normalisation(self, said: Mapping[str, Any] | None) -> Normalisation:
-        """Of pixels in [0, 1], by a file without a problem (None: there is none)."""
+        """The normalisation of pixels in [0, 1] by a file without a problem (None: no file)."""
         if said is None:
             return self.published
         factor = said.get("rescale_factor") or 1 / 255
@@ -88,7 +88,7 @@ class ImageRules:
             if key == "image_std" and values is not None and min(values) <= 0:
                 return f"{key} is {said[key]}; it must be above 0"
         factor = said.get("rescale_factor")
-        if factor is not None and not (_is_number(factor) and factor > 0):
+        if factor is not None and not (_is_finite(factor) and factor > 0):
             return f"rescale_factor is {factor}, which is not a number above 0"
         for key in ("do_rescale", "do_normalize"):
             if said.get(key) not in (None, True, False):
@@ -124,7 +124,7 @@ def pixel_limits(said: Mapping[str, Any] | None) -> tuple[int, int] | None:
 
     def pixels(key: str, edge: str) -> int:
         found: Any = of_edges.get(edge) if said.get(key) is None else said[key]
-        return found if is_whole(found) and found > 0 else 0
+        return found if is_whole_number(found) and found > 0 else 0
 
     limits = pixels("min_pixels", "shortest_edge"), pixels("max_pixels", "longest_edge")
     return (0, 0) if 0 in limits else limits
@@ -134,14 +134,14 @@ def _is_on(said: Mapping[str, Any], key: str) -> bool:
     return said.get(key) is None or bool(said[key])
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_finite(value: object) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def _channels(value: object) -> tuple[float, float, float] | None:
     """Three numbers of a file, which may have written one for all; None where they are none."""
     values: list[Any] = value if isinstance(value, list) else [value] * 3
-    if len(values) != 3 or not all(_is_number(number) for number in values):
+    if len(values) != 3 or not all(_is_finite(number) for number in values):
         return None
     red, green, blue = (float(number) for number in values)
     return red, green, blue

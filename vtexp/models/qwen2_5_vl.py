@@ -29,7 +29,7 @@ from vtexp.models.molmo.preprocess import (
     shaped,
     to_crops,
 )
-from vtexp.models.native import NativeImage, NativeRunner
+from vtexp.models.native import NativeImage, NativeRunner, VisionStages
 from vtexp.models.native_reduction import mean_attention
 from vtexp.models.processors import CLIP
 from vtexp.models.reduced_prompt import ReduciblePrompt
@@ -80,9 +80,7 @@ class Qwen2_5_VLRunner(NativeRunner):
         pool = self.geometry.pool
         return [Tiling(rows // pool, cols // pool) for _, rows, cols in tower["grid_thw"].tolist()]
 
-    def vision_stages(
-        self, prepared: PreparedSample
-    ) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+    def vision_stages(self, prepared: PreparedSample) -> VisionStages:
         """The tower's blocks; the merger, and cells back in their order.
 
         The lengths of windows stay on the host, where torch's attention reads them.
@@ -141,7 +139,7 @@ class Qwen2_5_VLRunner(NativeRunner):
         return torch.cat([text.expand(3, -1), image], dim=1)[:, None, order]
 
     def grids(self, image: NativeImage) -> tuple[Grid, ...]:
-        """Of the one view."""
+        """The grid of the one view."""
         _, rows, cols = image.tensors["image_grid_thw"][0].tolist()
         return (Grid(rows // self.geometry.pool, cols // self.geometry.pool),)
 

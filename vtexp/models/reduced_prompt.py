@@ -83,8 +83,10 @@ class ReduciblePrompt(NamedTuple):
 def reducible_prompt(
     asked: Reduction, index: torch.Tensor, length: int, image: slice, grids: tuple[Grid, ...]
 ) -> ReduciblePrompt:
-    """Of a prompt of `length` tokens whose image's tokens are `image`; index (N, T) are the places
-    of pooled tokens in it, negative where they are dropped."""
+    """From a prompt of `length` tokens, of which `image` are the image's.
+
+    index (N, T): the places of pooled tokens in it, negative where they are dropped.
+    """
     flat = index.flatten().long()
     source = (flat >= 0).nonzero().squeeze(-1)
     places, order = flat[source].sort()

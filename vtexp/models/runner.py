@@ -28,8 +28,9 @@ from vtexp.models.answer_clock import AnswerClock
 from vtexp.models.busy import kernels_ms
 from vtexp.models.checkpoints import Checkpoint
 from vtexp.models.clocks import StageClock, StageMemory
+from vtexp.models.devices import require_float8
 from vtexp.models.loading import load_model
-from vtexp.models.prefill_graphs import GraphStages, PrefillGraphs, Tensors
+from vtexp.models.prefill_graphs import GraphStages, PrefillGraph, PrefillGraphs, Tensors
 from vtexp.models.probe import Probe
 from vtexp.models.processors import Normalisation
 from vtexp.prompts.tokenizer import PromptTokenizer, until_end
@@ -39,8 +40,6 @@ from vtexp.stages import StageTimes
 Inputs = dict[str, Any]
 #: Parameters from which on a model's blocks are compiled on a GPU if nothing else is asked.
 LARGE = 1_000_000_000
-#: Compute capability of Hopper.
-LEAST_FOR_FLOAT8 = (9, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +199,7 @@ class Runner(ABC):
 
     @abstractmethod
     def probe(self) -> Probe:
-        """Hooks that count what this model reads, to be entered around passes."""
+        """Hooks that count what this model reads; enter it around passes."""
 
     def compile_blocks(self) -> None:
         """Have torch.compile compile the model's blocks, at their first use."""
@@ -334,20 +333,7 @@ class Runner(ABC):
         if graph is None:
             logits = self._eager_stages(prepared, end_of)
         else:
-            graph.load(self.graph_inputs(prepared))
-            end_of("transfer_ms")
-            graph.encode()
-            end_of("vision_encoder_ms")
-            graph.connect()
-            end_of("connector_ms")
-            if graph.reads_early:
-                graph.read_early()
-                end_of("llm_prefill_ms")
-            if graph.reduces:
-                graph.reduce()
-                end_of("reduction_ms")
-            logits = graph.read_prompt()
-            end_of("llm_prefill_ms")
+            logits = _replayed(graph, self.graph_inputs(prepared), end_of)
         logits[0, -1].argmax().item()
         end_of("first_token_ms")
         return logits, graph is not None
@@ -390,13 +376,8 @@ class Runner(ABC):
         def again() -> None:
             if graph is None:
                 self._read_eagerly(prepared, inputs, lambda _: None)
-                return
-            graph.load(inputs)
-            graph.encode()
-            graph.connect()
-            graph.read_early()
-            graph.reduce()
-            graph.read_prompt()
+            else:
+                _replayed(graph, inputs, lambda _: None)
 
         return again
 
@@ -439,14 +420,23 @@ class Runner(ABC):
             torch.cuda.synchronize(device)
 
 
-def require_float8(device: str) -> None:
-    """Raise ConfigError where the device has no float8 products of the kind used here."""
-    nvidia = device == "cuda" and torch.version.cuda is not None and torch.cuda.is_available()
-    if not nvidia or torch.cuda.get_device_capability() < LEAST_FOR_FLOAT8:
-        raise ConfigError(
-            "hardware.dtype=float8 needs an NVIDIA GPU of the Hopper generation or newer (H100, "
-            "H200); take bfloat16"
-        )
+def _replayed(graph: PrefillGraph, inputs: Tensors, end_of: Callable[[str], None]) -> torch.Tensor:
+    """Logits (1, 1, vocabulary) of a prompt; `end_of` hears of the end of each stage."""
+    graph.load(inputs)
+    end_of("transfer_ms")
+    graph.encode()
+    end_of("vision_encoder_ms")
+    graph.connect()
+    end_of("connector_ms")
+    if graph.reads_early:
+        graph.read_early()
+        end_of("llm_prefill_ms")
+    if graph.reduces:
+        graph.reduce()
+        end_of("reduction_ms")
+    logits = graph.read_prompt()
+    end_of("llm_prefill_ms")
+    return logits
 
 
 def _compile_pays(hardware: HardwareConfig, model: PreTrainedModel) -> bool:

@@ -39,7 +39,7 @@ def own_form(
     path, template = _own_template(folder)
     if not template:
         return form
-    names = {name: text for name in _SPECIAL if (text := _text(config.get(name))) is not None}
+    names = {name: text for name in _SPECIAL if (text := token_text(config.get(name))) is not None}
     text = _rendered(path, template, names)
     for what, mark in (("the image", form.placeholder), ("the question", _MARK)):
         if text.count(mark) != 1:
@@ -113,7 +113,7 @@ def _rendered(path: Path, template: str, names: Mapping[str, str]) -> str:
     return texts[0]
 
 
-def _text(token: object) -> str | None:
+def token_text(token: object) -> str | None:
     """A special token of tokenizer_config.json, which may write it as an object."""
     found = token.get("content") if isinstance(token, dict) else token
     return found if isinstance(found, str) else None

@@ -20,8 +20,9 @@ from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
 from vtexp.data.sample import Sample
 from vtexp.errors import CheckpointError
-from vtexp.prompts.chat_template import own_form
+from vtexp.prompts.chat_template import own_form, token_text
 from vtexp.prompts.form import BOS, MOLMO_FORM, PromptForm
+from vtexp.utils.typed import is_whole_number
 
 #: Stands before a piece of a prompt while it is encoded: pieces behind an image or a special token
 #: are no starts of a text, to which some tokenizers add a space. Private use, so in no question.
@@ -34,6 +35,11 @@ class Prompt(NamedTuple):
 
     before: list[int]
     after: list[int]
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens besides the image's."""
+        return len(self.before) + len(self.after)
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,8 @@ class PromptTokenizer:
         tokenizer.encode_special_tokens = True
 
         def token_id(token: object) -> int:
-            text = token.get("content") if isinstance(token, dict) else token
-            found = tokenizer.token_to_id(text) if isinstance(text, str) else None
+            text = token_text(token)
+            found = None if text is None else tokenizer.token_to_id(text)
             if found is None:
                 raise CheckpointError(f"{path}: has no token {text!r}, which the prompt needs")
             return found
@@ -212,7 +218,7 @@ def _stop_ids(folder: Path) -> tuple[int, ...]:
             ids = said if isinstance(said, list) else [said]
             if said is None or not ids:
                 continue
-            if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+            if not all(is_whole_number(i) and i >= 0 for i in ids):
                 raise CheckpointError(f"{path}: eos_token_id is {said!r}; it must be token ids")
             return tuple(ids)
     return ()

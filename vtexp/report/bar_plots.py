@@ -28,8 +28,8 @@ def stages_plot(curves: Curves) -> Plot | None:
     return Plot(
         name="stages",
         title="Where the time to first token goes",
-        caption="Mean of each stage over the images as they come, at batch 1. *: the timings are "
-        "doubtful.",
+        caption="Mean of each stage over the images as they come, at batch 1."
+        f"{doubtful_note(own, '*')}",
         x_label="budget",
         y_label="time, ms",
         kind="bars",
@@ -125,6 +125,12 @@ def _range_name(part: range) -> str:
 def run_name(run: ComparedRun) -> str:
     """What a run is called in a plot."""
     return budget_name(run.asked.knob, run.asked.value_label)
+
+
+def doubtful_note(curves: Curves, mark: str) -> str:
+    """What the mark of runs with doubtful times means; empty where no run has one."""
+    marked = any(run.timing_warnings for runs in curves.values() for run in runs)
+    return f" {mark}: the timings are doubtful." if marked else ""
 
 
 def timed(curves: Curves) -> Curves:

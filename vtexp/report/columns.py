@@ -253,7 +253,7 @@ OF_ANALYSIS: tuple[Column, ...] = (
     ),
     _plain("sufficient", bool),
     _text("verdict", "verdict", "", "ftmp", lead=5, drop=11),
-    _number("speed_up", "speed-up", "", "", ".2f", "ftmp", timed=True, lead=4),
+    _number("speed_up", "speed-up", "", "", ".2f", "ftmp", timed=True, lead=4, drop=12),
     _interval(
         *("speed_up_interval", "speed-up 95 %", "", ".2f", "m", "speed_up"), scoped=True, beside=1.0
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,10 +15,13 @@ from vtexp.cost.latency_fit import LEAST_SETTINGS, TimedRun, fit_runs, mean_pref
 from vtexp.measure.summary import time_blocks
 from vtexp.measure.timings import LatencyRow
 from vtexp.report.bar_plots import Curves, run_name, those
-from vtexp.report.plot import Plot, PlotSeries, Tick
+from vtexp.report.format import short_label
+from vtexp.report.plot import Plot, PlotSeries, StepLine, Tick
 
 #: A plot of the images one by one has so many budgets at most, evenly spread.
 MOST_BUDGETS = 8
+#: Parts of a forest in the order of the colours: blue, orange, green.
+FOREST_PARTS = (findings.NOT_ENOUGH, findings.CANNOT_TELL, findings.ENOUGH)
 
 
 def decision_plots(found: findings.Analysis, runs: Sequence[ComparedRun]) -> list[Plot]:
@@ -27,7 +31,7 @@ def decision_plots(found: findings.Analysis, runs: Sequence[ComparedRun]) -> lis
     plots: list[Plot | None] = []
     for number, series in enumerate(found.series, 1):
         suffix = f"_{number}" if len(found.series) > 1 else ""
-        of = f" ({series.name})" if len(found.series) > 1 else ""
+        of = series.name if len(found.series) > 1 else ""
         own = [by_name[run.run] for run in series.runs]
         plots.append(forest_plot(series, found.margin, suffix, of))
         plots.append(images_plot(own, suffix, of))
@@ -47,10 +51,11 @@ def forest_plot(
     if len(runs) < 2 or len(scored) < len(runs) or not any(scored):
         return None
     rows = [(float(place), run) for place, run in enumerate(runs)]
-    parts = [_forest_part(rows, what, max(scored), margin) for what in findings.BUDGET_VERDICTS]
+    parts = [_forest_part(rows, what, max(scored), margin) for what in FOREST_PARTS]
     return Plot(
         name=f"loss{suffix}",
-        title=f"Loss against the best budget{of}",
+        title="Loss against the best budget",
+        of=of,
         caption=f"Dashed: the margin of {margin:g} points. Lines: bounds of the loss against the "
         "truly best budget, whichever it is; each end holds for all budgets at once with 95 % "
         "confidence. A budget is enough if its line ends before the margin. Points: loss against "
@@ -59,18 +64,9 @@ def forest_plot(
         y_label="loss, points",
         kind="forest",
         series=parts,
-        ticks=[
-            Tick(place=place, text=name)
-            for (place, _), name in zip(rows, _names(runs), strict=True)
-        ],
-        steps=[([margin, margin], [-0.6, len(rows) - 0.4])],
+        ticks=[Tick(place=place, text=short_label(run.label)) for place, run in rows],
+        steps=[StepLine([margin, margin], [-0.6, len(rows) - 0.4])],
     )
-
-
-def _names(runs: Sequence[findings.AnalysedRun]) -> list[str]:
-    """What budgets are called: by the value alone where all have one knob."""
-    one_knob = len({run.label.partition("=")[0] for run in runs}) == 1
-    return [run.label.partition("=")[2] if one_knob else run.label for run in runs]
 
 
 def _forest_part(
@@ -98,7 +94,8 @@ def images_plot(runs: Sequence[ComparedRun], suffix: str = "", of: str = "") -> 
     more = f" {left} other budgets are not drawn." if left else ""
     return Plot(
         name=f"images{suffix}",
-        title=f"Prefill of single images{of}",
+        title="Prefill of single images",
+        of=of,
         caption="Share of the timed images whose mean prefill at batch 1 takes at most so long: "
         f"steep where all images cost the same.{more}",
         x_label="prefill at batch 1, ms",
@@ -182,6 +179,7 @@ def cost_model_plot(curves: Curves) -> Plot | None:
             series += _model_and_measured(label, [run for run, _ in own], [t for _, t in own])
     if not series:
         return None
+    panels = list(dict.fromkeys(own.panel for own in series))
     return Plot(
         name="cost_model",
         title="The cost model and what was measured",
@@ -189,24 +187,22 @@ def cost_model_plot(curves: Curves) -> Plot | None:
         "out: each setting as predicted by a fit to all others, which shows how well it predicts.",
         x_label="vision tokens per timed image (mean)",
         y_label="prefill at batch 1, ms",
-        kind="lines",
+        kind="panels" if len(panels) > 1 else "lines",
         series=series,
+        panels=panels if len(panels) > 1 else [],
     )
 
 
 def _model_and_measured(
     label: str, runs: Sequence[ComparedRun], timed: Sequence[TimedRun]
 ) -> list[PlotSeries]:
-    name = f"{label}: " if label else ""
+    """The three lines of a series, in a panel that is named by its label."""
     fitted = fit_runs(timed)
-    held_out = [
+    held_out: list[float | None] = [
         mean_prefill_ms(fit_runs([o for o in timed if o.setting != own.setting]), own)
         for own in timed
     ]
     measured: list[float | None] = [own.prefill_ms for own in timed]
     model: list[float | None] = [mean_prefill_ms(fitted, own) for own in timed]
-    return [
-        _line(f"{name}cost model", runs, model),
-        _line(f"{name}measured", runs, measured),
-        _line(f"{name}left out", runs, list(held_out)),
-    ]
+    lines = {"cost model": model, "measured": measured, "left out": held_out}
+    return [replace(_line(name, runs, values), panel=label) for name, values in lines.items()]

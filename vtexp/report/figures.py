@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import textwrap
 import warnings
 from collections.abc import Sequence
 from itertools import cycle
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtexp.report.plot import Plot, PlotSeries
+from vtexp.report.plot import HEADROOM, Plot, PlotSeries
+from vtexp.report.point_names import CORNERS
 from vtexp.utils import files
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 FOLDER = "figures"
 PICTURE_NAME, PICTURE_IN = "comparison.png", 5.0
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#576274", "#1c2430")
-MARKERS = ("o", "s", "D", "^", "P", "X", "*", "h")
+#: More markers than colours: a ninth line has the first colour with another marker.
+MARKERS = ("o", "s", "D", "^", "P", "X", "*", "h", "v")
 DASHES = ("-", "--", ":", "-.", (0, (7, 3)), (0, (7, 3, 1, 3)))
 #: Words as large as those of a paper, where the figure is a column (3.5 in) wide. Figures get
 #: higher by their bars, their panels and the lines of their legend.
@@ -36,8 +39,10 @@ CHARACTER_IN, LINE_IN, BAR_IN, PANEL_IN = 0.052, 0.15, 0.17, 1.15
 #: Panels beside each other.
 PANEL_COLUMNS = 2
 KINDS = ("png", "svg", "pdf")
-#: Longer names are cut.
+#: Longer names lose their middle: what tells names apart often stands at their end.
 LONGEST_NAME = 40
+#: Where lines of text break: names of panels, labels of axes, headings.
+PANEL_CHARACTERS, LABEL_CHARACTERS, HEADING_CHARACTERS = 26, 34, 48
 DOTS_PER_INCH = 300
 
 
@@ -69,13 +74,28 @@ def drawings(plot: Plot) -> list[tuple[str, bytes]]:
     Texts of the SVG stay text; the PDF has its fonts in it.
     """
     legend_in = LINE_IN * -(-len(plot.legend) // _legend_columns(plot, WIDTH_IN))
+    heading = _heading(plot)
+    legend_in += LINE_IN * len(heading.splitlines())
     if plot.kind in ("bars", "forest"):
         height_in = 0.6 + BAR_IN * len(plot.ticks)
     elif plot.kind == "panels":
-        height_in = 0.6 + PANEL_IN * -(-len(plot.panels) // PANEL_COLUMNS)
+        lines = max(name.count("\n") for name in _panel_names(plot))
+        height_in = 0.6 + (PANEL_IN + LINE_IN * lines) * -(-len(plot.panels) // PANEL_COLUMNS)
     else:
         height_in = HEIGHT_IN
-    return _drawn([plot], (WIDTH_IN, height_in + legend_in), KINDS)
+    return _drawn([plot], (WIDTH_IN, height_in + legend_in), KINDS, heading)
+
+
+def _heading(plot: Plot) -> str:
+    """What stands above a figure of panels, or of one series among several; else empty."""
+    told = plot.heading if plot.kind == "panels" or plot.of else ""
+    return "\n".join(textwrap.wrap(told, HEADING_CHARACTERS))
+
+
+def _panel_names(plot: Plot) -> list[str]:
+    """Names of panels, in two lines where one is too short."""
+    cut = (middle_cut(name, 2 * PANEL_CHARACTERS - 2) for name in plot.panels)
+    return ["\n".join(textwrap.wrap(name, PANEL_CHARACTERS)) for name in cut]
 
 
 def picture(plots: Sequence[Plot], title: str) -> bytes:
@@ -122,8 +142,8 @@ def _drawn(
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of names in other scripts
         figure = Figure(figsize=size_in, layout="constrained")
         FigureCanvasAgg(figure)
-        if title:
-            figure.suptitle(title.replace("$", r"\$"), fontsize=FONT_PT + 1)
+        if title and not (plots[0].kind == "panels" and plots[0].legend):  # it has the title
+            figure.suptitle(title.replace("$", r"\$"), fontsize=FONT_PT)
         if plots[0].kind == "panels":
             _draw_panels(figure, plots[0])
         else:
@@ -151,23 +171,33 @@ def _draw(axes: Axes, plot: Plot, width_in: float) -> None:
     else:
         _draw_points(axes, plot)
         axes.set_xlabel(plot.x_label)
-        axes.set_ylabel(plot.y_label)
-        axes.set_ylim(*_y_limits(plot))
+        axes.set_ylabel(textwrap.fill(plot.y_label, LABEL_CHARACTERS))
+        _scale(axes, plot)
     axes.grid(alpha=0.3, axis="x" if plot.kind in ("bars", "forest") else "both")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if plot.diagonal:
+    if plot.diagonal and not plot.log_x:
         axes.set_xlim(left=0)
     if plot.legend:
         _legend(axes, plot, width_in)
+
+
+def _scale(axes: Axes, plot: Plot) -> None:
+    """Values from 0, or by their logarithms where they span much."""
+    for axis, name, ticks in ((axes.xaxis, "x", plot.log_x), (axes.yaxis, "y", plot.log_y)):
+        if ticks:
+            axes.set(**{f"{name}scale": "log"})
+            axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+            axis.set_ticks([], minor=True)
+    if not plot.log_y:
+        axes.set_ylim(*_y_limits(plot))
 
 
 def _y_limits(plot: Plot) -> tuple[float, float]:
     """From 0, with room above the highest point: also where all are equal."""
     if plot.percent:
         return -2, 102
-    ends = [end for own in plot.series for end in (*own.y, *(own.high or ())) if end is not None]
-    return 0, 1.05 * max(ends, default=0) or 1
+    return 0, HEADROOM * max((end for own in plot.series for end in own.ends), default=0) or 1
 
 
 def _legend_columns(plot: Plot, width_in: float) -> int:
@@ -188,6 +218,7 @@ def _legend(axes: Axes, plot: Plot, width_in: float) -> None:
     if plot.kind in ("bars", "panels"):
         figure, entries = axes.get_figure(root=True), axes.get_legend_handles_labels()
         assert figure is not None
+        style |= {"title": _literal(_heading(plot), HEADING_CHARACTERS), "title_fontsize": FONT_PT}
         figure.legend(*entries, loc="outside upper center", **style)
     else:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), **style)
@@ -195,10 +226,13 @@ def _legend(axes: Axes, plot: Plot, width_in: float) -> None:
 
 def _draw_points(axes: Axes, plot: Plot) -> None:
     for line in plot.steps:
-        axes.step(*line, where="post", color="0.4", linestyle="--", linewidth=0.9, zorder=1)
+        color = "0.4" if line.series is None else COLORS[line.series % len(COLORS)]
+        style: dict[str, Any] = {"color": color, "linestyle": "--", "linewidth": 0.9, "zorder": 1}
+        axes.step(line.x, line.y, where="post", **style)
     if plot.diagonal:
-        most = max(float(x) for series in plot.series for x in series.x)
-        axes.plot([0, most], [0, most], color="0.4", linestyle="--", linewidth=0.9, zorder=1)
+        along = [float(x) for series in plot.series for x in series.x]
+        ends = [min(along) if plot.log_x else 0.0, max(along)]
+        axes.plot(ends, ends, color="0.4", linestyle="--", linewidth=0.9, zorder=1)
     styles = zip(cycle(COLORS), cycle(MARKERS), cycle(DASHES), strict=False)
     for series, (color, marker, dashes) in zip(plot.series, styles, strict=False):
         _draw_series(axes, series, color, marker, dashes if plot.kind == "lines" else "none")
@@ -209,25 +243,26 @@ def _draw_panels(figure: Figure, plot: Plot) -> None:
     """A small plot for each panel, all on the same axes, with one legend above them."""
     rows = -(-len(plot.panels) // PANEL_COLUMNS)
     grid = figure.subplots(rows, PANEL_COLUMNS, sharex=True, sharey=True, squeeze=False)
-    styles = dict(zip(plot.legend, zip(cycle(COLORS), cycle(MARKERS), strict=False), strict=False))
+    looks = zip(cycle(COLORS), cycle(MARKERS), cycle(DASHES), strict=False)
+    styles = dict(zip(plot.legend, looks, strict=False))
     shades = ordered_colors(len(plot.panels)) if plot.ordered else [COLORS[0]] * len(plot.panels)
-    for axes, panel, shade in zip(grid.flat, plot.panels, shades, strict=False):
+    panels = zip(grid.flat, plot.panels, _panel_names(plot), shades, strict=False)
+    for axes, panel, name, shade in panels:
         for series in plot.series:
             if series.panel == panel and series.behind:
                 axes.plot(series.x, series.y, color="0.6", linewidth=0.9, zorder=1)
             elif series.panel == panel:
-                color, marker = styles.get(series.label, (shade, "o"))
-                _draw_series(axes, series, color, marker, "-")
-        axes.set_title(_literal(panel), fontsize=FONT_PT - 1)
+                _draw_series(axes, series, *styles.get(series.label, (shade, "o", "-")))
+        axes.set_title(_literal(name), fontsize=FONT_PT - 1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_ylim(*_y_limits(plot))
+        _scale(axes, plot)
     for axes in list(grid.flat)[len(plot.panels) :]:
         axes.set_axis_off()
     for axes in list(grid.flat)[: len(plot.panels)][-PANEL_COLUMNS:]:
         axes.tick_params(labelbottom=True)  # nothing but an empty place can be below it
     figure.supxlabel(plot.x_label, fontsize=FONT_PT)
-    figure.supylabel(plot.y_label, fontsize=FONT_PT)
+    figure.supylabel(textwrap.fill(plot.y_label, PANEL_CHARACTERS), fontsize=FONT_PT)
     if plot.legend:
         _legend(grid.flat[0], plot, WIDTH_IN)
 
@@ -264,12 +299,15 @@ def _draw_series(axes: Axes, series: PlotSeries, color: str, marker: str, dashes
 
 def _name_points(axes: Axes, series: PlotSeries) -> None:
     points = np.array([series.x, series.y], dtype=float).T
-    for point, name in zip(points, series.beside or [], strict=False):
+    for point, name, corner in zip(points, series.beside or [], series.corners or [], strict=False):
+        right, up = CORNERS[corner]
         axes.annotate(
             _literal(name),
             tuple(point),
             textcoords="offset points",
-            xytext=(4, -9),
+            xytext=(4 * right, 4 * up),
+            ha="left" if right > 0 else "right",
+            va="bottom" if up > 0 else "top",
             fontsize=FONT_PT - 2,
         )
 
@@ -291,7 +329,7 @@ def _draw_bars(axes: Axes, plot: Plot) -> None:
 
 def _draw_forest(axes: Axes, plot: Plot) -> None:
     for line in plot.steps:
-        axes.plot(*line, color="0.4", linestyle="--", linewidth=0.9, zorder=1)
+        axes.plot(line.x, line.y, color="0.4", linestyle="--", linewidth=0.9, zorder=1)
     for series, color, marker in zip(plot.series, COLORS, MARKERS, strict=False):
         values = np.array(series.y, dtype=float)
         ends = np.array([series.low, series.high], dtype=float)
@@ -317,15 +355,30 @@ def _name_rows(axes: Axes, plot: Plot) -> None:
     axes.tick_params("y", labelsize=FONT_PT - 1, length=0)
     for tick in plot.ticks:
         if tick.heading:
-            axes.text(0, tick.place, _literal(tick.text), va="center", fontweight="bold")
+            # From the figure's left edge, where there is room for it.
+            axes.annotate(
+                _literal(tick.text),
+                (0.01, tick.place),
+                xycoords=("figure fraction", "data"),
+                va="center",
+                fontweight="bold",
+            ).set_in_layout(False)
     axes.set_ylim(len(plot.ticks) - 0.4, -0.6)  # the first on top
     axes.set_xlabel(plot.y_label)
 
 
-def _literal(text: str) -> str:
+def _literal(text: str, longest: int = LONGEST_NAME) -> str:
     """Text that matplotlib does not read as a formula, each line no longer than is drawn well."""
     lines = []
     for line in text.split("\n"):
         plain = "".join(c if c.isprintable() else " " for c in line)
-        lines.append(plain if len(plain) <= LONGEST_NAME else plain[: LONGEST_NAME - 3] + "...")
+        lines.append(middle_cut(plain, longest))
     return "\n".join(lines).replace("$", r"\$")
+
+
+def middle_cut(text: str, longest: int) -> str:
+    """A text of at most so many characters, with its beginning and its end."""
+    if len(text) <= longest:
+        return text
+    end = (longest - 3) // 2
+    return f"{text[: longest - 3 - end]}...{text[-end:]}"

@@ -133,6 +133,12 @@ def budget_name(knob: str, value: str) -> str:
     return f"{knob}={value}" if value[:1].isdigit() and "x" not in value else value
 
 
+def short_label(label: str) -> str:
+    """The same of a run's label, such as `max_crops=4` or `image_size=560x560`."""
+    knob, _, value = label.partition("=")
+    return budget_name(knob, value)
+
+
 def score_unit(metrics: Collection[str]) -> tuple[str, str]:
     """What the scores of these metrics are called, and their unit: `accuracy` in `%`.
 
@@ -152,5 +158,5 @@ def score_title(metrics: Collection[str]) -> str:
 def score_label(metrics: Collection[str]) -> str:
     """An axis of scores, such as `accuracy, % (exact_match)`."""
     name, unit = score_unit(metrics)
-    own = " or ".join(sorted(metrics))
+    own = " or ".join(sorted(metrics)) if len(metrics) < 3 else f"{len(metrics)} metrics"
     return f"{name}, {unit}" + ("" if name == own else f" ({own})")

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import compress
 
 import numpy as np
 
-from vtexp.analysis.findings import Grid, GridPoint
+from vtexp.analysis.findings import AnalysedRun, Grid, GridPoint
 from vtexp.report.format import score_label, score_title, score_unit
 from vtexp.report.group_plots import percent
-from vtexp.report.plot import Plot, PlotSeries
+from vtexp.report.plot import Plot, PlotSeries, StepLine
 from vtexp.stats.paired import on_front
 
 
-def grid_plots(grids: Sequence[Grid]) -> list[Plot]:
-    """A plot of each grid whose settings were answered and timed."""
+def grid_plots(grids: Sequence[Grid], runs: Mapping[str, AnalysedRun]) -> list[Plot]:
+    """A plot of each grid whose settings were answered and timed; `runs` by their names."""
     found = []
     for place, grid in enumerate(grids, start=1):
         if all(p.accuracy is not None and p.prefill_ms is not None for p in grid.points):
-            found.append(_plot(grid, f"grid_{place}" if len(grids) > 1 else "grid"))
+            plot = _plot(grid, runs, f"grid_{place}" if len(grids) > 1 else "grid")
+            found.append(replace(plot, of=grid.name if len(grids) > 1 else ""))
     return found
 
 
-def _plot(grid: Grid, name: str) -> Plot:
+def _plot(grid: Grid, runs: Mapping[str, AnalysedRun], name: str) -> Plot:
     """A panel for each value of the third knob, a line for each of the second, through the first.
 
     Two knobs need no panels.
     """
     panels = _values(grid, 2) if len(grid.axes) > 2 else []
     front = _front(grid)
-    lines = [_line("", front, panel, behind=True) for panel in panels]
+    steps = _steps(front)
+    lines = [_behind(steps, panel) for panel in panels]
     for panel in panels or [""]:
         for label in _values(grid, 1):
             own = [p for p in grid.points if _at(grid, p, 1) == label and _in(grid, p, panel)]
-            lines.append(_line(label, own, panel))
+            lines.append(_line(label, own, runs, panel))
     knobs = " x ".join(axis.name for axis in grid.axes)
     doubtful = " Hollow: the timings are doubtful." if any(p.doubtful for p in grid.points) else ""
     return Plot(
@@ -42,29 +45,36 @@ def _plot(grid: Grid, name: str) -> Plot:
         title=f"{score_title({grid.metric})} over prefill: {knobs}",
         caption=f"{grid.name}. A line runs through the {grid.axes[0].name}. "
         f"{'Grey' if panels else 'Dashed'}: settings that no other of the grid beats in both, by "
-        f"these estimates.{doubtful}",
+        f"these estimates. Bars: 95 % intervals.{doubtful}",
         x_label="prefill at batch 1, ms (mean)",
         y_label=score_label({grid.metric}),
         kind="panels" if panels else "lines",
         series=lines,
         panels=panels,
         ordered=True,
-        steps=[] if panels else [_steps(front)],
+        steps=[] if panels else [steps],
     )
 
 
 def _line(
-    label: str, points: Sequence[GridPoint], panel: str, *, behind: bool = False
+    label: str, points: Sequence[GridPoint], runs: Mapping[str, AnalysedRun], panel: str
 ) -> PlotSeries:
     return PlotSeries(
         label=label,
         x=[point.prefill_ms or 0.0 for point in points],
         y=[percent(point.accuracy) for point in points],
+        low=[percent(runs[point.run].accuracy_low) for point in points],
+        high=[percent(runs[point.run].accuracy_high) for point in points],
         names=[", ".join(point.values) for point in points],
         marked=[point.doubtful for point in points],
         panel=panel,
-        behind=behind,
     )
+
+
+def _behind(steps: StepLine, panel: str) -> PlotSeries:
+    """The front in a panel: between two settings it is as accurate as the faster one."""
+    x, y = np.repeat(steps.x, 2)[1:].tolist(), np.repeat(steps.y, 2)[:-1].tolist()
+    return PlotSeries(label="", x=x, y=y, panel=panel, behind=True)
 
 
 def _front(grid: Grid) -> list[GridPoint]:
@@ -75,8 +85,10 @@ def _front(grid: Grid) -> list[GridPoint]:
     return sorted(compress(grid.points, on), key=lambda point: point.prefill_ms or 0.0)
 
 
-def _steps(front: Sequence[GridPoint]) -> tuple[list[float], list[float]]:
-    return [p.prefill_ms or 0.0 for p in front], [100 * (p.accuracy or 0.0) for p in front]
+def _steps(front: Sequence[GridPoint]) -> StepLine:
+    return StepLine(
+        [p.prefill_ms or 0.0 for p in front], [100 * (p.accuracy or 0.0) for p in front]
+    )
 
 
 def _values(grid: Grid, axis: int) -> list[str]:

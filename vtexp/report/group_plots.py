@@ -24,7 +24,7 @@ def group_plots(series: Sequence[findings.Series]) -> list[Plot]:
             grouping,
             own,
             suffix=f"_{datasets.index(dataset) + 1}" if len(datasets) > 1 else "",
-            of=f" ({dataset})" if len(datasets) > 1 else "",
+            of=dataset if len(datasets) > 1 else "",
         )
         for (dataset, grouping), own in found.items()
     ]
@@ -47,7 +47,8 @@ def _group_plot(
     metrics = {series.metric for series, _ in own}
     return Plot(
         name=f"by_{name}{suffix}",
-        title=f"{score_title(metrics)} by {name.replace('_', ' ')}{of}",
+        title=f"{score_title(metrics)} by {name.replace('_', ' ')}",
+        of=of,
         caption=f"{caption}{behind}{more}",
         x_label="measured vision tokens per image (mean)",
         y_label=score_label(metrics),

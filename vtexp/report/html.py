@@ -19,6 +19,7 @@ from typing import Any
 import vtexp
 from vtexp.analysis.answer import at_most, count_text, interval, points
 from vtexp.analysis.findings import Analysis
+from vtexp.analysis.grids import grid_sentences
 from vtexp.analysis.rows import ComparedRun
 from vtexp.report import reproduce
 from vtexp.report.answers import SharedQuestions, read_answers
@@ -36,6 +37,8 @@ from vtexp.utils.files import write_text
 from vtexp.utils.text import p_value
 
 REPORT_NAME = "report.html"
+#: What the page's script takes of a plot beside its fields.
+DERIVED = ("percent", "legend", "log_x", "log_y")
 ASSETS = Path(__file__).parents[1] / "assets" / "report"
 
 
@@ -52,9 +55,7 @@ def write_page(folder: Path, rows: Sequence[ReportRow], found: Analysis) -> list
     plots.sort(key=lambda plot: plot.kind != "forest")  # the test, drawn, is the answer's picture
     browsers, warnings = _browsers(runs, found, asked)
     data = {
-        "plots": [
-            asdict(plot) | {"percent": plot.percent, "legend": plot.legend} for plot in plots
-        ],
+        "plots": [asdict(plot) | {key: getattr(plot, key) for key in DERIVED} for plot in plots],
         "browsers": browsers,
     }
     write_text(folder / REPORT_NAME, _page(rows, found, plots, data, warnings))
@@ -103,6 +104,7 @@ def _page(
         facts=_facts(runs),
         analysis=found,
         beside=beside,
+        compared=_compared(found),
         next_steps=next_steps(runs, found),
         places={run.run: (one.name, run.label) for one in found.series for run in one.runs},
         p_value=p_value,
@@ -129,6 +131,13 @@ def _page(
         hashes=[_hash(plotly), _hash(script)],
         data=htmlsafe_json_dumps(data, separators=(",", ":")),
     )
+
+
+def _compared(found: Analysis) -> list[tuple[str, list[str]]]:
+    """What was found of several series together, under headings; nothing where there is none."""
+    grids = [line for grid in found.grids for line in grid_sentences(grid)]
+    parts = [("Knobs set together", grids), ("Token reductions", list(found.reductions))]
+    return [(heading, lines) for heading, lines in parts if lines]
 
 
 def _facts(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:

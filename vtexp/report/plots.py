@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vtexp.analysis import findings
 from vtexp.analysis.rows import ComparedRun, curves_of
 from vtexp.analysis.times import scope
 from vtexp.report.answers import RunAnswers
-from vtexp.report.bar_plots import Curves, crops_plot, run_name, stages_plot, those, timed
+from vtexp.report.bar_plots import (
+    Curves,
+    crops_plot,
+    doubtful_note,
+    run_name,
+    stages_plot,
+    those,
+    timed,
+)
 from vtexp.report.format import score_label, score_title
 from vtexp.report.grid_plots import grid_plots
 from vtexp.report.group_plots import group_plots, percent
-from vtexp.report.plot import Plot, PlotSeries
-
-#: Room of a name beside its point, as shares of the plot's width and height.
-NAME_WIDTH, NAME_HEIGHT = 0.2, 0.07
+from vtexp.report.plot import Plot, PlotSeries, StepLine
+from vtexp.report.point_names import with_names
 
 
 def all_plots(
@@ -34,7 +40,7 @@ def all_plots(
         prefill_plot(curves),
         stages_plot(curves),
         pareto_plot(curves, fronts),
-        *grid_plots(found.grids),
+        *grid_plots(found.grids, found.analysed()),
         *group_plots(found.series),
         crops_plot(curves, counted),
         tokens_plot(curves, counted),
@@ -47,18 +53,19 @@ def accuracy_plot(curves: Curves) -> Plot | None:
     scored = _scored(curves)
     if not scored:
         return None
-    return Plot(
+    plot = Plot(
         name="accuracy",
         title=f"{score_title(_metrics(scored))} over vision tokens",
         caption="Mean score; bars: 95 % interval, clustered by image.",
         x_label="measured vision tokens per image (mean)",
         y_label=score_label(_metrics(scored)),
         kind="lines",
-        series=_named_apart(
+        series=[
             _accuracy_series(label, runs, [run.found.measured_vision_tokens for run in runs])
             for label, runs in scored.items()
-        ),
+        ],
     )
+    return with_names(plot)
 
 
 def _accuracy_series(label: str, runs: Sequence[ComparedRun], x: list[float]) -> PlotSeries:
@@ -72,46 +79,22 @@ def _accuracy_series(label: str, runs: Sequence[ComparedRun], x: list[float]) ->
     )
 
 
-def _named_apart(lines: Iterable[PlotSeries]) -> list[PlotSeries]:
-    """The series with names beside those points that lie apart from all that are named before.
-
-    Points of one name above each other, of several series at the same tokens, are named once.
-    """
-    series = list(lines)
-    across = [x for own in series for x in own.x]
-    width = (max(across) - min(across)) or 1.0
-    height = max((y or 0.0 for own in series for y in own.y), default=0.0) or 1.0
-    taken: list[tuple[float, float, str]] = []
-    found = []
-    for own in series:
-        beside = []
-        for x, y, name in zip(own.x, own.y, own.names or [], strict=True):
-            right, up = x / width / NAME_WIDTH, (y or 0.0) / height / NAME_HEIGHT
-            near = any(
-                abs(right - x0) < 1 and (abs(up - y0) < 1 or name == name0)
-                for x0, y0, name0 in taken
-            )
-            beside.append("" if near else name)
-            taken += [] if near else [(right, up, name)]
-        found.append(replace(own, beside=beside))
-    return found
-
-
 def prefill_plot(curves: Curves) -> Plot | None:
     """Mean prefill in ms over the vision tokens of the timed images, both means of the same."""
     found = timed(curves)
     if not found:
         return None
-    return Plot(
+    plot = Plot(
         name="prefill",
         title="Prefill over vision tokens",
         caption=f"Mean over the images as they come, at batch 1; bars: its 95 % interval "
-        f"{_scope(found)}. Hollow: the timings are doubtful.",
+        f"{_scope(found)}.{doubtful_note(found, 'Hollow')}",
         x_label="vision tokens per timed image (mean)",
         y_label="prefill at batch 1, ms",
         kind="lines",
-        series=_named_apart(_prefill_series(label, runs) for label, runs in found.items()),
+        series=[_prefill_series(label, runs) for label, runs in found.items()],
     )
+    return with_names(plot)
 
 
 def _prefill_series(label: str, runs: Sequence[ComparedRun]) -> PlotSeries:
@@ -132,33 +115,37 @@ def pareto_plot(curves: Curves, fronts: Sequence[Sequence[str]]) -> Plot | None:
     both = timed(_scored(curves))
     if not both:
         return None
-    return Plot(
+    plot = Plot(
         name="pareto",
         title=f"{score_title(_metrics(both))} over prefill time",
         caption="Dashed: the Pareto front, the runs that no other of the same series beats in "
-        "both by these estimates. Bars: 95 % intervals. Hollow: the timings are doubtful.",
+        f"both by these estimates. Bars: 95 % intervals.{doubtful_note(both, 'Hollow')}",
         x_label="prefill at batch 1, ms (mean)",
         y_label=score_label(_metrics(both)),
         kind="points",
-        series=_named_apart(
+        series=[
             replace(
                 _accuracy_series(label, runs, [_prefill_ms(run) for run in runs]),
                 marked=[bool(run.timing_warnings) for run in runs],
             )
             for label, runs in both.items()
-        ),
+        ],
         steps=[_front_line(both, front) for front in fronts],
     )
+    return with_names(plot)
 
 
-def _front_line(curves: Curves, front: Sequence[str]) -> tuple[list[float], list[float]]:
+def _front_line(curves: Curves, front: Sequence[str]) -> StepLine:
+    """The line through a front, in the colour of its runs' series if it is one alone."""
     points = sorted(
-        (_prefill_ms(run), 100 * (run.found.accuracy or 0.0))
-        for runs in curves.values()
+        (_prefill_ms(run), 100 * (run.found.accuracy or 0.0), place)
+        for place, runs in enumerate(curves.values())
         for run in runs
         if str(run.folder) in front
     )
-    return [x for x, _ in points], [y for _, y in points]
+    places = {place for _, _, place in points}
+    own = places.pop() if len(places) == 1 and len(curves) > 1 else None
+    return StepLine([x for x, _, _ in points], [y for _, y, _ in points], own)
 
 
 def tokens_plot(curves: Curves, counted: Mapping[str, RunAnswers]) -> Plot | None:
@@ -187,7 +174,7 @@ def tokens_plot(curves: Curves, counted: Mapping[str, RunAnswers]) -> Plot | Non
         caption="Each point: all images with these counts. Below the line x = y: tokens that were "
         "dropped where crops overlap.",
         x_label="theoretical vision tokens of an image",
-        y_label="measured vision tokens of it",
+        y_label="measured vision tokens of an image",
         kind="points",
         series=series,
         diagonal=True,

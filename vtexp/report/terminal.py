@@ -13,7 +13,7 @@ from vtexp.analysis.answer import interval, points
 from vtexp.analysis.findings import Analysis, Series
 from vtexp.analysis.rows import ComparedRun, run_names
 from vtexp.report.columns import TERMINAL, Column, ReportRow, shown
-from vtexp.report.format import title
+from vtexp.report.format import short_label, title
 from vtexp.utils.text import p_value
 
 #: Types and runs of a table, at most; each run's result.json has all types.
@@ -24,6 +24,8 @@ PLAIN = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 MOST_BETWEEN = 12
 #: Room that a column of words, such as the settings, gets: that of its longest, within these.
 LEAST_WORDS, MOST_WORDS = 16, 32
+#: Room that columns of words beside differences get at least: they go on in the next line.
+SHORT_WORDS = 10
 
 
 def _table(plain: bool, **more: Any) -> Table:
@@ -76,52 +78,81 @@ def _cell(row: ReportRow, column: Column) -> str:
     return row.cell(column) or ("none" if column.key == "accuracy" else "")
 
 
-def steps_table(series: Series, *, plain: bool = False) -> Table | None:
-    """Each budget against the next smaller one; None where there are not two."""
+def _differences(
+    words: Sequence[str],
+    numbers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    **more: Any,
+) -> Table:
+    """A table of columns of words and columns of numbers; the last ones only where they fit."""
+    heads = [*words, *numbers]
+    wide = [
+        2 + max(len(line) for cell in column for line in cell.split("\n"))
+        for column in zip(heads, *rows, strict=True)
+    ]
+    kept = len(heads)
+    while kept > len(words) and len(words) * SHORT_WORDS + sum(wide[len(words) : kept]) > width:
+        kept -= 1
+    result = _table(**more)
+    for head in words:
+        result.add_column(head, overflow="fold")
+    for head in heads[len(words) : kept]:
+        result.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        result.add_row(*row[:kept])
+    return result
+
+
+def steps_table(series: Series, width: int, *, plain: bool = False) -> Table | None:
+    """Each budget against the next smaller one; None where there are not two.
+
+    p-values are left out where they do not fit into the width.
+    """
     runs = [run for run in series.runs if run.versus_smaller is not None]
     if not runs:
         return None
-    labels = {run.run: run.label for run in series.runs}
-    if len({name.partition("=")[0] for name in labels.values()}) == 1:
-        labels = {run: name.partition("=")[2] for run, name in labels.items()}
-    result = _table(plain)
-    result.add_column("step", overflow="fold")
-    for name in ("points", "95 % interval", "p (Holm,\nall pairs)", "p (McNemar)"):
-        result.add_column(name, justify="right", no_wrap=True)
-    for run in runs:
-        step = run.versus_smaller
-        assert step is not None
-        result.add_row(
+    labels = {run.run: short_label(run.label) for run in series.runs}
+    steps = [run.versus_smaller for run in runs if run.versus_smaller is not None]
+    rows = [
+        [
             f"{labels[step.baseline]} to {labels[step.run]}",
             points(step.difference, signed=True),
             interval(step),
             p_value(step.p_holm, step.p_at_floor),
             "" if step.p_mcnemar is None else p_value(step.p_mcnemar),
-        )
-    return result
+        ]
+        for step in steps
+    ]
+    numbers = ("points", "95 % interval", "p (Holm,\nall pairs)", "p (McNemar)")
+    return _differences(["step"], numbers, rows, width, plain=plain)
 
 
-def between_table(analysis: Analysis, *, plain: bool = False) -> Table:
-    """The same budgets in two series that answered the same questions, the first MOST_BETWEEN."""
-    names = {run.run: (series.name, run.label) for series in analysis.series for run in series.runs}
+def between_table(analysis: Analysis, width: int, *, plain: bool = False) -> Table:
+    """The same budgets in two series that answered the same questions, the first MOST_BETWEEN.
+
+    Intervals and p-values are left out where they do not fit into the width.
+    """
+    series = {run.run: one.name for one in analysis.series for run in one.runs}
+    labels = {run: short_label(own.label) for run, own in analysis.analysed().items()}
     left_out = len(analysis.between) - MOST_BETWEEN
     more = f"{left_out} more in comparison.md" if left_out > 0 else None
-    result = _table(plain, caption=more, caption_justify="left")
-    for name in ("series", "against", "budget"):
-        result.add_column(name, overflow="fold")
-    for name in ("points", "95 % interval", "p (Holm,\nall these)"):
-        result.add_column(name, justify="right", no_wrap=True)
-    for pair in analysis.between[:MOST_BETWEEN]:
-        series, budget = names[pair.run]
-        result.add_row(
-            series,
-            names[pair.baseline][0],
-            budget,
+    rows = [
+        [
+            series[pair.run],
+            series[pair.baseline],
+            labels[pair.run],
             points(pair.difference, signed=True),
             interval(pair),
             p_value(pair.p_holm, pair.p_at_floor),
-        )
-    return result
+        ]
+        for pair in analysis.between[:MOST_BETWEEN]
+    ]
+    words = ("series", "against", "budget")
+    numbers = ("points", "95 % interval", "p (Holm,\nall these)")
+    return _differences(
+        words, numbers, rows, width, plain=plain, caption=more, caption_justify="left"
+    )
 
 
 def question_types_table(runs: Sequence[ComparedRun], *, plain: bool = False) -> Table | None:

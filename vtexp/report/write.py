@@ -83,7 +83,7 @@ def show(runs: Sequence[ComparedRun], analysis: Analysis, out: Path) -> None:
         console.print(line, soft_wrap=plain)
     if len(analysis.series) == 1:
         for part in (
-            steps_table(analysis.series[0], plain=plain),
+            steps_table(analysis.series[0], console.width, plain=plain),
             question_types_table(runs, plain=plain),
         ):
             if part is not None:
@@ -91,7 +91,7 @@ def show(runs: Sequence[ComparedRun], analysis: Analysis, out: Path) -> None:
                 console.print(part)
     elif analysis.between:
         console.print()
-        console.print(between_table(analysis, plain=plain))
+        console.print(between_table(analysis, console.width, plain=plain))
     told, doubtful = warnings(runs), timing_warnings(runs)
     most = max(MOST_WARNINGS, len(doubtful))
     for warning in told[:most]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from vtexp.config.choices import Device, Launcher
 from vtexp.config.schema import HardwareConfig
@@ -28,6 +29,17 @@ def usable_cores() -> int:
         return bound
     share = int(given) // (int(tasks) if tasks.isdecimal() and int(tasks) else 1)
     return max(1, min(bound, share))
+
+
+def named_gpus() -> list[str]:
+    """The GPUs that CUDA_VISIBLE_DEVICES names to this process; empty where it is not set."""
+    return [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+
+
+def shares(gpus: Sequence[str], count: int) -> list[str]:
+    """CUDA_VISIBLE_DEVICES of each of so many processes that share some GPUs evenly."""
+    own = len(gpus) // count
+    return [",".join(gpus[n * own : (n + 1) * own]) for n in range(count)]
 
 
 def visible_gpus() -> int:

@@ -8,7 +8,6 @@ are the only source of truth about a run, on any machine and day.
 from __future__ import annotations
 
 import traceback
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from vtexp.runs.causes import cause_of_end, last_words
 from vtexp.runs.ledger import JOBS
 from vtexp.runs.records import Asked, Failure
 from vtexp.utils import files
+from vtexp.utils.grouping import differing, grouped
 from vtexp.utils.text import listed, natural, shell_word
 from vtexp.utils.typed import flat
 
@@ -163,18 +163,12 @@ def labels(folders: Sequence[Path]) -> dict[Path, str]:
     """
     found = {folder: asked_of(folder) for folder in folders}
     asked = {folder: own for folder, own in found.items() if own is not None}
-    varied = [
-        key
-        for key in ("model", "dataset", "hardware")
-        if len({getattr(own, key) for own in asked.values()}) > 1
-    ]
+    varied = differing(("model", "dataset", "hardware"), asked.values())
     names = {
         folder: " ".join([own.label, *(getattr(own, key) for key in varied)])
         for folder, own in asked.items()
     }
-    alike: dict[str, list[Path]] = defaultdict(list)
-    for folder, name in names.items():
-        alike[name].append(folder)
+    alike = grouped(names, names.__getitem__)
     for twins in alike.values():
         if len(twins) > 1:
             names |= {folder: names[folder] + said for folder, said in _differing(twins).items()}

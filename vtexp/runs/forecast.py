@@ -6,7 +6,6 @@ figures, a lower bound; else unknown, with the reason. No torch here.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from vtexp.config.choices import ReductionMethod
 from vtexp.cost.latency_fit import FoundModel, find_cost_model
 from vtexp.cost.prompts import PromptCounts
 from vtexp.runs.records import Asked, Planned, extended
+from vtexp.utils.typed import known
 
 if TYPE_CHECKING:
     from vtexp.runs.plan import Plan
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Of one run; None where unknown. `at_least`: the time is a lower bound, no estimate.
+    """What a run will take; None where unknown. `at_least`: the time is a lower bound only.
 
     flops and prefill_ms are means over the questions; run_s is of the whole run.
     """
@@ -101,8 +101,7 @@ class Clock:
         """Chance that their mean prefill is within a limit; None where nothing tells."""
         if self.model is None:
             return None
-        chance = self.model.mean_prefill(prompts).chance_at_most(limit_ms)
-        return None if math.isnan(chance) else chance
+        return known(self.model.mean_prefill(prompts).chance_at_most(limit_ms))
 
 
 def clock_of(plan: Plan, run: PlannedRun | None = None) -> Clock:

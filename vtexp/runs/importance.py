@@ -23,6 +23,7 @@ from vtexp.runs.batching import BatchSize
 from vtexp.runs.block_order import BlockImportance, BlockOrder
 from vtexp.runs.plan import Plan
 from vtexp.stats.comparison import Differences, differences, paired_scores
+from vtexp.utils.typed import known
 
 if TYPE_CHECKING:
     from vtexp.models.runner import Runner
@@ -96,8 +97,8 @@ def _importance(block: int, found: Differences, column: int) -> BlockImportance:
     return BlockImportance(
         block=block,
         loss=float(found.difference[0, column]),
-        low=None if np.isnan(low) else float(low),
-        high=None if np.isnan(high) else float(high),
+        low=known(low),
+        high=known(high),
     )
 
 
@@ -131,7 +132,7 @@ class _Answers:
             kept += sorted(images)
             failed, dataset = (*plan.failed, *broken), plan.config.dataset
             left = len(plan.samples) - len(broken)
-            require_few_failed(failed, dataset.max_failed, left, dataset.name)
+            require_few_failed(failed, left, dataset)
             for column in range(len(self._settings)):
                 for i, found in self._answered(column, images, advance):
                     scores[i, column] = found

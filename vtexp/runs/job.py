@@ -25,6 +25,7 @@ from vtexp.measure.protocol import Reference, undisturbed
 from vtexp.metrics import metric
 from vtexp.models.runners import runner_class
 from vtexp.runs.folder import finished, record_failure, settled
+from vtexp.runs.gather import gather
 from vtexp.runs.identical import copy_results, originals
 from vtexp.runs.plan import Plan
 from vtexp.runs.planned_run import PlannedRun
@@ -48,7 +49,7 @@ def _nothing(config: Config, run: Path, samples: Sequence[Sample]) -> None:
     pass
 
 
-def make_runs(plan: Plan, rank: int = 0, on_result: OnResult = _nothing) -> None:
+def make_runs(plan: Plan, rank: int = 0, *, on_result: OnResult) -> None:
     """Make the runs of a plan that have no result yet, or the share that a rank has in them.
 
     `on_result` is called for each run that has its result, kept or new.
@@ -90,8 +91,7 @@ def load_runner(plan: Plan) -> Runner:
     device, dtype = hardware.device.value, hardware.dtype.value
     checkpoint = plan.checkpoint
     how = (hardware.cuda_graphs, hardware.compile, hardware.preprocess, hardware.sharded)
-    made = (device, dtype, *how)
-    key = (checkpoint.folder, checkpoint.fingerprint, plan.geometry, made)
+    key = (checkpoint.folder, checkpoint.fingerprint, plan.geometry, device, dtype, *how)
     if key not in _loaded:
         _unload()  # first make room: two large models do not fit
         what = "" if plan.answers else "random weights of "
@@ -241,14 +241,12 @@ class RunsUnderWay:
         """Record a sample as failed. Raises DataError where they are more than allowed."""
         plan = self.plan
         self.broken[index] = FailedSample(plan.samples[index].sample_id, reason)
-        failed, dataset = (*self.broken.values(), *plan.failed), plan.config.dataset
-        require_few_failed(
-            failed, dataset.max_failed, len(plan.samples) - len(self.broken), dataset.name
-        )
+        failed, left = (*self.broken.values(), *plan.failed), len(plan.samples) - len(self.broken)
+        require_few_failed(failed, left, plan.config.dataset)
 
     def _answer(self) -> None:
         plan, count = self.plan, len(self.under_way)
-        total = len(range(self.rank, len(plan.samples), plan.config.hardware.gpus_per_run))
+        total = len(plan.share(self.rank))
         waiting = sorted(set().union(*(run.waiting for run in self.under_way)) - set(self.broken))
         chunks = decoded_chunks(
             plan.samples,
@@ -263,7 +261,7 @@ class RunsUnderWay:
         with progress(label, total * count, kept) as advance:
             while self.under_way and (chunk := next(chunks, None)) is not None:
                 images = self._readable(chunk)
-                self._each(partial(_answer, images=images, advance=advance))
+                self._each(partial(Measurement.answer, images=images, advance=advance))
 
     def _readable(self, chunk: Chunk) -> dict[int, np.ndarray]:
         """The images of a chunk but those that could not be decoded."""
@@ -276,7 +274,8 @@ class RunsUnderWay:
         return images
 
     def _finish(self, measurement: Measurement) -> None:
-        result, run = measurement.finish(), measurement.run
+        run = measurement.run
+        result = gather(self.plan, run)
         accuracy = "none" if result.accuracy is None else percent(result.accuracy, 1)
         console.print(
             f"{run.label}: {result.measured_vision_tokens:.5g} vision tokens, "
@@ -297,9 +296,3 @@ class RunsUnderWay:
                 record_failure(run.folder, error, failed.asked(self.plan.config))
         except VtexpError as trouble:  # the same disk, most likely
             self.unrecorded = trouble
-
-
-def _answer(
-    run: Measurement, images: dict[int, np.ndarray], advance: Callable[[int], None]
-) -> None:
-    run.answer(images, advance)

@@ -50,6 +50,10 @@ class Plan:
         """Whether there is anything to answer with: of random weights no answer means anything."""
         return self.checkpoint.answers
 
+    def share(self, rank: int) -> range:
+        """Indices of the samples that a rank of a run answers."""
+        return range(rank, len(self.samples), self.config.hardware.gpus_per_run)
+
     def renamed(self, sweep: str) -> Plan:
         """The same plan in a sweep of another name."""
         config = replace(self.config, sweep=replace(self.config.sweep, name=sweep))

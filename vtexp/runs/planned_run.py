@@ -201,8 +201,8 @@ class PlannedRun:
 
 
 class ImageRead(NamedTuple):
-    """Of an image: vision tokens of its layout, how many the language model's last block reads, and
-    all tokens of the image that its first and its last block read."""
+    """Vision tokens of an image's layout, how many the language model's last block reads, and all
+    tokens of the image that its first and its last block read."""
 
     tokens: int
     kept: int

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vtexp.data.sample import FailedSample
-from vtexp.measure.summary import BetweenProcesses, StageSummary
+from vtexp.measure.summary import StageSummary
 from vtexp.measure.timings import LatencyRow
+from vtexp.stats.times import BetweenProcesses
 from vtexp.utils import files
 from vtexp.utils.typed import Misfit, flat, from_json, to_json
 
@@ -105,7 +106,7 @@ class GroupAccuracy:
 class AnswerTimes:
     """Seconds of the answers to `samples` questions in batches of `batch_size`, in one process.
 
-    Of the largest batches alone, without the first of them where there are more: it warms up.
+    Only the largest batches count, without the first of them where there are more: it warms up.
     `preprocess_s`: decoded images to inputs on the host; `prefill_s`: from there to the first token
     of each answer; `decode_s`: the tokens behind. Decoding of image files is not included. Of
     several ranks, the sums. `vision_tokens`: mean of these questions.

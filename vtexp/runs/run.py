@@ -1,29 +1,25 @@
-"""A run: latency, accuracy and counts of one knob value, written to the run's folder."""
+"""A run under way: latency, counts and answers of one knob value, written to the run's folder."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vtexp.budget.geometry import Tiling, theoretical_tokens
-from vtexp.data.sample import FailedSample, Sample, fingerprint, require_few_failed
-from vtexp.errors import CountMismatchError, DataError, VtexpError
+from vtexp.data.sample import FailedSample
+from vtexp.errors import DataError
 from vtexp.measure.energy import EnergyMeter
 from vtexp.measure.protocol import Reference, Timing
-from vtexp.measure.timings import LatencyRow
 from vtexp.metrics import metric
 from vtexp.metrics.registry import Score
 from vtexp.models.answer_clock import AnswerClock
-from vtexp.models.probe import Counts
+from vtexp.models.probe import Counts, Probe
 from vtexp.runs.batching import BatchSize
 from vtexp.runs.plan import Plan
 from vtexp.runs.planned_run import PlannedRun
@@ -31,44 +27,47 @@ from vtexp.runs.ranks import (
     ProcessTimes,
     RankResult,
     rank_folder,
-    read_processes,
     record_rank_result,
-    wait_for_ranks,
 )
 from vtexp.runs.records import (
     AnswerTimes,
     Environment,
     ProcessTiming,
-    Result,
-    SampleCounts,
     SampleRow,
     read_environment,
     read_latency,
-    read_samples,
     sample_from_json,
     sample_to_json,
     write,
     write_latency,
 )
-from vtexp.runs.result import EARLY_AND_LATE, by_column, summarise_run
+from vtexp.runs.sample_rows import check_counts, sample_row
 from vtexp.runs.surroundings import describe
-from vtexp.runs.throughput import answer_times, of_all_ranks
+from vtexp.runs.throughput import answer_times
 from vtexp.utils import environment, files
 from vtexp.utils.console import ProgressFile
 
 if TYPE_CHECKING:
-    from vtexp.models.runner import PreparedSample, Runner
+    from vtexp.models.runner import Runner
+
+
+class _Answered(NamedTuple):
+    """What the model made of a sample: its answer's ids, its prompt's tokens, and its counts."""
+
+    ids: list[int]
+    sequence_length: int
+    counts: Counts
 
 
 class Measurement:
     """One run under way in one process: started, timed, answered part by part, then finished.
 
     The runs of a job are under way together, so that their timed prefills are interleaved, and so
-    that an image that has been decoded serves them all. Of a run with several processes
-    (`hardware.gpus_per_run`) each, by its rank, answers its share of the samples and times prefills
-    of the same ones; rank 0 then puts all together. Answers are added to the records as they come:
-    a run that was interrupted goes on with what is missing. Each method raises VtexpError for what
-    a user can mend.
+    that an image that has been decoded serves them all. Where a run has several processes
+    (`hardware.gpus_per_run`), each answers its rank's share of the samples and times prefills of
+    the same ones; `gather` then puts all together. Answers are added to the records as they come: a
+    run that was interrupted goes on with what is missing. Each method raises VtexpError for what a
+    user can mend.
     """
 
     def __init__(
@@ -77,8 +76,8 @@ class Measurement:
         run: PlannedRun,
         runner: Runner,
         score: Score | None,
-        rank: int = 0,
-        process: int = 0,
+        rank: int,
+        process: int,
     ) -> None:
         """`score` scores a prediction; None with random weights, whose answers mean nothing.
 
@@ -88,7 +87,7 @@ class Measurement:
         self._process = process
         hardware = plan.config.hardware
         #: Indices of the samples that this process still has to answer.
-        self.waiting = set(range(rank, len(plan.samples), hardware.gpus_per_run))
+        self.waiting = set(plan.share(rank))
         #: What is to be timed; None where times of an earlier try are kept.
         self.timing: Timing | None = None
         self._batches = BatchSize(hardware.batch_size, hardware.auto_adjust_batch_size)
@@ -247,8 +246,7 @@ class Measurement:
 
     def start_answers(self) -> None:
         """Report that prefills are timed and answers follow, except those of an earlier try."""
-        plan = self.plan
-        total = len(range(self._rank, len(plan.samples), plan.config.hardware.gpus_per_run))
+        total = len(self.plan.share(self._rank))
         self._progress.start("answers", total, total - len(self.waiting))
 
     def answer(self, images: Mapping[int, np.ndarray], advance: Callable[[int], None]) -> None:
@@ -256,54 +254,55 @@ class Measurement:
 
         `advance` is called after each batch.
         """
-        plan, run, runner, score = self.plan, self.run, self.runner, self._score
-        assert score is not None
-        dataset = plan.config.dataset
+        run = self.run
         # Like with like: batches of equal tilings have no padding crops, of equal lengths no
         # padding at all. Stable, so deterministic.
         order = sorted(
             (i for i in images if i in self.waiting),
             key=lambda i: (run.tilings[i].num_crops, run.prompt_lengths[i]),
         )
-        with self._at_work(), runner.probe() as probe:
-
-            def process(
-                batch: Sequence[int],
-            ) -> tuple[list[PreparedSample], list[list[int]], list[Counts]]:
-                probe.reset()  # a batch that ran out of memory leaves half a count
-                began_s = time.perf_counter()
-                prepared = [
-                    runner.prepare(plan.samples[i], run.setting, dataset.style, images[i])
-                    for i in batch
-                ]
-                runner.wait()
-                preprocess_s, clock = time.perf_counter() - began_s, AnswerClock(runner.wait)
-                answers = runner.answer(prepared, dataset.max_new_tokens, clock)
-                counts = probe.take()
-                self._note_batch(counts, preprocess_s, clock)
-                return prepared, answers, counts
-
-            for batch, (prepared, answers, counts) in self._batches.run(order, process):
-                rows = []
-                for i, inputs, ids, counted in zip(batch, prepared, answers, counts, strict=True):
-                    sample = plan.samples[i]
-                    prediction = runner.tokenizer.decode(ids)
-                    found = check_counts(run, sample, run.tilings[i], counted)
-                    row = sample_row(
-                        plan,
-                        sample,
-                        found,
-                        prediction=prediction,
-                        score=score(prediction, sample),
-                        sequence_length=inputs.sequence_length,
-                        answer_tokens=len(ids),
-                    )
-                    rows.append(sample_to_json(row))
+        with self._at_work(), self.runner.probe() as probe:
+            process = partial(self._answer_batch, probe, images)
+            for batch, answered in self._batches.run(order, process):
+                rows = [self._row(i, own) for i, own in zip(batch, answered, strict=True)]
                 # Batch by batch: what is scored stays so, whenever the process ends.
-                self._answers.write(rows)
+                self._answers.write(map(sample_to_json, rows))
                 self.waiting.difference_update(batch)
                 advance(len(batch))
                 self._progress.advance(len(batch))
+
+    def _answer_batch(
+        self, probe: Probe, images: Mapping[int, np.ndarray], batch: Sequence[int]
+    ) -> list[_Answered]:
+        plan, runner, dataset = self.plan, self.runner, self.plan.config.dataset
+        probe.reset()  # a batch that ran out of memory leaves half a count
+        began_s = time.perf_counter()
+        prepared = [
+            runner.prepare(plan.samples[i], self.run.setting, dataset.style, images[i])
+            for i in batch
+        ]
+        runner.wait()
+        preprocess_s, clock = time.perf_counter() - began_s, AnswerClock(runner.wait)
+        answers = runner.answer(prepared, dataset.max_new_tokens, clock)
+        counts = probe.take()
+        self._note_batch(counts, preprocess_s, clock)
+        lengths = [own.sequence_length for own in prepared]
+        return [_Answered(*own) for own in zip(answers, lengths, counts, strict=True)]
+
+    def _row(self, index: int, answered: _Answered) -> SampleRow:
+        """The record of an answer, scored; its counts are checked."""
+        assert self._score is not None
+        sample, run = self.plan.samples[index], self.run
+        prediction = self.runner.tokenizer.decode(answered.ids)
+        return sample_row(
+            self.plan,
+            sample,
+            check_counts(run, sample, run.tilings[index], answered.counts),
+            prediction=prediction,
+            score=self._score(prediction, sample),
+            sequence_length=answered.sequence_length,
+            answer_tokens=len(answered.ids),
+        )
 
     def _note_batch(
         self, counts: Sequence[Counts], preprocess_s: float, clock: AnswerClock
@@ -332,92 +331,6 @@ class Measurement:
         )
         record_rank_result(self._folder, result)
 
-    def finish(self) -> Result:
-        """Put what all ranks did together; `result.json` comes last: the run is whole.
-
-        Raises VtexpError where a rank failed, or the records are not of all samples, each once.
-        """
-        plan, run = self.plan, self.run
-        folders = [
-            rank_folder(run.folder, rank) for rank in range(plan.config.hardware.gpus_per_run)
-        ]
-        ranks = wait_for_ranks(folders)
-        broken = self._broken(ranks)
-        latency_rows, surroundings = self._gather_times(folders)
-        kept = [i for i in range(len(plan.samples)) if i not in broken]
-        if not plan.answers:
-            timed = {row.sample_id for row in latency_rows}
-            kept = [i for i in kept if plan.samples[i].sample_id in timed]
-        samples = [plan.samples[i] for i in kept]
-        self._merge_answers(folders, samples)
-        write_latency(run.folder / files.LATENCY, latency_rows)
-        write(run.folder / files.ENVIRONMENT, surroundings)
-        run = replace(
-            run,
-            failed=(*run.failed, *broken.values()),
-            tilings=tuple(run.tilings[i] for i in kept),
-            prompt_lengths=tuple(run.prompt_lengths[i] for i in kept),
-        )
-        result = summarise_run(
-            plan,
-            run,
-            by_column(read_samples(run.folder / files.SAMPLES)),
-            latency_rows,
-            surroundings,
-            samples_fingerprint=fingerprint(samples),
-            batch_size=max(rank.batch_size for rank in ranks),
-            answer_times=of_all_ranks([rank.answer_times for rank in ranks]),
-            out_of_memory_count=sum(rank.out_of_memory_count for rank in ranks),
-            duration_s=max(rank.duration_s for rank in ranks),
-        )
-        (run.folder / files.FAILURE).unlink(missing_ok=True)
-        write(run.folder / files.RESULT, result)
-        shutil.rmtree(run.folder / files.RANKS, ignore_errors=True)
-        return result
-
-    def _merge_answers(self, folders: Sequence[Path], samples: Sequence[Sample]) -> None:
-        """Write samples.jsonl from the answers of all ranks; of random weights rank 0 has all."""
-        folder = self.run.folder
-        answers = [own / files.ANSWERS for own in (folders if self.plan.answers else folders[:1])]
-        ids = [sample.sample_id for sample in samples]
-        try:
-            files.merge_rows(answers, folder / files.SAMPLES, "sample_id", ids)
-        except DataError:  # they would fail the next try as well
-            shutil.rmtree(folder / files.RANKS, ignore_errors=True)
-            raise
-
-    def _broken(self, ranks: Sequence[RankResult]) -> dict[int, FailedSample]:
-        """Samples by index whose image turned out to be broken, in any rank.
-
-        Raises DataError where they are more than allowed.
-        """
-        plan = self.plan
-        reasons = {int(i): why for rank in ranks for i, why in rank.broken.items()}
-        broken = {i: FailedSample(plan.samples[i].sample_id, reasons[i]) for i in sorted(reasons)}
-        dataset = plan.config.dataset
-        require_few_failed(
-            (*broken.values(), *plan.failed),
-            dataset.max_failed,
-            len(plan.samples) - len(broken),
-            dataset.name,
-        )
-        return broken
-
-    def _gather_times(self, folders: Sequence[Path]) -> tuple[list[LatencyRow], Environment]:
-        """Timings of all processes of all ranks, and rank 0's environment with how each timed."""
-        rows: list[LatencyRow] = []
-        processes: list[ProcessTiming] = []
-        for folder in folders:
-            first = read_environment(folder)
-            rows += read_latency(folder / files.LATENCY)
-            processes += first.processes
-            for times in read_processes(folder).values():
-                rows += times.rows
-                processes += times.environment.processes
-        if len({process.host for process in processes}) > 1:
-            raise VtexpError(f"{self.run.folder}: its ranks were timed on several nodes")
-        return rows, replace(read_environment(self._folder), processes=tuple(processes))
-
     def _discard(self) -> None:
         """Leave no answers and no times of an earlier try that were not made in this way."""
         self._answers.discard()
@@ -432,67 +345,3 @@ class Measurement:
             yield
         finally:
             self._duration_s += time.monotonic() - began
-
-
-def sample_row(plan: Plan, sample: Sample, counts: SampleCounts, **answer: Any) -> SampleRow:
-    """The record of a sample: as it was asked, its counts, and the fields of its answer."""
-    wording = plan.checkpoint.tokenizer.form.wording
-    return SampleRow(
-        sample_id=sample.sample_id,
-        image_id=sample.image_id,
-        question_type=sample.question_type,
-        attributes=sample.attributes,
-        question=sample.question,
-        options=tuple(sample.options),
-        style=sample.style,
-        message=wording.message(sample, plan.config.dataset.style),
-        references=tuple(sample.references),
-        **asdict(counts),
-        **answer,
-    )
-
-
-def check_counts(run: PlannedRun, sample: Sample, tiling: Tiling, measured: Counts) -> SampleCounts:
-    """Theoretical, measured and actual counts of one sample.
-
-    Raises CountMismatchError if the hooks counted anything but what the layout predicts; with
-    force_full_tokens, actual is the theoretical count then, and `actual_overridden` is true.
-    """
-    shown = None if measured.tiling is None else tiling  # some models do not show theirs
-    theoretical = Counts(
-        tiling.num_crops, theoretical_tokens(tiling.num_crops, run.geometry), shown
-    )
-    full = run.setting.force_full_tokens
-    predicted = Counts(tiling.num_crops, run.predicted_tokens(tiling), shown, run.by_block(tiling))
-    if measured != predicted and not full:
-        raise CountMismatchError(
-            f"sample {sample.sample_id}: the layout predicts {_text(predicted)}, but the model "
-            f"read {_text(measured)}; the run's numbers would be wrong"
-        )
-    asked = run.setting.behind_connector
-    reduced = asked is not None
-    if reduced and measured != predicted:
-        raise CountMismatchError(
-            f"sample {sample.sample_id}: a reduction to {_text(predicted)} left {_text(measured)}; "
-            "the run's numbers would be wrong"
-        )
-    overridden = full and not reduced and measured != theoretical
-    actual = theoretical if overridden else measured
-    kinds = {"theoretical": theoretical, "measured": measured, "actual": actual}
-    columns = {key: value for kind, own in kinds.items() for key, value in _columns(kind, own)}
-    if asked is not None and asked.layer is not None:
-        ends = measured.by_block or (int(measured.vision_tokens),)
-        columns |= dict(zip(EARLY_AND_LATE, (ends[0], ends[-1]), strict=True))
-    return SampleCounts(**columns, actual_overridden=overridden)
-
-
-def _text(counts: Counts) -> str:
-    crops = f"{counts.num_crops} crops ({counts.tiling})"
-    blocks = f" (by block: {', '.join(map(str, counts.by_block))})" if counts.by_block else ""
-    return f"{crops} and {counts.vision_tokens:.5g} vision tokens{blocks}"
-
-
-def _columns(kind: str, counts: Counts) -> Iterator[tuple[str, Any]]:
-    yield f"{kind}_tiling", None if counts.tiling is None else str(counts.tiling)
-    yield f"{kind}_num_crops", counts.num_crops
-    yield f"{kind}_vision_tokens", counts.vision_tokens

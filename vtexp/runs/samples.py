@@ -55,7 +55,7 @@ def asked_samples(
         samples = [sample.on_white() for sample in samples]
     samples, sizes, text_lengths, endless = _askable(config, checkpoint, geometry, samples, sizes)
     failed = (*failed, *endless)
-    require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
+    require_few_failed(failed, len(samples), dataset)
     return AskedSamples(tuple(samples), tuple(sizes), tuple(text_lengths), failed, transparent)
 
 
@@ -86,7 +86,7 @@ def _draw(
 
     samples, headers, unreadable = _readable(samples, too_flat)
     failed = (*drawn.failed, *unscored, *unreadable)
-    require_few_failed(failed, dataset.max_failed, len(samples), dataset.name)
+    require_few_failed(failed, len(samples), dataset)
     if scoring is not None:
         scoring.prepare(samples)
     pairs = zip(samples, headers, strict=True)
@@ -120,8 +120,7 @@ def _askable(
     kept: list[tuple[Sample, Size, int]] = []
     failed, lengths = [], []
     for sample, size in zip(samples, sizes, strict=True):
-        prompt = checkpoint.tokenizer.prompt(sample, dataset.style)
-        length = len(prompt.before) + len(prompt.after)
+        length = checkpoint.tokenizer.prompt(sample, dataset.style).text_tokens
         lengths.append(length)
         if least + length > context:
             reason = f"its text of {length} tokens leaves no room in a context of {context}"

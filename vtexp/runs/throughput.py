@@ -8,7 +8,7 @@ from vtexp.runs.records import AnswerTimes
 
 
 def answer_times(batches: Sequence[AnswerTimes]) -> AnswerTimes | None:
-    """Of the largest batches, without the first of them where there are more; None without any."""
+    """Sums over the largest batches but the first, if there are more; None without any."""
     largest = _largest(batches)
     return _together(largest[1:] or largest)
 

@@ -11,7 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vtexp.budget.geometry import Geometry, Tiling, theoretical_tokens, tiling_to_resolution
+from vtexp.budget.geometry import (
+    Geometry,
+    Tiling,
+    theoretical_tokens,
+    tiling_to_resolution,
+    tilings_up_to,
+)
 from vtexp.budget.knobs import WITH_CAP, same_inputs
 from vtexp.budget.llm import LlmSetting
 from vtexp.config.knob_schema import values_key
@@ -126,10 +132,8 @@ def values_up_to(knob: str, most: int, geometry: Geometry) -> list[str]:
 
 def _tilings(most: int, geometry: Geometry) -> list[Tiling]:
     """Tilings of at most so many crops, with sides not too unlike, by crops."""
-    found = [Tiling(r, c) for r in range(1, most + 1) for c in range(1, most // r + 1)]
-    sizes = {tiling: tiling_to_resolution(tiling, geometry) for tiling in found}
-    alike = [t for t in found if 1 / MOST_ASPECT <= sizes[t].aspect_ratio <= MOST_ASPECT]
-    return sorted(alike, key=lambda tiling: (tiling.num_crops, tiling.rows))
+    sizes = {tiling: tiling_to_resolution(tiling, geometry) for tiling in tilings_up_to(most)}
+    return [t for t, s in sizes.items() if 1 / MOST_ASPECT <= s.aspect_ratio <= MOST_ASPECT]
 
 
 def _said(plan: Plan, limits: Mapping[str, float], clock: Clock, tried: list[Candidate]) -> str:

@@ -10,7 +10,7 @@ from vtexp.stats.bounded import upper_bound
 from vtexp.stats.comparison import ERROR, Scores
 
 
-def average_at_most_worse(parts: Sequence[Scores], error: float = ERROR) -> np.ndarray:
+def average_at_most_worse(parts: Sequence[Scores]) -> np.ndarray:
     """(k,) bounds of what each of k budgets loses on average against the truly best on average.
 
     parts: the scores of each data set, k budgets in the same order; data sets count alike, however
@@ -26,7 +26,7 @@ def average_at_most_worse(parts: Sequence[Scores], error: float = ERROR) -> np.n
         return np.full(budgets, np.nan)
     if budgets < 2:
         return np.zeros(budgets)
-    level = error / (budgets - 1)
+    level = ERROR / (budgets - 1)
     losses = np.array([part.scale * part.losses.mean for part in parts])
     uppers = np.array([part.scale * upper_bound(part.losses, 1.0, level) for part in parts])
     reach = np.sqrt(((uppers - losses) ** 2).sum(axis=0))

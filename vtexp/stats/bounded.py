@@ -34,6 +34,8 @@ LARGEST_SHARE = 0.2
 #: Share of the error on each side of a two-sided interval. With one half, mid-P holds a truth of
 #: which one draw in twenty shows no failure at all, such as 97 % of 100, in 92 % of draws only.
 TAIL = 0.455
+#: Of two-sided intervals.
+CONFIDENCE = 0.95
 #: Skewness below which a distribution is taken for normal.
 _NO_SKEW = 1e-3
 #: Halvings that bring an end of an interval down to a millionth of a millionth of the range.
@@ -48,7 +50,7 @@ class Images:
 
     @cached_property
     def questions(self) -> int:
-        """Of all images."""
+        """Questions of all images."""
         return int(self.sizes.sum())
 
     @cached_property
@@ -65,10 +67,11 @@ class Images:
     def too_few(self) -> str | None:
         """Why these images carry no interval; None where they do."""
         largest = self.sizes.max() / self.questions
+        counts = "counts" if self.questions == 1 else "count"
         if self.effective < LEAST_EFFECTIVE_IMAGES * (1 - 1e-9):
             return (
                 f"{count_of(self.questions, 'question')} about "
-                f"{count_of(len(self.sizes), 'image')} count as {self.effective:.1f} effective "
+                f"{count_of(len(self.sizes), 'image')} {counts} as {self.effective:.1f} effective "
                 f"images; an interval needs {LEAST_EFFECTIVE_IMAGES}"
             )
         if largest > LARGEST_SHARE:
@@ -152,7 +155,7 @@ class ClusteredMeans:
 
 
 def clustered_means(sums: np.ndarray, squares: np.ndarray, images: Images) -> ClusteredMeans:
-    """Of sums (..., G) of the scores of each image, and sums of squares (...) of all questions."""
+    """From sums (..., G) of each image's scores, and sums of squares (...) of all questions."""
     questions = images.questions
     mean = sums.sum(axis=-1) / questions
     residuals = sums - mean[..., None] * images.sizes
@@ -266,14 +269,12 @@ def upper_bound(means: ClusteredMeans, end: float, level: np.ndarray | float) ->
     return np.minimum(quantile_above(with_unseen(seen, end), level), end)
 
 
-def interval(
-    means: ClusteredMeans, ends: tuple[float, float], confidence: float = 0.95
-) -> tuple[np.ndarray, np.ndarray]:
-    """Two-sided interval of means of scores within `ends`: low and high.
+def interval(means: ClusteredMeans, ends: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Two-sided 95 % interval of means of scores within `ends`: low and high.
 
     Quantiles of an even mixture of the two distributions with an unseen change to either end.
     """
-    level = TAIL * (1 - confidence)
+    level = TAIL * (1 - CONFIDENCE)
     changes = -np.log(2 * level)
     either = [with_unseen(observed(means, end, level, changes), end) for end in ends]
 

@@ -142,7 +142,7 @@ def accuracy(
     image_ids: np.ndarray | Sequence[object],
     score_range: tuple[float, float] = (0.0, 1.0),
 ) -> Accuracy:
-    """Of one budget: scores (n,) within `score_range` of questions about the images (n,).
+    """Accuracy of one budget: scores (n,) within `score_range` of questions about images (n,).
 
     The interval is the one that `compare` gives. Raises ValueError on arrays that do not fit.
     """
@@ -219,14 +219,14 @@ def compare(
     )
 
 
-def at_most_worse(paired: Scores, error: float = ERROR) -> np.ndarray:
+def at_most_worse(paired: Scores) -> np.ndarray:
     """(k,) upper bounds, from 0 to 1, of what each budget loses against the truly best one.
 
     The largest of its bounds against each other budget j, at the level at which the k - 1 bounds
     against j hold together (Dunnett 1955, with the correlations seen): whichever j is the best,
-    all k bounds hold with a chance of 1 - error (Hsu 1984).
+    all k bounds hold with a chance of 95 % (Hsu 1984).
     """
-    bounds = upper_bound(paired.losses, 1.0, loss_levels(paired, error)[None, :])
+    bounds = upper_bound(paired.losses, 1.0, loss_levels(paired, ERROR)[None, :])
     np.fill_diagonal(bounds, 0.0)
     return np.clip(bounds, 0.0, 1.0).max(axis=1)
 
@@ -284,16 +284,16 @@ def correlated_normals(correlation: np.ndarray) -> np.ndarray:
     return np.random.default_rng(_SEED).standard_normal((_DRAWS, len(correlation))) @ root
 
 
-def at_least_worse(paired: Scores, error: float = ERROR) -> np.ndarray:
+def at_least_worse(paired: Scores) -> np.ndarray:
     """(k,) lower bounds, from 0 to 1, of what each budget loses against the truly best one.
 
-    All hold together with a chance of 1 - error: Bonferroni's over the k (k - 1) ordered pairs.
+    All hold together with a chance of 95 %: Bonferroni's over the k (k - 1) ordered pairs.
     """
     budgets = paired.scores.shape[1]
     if budgets < 2:
         return np.zeros(budgets)
     # A loss of i against j is at least what j cannot exceed against i.
-    bounds = -upper_bound(paired.losses, 1.0, error / (budgets * (budgets - 1))).T
+    bounds = -upper_bound(paired.losses, 1.0, ERROR / (budgets * (budgets - 1))).T
     np.fill_diagonal(bounds, 0.0)
     return np.clip(bounds, 0.0, 1.0).max(axis=1)
 
@@ -310,11 +310,11 @@ class Differences:
     high: np.ndarray
 
 
-def differences(paired: Scores, *, simultaneous: bool = False, error: float = ERROR) -> Differences:
+def differences(paired: Scores, *, simultaneous: bool = False) -> Differences:
     """95 % intervals of all differences between budgets: each by itself, or all at once.
 
-    Of a pair that was chosen by the same data, such as a budget and the one that scored highest,
-    only the simultaneous interval holds (Bonferroni's, of one-sided bounds).
+    Where the same data chose a pair, such as a budget and the one that scored highest, only the
+    simultaneous interval holds (Bonferroni's, of one-sided bounds).
     """
     means = paired.score_means
     difference, budgets = means[:, None] - means, len(means)
@@ -323,8 +323,8 @@ def differences(paired: Scores, *, simultaneous: bool = False, error: float = ER
         return Differences(difference, unknown, unknown)
     losses = paired.losses
     if simultaneous:
-        high = upper_bound(losses, 1.0, error / max(1, budgets * (budgets - 1))).T
+        high = upper_bound(losses, 1.0, ERROR / max(1, budgets * (budgets - 1))).T
     else:
-        high = interval(losses, (-1.0, 1.0), 1 - error)[1].T
+        high = interval(losses, (-1.0, 1.0))[1].T
     np.fill_diagonal(high, 0.0)
     return Differences(difference, -paired.scale * high.T, paired.scale * high)

@@ -1,22 +1,20 @@
-"""Of paired budgets: bootstrap draws, McNemar's test, and the Pareto front.
+"""Paired budgets: bootstrap draws, McNemar's test, and the Pareto front.
 
 Everything random is drawn from one seed: the same records give the same numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
+
+from vtexp.stats.chunks import chunks
 
 #: Bootstrap draws; a share of them is known to 0.8 points at 50 %.
 DRAWS = 4000
 SEED = 0
 
 
-def bootstrap_means(
-    sums: np.ndarray, sizes: np.ndarray, draws: int = DRAWS, seed: int = SEED
-) -> np.ndarray:
+def bootstrap_means(sums: np.ndarray, sizes: np.ndarray, draws: int = DRAWS) -> np.ndarray:
     """(draws, k) means of bootstrap draws of whole images, the same images for all budgets.
 
     sums: (G, k) scores added up by image; sizes: (G,) questions per image.
@@ -24,21 +22,14 @@ def bootstrap_means(
     Images with the same sums are drawn together, as a multinomial count: the same distribution,
     in less time (Efron and Tibshirani 1993, chapter 8, for draws of clusters).
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     kinds, counts = np.unique(np.column_stack([sums, sizes]), axis=0, return_counts=True)
     totals = [
         rng.multinomial(len(sizes), counts / len(sizes), size=size) @ kinds
-        for size in _chunks(draws, len(kinds))
+        for size in chunks(draws, len(kinds))
     ]
     found = np.concatenate(totals)
     return found[:, :-1] / found[:, -1:]
-
-
-def _chunks(draws: int, width: int) -> Iterator[int]:
-    """Sizes that add up to `draws`, so that a chunk of that width has some 10 million numbers."""
-    size = max(1, 10_000_000 // width)
-    for start in range(0, draws, size):
-        yield min(size, draws - start)
 
 
 def mcnemar_p_value(wins: int, losses: int) -> float:

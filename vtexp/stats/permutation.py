@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from vtexp.stats.chunks import chunks
 
 #: Fewest and most draws, and draws for each comparison that p-values are corrected for.
 LEAST_DRAWS, MOST_DRAWS = 4000, 200_000
@@ -24,7 +26,7 @@ class PValues:
     at_floor: np.ndarray
 
 
-def sign_flip_tests(sums: np.ndarray, comparisons: int | None = None, seed: int = _SEED) -> PValues:
+def sign_flip_tests(sums: np.ndarray, comparisons: int | None = None) -> PValues:
     """(k, k) two-sided p-values of no difference between budgets; sums (G, k) of images' scores.
 
     Signs of the images' differences are flipped at random: exact but for the number of draws
@@ -34,26 +36,24 @@ def sign_flip_tests(sums: np.ndarray, comparisons: int | None = None, seed: int 
     """
     k = sums.shape[1]
     pairs = k * (k - 1) // 2 if comparisons is None else comparisons
-    return _tested(sums - sums[:, :1], pairs, seed, _all_pairs)
+    return _tested(sums - sums[:, :1], pairs, _all_pairs)
 
 
-def sign_flips_against(
-    sums: np.ndarray, baseline: int, comparisons: int, seed: int = _SEED
-) -> PValues:
+def sign_flips_against(sums: np.ndarray, baseline: int, comparisons: int) -> PValues:
     """(k,) p-values of no difference from one budget; else as `sign_flip_tests`."""
-    return _tested(sums - sums[:, [baseline]], comparisons, seed, lambda values: values)
+    return _tested(sums - sums[:, [baseline]], comparisons, lambda values: values)
 
 
 def _tested(
-    changes: np.ndarray, comparisons: int, seed: int, of: Callable[[np.ndarray], np.ndarray]
+    changes: np.ndarray, comparisons: int, of: Callable[[np.ndarray], np.ndarray]
 ) -> PValues:
     """p-values of what `of` makes of sums (..., k) of changes (G, k), signs of images flipped."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     draws = min(max(LEAST_DRAWS, DRAWS_PER_COMPARISON * comparisons), MOST_DRAWS)
     kinds, counts = np.unique(changes[changes.any(axis=1)], axis=0, return_counts=True)
     observed = np.abs(of(changes.sum(axis=0)))
     reached = np.ones(observed.shape, dtype=np.int64)
-    for size in _chunks(draws, max(1, len(kinds), observed.size)):
+    for size in chunks(draws, max(1, len(kinds), observed.size)):
         flips = 2 * rng.binomial(counts, 0.5, size=(size, len(counts))) - counts
         reached += (np.abs(of(flips @ kinds)) >= observed - 1e-9).sum(axis=0)
     return PValues(reached / (draws + 1), reached == 1)
@@ -87,7 +87,7 @@ class PairTest:
 
 
 def pair_tests(pairs: Sequence[np.ndarray]) -> list[PairTest]:
-    """Of several pairs of budgets, each the (G, 2) sums of its own images' scores."""
+    """Tests of several pairs of budgets, each the (G, 2) sums of its own images' scores."""
     tests = [sign_flip_tests(sums, len(pairs)) for sums in pairs]
     value = np.array([test.value[0, 1] for test in tests])
     at_floor = np.array([test.at_floor[0, 1] for test in tests])
@@ -99,10 +99,3 @@ def pair_tests(pairs: Sequence[np.ndarray]) -> list[PairTest]:
 def _all_pairs(values: np.ndarray) -> np.ndarray:
     """(..., k, k) of (..., k): value i minus value j."""
     return values[..., :, None] - values[..., None, :]
-
-
-def _chunks(draws: int, width: int) -> Iterator[int]:
-    """Sizes that add up to `draws`, so that a chunk of that width has some 10 million numbers."""
-    size = max(1, 10_000_000 // width)
-    for start in range(0, draws, size):
-        yield min(size, draws - start)

@@ -34,8 +34,8 @@ POWER = 0.8
 MOST_QUESTIONS = 1_000_000
 
 
-def questions_needed(paired: Scores, margin: float, power: float = POWER) -> int | None:
-    """About how many questions show with this power that an equal budget is within the margin.
+def questions_needed(paired: Scores, margin: float) -> int | None:
+    """About how many questions show with a power of 80 % that an equal budget is within the margin.
 
     margin: as a part of the range of scores. The budget is the smallest that is not shown to be
     worse; those that are shown to be are taken to stay so, all others to be equal. With the errors,
@@ -46,7 +46,7 @@ def questions_needed(paired: Scores, margin: float, power: float = POWER) -> int
         return None
     questions = paired.images.questions
     low, high = np.log(1 / questions), np.log(MOST_QUESTIONS / questions)
-    race = _race(paired, power)
+    race = _race(paired)
     if race.margin(float(np.exp(high))) > margin:
         return None
     for _ in range(20):
@@ -56,17 +56,17 @@ def questions_needed(paired: Scores, margin: float, power: float = POWER) -> int
     return int(np.ceil(questions * np.exp(high)))
 
 
-def margin_of(paired: Scores, power: float = POWER) -> float:
+def margin_of(paired: Scores) -> float:
     """The smallest margin within which these questions show an equal budget to be, as a part of 1.
 
-    With this power, and as in `questions_needed`. NaN where the scores carry no interval.
+    With a power of 80 %, and as in `questions_needed`. NaN where the scores carry no interval.
     """
     if paired.images.too_few is not None or paired.scores.shape[1] < 2:
         return float("nan")
-    return _race(paired, power).margin(1.0)
+    return _race(paired).margin(1.0)
 
 
-def planned_margin(images: Images, budgets: int, changed: float, power: float = POWER) -> float:
+def planned_margin(images: Images, budgets: int, changed: float) -> float:
     """The smallest margin that a plan can show, as a part of 1: before there is any score.
 
     changed: share of the questions that two equal budgets score differently, by a full change and
@@ -81,7 +81,7 @@ def planned_margin(images: Images, budgets: int, changed: float, power: float = 
     level = np.full(others, level_of_all(correlation, ERROR))
     if changed == 0:  # equal answers: no error to allow for
         return float(quantile_above(with_unseen(seen, 1.0), level).max())
-    return _Race(seen, level, correlated_normals(correlation), power).margin(1.0)
+    return _Race(seen, level, correlated_normals(correlation)).margin(1.0)
 
 
 def _changing(images: Images, changed: float, others: int) -> ClusteredMeans:
@@ -96,17 +96,16 @@ class _Race(NamedTuple):
     seen: Observed
     level: np.ndarray
     normals: np.ndarray
-    power: float
 
     def margin(self, times: float) -> float:
-        """The margin that its bounds keep with this power, with so many times the questions."""
+        """The margin that its bounds keep with a power of 80 %, at so many times the questions."""
         moments = with_unseen(self.seen._replace(number=times * self.seen.number), 1.0)
         reach = quantile_above(moments, self.level)
         largest = (self.normals * np.sqrt(moments.variance) + reach).max(axis=1)
-        return float(np.quantile(largest, self.power))
+        return float(np.quantile(largest, POWER))
 
 
-def _race(paired: Scores, power: float) -> _Race:
+def _race(paired: Scores) -> _Race:
     contenders = np.flatnonzero(at_least_worse(paired) <= 0)
     candidate = int(contenders[0])
     others = contenders[1:] if len(contenders) > 1 else np.array([1 - min(candidate, 1)])
@@ -116,5 +115,4 @@ def _race(paired: Scores, power: float) -> _Race:
         own._replace(mean=np.zeros(len(others))),
         loss_levels(paired, ERROR)[others],
         correlated_normals(loss_correlation(paired, candidate, others)),
-        power,
     )

@@ -94,7 +94,7 @@ class Uncertainty:
 
 
 def uncertainty(terms: np.ndarray, values: np.ndarray, settings: np.ndarray) -> Uncertainty:
-    """Of `least_relative_errors`; settings (n,) say which values share an error."""
+    """That of `least_relative_errors`; settings (n,) say which values share an error."""
     estimate, names = least_relative_errors(terms, values), np.unique(settings)
     off = (terms @ estimate) / values - 1
     of_setting = np.array([off[settings == name].mean() for name in names])

@@ -94,13 +94,13 @@ def speed_up(baseline: np.ndarray, other: np.ndarray) -> Estimate:
     return _estimate(float(means[0] / means[1]), _two_way(relative))
 
 
-def drawn_mean_times(times: Sequence[np.ndarray], draws: int = 1000, seed: int = 0) -> np.ndarray:
+def drawn_mean_times(times: Sequence[np.ndarray], draws: int = 1000) -> np.ndarray:
     """(draws, k) mean times of k budgets, each (Q, R) over the same questions: a bootstrap.
 
     Questions and rounds are both drawn, the same ones for all budgets (with as many rounds), as by
     Owen (2007). For the chance that one budget is faster than another; `speed_up` has the interval.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     questions = len(times[0])
     weights = rng.multinomial(questions, np.full(questions, 1 / questions), size=draws) / questions
     places = rng.random((draws, max(own.shape[1] for own in times)))
@@ -120,7 +120,7 @@ class _Spread(NamedTuple):
 
 
 def _two_way(cells: np.ndarray) -> _Spread:
-    """Of the mean of cells (Q, R), which share what is of their question, and of their round.
+    """The spread of the mean of cells (Q, R), which share their question's and their round's part.
 
     The variance of the questions' means and that of the rounds' means both hold the cells' own
     noise, which is taken off once (Cameron, Gelbach and Miller 2011).
@@ -147,14 +147,14 @@ def _widened(found: _Spread, parts: Sequence[_Spread]) -> _Spread:
 
 
 def _added(parts: Sequence[_Spread]) -> _Spread:
-    """Of a sum of independent parts (Satterthwaite 1946)."""
+    """The spread of a sum of independent parts (Satterthwaite 1946)."""
     variance = sum(part.variance for part in parts)
     weights = sum(part.variance**2 / part.freedom for part in parts)
     return _Spread(variance, variance**2 / weights if weights > 0 else np.inf)
 
 
 def _of_mean(values: np.ndarray) -> _Spread:
-    """Of the mean of independent values; a variance of NaN for a single one."""
+    """The spread of the mean of independent values; its variance is NaN for a single one."""
     if len(values) < 2:
         return _Spread(np.nan, np.inf)
     return _Spread(float(values.var(ddof=1)) / len(values), len(values) - 1)
@@ -175,22 +175,20 @@ def _estimate(value: float, spread: _Spread) -> Estimate:
 
 def estimated(value: float, variance: float, freedom: float) -> Estimate:
     """A number with the variance of its logarithm: its interval by Student's t."""
-    from scipy.stats import t
-
     error = float(np.sqrt(variance))
-    reach = np.exp(t.isf(0.025, freedom) * error)
+    reach = np.exp(_student(freedom) * error)
     return Estimate(value, float(value / reach), float(value * reach), error, freedom)
 
 
 @dataclass(frozen=True)
 class BetweenProcesses:
-    """Times of repeated processes: their geometric mean and two 95 % intervals.
+    """Times of `n` repeated processes: their geometric mean and two 95 % intervals.
 
     low, high: of the mean of ever more processes. next_low, next_high: of one new process. All four
     are NaN for a single process.
     """
 
-    processes: int
+    n: int
     mean: float
     low: float
     high: float

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,9 @@ from vtexp.runs.records import Result
 from vtexp.stages import STAGE_NAMES
 from vtexp.tracking import wandb_runs
 from vtexp.utils import files
+from vtexp.utils.grouping import grouped
 from vtexp.utils.text import command_line, public
+from vtexp.utils.typed import is_number
 
 if TYPE_CHECKING:
     import wandb
@@ -49,9 +51,7 @@ def log_curves(
 
     `runs` as of `rows.collect`. Returns what `wandb_runs.upload` takes.
     """
-    by_curve: dict[Curve, list[ComparedRun]] = defaultdict(list)
-    for run in runs:
-        by_curve[run.curve].append(run)
+    by_curve = grouped(runs, lambda run: run.curve)
     labels, paths = curve_labels(list(by_curve)), []
     for number, curve in enumerate(sorted(by_curve)):
         path = sweep / wandb_runs.WANDB / f"{COMPARISON}-{number}.json"
@@ -115,11 +115,7 @@ def _table_row(run: ComparedRun) -> dict[str, Any]:
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    return {
-        key: value
-        for key, value in row.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    return {key: value for key, value in row.items() if is_number(value)}
 
 
 def write_report(
@@ -202,9 +198,7 @@ def _blocks(sweeps: Sequence[Path], runs: Sequence[ComparedRun], analysis: Analy
         wr.P(f"{len(done)} of {len(runs)} runs of {of} are done."),
     ]
     ids = [wandb_runs.sweep_id(sweep) for sweep in sweeps]
-    by_dataset: dict[str, list[Result]] = defaultdict(list)
-    for own in done:
-        by_dataset[own.dataset].append(own)
+    by_dataset = grouped(done, lambda result: result.dataset)
     for dataset, results in by_dataset.items():
         blocks += _of_dataset(ids, dataset if len(by_dataset) > 1 else "", results)
     if found:

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from vtexp.errors import VtexpError
@@ -46,6 +47,12 @@ console = _Console(
 
 _LINE_EVERY_S = 30.0
 _FILE_EVERY_S = 5.0
+
+
+def print_whole(to: Console, table: Table) -> None:
+    """Print a table; a pipe has no width: there nothing is cut or wrapped."""
+    width = None if to.is_terminal else max(to.measure(table).maximum, to.width)
+    to.print(table, soft_wrap=False, width=width)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlparse
 
-from vtexp.errors import VtexpError
+from vtexp.errors import VtexpError, message_of
 
 #: Seconds within which the hub, or the way to it, must take a connection.
 REACH_SECONDS = 3.0
@@ -67,8 +67,7 @@ def snapshot(
             )
         )
     except Exception as error:  # the library's errors have no common class
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise HubError(f"the download failed ({reason}); try: {command}") from error
+        raise HubError(f"the download failed ({message_of(error)}); try: {command}") from error
     finally:
         disable_progress_bars()
 

@@ -52,7 +52,8 @@ def _find(asked: str, name: str) -> Callable[..., Any]:
         meant = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"{asked}: {module_name} has no function {function_name}{meant}")
     if not callable(function):
-        raise ConfigError(f"{asked}: {function_name} is not a function but a {_kind(function)}")
+        kind = type(function).__name__
+        raise ConfigError(f"{asked}: {function_name} is not a function but a {kind}")
     return function
 
 
@@ -63,15 +64,10 @@ def _module(asked: str, name: str) -> Any:
     importlib.invalidate_caches()
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+    except (Exception, SystemExit) as error:  # it is anyone's code
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{name}.".startswith(f"{missing}."):
             raise ConfigError(
-                f"{asked}: no module {error.name} in {here}, on PYTHONPATH or installed"
+                f"{asked}: no module {missing} in {here}, on PYTHONPATH or installed"
             ) from error
         raise ConfigError(f"{asked}: importing {name} failed ({error_line(error)})") from error
-    except (Exception, SystemExit) as error:  # it is anyone's code
-        raise ConfigError(f"{asked}: importing {name} failed ({error_line(error)})") from error
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__

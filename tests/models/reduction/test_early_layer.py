@@ -24,8 +24,9 @@ from vtexp.config.schema import HardwareConfig
 from vtexp.data.sample import Sample
 from vtexp.models.checkpoints import find_checkpoint
 from vtexp.models.molmo.answering import AnswerSteps
+from vtexp.models.molmo.blocks import rotary_of
 from vtexp.models.molmo.configuration import MolmoConfig
-from vtexp.models.molmo.modeling import MolmoForCausalLM, rotary_of
+from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.molmo.molmoe import MolmoEForCausalLM
 from vtexp.models.molmo.runner import MolmoRunner
 from vtexp.models.reduction.early_layer import early_layer, last_attention

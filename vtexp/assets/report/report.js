@@ -58,8 +58,9 @@ const COLORS = {
   light: ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#576274", "#1c2430"],
   dark: ["#56b4e9", "#e69f00", "#2fc79a", "#e29cc4", "#4a90d9", "#f0723a", "#a2adbd", "#e4e8ee"],
 };
-const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon"];
-const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid", "dash"];
+// More symbols than colours: a ninth line has the first colour with another symbol.
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon", "triangle-down"];
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const RAMPS = {
   light: [[0, 32, 77], [87, 92, 109], [138, 134, 120], [203, 186, 105], [255, 234, 70]],
   dark: [[62, 104, 172], [124, 138, 158], [165, 158, 130], [210, 195, 110], [255, 234, 70]],
@@ -71,6 +72,13 @@ const theme = () => (darkness.matches ? "dark" : "light");
 function escaped(text) {
   const marks = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
   return String(text).replace(/[&<>"']/g, (mark) => marks[mark]).replace(/\n/g, "<br>");
+}
+
+// A text that fits into some px of a plot, with its beginning and its end.
+function fitting(text, px) {
+  const most = Math.max(8, Math.floor(px / 7));
+  const end = Math.floor((most - 1) / 2);
+  return text.length <= most ? text : `${text.slice(0, most - 1 - end)}\u2026${text.slice(-end)}`;
 }
 
 function rampColor(ramps, index, count) {
@@ -104,8 +112,6 @@ function hover(series, value) {
 }
 
 function pointTrace(plot, series, index, own) {
-  const all = plot.series.flatMap((one) => one.x);
-  const middle = (Math.min(...all) + Math.max(...all)) / 2;
   return {
     type: "scatter", name: escaped(series.label), x: series.x, y: series.y,
     mode: (plot.kind === "points" ? "markers" : "lines+markers") + (series.beside ? "+text" : ""),
@@ -115,7 +121,7 @@ function pointTrace(plot, series, index, own) {
       symbol: series.x.map((_, i) =>
         SYMBOLS[index % SYMBOLS.length] + (series.marked?.[i] ? "-open" : "")),
     },
-    text: series.beside?.map(escaped), customdata: series.names?.map(escaped), textposition: series.x.map((x) => (x > middle ? "bottom left" : "bottom right")),
+    text: series.beside?.map(escaped), customdata: series.names?.map(escaped), textposition: series.corners ?? undefined,
     error_y: errorBars(series, own),
     hovertemplate: hover(series, "%{x:.5~g}: <b>%{y:.4~g}</b>"),
   };
@@ -165,10 +171,14 @@ function tracesOf(plot) {
   const trace = plot.kind === "forest" ? forestTrace : pointTrace;
   const shape = plot.kind === "forest" ? "linear" : "hv";
   const traces = plot.series.map((series, i) => trace(plot, series, i, palette[i % palette.length]));
-  for (const [x, y] of plot.steps) traces.unshift(lineTrace(x, y, { shape }));
+  for (const { x, y, series } of plot.steps) {
+    const own = series === null ? {} : { color: palette[series % palette.length] };
+    traces.unshift(lineTrace(x, y, { shape, ...own }));
+  }
   if (plot.diagonal) {
-    const most = Math.max(...plot.series.flatMap((series) => series.x));
-    traces.unshift(lineTrace([0, most], [0, most], {}));
+    const along = plot.series.flatMap((series) => series.x);
+    const ends = [plot.log_x.length ? Math.min(...along) : 0, Math.max(...along)];
+    traces.unshift(lineTrace(ends, ends, {}));
   }
   return traces;
 }
@@ -180,11 +190,27 @@ function axisOf() {
   };
 }
 
+// An axis of logarithms where values span much, with the ticks that the figures have.
+function logAxis(ticks) {
+  return ticks.length ? { type: "log", tickvals: ticks, ticktext: ticks.map(String) } : {};
+}
+
+const highest = (plot) =>
+  Math.max(0, ...plot.series.flatMap((series) => [...series.y, ...(series.high ?? [])]));
+
+// From 0 with room for a marker there.
+function forestRange(plot) {
+  const most = Math.max(highest(plot), ...plot.steps[0].x) || 1;
+  return [-0.03 * most, 1.05 * most];
+}
+
 function valueAxis(plot, label) {
   const title = label ? { title: { text: escaped(plot.y_label), standoff: 6 } } : {};
   const bars = plot.kind === "bars";
-  const range = plot.percent ? { range: bars ? [0, 100] : [-2, 102] } : { rangemode: "tozero" };
-  return { ...axisOf(), ...title, ...range };
+  const range = plot.percent ? { range: bars ? [0, 100] : [-2, 102] }
+    : plot.kind === "forest" ? { range: forestRange(plot) }
+    : bars ? { rangemode: "tozero" } : { range: [0, 1.1 * highest(plot) || 1] };
+  return { ...axisOf(), ...title, ...range, ...logAxis(plot.log_y) };
 }
 
 function barAxes(plot) {
@@ -197,8 +223,8 @@ function barAxes(plot) {
       tickvals: names.map((tick) => tick.place), ticktext: names.map((tick) => escaped(tick.text)),
     },
     annotations: headings.map((tick) => ({
-      text: `<b>${escaped(tick.text)}</b>`, x: 0, xref: "paper", xanchor: "left", y: tick.place,
-      showarrow: false,
+      text: `<b>${escaped(fitting(tick.text, 0.6 * plot.width))}</b>`, hovertext: escaped(tick.text),
+      x: 0, xref: "paper", xanchor: "left", y: tick.place, showarrow: false,
     })),
   };
 }
@@ -218,7 +244,7 @@ function panelAxes(plot, columns) {
     const across = [column * width + 0.012, (column + 1) * width - 0.012];
     const down = [1 - (row + 1) * height + 0.03 / rows, 1 - row * height - 34 / (rows * PANEL_PX)];
     made[`xaxis${own}`] = {
-      ...axisOf(), domain: across, anchor: `y${own}`, showticklabels: last, nticks: 5,
+      ...axisOf(), domain: across, anchor: `y${own}`, showticklabels: last, nticks: 5, ...logAxis(plot.log_x),
       ...(i ? { matches: "x" } : {}), automargin: false,
     };
     made[`yaxis${own}`] = {
@@ -226,7 +252,7 @@ function panelAxes(plot, columns) {
       ...(i ? { matches: "y" } : {}), automargin: false,
     };
     made.annotations.push({
-      text: escaped(name), x: across[0], y: down[1], xref: "paper", yref: "paper", xanchor: "left",
+      text: escaped(fitting(name, width * plot.width)), hovertext: escaped(name), x: across[0], y: down[1], xref: "paper", yref: "paper", xanchor: "left",
       yanchor: "bottom", showarrow: false,
     });
   });
@@ -237,7 +263,7 @@ function linearAxes(plot) {
   return {
     xaxis: {
       ...axisOf(), title: { text: escaped(plot.x_label), standoff: 8 },
-      rangemode: plot.diagonal ? "tozero" : "normal",
+      rangemode: plot.diagonal ? "tozero" : "normal", ...logAxis(plot.log_x),
     },
     yaxis: valueAxis(plot, true),
   };
@@ -250,28 +276,33 @@ function layoutOf(plot, width) {
     margin: plot.kind === "panels" ? { l: 62, r: 8, t: 4, b: 58 } : { l: 55, r: 14, t: 12, b: 50 },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", bargap: 0.25,
     font: { color: color("--text"), family: "system-ui, sans-serif", size: 12 },
-    hoverlabel: { align: "left" }, ...axes(plot, panelColumns(width)),
+    hoverlabel: { align: "left" }, ...axes({ ...plot, width }, panelColumns(plot, width)),
   };
 }
 
 // Heights follow from the number of bars, and of panels below each other.
 const [BAR_PX, PANEL_PX] = [26, 190];
-const panelColumns = (width) => Math.max(1, Math.min(4, Math.floor(width / 160)));
+
+// Panels are wide enough for their names, within the plot.
+function panelColumns(plot, width) {
+  const longest = Math.max(...plot.panels.map((name) => name.length), 0);
+  return Math.max(1, Math.min(4, Math.floor(width / Math.max(160, 7 * Math.min(longest, 50)))));
+}
 
 function heightOf(plot, width) {
   if (plot.ticks.length) return `${75 + BAR_PX * plot.ticks.length}px`;
   if (plot.kind !== "panels") return "";
-  return `${65 + PANEL_PX * Math.ceil(plot.panels.length / panelColumns(width))}px`;
+  return `${65 + PANEL_PX * Math.ceil(plot.panels.length / panelColumns(plot, width))}px`;
 }
 
-const MARKS = ["\u25cf", "\u25a0", "\u25c6", "\u25b2", "\u271a", "\u2716", "\u2605", "\u2b22"];
+const MARKS = ["\u25cf", "\u25a0", "\u25c6", "\u25b2", "\u271a", "\u2716", "\u2605", "\u2b22", "\u25bc"];
 
 // Names of the series above the plot, where they cover nothing; a click hides one.
 function showLegend(plot, figure, place) {
   const names = plot.legend.map((label, i) => {
     const bars = plot.kind === "bars";
     const own = bars ? rampColor(RAMPS, i, plot.legend.length) : COLORS[theme()][i % 8];
-    const mark = element("span", { class: "mark", style: `color: ${own}` }, bars ? "\u25a0" : MARKS[i % 8]);
+    const mark = element("span", { class: "mark", style: `color: ${own}` }, bars ? "\u25a0" : MARKS[i % MARKS.length]);
     const button = element("button", { type: "button", "aria-pressed": "true" }, mark, label);
     button.addEventListener("click", () => {
       const shown = button.getAttribute("aria-pressed") !== "true";

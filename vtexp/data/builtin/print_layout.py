@@ -29,8 +29,8 @@ class FontTables(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Of a text of n characters, in px from its left end: where each starts (n), and where the
-    first 0 to n of them end (n + 1)."""
+    """Where each of a text's n characters starts (n), and where the first 0 to n of them end
+    (n + 1), in px from its left end."""
 
     starts: list[float]
     ends: list[float]

@@ -6,12 +6,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from string import ascii_uppercase as LETTERS
 from typing import Any
 
 from vtexp.config.choices import Form
 from vtexp.config.dataset_schema import ColumnsConfig, DatasetConfig
 from vtexp.data.images import AnyImage
-from vtexp.data.sample import FailedSample, LoadedSamples, Sample, drawn
+from vtexp.data.sample import FailedSample, LoadedSamples, Sample, drawn, require_split
 from vtexp.data.sources.columns import (
     CellError,
     Row,
@@ -32,7 +33,6 @@ from vtexp.data.sources.transforms import TRANSFORMS, QuestionDraft
 from vtexp.errors import ConfigError, DataError, error_line
 from vtexp.utils.text import cut, listed, shown
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #: More characters than any id has: such a column holds something else.
 LONGEST_ID = 1000
 #: What unforeseen values of a row can raise.
@@ -91,10 +91,7 @@ def count_questions(dataset: DatasetConfig) -> int:
 
 def _check(dataset: DatasetConfig) -> None:
     source = dataset.source
-    if dataset.split not in source.splits:
-        raise ConfigError(
-            f"dataset.split={dataset.split}: {dataset.name} has {', '.join(source.splits)}"
-        )
+    require_split(dataset, source.splits)
     if (source.hub is None) == (source.folder is None):
         raise ConfigError(
             f"dataset={dataset.name}: give dataset.source.hub or dataset.source.folder, not both"
@@ -297,20 +294,20 @@ def _asked(dataset: DatasetConfig, row: Row) -> QuestionDraft:
 
 def _question_of(dataset: DatasetConfig, row: Row) -> QuestionDraft:
     columns, row = dataset.columns, _with_lists(dataset, row)
-    name = columns.question_type
+    name, index = columns.question_type, columns.answer_index
     asked = QuestionDraft(
         question=_question(columns, row),
         question_type="" if name is None else read(row, name, _as_type),
         references=[] if columns.answers is None else read(row, columns.answers, texts_of),
         options=[] if columns.options is None else read(row, columns.options, options_of),
-        answer_index=_answer_index(columns, row),
+        answer_index=None if index is None else read(row, index, _as_index),
         attributes=_attributes(columns, row),
     )
-    if (index := asked.answer_index) is not None:
-        if not 0 <= index < len(asked.options):
-            raise DataError(f"answer {index} of {len(asked.options)} options")
-        if not asked.options[index].strip():
-            raise DataError(f"the right option, {index}, is empty")
+    if (right := asked.answer_index) is not None:
+        if not 0 <= right < len(asked.options):
+            raise DataError(f"answer {right} of {len(asked.options)} options")
+        if not asked.options[right].strip():
+            raise DataError(f"the right option, {right}, is empty")
     for name in dataset.transforms:
         TRANSFORMS[name].apply(asked, row)
     return asked
@@ -332,10 +329,6 @@ def _question(columns: ColumnsConfig, row: Row) -> str:
 
 def _text_or_none(value: Any) -> str | None:
     return None if value is None else text_of(value)
-
-
-def _answer_index(columns: ColumnsConfig, row: Row) -> int | None:
-    return None if columns.answer_index is None else read(row, columns.answer_index, _as_index)
 
 
 def _as_index(value: Any) -> int | None:

@@ -11,12 +11,13 @@ from typing import Any
 
 from vtexp.config.dataset_schema import DatasetConfig
 from vtexp.data.images import AnyImage, image_of
-from vtexp.data.sample import FailedSample, LoadedSamples, Sample, drawn
+from vtexp.data.sample import FailedSample, LoadedSamples, Sample, drawn, require_split
 from vtexp.data.sources.columns import text_of, texts_of
 from vtexp.data.sources.loader import sample_of
 from vtexp.data.sources.transforms import QuestionDraft
 from vtexp.errors import ConfigError, DataError, VtexpError, error_line
 from vtexp.utils.own_code import own_function, require_form, was_imported
+from vtexp.utils.typed import is_whole_number
 
 NEEDED = ("image", "question")
 #: What a question may have; `references`, or `options` with `answer_index`, say what is right.
@@ -60,9 +61,7 @@ def require_function(dataset: DatasetConfig) -> None:
     if source.function is None:
         raise ConfigError(f"dataset.source.form=python: name the function, {_KEY}=module:function")
     require_form(_KEY, source.function)
-    if dataset.split not in source.splits:
-        splits = ", ".join(source.splits)
-        raise ConfigError(f"dataset.split={dataset.split}: {dataset.name} has {splits}")
+    require_split(dataset, source.splits)
 
 
 def _asked(dataset: DatasetConfig) -> str:
@@ -133,7 +132,7 @@ def _answer_index(row: Mapping[str, Any]) -> int | None:
     value, options = row.get("answer_index"), _texts(row, "options")
     if value is None:
         return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(options):
+    if not is_whole_number(value) or not 0 <= value < len(options):
         raise DataError(f"answer_index={value!r} of {len(options)} options")
     return value
 

@@ -23,13 +23,13 @@ def cache_folder() -> Path:
         ) from error
 
 
-def inside(folder: Path, name: str, within: Path | None = None) -> Path:
+def inside(folder: Path, name: str, within: Path) -> Path:
     """The file that a row of a data file names, relative to `folder`.
 
-    Raises DataError where the name leads out of `within` (by default `folder`) through `..`, as an
+    Raises DataError where the name leads out of `within` through `..`, as an
     absolute path or over symbolic links: a data set from elsewhere must not read other files.
     """
-    within = (within or folder).resolve()
+    within = within.resolve()
     try:
         path = (folder / name).resolve()
         left = ".." in Path(name).parts or not path.is_relative_to(within)

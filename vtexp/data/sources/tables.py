@@ -74,7 +74,7 @@ class ParquetRows(TableRows):
                 schema = parquet.schema_arrow
                 stored = _stored_columns(schema)
                 leaves = [parquet.schema.column(i).path for i in range(len(parquet.schema))]
-                text = [p for p in leaves if wanted(_field(p)) and _first(p) not in stored]
+                text = [p for p in leaves if wanted(_field(p)) and p.split(".")[0] not in stored]
                 # A column is always read: without any, a table of no columns has no rows.
                 tables.append(parquet.read(columns=text or leaves[:1]))
                 schemas.append(schema)
@@ -267,10 +267,6 @@ def _value(cell: pa.Scalar) -> Any:
 def _field(leaf: str) -> str:
     """`answers.answer` for `answers.list.element.answer`, as Parquet names a leaf within a list."""
     return re.sub(r"\.list\.(element|item)|\.bag\.array_element|\.array", "", leaf)
-
-
-def _first(leaf: str) -> str:
-    return leaf.split(".")[0]
 
 
 def _stored_columns(schema: pa.Schema) -> frozenset[str]:

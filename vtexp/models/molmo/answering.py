@@ -21,7 +21,8 @@ from transformers import DynamicCache
 
 from vtexp.budget.llm import LlmSetting
 from vtexp.models.answer_clock import AnswerClock
-from vtexp.models.molmo.modeling import MolmoForCausalLM, PassContext, rotary_of
+from vtexp.models.molmo.blocks import PassContext, rotary_of
+from vtexp.models.molmo.modeling import MolmoForCausalLM
 from vtexp.models.prefill_graphs import captured
 
 #: Buffers hold a multiple of so many tokens, so that batches of like lengths share a graph.
@@ -32,8 +33,7 @@ MOST_MEMORY = 0.1
 
 
 class LateTokens(NamedTuple):
-    """Of B prompts that lose tokens within the language model, behind its `first` blocks that run:
-    what the others hold.
+    """What blocks hold of B prompts that lose tokens behind the `first` blocks that run.
 
     lengths int64 (B,), the most of them, and the positions (B,) of the next tokens there.
     """
@@ -67,7 +67,7 @@ class HeldTokens:
         self.positions = torch.zeros_like(self.lengths)
 
     def start(self, lengths: torch.Tensor, positions: torch.Tensor) -> None:
-        """Of new prompts."""
+        """Hold new prompts."""
         self.lengths.copy_(lengths)
         self.positions.copy_(positions)
 
@@ -190,7 +190,7 @@ class AnswerSteps:
     def prepare(self, stream: torch.cuda.Stream) -> None:
         """Capture a step, if that was not tried before; steps stay eager where it fails.
 
-        To be called before `start`: buffers are written to.
+        Call it before `start`: buffers are written to.
         """
         if self._tried:
             return
@@ -337,7 +337,7 @@ def most_tokens(model: MolmoForCausalLM) -> int:
 
 
 def _sizes(batch: int, longest: int, more: int, inputs: dict[str, Any]) -> BufferSizes:
-    """Of a batch of prompts, with room for so many tokens more."""
+    """Buffers for a batch of prompts, with room for so many tokens more."""
     late: LateTokens | None = inputs.get("late")
     sizes = BufferSizes(batch, _stepped(longest + more), llm=inputs.get("llm"))
     if late is None:

@@ -13,13 +13,8 @@ import torch
 from torch import nn
 
 from vtexp.models.molmo.answering import AnswerCache
-from vtexp.models.molmo.modeling import (
-    ImagePlaces,
-    MolmoBlock,
-    MolmoForCausalLM,
-    PassContext,
-    rotary_of,
-)
+from vtexp.models.molmo.blocks import MolmoBlock, PassContext, rotary_of
+from vtexp.models.molmo.modeling import ImagePlaces, MolmoForCausalLM
 from vtexp.models.prefill_graphs import PromptCache
 from vtexp.models.reduced_prompt import ReduciblePrompt
 from vtexp.models.reduction.early_layer import early_layer, last_attention

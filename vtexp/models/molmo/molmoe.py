@@ -14,8 +14,9 @@ from transformers.core_model_loading import (
 )
 from transformers.integrations.moe import use_experts_implementation
 
+from vtexp.models.molmo.blocks import MolmoBlock
 from vtexp.models.molmo.configuration import MolmoConfig
-from vtexp.models.molmo.modeling import MolmoBlock, MolmoForCausalLM
+from vtexp.models.molmo.modeling import MolmoForCausalLM
 
 #: From the published MolmoE checkpoint to this model: other names, and one tensor for all experts.
 MOLMOE_CONVERSION = [

@@ -34,11 +34,10 @@ from vtexp.models.device_resize import (
     pillow_bicubic,
 )
 from vtexp.models.host_resize import one_thread, resized_bands, resized_cells
+from vtexp.models.processors import CLIP
 
-#: OpenAI CLIP's mean and standard deviation per RGB channel (preprocessor_config.json of the
-#: published checkpoints).
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+#: As preprocessor_config.json of the published checkpoints says.
+IMAGE_MEAN, IMAGE_STD = CLIP
 _MEAN, _STD = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
 #: A byte times the first plus the second is the normalised value of its channel.
 _SCALE = 1 / (255 * _STD)
@@ -313,7 +312,7 @@ def _parcel(
     """All that the device needs to know of an image: scale and shift of the channels, the padding
     mask, then what each view's rows and columns read.
 
-    Made anew for each image, not kept by size: a pass is timed as that of an image not yet seen.
+    Made for each image, not kept by size: a pass is timed as that of an image not yet seen.
     """
     arrays = [*_SCALE_AND_SHIFT, _padding_mask(views[1], geometry).numpy()]
     for placement, target, _ in dict.fromkeys(views):

@@ -1,4 +1,4 @@
-"""Molmo v1 run: batches, the two stages of a prefill, and the hooks that count."""
+"""Molmo v1 run: batches, and the stages of a prefill."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from vtexp.budget.knobs import CropSetting
 from vtexp.budget.llm import LlmSetting
 from vtexp.budget.reduction import Reduction
 from vtexp.config.schema import HardwareConfig
-from vtexp.errors import CountMismatchError
 from vtexp.models.answer_clock import AnswerClock
 from vtexp.models.checkpoints import Checkpoint
 from vtexp.models.molmo.answering import AnswerCache, Answering, LateTokens
@@ -31,6 +30,7 @@ from vtexp.models.molmo.preprocess import (
     Resize,
     preprocess_image,
 )
+from vtexp.models.molmo.probe import MolmoProbe
 from vtexp.models.molmo.reduced import (
     Connected,
     ReducedPrompts,
@@ -38,7 +38,7 @@ from vtexp.models.molmo.reduced import (
     view_grids,
 )
 from vtexp.models.prefill_graphs import GraphStages, PromptCache, Tensors
-from vtexp.models.probe import Probe, Seen, tiling_of_views
+from vtexp.models.probe import Probe
 from vtexp.models.reduced_prompt import ReduciblePrompt, reducible_prompt
 from vtexp.models.runner import Inputs, PreparedSample, Runner
 
@@ -325,7 +325,7 @@ class MolmoRunner(Runner):
 
     def probe(self) -> Probe:
         """Hooks on the encoder, the embedding and the insertion of vision tokens."""
-        return MolmoProbe(self)
+        return MolmoProbe(self.geometry, self.model.model, self.tokenizer.image_ids)
 
 
 def _index(prepared: PreparedSample) -> torch.Tensor:
@@ -343,82 +343,3 @@ def _reduced_inputs(reduced: ReducedPrompts) -> dict[str, Any]:
         "rows": reduced.rows,
         "position_ids": reduced.positions,
     }
-
-
-class MolmoProbe(Probe):
-    """Crops are those whose tokens entered the language model, tokens the rows it added.
-
-    Of a reduced image: crops whose tokens were there to choose from, tokens the image's rows that
-    stay in the prompt. Each block of the language model is seen, and how many of the rows that it
-    reads are the image's.
-    """
-
-    def __init__(self, runner: MolmoRunner) -> None:
-        super().__init__(runner.geometry)
-        self._parts, self._image_ids = runner.model.model, runner.tokenizer.image_ids
-        self._input_ids: torch.Tensor | None = None
-        self._reduced_crops: list[int] = []
-        self._rows = 0
-
-    def _hooks(self) -> list[RemovableHandle]:
-        parts = self._parts
-        return [
-            parts.vision_backbone.image_vit.register_forward_hook(self._on_encode),
-            parts.transformer.wte.register_forward_hook(self._on_embed),
-            parts.token_reduction.register_forward_hook(self._on_reduce),
-            parts.image_insertion.register_forward_hook(self._on_insert),
-            parts.row_selection.register_forward_hook(self._on_select),
-            *(b.register_forward_pre_hook(self._on_block) for b in parts.transformer.blocks),
-        ]
-
-    def reset(self) -> None:
-        """As of any probe."""
-        super().reset()
-        self._reduced_crops = []
-
-    def _on_encode(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
-        self._encoded += len(inputs[0])
-
-    def _on_embed(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
-        self._input_ids = inputs[0]
-
-    def _on_reduce(self, _: Any, inputs: tuple[Any, ...], __: Any) -> None:
-        source = inputs[3].cpu()
-        self._reduced_crops.append(len((source // self._geometry.tokens_per_crop).unique()))
-
-    def _on_select(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
-        """What stays: the image's rows among those that the blocks read."""
-        assert self._input_ids is not None and self._seen is not None
-        patch = self._image_ids[2]
-        staying = (self._input_ids.take_along_dim(inputs[1], dim=1) == patch).sum(dim=1).tolist()
-        crops = self._reduced_crops or [one.crops for one in self._seen]
-        self._rows = inputs[1].shape[1]
-        self._seen = [
-            one._replace(tokens=count, crops=read)
-            for one, count, read in zip(self._seen, staying, crops, strict=True)
-        ]
-
-    def _on_block(self, _: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        """One more block that reads the prompts' rows; further tokens of answers are not asked."""
-        rows = inputs[0].shape[1]
-        if self._seen is None or rows == 1:
-            return
-        if rows != self._rows:
-            raise CountMismatchError(
-                f"a block of the language model read {rows} positions, not {self._rows}"
-            )
-        self._seen = [one._replace(by_block=(*one.by_block, one.tokens)) for one in self._seen]
-
-    def _on_insert(self, _: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
-        embeddings, _, places, source = inputs
-        batch, length = embeddings.shape[:2]
-        self._rows = length
-        rows, crops = (places // length).cpu(), source.cpu() // self._geometry.tokens_per_crop
-        assert self._input_ids is not None
-        tokens = torch.bincount(rows, minlength=batch).tolist()
-        encoded = [len(crops[rows == row].unique()) for row in range(batch)]
-        encoded = self._reduced_crops or encoded
-        self._seen = [
-            Seen(count, read, tiling_of_views(ids, read, self._image_ids, self._geometry))
-            for count, read, ids in zip(tokens, encoded, self._input_ids.tolist(), strict=True)
-        ]

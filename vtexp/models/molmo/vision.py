@@ -37,7 +37,7 @@ class VisionAttention(nn.Module):
     @torch.no_grad()
     def fuse(self) -> None:
         """Make the weights of queries, keys and values parts of one matrix, for one matmul where
-        all are of the same input. To be called once they are where they stay; names stay."""
+        all are of the same input. Call it once they are where they stay; names stay."""
         projections = (self.wq, self.wk, self.wv)
         weight = torch.cat([p.weight for p in projections])
         bias = torch.cat([p.bias for p in projections])
@@ -49,16 +49,18 @@ class VisionAttention(nn.Module):
         fused.weight, fused.bias = (nn.Parameter(t, requires_grad=False) for t in (weight, bias))
         self.set_fused(fused)
 
+    def in_heads(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, Q, heads * head_dim) -> (N, heads, Q, head_dim)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
     def forward(self, query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """query (N, Q, width_in), context (N, K, width_in) -> (N, Q, width_out)."""
-
-        def heads(x: torch.Tensor) -> torch.Tensor:
-            return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
         if self.fused is not None and query is context:
             q, k, v = self.fused(query).chunk(3, dim=-1)
         else:
             q, k, v = self.wq(query), self.wk(context), self.wv(context)
+        heads = self.in_heads
         out = F.scaled_dot_product_attention(heads(q), heads(k), heads(v))
         return self.wo(out.transpose(1, 2).flatten(2))
 
@@ -146,8 +148,7 @@ class VisionTransformer(nn.Module):
         """
         block = self.transformer.resblocks[max(self.read_layers)]
         own, x = block.attention, block.attention_norm(last_input)
-        query, key = own.wq(x[:, :1]), own.wk(x)
-        query, key = (t.unflatten(-1, (own.num_heads, -1)).transpose(1, 2) for t in (query, key))
+        query, key = own.in_heads(own.wq(x[:, :1])), own.in_heads(own.wk(x))
         products = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
         return products.softmax(dim=-1).mean(dim=1)[:, 0, 1:]
 

@@ -13,7 +13,7 @@ from vtexp.budget.geometry import Tiling
 from vtexp.budget.knobs import CropSetting
 from vtexp.models.molmo.preprocess import Pixels
 from vtexp.models.molmo2.preprocess import Molmo2TokenIds, preprocess_molmo2
-from vtexp.models.native import NativeImage, NativeRunner
+from vtexp.models.native import NativeImage, NativeRunner, VisionStages
 from vtexp.models.native_reduction import in_heads, mean_attention
 from vtexp.models.probe import tiling_of_views
 from vtexp.models.processors import HALF
@@ -72,9 +72,7 @@ class Molmo2Runner(NativeRunner):
             for row, read in zip(ids, crops, strict=True)
         ]
 
-    def vision_stages(
-        self, prepared: PreparedSample
-    ) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+    def vision_stages(self, prepared: PreparedSample) -> VisionStages:
         """The tower's layers that are read; attention pooling and projector.
 
         transformers' adapter looks which tokens pool any patch: here each does.
@@ -121,7 +119,7 @@ class Molmo2Runner(NativeRunner):
         return {"attention_mask": mask}
 
     def grids(self, image: NativeImage) -> tuple[Grid, ...]:
-        """Of the global view, and of the crops together."""
+        """The grid of the global view, and that of all crops together."""
         global_rows, global_cols, rows, cols = image.tensors["image_grids"][0].tolist()
         return Grid(global_rows, global_cols), Grid(rows, cols)
 

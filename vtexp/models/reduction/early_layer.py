@@ -14,7 +14,7 @@ import torch
 
 
 def early_layer(attention: torch.Tensor, k: int) -> torch.Tensor:
-    """Of scores (n,): the k highest ones' indices, int64 (k,), ascending; of equals the first."""
+    """Indices of the k highest scores, int64 (k,), ascending; the first of equals."""
     return attention.argsort(descending=True, stable=True)[:k].sort().values
 
 

@@ -57,8 +57,8 @@ def spread(n: int, k: int, device: torch.device) -> torch.Tensor:
 def _cell_tokens(
     grids: tuple[Grid, ...], k: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of k cells by their middles: tokens, int64 (k, most of a cell), padded with the first one;
-    1.0 where one counts and 0.0 where it is padding; and the middles (k,)."""
+    """k cells by their middles: tokens, int64 (k, most of a cell), padded with the first one; 1.0
+    where one counts and 0.0 where it is padding; and the middles (k,)."""
     cells = sorted(pool_cells(grids, k), key=lambda cell: cell.middle)
     most = max(len(cell.tokens) for cell in cells)
     padded = [cell.tokens + cell.tokens[:1] * (most - len(cell.tokens)) for cell in cells]

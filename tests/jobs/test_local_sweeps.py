@@ -100,7 +100,9 @@ def test_a_process_that_is_another_now_is_not_the_job() -> None:
         assert local.states([away])[away].state == "unknown"
         with pytest.raises(VtexpError, match="cancel it there"):
             local.cancel([away])
-    of_an_older_version = replace(me, process_space="")
+    before_a_restart = replace(me, process_space="pid:[1]", boot="b", process_started="1.00")
+    assert local.states([before_a_restart])[before_a_restart].state == "ended"
+    of_an_older_version = replace(me, process_space="", boot="")
     assert local.states([of_an_older_version])[of_an_older_version].state == "running"
 
 
@@ -149,6 +151,10 @@ def test_runs_that_are_timed_are_not_disturbed(make_config: MakeConfig) -> None:
     sweep = sweep_folder(plan.config)
     note_submitted(sweep, [of_process(first.runs, Launcher.local, os.getppid())])
     with pytest.raises(ConfigError, match="still run"):
+        launch.launch([first, second], wait=True)
+    away = replace(of_process(first.runs, Launcher.local, os.getppid()), host="another")
+    note_submitted(sweep, [away])
+    with pytest.raises(ConfigError, match=r"another.*resume .* --anyway"):
         launch.launch([first, second], wait=True)
 
 

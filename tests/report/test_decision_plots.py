@@ -84,10 +84,14 @@ def test_single_images_and_the_cost_model(found: tuple[Analysis, list[ComparedRu
     assert plots["energy"].series[0].y == pytest.approx([0.1, 0.2, 0.4, 0.9])
 
 
-def test_cost_models_of_several_series_have_a_panel_each(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings_of_b", [len(VALUES), 2])
+def test_cost_models_of_several_series_have_a_panel_each(
+    settings_of_b: int, tmp_path: Path
+) -> None:
+    """One alone, where the other has too few settings for a fit, is named as well."""
     scores, images = steady_scores(ACCURACIES, 60, 1)
-    for model in "ab":
-        for i, (value, tokens, crops) in enumerate(VALUES):
+    for model, count in (("a", len(VALUES)), ("b", settings_of_b)):
+        for i, (value, tokens, crops) in enumerate(VALUES[:count]):
             folder = make_run(
                 tmp_path, value, tokens, scores[:, i].tolist(), images=images,
                 result={"model": model}, settings={"model.path": model},
@@ -100,9 +104,23 @@ def test_cost_models_of_several_series_have_a_panel_each(tmp_path: Path) -> None
             write_latency(folder / files.LATENCY, rows)
     runs = collect(tmp_path)
     plot = plots_of((analyse(runs), runs))["cost_model"]
-    assert plot.kind == "panels" and len(plot.panels) == 2
     assert plot.legend == ["cost model", "measured", "left out"]
+    if settings_of_b == 2:
+        assert (plot.kind, plot.panels) == ("lines", []) and plot.of.startswith("a")
+        return
+    assert plot.kind == "panels" and len(plot.panels) == 2
     assert {own.panel for own in plot.series} == set(plot.panels)
+
+
+def test_the_legend_names_the_series_of_all_panels() -> None:
+    series = [
+        PlotSeries(label=f"series {panel}", x=[1.0, 2.0], y=[1.0, 2.0], panel=panel)
+        for panel in ("first", "second")
+    ]
+    plot = Plot(name="types", title="", caption="", x_label="", y_label="ms", kind="panels",
+                series=series, panels=["first", "second"])  # fmt: skip
+    svg = dict(drawings(plot))["svg"].decode()
+    assert all(own.label in svg for own in series)
 
 
 def test_they_are_drawn(found: tuple[Analysis, list[ComparedRun]]) -> None:

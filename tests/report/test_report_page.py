@@ -313,6 +313,23 @@ def test_long_names_break(browser: Any, tmp_path: Path) -> None:
     assert opened.page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+def test_values_far_apart_are_within_the_axes(browser: Any, tmp_path: Path) -> None:
+    """Plotly takes the ends of an axis of logarithms for exponents."""
+    times = {"336x336": (288, 10.0), "560x560": (544, 90.0), "784x784": (928, 500.0)}
+    for value, (tokens, prefill_ms) in times.items():
+        make_run(tmp_path / "s", value, tokens, [1.0, 0.0] * 20, prefill_ms=prefill_ms)
+    report([tmp_path / "s"], tmp_path / "s")
+    opened = Opened(browser, tmp_path / "s" / "report.html", offline=True)
+    opened.draw_all()
+    layout = "document.querySelector('#plot-{} .canvas')._fullLayout.yaxis"
+    names = opened.page.evaluate("data.plots.map((plot) => plot.name)")
+    axis = layout.format(names.index("prefill"))
+    assert opened.page.evaluate(f"{axis}.type") == "log"
+    low, high = opened.page.evaluate(f"{axis}.range")
+    assert 0 < low < 1 and 2.699 < high < 3  # 10 and 500 ms
+    assert opened.said == []
+
+
 def test_without_scripts_nothing_is_empty(browser: Any, hostile_report: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

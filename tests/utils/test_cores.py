@@ -66,6 +66,7 @@ def tree(root: Path, membership: str, **files: str) -> Path:
         ),
         ("0::/\n", {"cpu.max": "\n"}, None, None),
         ("0::/\n", {"cpu.max": "nonsense"}, None, None),
+        ("0::/\n", {"cpu.max": "100000 0"}, None, None),
         ("nonsense", {"cpu.max": "max 100000"}, None, None),
     ],
 )  # fmt: skip
@@ -122,7 +123,7 @@ with Monitor([]) as monitor:
     end = time.monotonic() + float(sys.argv[2])
     while time.monotonic() < end:
         time.sleep(float(sys.argv[3]))
-print(json.dumps([cores_of_quota(), monitor.report, disturbances(monitor.report)]))
+print(json.dumps([cores_of_quota(), disturbances(monitor.report)]))
 """
 
 
@@ -130,6 +131,6 @@ print(json.dumps([cores_of_quota(), monitor.report, disturbances(monitor.report)
 def test_a_real_quota(little_time: Path, sleep_s: float, stopped: bool) -> None:
     command = [sys.executable, "-c", WORK, str(little_time), "1.5", str(sleep_s)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    cores, report, doubts = json.loads(done.stdout)
-    assert (cores, report["cpu_quota"]) == (1, 0.05)
+    cores, doubts = json.loads(done.stdout)
+    assert cores == 1
     assert any("quota of 0.05 cores" in doubt for doubt in doubts) == stopped

@@ -31,6 +31,8 @@ USER_ERRORS = (VtexpError, *COMPOSE_ERRORS, YAMLError, OSError)
 READERS = ("hydra", "omegaconf", "antlr4", "yaml")
 
 
+#: What is vtexp's own: an error there is a mistake of vtexp's.
+OWN = ("__main__", "vtexp", "hydra_plugins")
 #: Characters of a path that a message shows in full.
 MOST_OF_A_PATH = 1000
 
@@ -163,7 +165,7 @@ def _package_that_fails(error: BaseException) -> str | None:
     while traceback is not None:
         frame, traceback = traceback.tb_frame, traceback.tb_next
         package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if frame.f_code.co_name == "<module>" and package not in ("__main__", "vtexp"):
+        if frame.f_code.co_name == "<module>" and package not in OWN:
             return package
     return None
 

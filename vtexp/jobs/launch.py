@@ -85,16 +85,20 @@ def refuse_to_disturb(statuses: Sequence[RunStatus], jobs: Sequence[Job]) -> Non
     """Raises ConfigError where jobs for this machine would run beside others of their sweep."""
     for status in statuses:
         on_a_machine = status.job is not None and status.job.launcher != Launcher.slurm
-        if (
-            status.active
-            and on_a_machine
-            and any(j.hardware.launcher != Launcher.slurm for j in jobs)
-        ):
+        here = any(job.hardware.launcher != Launcher.slurm for job in jobs)
+        if not (status.active and on_a_machine and here):
+            continue
+        sweep = status.folder.parent
+        if status.unknown_because:
             raise ConfigError(
-                f"{status.folder.parent.name}: its processes still run, and new ones would disturb "
-                f"their timings; first python -m vtexp wait {quoted(status.folder.parent)}, "
-                "or cancel"
+                f"{sweep.name}: its processes may still run, and new ones would disturb their "
+                f"timings ({status.unknown_because}); if they are gone, "
+                f"python -m vtexp resume {quoted(sweep)} --anyway"
             )
+        raise ConfigError(
+            f"{sweep.name}: its processes still run, and new ones would disturb their timings; "
+            f"first python -m vtexp wait {quoted(sweep)}, or cancel"
+        )
 
 
 def _run_here(sweep: Path, jobs: Sequence[Job], *, others: bool) -> None:

@@ -105,7 +105,8 @@ def _elsewhere(job: SubmittedJob) -> str:
     if job.host != environment.host():
         return f"on {job.host}"
     here = environment.process_space()
-    if job.process_space and here and job.process_space != here:
+    lives = job.boot == environment.boot()  # nothing outlives the machine
+    if lives and job.process_space and here and job.process_space != here:
         return f"in another container on {job.host}, or before this one was restarted"
     return ""
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from vtexp.utils.cores import ROOT, cores_of_quota, cpu_quota, own_cores, stopped_s
+from vtexp.utils.cores import ROOT, own_cores, quotas, stopped_s, whole_cores
 from vtexp.utils.text import percent
 
 #: Seconds between two looks.
@@ -111,8 +111,7 @@ class Monitor:
             "cores": len(own_cores()),
             "cpu_governor": _governor(self._cpus),
             "cpu_throttle_events": _throttle_counts(self._cpus) - self._throttled,
-            "cpu_quota": cpu_quota(self._root),
-            "quota_stopped_share": self._quota_stopped_share(seconds),
+            **self._quota_report(seconds),
             "load_average_1min": round(os.getloadavg()[0], 2),
             "gpus": [self._gpu_report(i) for i in range(len(self._gpus))],
         }
@@ -131,13 +130,15 @@ class Monitor:
         known = [cores for cores in self._busy[1:] if cores is not None]
         return sum(cores > BUSY * len(own_cores()) for cores in known) / max(1, len(known))
 
-    def _quota_stopped_share(self, seconds: float) -> float:
-        """Share of this time in which a quota, of whichever control group, stopped its cores."""
-        cores, now_s = cores_of_quota(self._root), stopped_s(self._root)
-        if cores is None:
-            return 0.0
-        grown_s = [now_s.get(group, s) - s for group, s in self._stopped_s.items()]
-        return min(1.0, max(grown_s, default=0.0) / (seconds * cores))
+    def _quota_report(self, seconds: float) -> dict[str, Any]:
+        """Share of this time in which a quota stopped its cores, and the quota that did most."""
+        now_s = stopped_s(self._root)
+        found: list[tuple[float, float | None]] = [(0.0, None)]
+        for group, quota in quotas(self._root).items():
+            grown_s = now_s.get(group, 0.0) - self._stopped_s.get(group, 0.0)
+            found.append((min(1.0, grown_s / (seconds * whole_cores(quota))), quota))
+        share, stopping = max(found, key=lambda own: own[0])
+        return {"quota_stopped_share": share, "stopping_quota": stopping}
 
     def _gpu_report(self, index: int) -> dict[str, Any]:
         """First and last state, extremes of the numbers, and all that was ever amiss."""
@@ -223,8 +224,9 @@ def disturbances(report: dict[str, Any]) -> list[str]:
             "prefill was timed"
         )
     if (stopped := report["quota_stopped_share"]) > STOPPED:
+        quota = report["stopping_quota"]
         found.append(
-            f"the CPU quota of {report['cpu_quota']:g} cores stopped this process for "
+            f"the CPU quota of {quota:g} core{'' if quota == 1 else 's'} stopped this process for "
             f"{percent(stopped)} of the time in which prefill was timed"
         )
     if report["cpu_throttle_events"]:

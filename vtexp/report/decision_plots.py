@@ -190,6 +190,7 @@ def cost_model_plot(curves: Curves) -> Plot | None:
         kind="panels" if len(panels) > 1 else "lines",
         series=series,
         panels=panels if len(panels) > 1 else [],
+        of=panels[0] if len(panels) == 1 else "",
     )
 
 

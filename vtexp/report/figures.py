@@ -216,10 +216,12 @@ def _legend(axes: Axes, plot: Plot, width_in: float) -> None:
         "handlelength": 2.4,
     }
     if plot.kind in ("bars", "panels"):
-        figure, entries = axes.get_figure(root=True), axes.get_legend_handles_labels()
+        figure = axes.get_figure(root=True)
         assert figure is not None
+        drawn = [own.get_legend_handles_labels() for own in figure.axes]
+        entries = {label: own for found in drawn for own, label in zip(*found, strict=True)}
         style |= {"title": _literal(_heading(plot), HEADING_CHARACTERS), "title_fontsize": FONT_PT}
-        figure.legend(*entries, loc="outside upper center", **style)
+        figure.legend(list(entries.values()), list(entries), loc="outside upper center", **style)
     else:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), **style)
 

@@ -113,6 +113,7 @@ class Plot:
     def _log_ticks(self, values: Sequence[float]) -> list[float]:
         if self.diagonal:  # both axes alike, so that it is one
             values = [end for own in self.series for end in (*own.x, *own.ends)]
+        values = [value for value in values if math.isfinite(value)]
         if self.kind in ("bars", "forest") or not values or min(values) <= 0:
             return []
         return log_ticks(min(values), max(values))

@@ -40,7 +40,7 @@ class SubmittedJob:
 
     Without `job_id`: held back by a limit of the site, still to be submitted. process_started:
     tells the process from a later one of the same number; process_space: from one of another
-    container of the machine, empty in notes of older versions.
+    container of the machine, since its start named boot. Both are empty in notes of older versions.
     """
 
     runs: tuple[str, ...]
@@ -51,6 +51,7 @@ class SubmittedJob:
     process_started: str | None = None
     user_id: int = -1
     process_space: str = ""
+    boot: str = ""
 
 
 def of_process(
@@ -66,6 +67,7 @@ def of_process(
         process_started=environment.process_started(process_id),
         user_id=os.getuid(),
         process_space=environment.process_space(),
+        boot=environment.boot(),
     )
 
 

@@ -23,14 +23,24 @@ def own_cores() -> set[int]:
 
 def cpu_quota(root: Path = ROOT) -> float | None:
     """Cores' worth of time that the tightest quota leaves this process; None without a quota."""
-    quotas = (_quota(group) for group in _groups(root))
-    return min((quota for quota in quotas if quota is not None), default=None)
+    return min(quotas(root).values(), default=None)
 
 
 def cores_of_quota(root: Path = ROOT) -> int | None:
-    """Whole cores of the quota, at least 1: one thread more and all of them are stopped."""
+    """Whole cores of the tightest quota; None without a quota."""
     quota = cpu_quota(root)
-    return None if quota is None else max(1, int(quota))
+    return None if quota is None else whole_cores(quota)
+
+
+def whole_cores(quota: float) -> int:
+    """Whole cores of a quota, at least 1: one thread more and all of them are stopped."""
+    return max(1, int(quota))
+
+
+def quotas(root: Path = ROOT) -> dict[Path, float]:
+    """Cores' worth of time of this process's control group and those above it that have a quota."""
+    found = {group: _quota(group) for group in _groups(root)}
+    return {group: quota for group, quota in found.items() if quota is not None}
 
 
 def core_count(root: Path = ROOT) -> int:
@@ -73,7 +83,7 @@ def _quota(group: Path) -> float | None:
     if len(words) != 2 or not all(word.isdecimal() for word in words):
         return None
     quota_us, period_us = map(int, words)
-    return quota_us / period_us
+    return quota_us / period_us if period_us else None
 
 
 def _words(path: Path) -> list[str]:

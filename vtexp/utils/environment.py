@@ -17,6 +17,14 @@ def host() -> str:
     return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
+def boot() -> str:
+    """Names this start of the machine, alike in all its containers; empty where it has no name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 def process_space() -> str:
     """Names what numbers the processes that this one sees: another in each container.
 

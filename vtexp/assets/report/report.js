@@ -209,7 +209,8 @@ function valueAxis(plot, label) {
   const bars = plot.kind === "bars";
   const range = plot.percent ? { range: bars ? [0, 100] : [-2, 102] }
     : plot.kind === "forest" ? { range: forestRange(plot) }
-    : bars ? { rangemode: "tozero" } : { range: [0, 1.1 * highest(plot) || 1] };
+    : bars ? { rangemode: "tozero" }
+    : plot.log_y.length ? {} : { range: [0, 1.1 * highest(plot) || 1] };
   return { ...axisOf(), ...title, ...range, ...logAxis(plot.log_y) };
 }
 

@@ -294,7 +294,7 @@ def _cannot_tell(scored: Sequence[AnalysedRun], best: AnalysedRun, evidence: Evi
         ]
         said.append(f"Not enough, in points: {listed(told)}.")
     wider, enough = _wider_margin(scored)
-    said.append(f"With a margin of {wider:g} points, {enough.label} would be enough.")
+    said.append(f"With a margin of {in_points(wider)}, {enough.label} would be enough.")
     said += _questions(evidence)
     return " ".join(said)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from vtexp.analysis import findings
+from vtexp.analysis.answer import in_points
 from vtexp.analysis.limits import memory_gb
 from vtexp.analysis.rows import ComparedRun, curves_of
 from vtexp.analysis.times import read_times
@@ -56,7 +57,7 @@ def forest_plot(
         name=f"loss{suffix}",
         title="Loss against the best budget",
         of=of,
-        caption=f"Dashed: the margin of {margin:g} points. Lines: bounds of the loss against the "
+        caption=f"Dashed: the margin of {in_points(margin)}. Lines: bounds of the loss against the "
         "truly best budget, whichever it is; each end holds for all budgets at once with 95 % "
         "confidence. A budget is enough if its line ends before the margin. Points: loss against "
         "the budget that scored highest.",

@@ -122,9 +122,8 @@ def counter() -> FlopCounterMode:
     aten = torch.ops.aten
 
     def attention(q: Shape, k: Shape, v: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
-        heads = q[
-            :2
-        ]  # some share keys and values, of which the counter of torch 2.11 knows nothing
+        # Some heads share keys and values, of which the counter of torch 2.11 knows nothing.
+        heads = q[:2]
         return sdpa_flop_count(q, (*heads, *k[2:]), (*heads, *v[2:]))
 
     return FlopCounterMode(

@@ -44,7 +44,7 @@ def test_settings_are_lines_in_a_panel_for_each_value_of_the_third_knob(
     ends = {(run.accuracy_low, run.accuracy_high) for run in found.values()}
     for own in lines:
         assert own.low is not None and own.high is not None
-        assert {(a / 100, b / 100) for a, b in zip(own.low, own.high, strict=True)} <= ends  # type: ignore[operator]
+        assert {(a / 100, b / 100) for a, b in zip(own.low, own.high, strict=True)} <= ends
     assert {kind for kind, content in drawings(plot) if content} == {"png", "svg", "pdf"}
 
 

@@ -333,7 +333,7 @@ for path in sorted(Path(sys.argv[1]).glob("*/result.json")):
     environment = os.environ | {f"WANDB_{name}": value for name, value in agents.items()}
     command = [sys.executable, "-c", code, str(made_runs)]
     subprocess.run(command, check=True, env=environment | {"PYTHONPATH": str(ROOT)})
-    ids = {wandb_runs.read_mirrored(path).id for path in made_runs.glob("*/wandb.json")}  # type: ignore[union-attr]
+    ids = {wandb_runs.read_mirrored(path).id for path in made_runs.glob("*/wandb.json")}
     files_of = sorted(made_runs.glob("wandb/offline-run-*/*.wandb"))
     assert {path.stem.removeprefix("run-") for path in files_of} == ids
     for path in files_of:

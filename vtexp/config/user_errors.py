@@ -21,7 +21,7 @@ from vtexp.config.booleans import strict_booleans
 from vtexp.config.compose import COMPOSE_ERRORS, UNPARSABLE, flags_first, with_brackets
 from vtexp.config.hydra_parts import INSTEAD, for_several_knobs, hydra_arguments
 from vtexp.config.schema import rule_of_key
-from vtexp.errors import VtexpError, no_memory_left
+from vtexp.errors import VtexpError, message_of, no_memory_left
 from vtexp.utils.text import cut, printable, refuse_arguments
 
 #: Mistakes of a user and troubles of a machine (full disk, no permission): one line, no traceback.
@@ -104,8 +104,8 @@ def reported(command: Callable[[], None], *, show_traceback: bool, interrupted: 
 def one_line(error: BaseException) -> str:
     """An error as one line that names the key, what is wrong and what is allowed."""
     if package := _package_that_fails(error):
-        said = " ".join(str(error).split())
-        return f"{package} cannot be imported here ({type(error).__name__}: {cut(said)})"
+        said = cut(message_of(error))
+        return f"{package} cannot be imported here ({type(error).__name__}: {said})"
     if isinstance(error, VtexpError) or _of_the_machine(error):
         text = " ".join(str(error).split())
         if isinstance(error, OSError) and len(str(error.filename)) > MOST_OF_A_PATH:

@@ -165,9 +165,15 @@ def made_runs(
 
 
 @pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have none, whose drawing takes most of their time."""
-    monkeypatch.setattr("vtexp.report.write.write_figures", lambda *_: None)
+def figures() -> None:
+    """Reports that this process makes have their figures."""
+
+
+@pytest.fixture(autouse=True)
+def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have none where a test does not ask for `figures`: they take most of the time."""
+    if "figures" not in request.fixturenames:
+        monkeypatch.setattr("vtexp.report.write.write_figures", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,6 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Timing, "_warm", False)
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_known_answers_and_times_reach_the_files(
     make_config: MakeConfig, tmp_path: Path, known: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

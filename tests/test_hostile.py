@@ -379,7 +379,6 @@ def test_samples_that_are_not_those_of_the_result_are_one_line(
     "the run counts as missing, the report covers the others; resumed",
 )
 @pytest.mark.parametrize("text", ["", "[", '{"status": "do', DEEP], ids=lambda text: text[:6])
-@pytest.mark.usefixtures("no_figures")
 def test_a_result_that_is_cut_short_is_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
@@ -443,7 +442,6 @@ def test_damaged_progress_is_none(tmp_path: Path) -> None:
     "vtexp neither reads nor shows it",
 )
 @pytest.mark.parametrize("where", ["plain", "up", "link", "loop", "pipe"])
-@pytest.mark.usefixtures("no_figures")
 def test_no_file_elsewhere_is_taken_for_a_log(tmp_path: Path, where: str) -> None:
     sweep, private_file = tmp_path / "sweep", tmp_path / "private.txt"
     first, _ = sweep_of_two(sweep)

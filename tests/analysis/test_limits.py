@@ -134,7 +134,6 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     assert series.under_limits is None
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_limits_come_from_configs_or_the_command_line(tmp_path: Path, capfd, monkeypatch) -> None:
     folders = made(tmp_path / "a")
     for folder in folders:

@@ -109,7 +109,6 @@ def test_samples_are_what_the_function_gives(make_config: MakeConfig) -> None:
     assert blue.image_size() == (70, 50)
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_a_run_with_both_names_the_metric_in_full(make_config: MakeConfig, tmp_path: Path) -> None:
     own = of_python("mine:pages", "dataset.metric=mine:first_letter", "knob.sizes=[336x336]")
     run_job(make_config(*own))

@@ -17,6 +17,8 @@ from vtexp.runs.ledger import read_submitted
 from vtexp.utils import files
 
 ROOT = Path(__file__).parents[2]
+#: PYTHONPATH of commands whose reports have no figures: they take most of a small sweep's time.
+NO_FIGURES = os.pathsep.join([str(Path(__file__).parent / "no_figures"), str(ROOT)])
 #: Overrides of runs whose times do not matter.
 HARDLY_TIMED = (
     "measure.latency_samples=2",
@@ -40,7 +42,10 @@ def run_without_report(config: Config) -> None:
 
 
 class Sweep:
-    """A sweep of small runs in a folder; `overrides` are those of all its commands."""
+    """A sweep of small runs in a folder; `overrides` are those of all its commands.
+
+    Its reports have no figures.
+    """
 
     def __init__(self, folder: Path, checkpoint: Path, *overrides: str, root: Path = ROOT) -> None:
         self.folder = folder
@@ -54,7 +59,7 @@ class Sweep:
             *overrides,
         ]
         # On two cores, several jobs that take all of them each are in each other's way.
-        self.environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.environment = os.environ | {"PYTHONPATH": NO_FIGURES, "OMP_NUM_THREADS": "1"}
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
         """Type `launch.py -m`; the process, which hears Ctrl-C as in a terminal."""

@@ -3,83 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import uuid
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import vtexp
-from tests.helpers.made_records import change_result
-from tests.helpers.made_sweeps import make_run, unfinish
-from tests.helpers.sweeps import run_without_report
-from vtexp.analysis.analyse import of_sweep
-from vtexp.analysis.rows import collect
+from tests.helpers.damage import Damage, change, half, note, other_bytes, pipe, run_of
 from vtexp.cli.main import main
-from vtexp.config.choices import Launcher
-from vtexp.config.schema import Config, TrackingConfig
 from vtexp.errors import DataError, VtexpError
-from vtexp.jobs.status import look, settle
-from vtexp.runs import ranks
-from vtexp.runs.folder import run_folders
-from vtexp.runs.ledger import JOBS, SubmittedJob, note_submitted, read_submitted
-from vtexp.runs.run import Measurement
-from vtexp.tracking import wandb_report, wandb_runs
-from vtexp.utils import environment, files
+from vtexp.jobs.status import look
+from vtexp.runs.ledger import JOBS, read_submitted
+from vtexp.utils import files
 
-Damage = Callable[[Path], object]
 Captured = pytest.CaptureFixture[str]
-
-
-def half(path: Path) -> None:
-    """Cut a file short."""
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-
-
-def other_bytes(path: Path) -> None:
-    """Put bytes into a file that no text has."""
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2] + b"\xff\0\xfe" + data[len(data) // 2 :])
-
-
-def pipe(path: Path) -> None:
-    """Put a pipe in place of a file: who opens it waits for its writer."""
-    path.unlink()
-    os.mkfifo(path)
-
-
-@pytest.fixture
-def sweep(tmp_path: Path) -> Path:
-    """A made-up sweep: a finished run `a`, a failed one `b`, and a note of the job of both."""
-    folder = tmp_path / "sweep"
-    first = make_run(folder, "a", 288, [1.0, 0.0, 1.0, 1.0])
-    second = make_run(folder, "b", 400, [1.0, 0.0, 1.0, 1.0])
-    unfinish(second, "no memory")
-    note(folder, [first.name, second.name])
-    return folder
-
-
-def note(sweep: Path, runs: Sequence[str], host: str | None = None) -> Path:
-    """Note an ended local job of these runs; its file."""
-    job = SubmittedJob(tuple(runs), Launcher.local, "17", host=host or environment.host())
-    note_submitted(sweep, [job])
-    return max((sweep / JOBS).glob("*.json"))
-
-
-def run_of(sweep: Path, value: str) -> Path:
-    """The folder of a run by its knob's value."""
-    return next(sweep.glob(f"image_size-{value}_*"))
-
-
-def change(path: Path, **values: Any) -> None:
-    """Put other values into a JSON file."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 FILES = [
@@ -96,7 +35,6 @@ FILES = [
 )
 @pytest.mark.parametrize("damage", [half, other_bytes, pipe], ids=lambda own: own.__name__)
 @pytest.mark.parametrize(("run", "name"), FILES, ids=lambda text: text)
-@pytest.mark.usefixtures("no_figures")
 def test_a_damaged_file_is_named_and_hides_nothing_else(
     sweep: Path, capsys: Captured, run: str, name: str, damage: Damage
 ) -> None:
@@ -212,7 +150,6 @@ def test_keys_of_later_versions_are_no_damage(sweep: Path) -> None:
     assert [job.job_id for job in read_submitted(sweep)] == ["17"]
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_runs_that_failed_on_another_machine(sweep: Path, capsys: Captured) -> None:
     """Nothing says that their jobs are gone: the user does; and nobody waits for them."""
     note(sweep, [run_of(sweep, "b").name], host="elsewhere")
@@ -224,7 +161,6 @@ def test_runs_that_failed_on_another_machine(sweep: Path, capsys: Captured) -> N
 
 
 @pytest.mark.parametrize("name", ["image_size-a copy", "image_size=a", "-a", "a\nb", "größe"])
-@pytest.mark.usefixtures("no_figures")
 def test_a_copy_of_a_run_does_not_count_twice(sweep: Path, capsys: Captured, name: str) -> None:
     own = run_of(sweep, "a")
     shutil.copytree(own, sweep / name)
@@ -288,7 +224,6 @@ def test_tables_of_records_need_the_records(sweep: Path) -> None:
 )
 @pytest.mark.slow
 @pytest.mark.parametrize("reason", ["unwritable", "damaged plan"])
-@pytest.mark.usefixtures("no_figures")
 def test_a_lost_run_that_cannot_be_recorded(
     sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, reason: str
 ) -> None:
@@ -310,9 +245,6 @@ def test_a_lost_run_that_cannot_be_recorded(
     assert "1 done, 1 failed" in said.out
     assert len(said.err.splitlines()) == 1 and "timeout" not in said.err
     assert not (run / files.FAILURE).exists()
-
-
-# --- arguments -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", ["status", "wait", "cancel", "resume", "report", "publish"])
@@ -346,7 +278,6 @@ def test_what_is_no_sweep_is_one_line_with_what_to_do(
     assert says in line
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_a_report_does_not_replace_that_of_another_sweep(sweep: Path, capsys: Captured) -> None:
     other = sweep.with_name("other")
     shutil.copytree(sweep, other)
@@ -363,239 +294,3 @@ def test_what_may_be_left_out_is_not_missing(command: str, lacks: str, capsys: C
         main([command])
     line = capsys.readouterr().err
     assert "SWEEP" in line and lacks not in line
-
-
-# --- resume --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the runs that a command would make; none is made."""
-    found: list[str] = []
-
-    def take(jobs: Sequence[Any], **_: Any) -> None:
-        found.extend(folder.name for job in jobs for folder in job.folders)
-
-    monkeypatch.setattr("vtexp.cli.sweep.launch", take)
-    return found
-
-
-def first_run(sweep: Path) -> Path:
-    """The first run of a real sweep, which has lost its result."""
-    folder = run_folders(sweep)[0]
-    (folder / files.RESULT).unlink()
-    return folder
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("damage", [half, Path.unlink], ids=["half", "deleted"])
-def test_resume_rewrites_a_damaged_plan(
-    made_runs: Path, launched: list[str], damage: Damage
-) -> None:
-    """Of a job that ended without a word, too, whose failure could not be written down."""
-    folder = first_run(made_runs)
-    note(made_runs, [folder.name])
-    before = json.loads((folder / files.PLANNED).read_text())
-    damage(folder / files.PLANNED)
-    settle(look(made_runs))
-    assert [status.state for status in look(made_runs)] == ["lost", "done"]
-    assert main(["resume", str(made_runs)]) == 0
-    assert launched == [folder.name]
-    after = json.loads((folder / files.PLANNED).read_text())
-    assert (after["run_id"], after["knob_value"]) == (before["run_id"], before["knob_value"])
-
-
-def test_a_renamed_run_is_resumed_under_its_own_name(
-    made_runs: Path, launched: list[str], capsys: Captured
-) -> None:
-    folder = first_run(made_runs)
-    name = folder.name
-    note(made_runs, [name])
-    folder = folder.rename(folder.with_name("renamed"))
-    assert main(["resume", str(made_runs)]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "renamed" in line and name in line and not launched
-    folder.rename(folder.with_name(name))
-    assert main(["resume", str(made_runs)]) == 0
-    assert launched == [name]
-
-
-def test_a_sweep_of_another_machine_is_resumed_from_a_folder_of_this_one(
-    made_runs: Path, launched: list[str], capsys: Captured
-) -> None:
-    folder = first_run(made_runs)
-    path = note(made_runs, [folder.name])
-    for own in (made_runs / JOBS).glob("*.json"):
-        change(own, working_folder="/no/such/folder")
-    assert main(["resume", str(made_runs)]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "working_folder" in line and not launched
-    for own in (made_runs / JOBS).glob("*.json"):
-        change(own, working_folder=str(path.parent))
-    assert main(["resume", str(made_runs)]) == 0
-
-
-def _lines(path: Path, change: Callable[[list[str]], list[str]]) -> None:
-    path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
-
-
-def _second(**values: Any) -> Callable[[list[str]], list[str]]:
-    return lambda rows: [rows[0], json.dumps(json.loads(rows[1]) | values), *rows[2:]]
-
-
-ANSWERS = f"{files.ANSWERS}.partial"
-#: A case that takes a second or two, like others that are quick.
-slow = partial(pytest.param, marks=pytest.mark.slow)
-
-
-@pytest.mark.fault(
-    "kill anywhere",
-    "what an interrupted run left is damaged, or of other data",
-    "resumed: whole answers before the damage are kept, the others are asked again",
-)
-@pytest.mark.parametrize(
-    ("name", "damage", "asked_again"),
-    [
-        (ANSWERS, lambda path: None, 0),
-        slow(ANSWERS, lambda path: _lines(path, _second(score=7.0)), 5),
-        slow(ANSWERS, lambda path: _lines(path, _second(score=None)), 5),
-        (ANSWERS, lambda path: _lines(path, _second(question="is it another?")), 5),
-        slow(ANSWERS, lambda path: _lines(path, _second(sequence_length="x")), 5),
-        (ANSWERS, half, 4),
-        slow(files.ENVIRONMENT, half, 6),
-        slow(files.LATENCY, half, 0),
-        slow(files.LATENCY, lambda path: path.write_text(""), 0),
-        slow("process-x.json", lambda path: path.write_text("[1]"), 0),
-    ],
-)
-def test_what_an_interrupted_run_left_is_taken_as_far_as_it_is_whole(
-    made_runs: Path,
-    make_config: Callable[..., Config],
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    damage: Damage,
-    asked_again: int,
-) -> None:
-    folder = first_run(made_runs)
-    shutil.rmtree(made_runs / JOBS)  # they name the worker that made the runs, which is alive
-    samples = files.read_jsonl(folder / files.SAMPLES)
-    own = ranks.rank_folder(folder, 0)
-    own.mkdir(parents=True)
-    for source, target in ((files.SAMPLES, ANSWERS), (files.LATENCY, files.LATENCY),
-                           (files.ENVIRONMENT, files.ENVIRONMENT)):  # fmt: skip
-        (folder / source).rename(own / target)
-    damage(own / name)
-    asked: list[int] = []
-    monkeypatch.setattr(Measurement, "start_answers", lambda self: asked.append(len(self.waiting)))
-    run_without_report(make_config("knob.sizes=[336x336,560x336]"))
-    assert asked == [asked_again]
-    rows = files.read_jsonl(folder / files.SAMPLES)
-    keys = ("sample_id", "question", "prediction", "score")
-    assert [[row[k] for k in keys] for row in rows] == [[row[k] for k in keys] for row in samples]
-    assert files.is_whole(folder / files.RESULT)
-
-
-def test_damaged_times_of_further_processes_are_taken_again(tmp_path: Path) -> None:
-    for name in ("process-1.json", "process-x.json"):
-        (tmp_path / name).write_text("[1]")
-    ranks.drop_other_processes([tmp_path], "cpu")
-    assert not ranks.process_path(tmp_path, 1).exists()
-    assert ranks.read_processes(tmp_path) == {}
-
-
-def test_a_finished_run_with_a_damaged_environment_hinders_no_other(
-    made_runs: Path, make_config: Callable[..., Config], capsys: Captured
-) -> None:
-    """Where the command that launched the sweep is typed again."""
-    folder = first_run(made_runs)
-    shutil.rmtree(made_runs / JOBS)  # they name the worker that made the runs, which is alive
-    other = run_folders(made_runs)[1]
-    half(other / files.ENVIRONMENT)
-    run_without_report(make_config("knob.sizes=[336x336,560x336]"))
-    assert files.is_whole(folder / files.RESULT) and not (folder / files.FAILURE).exists()
-    assert f"{files.ENVIRONMENT}: cannot be read" in " ".join(capsys.readouterr().out.split())
-
-
-# --- W&B -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """W&B's own logging is a folder with a file; nothing is uploaded."""
-
-    def log(tracking: TrackingConfig, sweep: Path, about: wandb_runs.About, fill: object) -> Path:
-        folder = sweep / wandb_runs.WANDB / f"offline-run-{uuid.uuid4()}"
-        folder.mkdir(parents=True)
-        (folder / "run.wandb").touch()
-        return folder
-
-    monkeypatch.setattr(wandb_runs, "_log_offline", log)
-
-
-@pytest.mark.fault(
-    "hostile input",
-    "a sweep whose wandb.json names a folder elsewhere, as of a copied sweep",
-    "the folder is neither deleted nor uploaded; the run is logged again",
-)
-@pytest.mark.parametrize("where", ["original", "private", "sweep", "up", "link"])
-@pytest.mark.usefixtures("offline")
-def test_no_folder_elsewhere_is_taken_for_wandbs(
-    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    run = run_of(sweep, "a")
-    first = wandb_runs.log_run(TrackingConfig(), run)
-    private = tmp_path / "private"
-    private.mkdir()
-    (private / "letter.txt").touch()
-    copy = shutil.copytree(sweep, tmp_path / "copy")
-    link = copy / wandb_runs.WANDB / "link"
-    link.symlink_to(private)
-    named = {
-        "original": first.folder,
-        "private": str(private),
-        "sweep": str(copy),
-        "up": str(copy / wandb_runs.WANDB / ".." / ".." / "private"),
-        "link": str(link),
-    }[where]
-    run = copy / run.name
-    change(run / wandb_runs.MIRRORED, folder=named)
-    sent: list[str] = []
-    monkeypatch.setattr(
-        wandb_runs, "_sync", lambda sweep, folders, seconds: sent.extend(folders) or ("", {})
-    )
-    assert wandb_runs.upload(copy, [run / wandb_runs.MIRRORED], 1) is not None
-    assert sent == []
-    change_result(run, sequence_length=7.0)
-    again = wandb_runs.log_run(TrackingConfig(), run)
-    assert Path(again.folder).parent == copy / wandb_runs.WANDB
-    assert (private / "letter.txt").is_file() and run.is_dir()
-    assert (Path(first.folder) / "run.wandb").is_file()
-    change_result(run, sequence_length=8.0)
-    wandb_runs.log_run(TrackingConfig(), run)
-    assert not Path(again.folder).exists()  # its own, replaced
-
-
-@pytest.mark.parametrize(
-    "text", ["[1]", "{}", '{"id": 5, "content": "a", "folder": 5}', "\0", "{"], ids=repr
-)
-@pytest.mark.usefixtures("offline")
-def test_a_damaged_record_of_wandb_is_none(sweep: Path, text: str) -> None:
-    run = run_of(sweep, "a")
-    (run / wandb_runs.MIRRORED).write_text(text)
-    assert wandb_runs.upload(sweep, [run / wandb_runs.MIRRORED], 1) is None
-    assert Path(wandb_runs.log_run(TrackingConfig(), run).folder).is_dir()
-
-
-@pytest.mark.parametrize("data", [b"", b"0123", b"\xff" * 8, b"../../aa"])
-def test_a_damaged_id_of_a_sweep_is_one_line(sweep: Path, data: bytes) -> None:
-    (sweep / wandb_runs.WANDB).mkdir()
-    (sweep / wandb_runs.WANDB / "sweep_id").write_bytes(data)
-    with pytest.raises(DataError, match=r"sweep_id: .*delete it"):
-        wandb_runs.sweep_id(sweep)
-
-
-@pytest.mark.parametrize("text", ["[1]", "{", "{}", '{"content": "a", "saved": true}'])
-def test_a_damaged_report_of_wandb_is_one_line(sweep: Path, text: str) -> None:
-    (sweep / wandb_report.REPORT).write_text(text)
-    with pytest.raises(DataError, match=r"wandb_report\.json: .*delete it"):
-        wandb_report.write_report(TrackingConfig(), [sweep], collect(sweep), of_sweep(sweep), sweep)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ SIZES = "knob.sizes=[336x336,560x336]"
 
 
 @pytest.fixture
-def made(make_config: MakeConfig, tmp_path: Path) -> Callable[..., int]:
+def made(make_config: MakeConfig) -> Callable[..., int]:
     """Makes a sweep as the command line does; gives its exit code."""
 
     def make(*overrides: str) -> int:
@@ -57,11 +58,11 @@ def answers(sweep: Path) -> Answers:
 
 
 @pytest.fixture
-def whole(made: Callable[..., int], tmp_path: Path) -> Answers:
-    """Answers of a sweep that nothing disturbed."""
-    assert made("sweep.name=whole") == 0
-    found = answers(tmp_path / "whole")
+def whole(made_runs: Path) -> Answers:
+    """Answers of a sweep that nothing disturbed; its folder is not there any more."""
+    found = answers(made_runs)
     assert len(found) == 2
+    shutil.rmtree(made_runs)
     return found
 
 

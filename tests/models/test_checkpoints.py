@@ -221,6 +221,7 @@ def test_random_weights_are_those_of_the_seed_and_size(small_checkpoint: Path) -
         assert parameter.isfinite().all()
 
 
+@pytest.mark.usefixtures("figures")
 def test_random_weights_have_latency_but_no_accuracy(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,7 @@ def test_the_front_is_a_table_from_fast_to_slow(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("figures")
 def test_every_file_of_the_report_has_the_grid(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     sweep.mkdir()

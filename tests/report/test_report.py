@@ -64,6 +64,7 @@ def report(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("figures")
 def test_every_file_has_the_same_numbers(tmp_path: Path) -> None:
     (folder, *_) = make_sweep(tmp_path)
     latency = read_result(folder).latency
@@ -176,7 +177,6 @@ def test_report_of_a_sweep_as_the_user_types_it(tmp_path: Path) -> None:
         assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_several_sweeps_are_one_comparison(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     make_sweep(tmp_path / "a", 2)
     make_sweep(tmp_path / "b", 4)  # the same first two runs
@@ -236,6 +236,7 @@ def test_series_on_the_same_questions_are_compared_on_the_terminal(
     assert all(float(pair[2]) < 0 for pair in pairs)
 
 
+@pytest.mark.usefixtures("figures")
 def test_a_sweep_of_only_failures_has_a_report(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -249,7 +250,6 @@ def test_a_sweep_of_only_failures_has_a_report(
     assert "All runs failed." in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_a_report_of_what_is_left_of_runs(tmp_path: Path) -> None:
     """Files that are gone stop no report; groups and steps of several knobs are in words."""
     folders = make_sweep(tmp_path)
@@ -292,7 +292,6 @@ def test_the_style_of_a_terminal_stays() -> None:
     assert capture.get() == "\x1b[31ma\\x1bb\x1b[0m\n"
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path) -> None:
     said = {}
     for number, formula in enumerate(FORMULAS):

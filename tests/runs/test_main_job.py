@@ -109,6 +109,7 @@ def test_files_of_a_run(make_config: MakeConfig, tmp_path: Path) -> None:
     assert environment.device.type == "cpu"
 
 
+@pytest.mark.usefixtures("figures")
 def test_comparison_has_one_row_per_value(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,7 +68,6 @@ def own_offline_runs(sweep: Path) -> list[Path]:
     return [path for path in sweep.glob("wandb/offline-run-*") if "comparison" not in path.name]
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_no_tracking_writes_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
     run_job(make_config("knob.sizes=[336x336]", "tracking=none"))
     assert not list(tmp_path.rglob("*wandb*"))
@@ -279,7 +278,6 @@ def _clients_of(url: str) -> list[str]:
 @pytest.mark.fault(
     "outside world", "W&B's library is not installed", "one line says so; results are complete"
 )
-@pytest.mark.usefixtures("no_figures")
 def test_a_broken_mirror_does_not_fail_the_run(
     make_config: MakeConfig,
     tmp_path: Path,
@@ -308,7 +306,6 @@ def test_online_without_a_key_does_not_ask(
     assert len(own_offline_runs(made_runs)) == 2
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_disabled_by_wandbs_own_variable(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

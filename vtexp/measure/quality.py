@@ -105,12 +105,14 @@ def _slow_spell(reference_ms: Sequence[float]) -> list[str]:
     """Whether a third of the repeated prefills differs from the others: Kruskal and Wallis 1952."""
     if len(reference_ms) < LEAST_FOR_SPELLS:
         return []
-    from scipy.stats import kruskal
-
     thirds = np.array_split(np.asarray(reference_ms), 3)
     medians = [float(np.median(third)) for third in thirds]
     apart = max(medians) / min(medians) - 1
-    if apart < SPELL or kruskal(*thirds).pvalue > 0.01:
+    if apart < SPELL:
+        return []
+    from scipy.stats import kruskal  # takes a second to import
+
+    if kruskal(*thirds).pvalue > 0.01:
         return []
     return [f"the same prefill, repeated meanwhile, took {percent(apart)} longer for a while"]
 

@@ -194,12 +194,12 @@ def observed(
     The variance is widened to Student's distribution at `level` (one tail), in so far as it rests
     on more questions than images; where it does not, the pseudo-question widens enough.
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit
 
     per_unseen = means.per_unseen(end, changes)
     count = means.images.questions / per_unseen
     variance, freedom = means.unbiased(per_unseen)
-    wider = (t.isf(level, freedom) / norm.isf(level)) ** 2
+    wider = (stdtrit(freedom, level) / ndtri(level)) ** 2
     by_question = 1 - per_unseen / means.images.typical_size
     widened = variance * (1 + by_question * (wider - 1))
     return Observed(count, means.mean, count * widened, means.third * count**2)
@@ -224,12 +224,12 @@ def with_unseen(seen: Observed, end: float) -> Moments:
 
 def quantile_above(moments: Moments, level: np.ndarray | float) -> np.ndarray:
     """What Pearson's type III distribution with these moments exceeds with the chance `level`."""
-    from scipy.stats import gamma, norm
+    from scipy.special import gammainccinv, gammaincinv, ndtri
 
     spread, shape, side = _standard(moments)
-    upper = np.where(side > 0, gamma.isf(level, shape), gamma.ppf(level, shape))
+    upper = np.where(side > 0, gammainccinv(shape, level), gammaincinv(shape, level))
     skewed = side * (upper - shape) / np.sqrt(shape)
-    return moments.mean + spread * np.where(side == 0, norm.isf(level), skewed)
+    return moments.mean + spread * np.where(side == 0, -ndtri(level), skewed)
 
 
 def chance_above(moments: Moments, value: np.ndarray) -> np.ndarray:

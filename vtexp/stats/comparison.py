@@ -267,12 +267,12 @@ def level_of_all(correlation: np.ndarray, error: float) -> float:
 
     For normal errors with these correlations (Dunnett 1955), by draws; not beyond Bonferroni's.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtr
 
     if len(correlation) < 2:
         return error
     largest = correlated_normals(correlation).max(axis=1)
-    level = float(norm.sf(np.quantile(largest, 1 - error)))
+    level = float(ndtr(-np.quantile(largest, 1 - error)))
     return min(max(level, error / len(correlation)), error)
 
 

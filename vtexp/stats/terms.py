@@ -40,7 +40,7 @@ def coefficients(terms: np.ndarray, values: np.ndarray, settings: np.ndarray) ->
     degrees of freedom; they hold the estimate in any case.
     """
     from scipy.optimize import nnls
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     scale = _scale(terms)
     relative = terms / scale / values[:, None]
@@ -53,7 +53,9 @@ def coefficients(terms: np.ndarray, values: np.ndarray, settings: np.ndarray) ->
         return Coefficients(estimate / scale, low, high, together)
     left_out = np.array([_free(relative[settings != name]) for name in names])
     spread = left_out - left_out.mean(axis=0)
-    reach = t.isf(0.025, freedom) * np.sqrt((len(names) - 1) / len(names) * (spread**2).sum(axis=0))
+    reach = -stdtrit(freedom, 0.025) * np.sqrt(
+        (len(names) - 1) / len(names) * (spread**2).sum(axis=0)
+    )
     free = _free(relative)
     low = np.clip(np.minimum(free - reach, estimate), 0.0, None)
     high = np.maximum(free + reach, estimate)

@@ -37,12 +37,12 @@ class Estimate:
 
         By the distribution that the interval is of, Student's t of the logarithm: 0.975 at `high`.
         """
-        from scipy.stats import t
+        from scipy.special import stdtr
 
         distance = np.log(limit / self.value)
         if np.isnan(self.error) or self.error == 0:
             return float("nan") if np.isnan(self.error) else float(distance >= 0)
-        return float(t.cdf(distance / self.error, self.freedom))
+        return float(stdtr(self.freedom, distance / self.error))
 
 
 def chances_in_turn(chances: Sequence[float]) -> np.ndarray:
@@ -225,6 +225,6 @@ def speed_up_between_processes(baseline: np.ndarray, other: np.ndarray) -> Estim
 
 
 def _student(freedom: float) -> float:
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    return float(t.isf(0.025, freedom))
+    return float(-stdtrit(freedom, 0.025))

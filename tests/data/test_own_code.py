@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.sweeps import NO_FIGURES
 from vtexp.config.schema import Config
 from vtexp.data.load import load_samples
 from vtexp.data.sample import Sample
@@ -23,7 +24,6 @@ from vtexp.runs.plan import make_plan
 from vtexp.utils import files, own_code
 
 MakeConfig = Callable[..., Config]
-ROOT = Path(__file__).parents[2]
 
 #: A set of one picture in each form, and metrics, as a user writes them.
 CODE = """
@@ -229,7 +229,7 @@ def test_jobs_find_the_module_in_the_current_folder(
                "knob.sizes=336x336", "sweep.name=own", f"hardware.launcher={launcher}",
                "measure.latency_samples=1", "measure.max_seconds=0", "measure.min_seconds=0",
                "measure.repeats=2"]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": NO_FIGURES}
     made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert made.returncode == 0, made.stdout + made.stderr
     (path,) = (tmp_path / "outputs" / "own").glob("*/result.json")

@@ -1,6 +1,7 @@
 """How many answers change with the batch, in a given precision, beside those asked alone.
 
-    python benchmarks/batches.py [--dtype bfloat16] [--sizes 8,32] [--out FILE.json] [OVERRIDE ...]
+    python benchmarks/batches.py [--dtype bfloat16] [--sizes 8,32] [--limit 200] [--out FILE.json]
+        [OVERRIDE ...]
 
 molmo_tiny on the default set at 4 crops at most. Asked alone (`hardware.batch_size=1`) twice, the
 second time only a quarter of the questions, so that an answer's neighbours and place differ; then

@@ -1,6 +1,7 @@
 """This project's metrics beside the official programs and other evaluations, on made pairs.
 
     python benchmarks/peers_metrics.py --vqa CHECKOUT --molmo CHECKOUT ... --out FILE
+        [--pairs 20000] [--seed 0]
 
 A checkout is a clone or a bare git directory; what is not given is left out. Nothing of them is
 kept: functions are read from the checkout and run here. Every disagreement is of a kind that is

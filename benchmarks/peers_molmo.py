@@ -1,6 +1,6 @@
 """The native Molmo v1 beside the public reference code, on inputs made at random.
 
-    python benchmarks/peers_molmo.py --reference CHECKOUT --out FILE
+    python benchmarks/peers_molmo.py --reference CHECKOUT --out FILE [--share 1.0] [--seed 0]
 
 CHECKOUT is a clone of github.com/allenai/molmo; what it imports must be installed (einops), and any
 build of torchvision. Compared are tilings, resized sizes, preprocessed images, prompts, and logits

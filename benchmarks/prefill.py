@@ -2,7 +2,8 @@
 
     git clone https://github.com/allenai/molmo /somewhere/molmo
     python benchmarks/prefill.py --reference /somewhere/molmo [--size 100m|7b_d] [--compile]
-        [--graphs] [--device cuda] [--dtype bfloat16] [--peak-tflops 989] [--out FILE.json]
+        [--graphs] [--device cuda] [--dtype bfloat16] [--crops 1 4 9 12] [--repeats 20]
+        [--warm-up 2] [--peak-tflops 989] [--out FILE.json]
 
 One prefill is encoder, connector and language model at batch 1, up to the logits of the last
 token, with the KV cache kept. The two take turns, in random order. The reference gets what its own

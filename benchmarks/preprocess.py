@@ -3,7 +3,8 @@
     git clone https://github.com/allenai/molmo /somewhere/molmo
     pip install --no-deps torchvision  # what the reference resizes with; a CUDA build will do
     python benchmarks/preprocess.py --reference /somewhere/molmo
-        [--device cuda] [--out benchmarks/results/preprocess.json]
+        [--device cuda] [--crops 1 4 9 12] [--repeats 40]
+        [--out benchmarks/results/preprocess.json]
 
 A JPEG of 1200x900 is read and decoded, then resized, normalised and laid out, up to crops, padding
 mask, image tokens and their places: a page of small_print and a smooth, grainy picture, both made

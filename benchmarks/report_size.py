@@ -1,6 +1,7 @@
 """Size of report.html, time to write it and time to open it: made-up answers to real questions.
 
-    python benchmarks/report_size.py [--questions 10000] [--values 8] [--out FILE.json]
+    python benchmarks/report_size.py [--questions 10000] [--values 8] [--times 5]
+        [--out FILE.json]
 
 Needs Chromium (apt-get install chromium) and playwright. Nothing is measured by a model.
 """

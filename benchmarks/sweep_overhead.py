@@ -1,6 +1,7 @@
 """What a sweep costs beyond its runs' own work: 8 knob values in 8 jobs and in 2 jobs of 4.
 
-    python benchmarks/sweep_overhead.py [--out benchmarks/results/sweep_overhead.json]
+    python benchmarks/sweep_overhead.py [--samples 12] [--repeats 3]
+        [--out benchmarks/results/sweep_overhead.json]
 
 Each job is the process that a local worker or SLURM starts. Its wall clock is parted into what the
 runs themselves took (`duration_s` of their results), the start of a process up to the loaded model

@@ -95,6 +95,11 @@ def test_nothing_is_asked_again_where_all_was_asked(tmp_path: Path) -> None:
     assert not any("questions" in line for line in lines_of(tmp_path / "one", 0.1))
 
 
+def test_no_more_questions_where_every_answer_is_wrong(tmp_path: Path) -> None:
+    answered_sweep(tmp_path / "one", *SETS, "knob.sizes=[336x336,560x336]", share=-1.0)
+    assert not any("questions" in line for line in lines_of(tmp_path / "one", 5.0))
+
+
 def test_more_questions_in_a_new_sweep(tmp_path: Path) -> None:
     first = answered_sweep(tmp_path / "one", *SETS, "knob.sizes=[336x336,560x336]", share=0.9)
     (line,) = (line for line in lines_of(tmp_path / "one", 3.0) if "questions" in line)

@@ -196,7 +196,8 @@ def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
     report = _command_of(commands, "report", about, _report)
     about = "their names in outputs/, or their folders"
     report.add_argument("sweeps", metavar="SWEEP", nargs="+", help=about)
-    about = "folder of the report; default: the sweep's own, of several outputs/report-NAMES"
+    about = "folder of the report; default: the sweep's own, of several report-NAMES beside the "
+    about += "first"
     report.add_argument("--out", type=Path, metavar="FOLDER", help=about)
     about = "points of accuracy that a budget may lose; default: report.margin of the sweeps"
     report.add_argument("--margin", type=float, metavar="POINTS", help=about)

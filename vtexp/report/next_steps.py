@@ -102,8 +102,13 @@ def _margin(config: Config, margin: float) -> dict[str, Any]:
 
 
 def _open(series: Series) -> bool:
-    """Whether a budget that could be the answer is neither known to be enough nor known not to."""
+    """Whether a budget that could be the answer is neither known to be enough nor known not to.
+
+    Not where every answer is wrong: more questions would not help, another metric or model may.
+    """
     best = next((run for run in series.runs if run.run == series.answer.best), None)
+    if best is not None and best.accuracy == 0:
+        return False
     chosen = next((run for run in series.runs if run.run == series.answer.run), best)
     return chosen is not None and (
         series.answer.verdict == "cannot_tell"

@@ -8,16 +8,21 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+from transformers.dependency_versions_table import deps
 
 from vtexp.errors import MissingExtraError
 from vtexp.utils.extras import EXTRAS, require_extra
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NONE = Version("0")
 
 #: Run before the program, as sitecustomize.py: these packages are not installed.
 BLOCK = """
@@ -74,6 +79,20 @@ def test_the_readme_installs_wandb_and_slurm() -> None:
     readme = (ROOT / "README.md").read_text()
     first = next(line for line in readme.splitlines() if line.strip().startswith("python3 -m venv"))
     assert '".[all]"' in first
+
+
+def lowest(specifier: SpecifierSet) -> Version:
+    return max((Version(own.version) for own in specifier if own.operator == ">="), default=NONE)
+
+
+def test_lowest_versions_are_no_lower_than_transformers_takes() -> None:
+    """Of accelerate it looks at the version when a model is loaded, not when it is installed."""
+    ours = {own.name: lowest(own.specifier) for own in map(Requirement, PROJECT["dependencies"])}
+    if Version(version("transformers")) > ours["transformers"]:
+        pytest.skip("a newer transformers may take only newer ones")
+    theirs = {name: lowest(Requirement(text).specifier) for name, text in deps.items()}
+    assert {"accelerate", "huggingface-hub"} <= ours.keys() & theirs.keys()
+    assert {name: own for name, own in ours.items() if own < theirs.get(name, NONE)} == {}
 
 
 def test_a_folder_of_a_packages_name_is_no_package(

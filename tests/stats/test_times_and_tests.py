@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_ind
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 
 from vtexp.stats.decision import decide
@@ -107,6 +108,14 @@ def test_processes_are_students_on_the_logarithm() -> None:
     assert found.mean == pytest.approx(np.exp(np.log(values).mean()))
     assert found.next_low < found.low < found.high < found.next_high
     assert np.isnan(between_processes(values[:1]).low)
+
+
+def test_the_next_process_has_the_prediction_interval_of_statsmodels() -> None:
+    logs = np.log([31.0, 36.0, 29.0, 44.0, 33.0])
+    fitted = OLS(logs, np.ones(5)).fit()
+    expected = fitted.get_prediction(np.ones((1, 1))).conf_int(obs=True)[0]
+    found = between_processes(np.exp(logs))
+    assert (found.next_low, found.next_high) == pytest.approx(tuple(np.exp(expected)))
 
 
 def test_two_unlike_processes_have_no_negative_time() -> None:

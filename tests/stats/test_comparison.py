@@ -268,6 +268,23 @@ def test_no_number_of_questions_beyond_reason_is_advised() -> None:
     assert questions_needed(paired_scores(scores, ["a"] * 200), 0.02) is None
 
 
+def test_one_budget_and_few_images_carry_no_margin() -> None:
+    scores = (np.random.default_rng(0).random((200, 2)) < 0.5).astype(float)
+    assert np.isnan(margin_of(paired_scores(scores[:, :1], range(200))))
+    assert np.isnan(margin_of(paired_scores(scores, ["a"] * 200)))
+    assert questions_needed(paired_scores(scores[:, :1], range(200)), 0.02) is None
+
+
+def test_the_margin_beside_a_far_worse_budget_is_the_same_whichever_is_larger() -> None:
+    scores = (np.random.default_rng(0).random((300, 2)) < [0.3, 0.8]).astype(float)
+    smaller, larger = (
+        margin_of(paired_scores(own, range(300))) for own in (scores[:, ::-1], scores)
+    )
+    # That of a mean of differences of this variance, for a bound at 5 % and a power of 80 %.
+    reach = (norm.isf(0.05) + norm.isf(0.2)) * (scores[:, 0] - scores[:, 1]).std() / np.sqrt(300)
+    assert smaller == pytest.approx(larger) and smaller == pytest.approx(reach, rel=0.1)
+
+
 def test_a_plan_says_what_margin_its_questions_carry() -> None:
     """Identical answers of two budgets: Clopper and Pearson's bound of none lost."""
     for n in (100, 200, 1000):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -58,6 +59,10 @@ def test_a_smaller_budget_is_enough(tmp_path: Path) -> None:
     assert answer.needed and answer.sentence.startswith("image_size=560x336 (384 vision tokens)")
     assert says(answer.sentence, "image_size=560x336", "needed", "smallest")
     assert says(answer.sentence, "saves 160", "544", "29 %")
+    bound = series.runs[1].at_most_worse
+    assert bound is not None and says(
+        answer.sentence, f"loses at most {math.ceil(1000 * bound) / 10:.1f} points"
+    )
     assert says(answer.sentence, "image_size=336x336", "loses 30.0 points")
     assert not answer.caveats
     assert [run.sufficient for run in series.runs] == [False, True, True, True]
@@ -68,6 +73,7 @@ def test_the_largest_budget_is_needed(tmp_path: Path) -> None:
     assert (series.answer.verdict, series.answer.run) == ("best", series.runs[3].run)
     assert series.answer.needed and says(series.answer.sentence, "image_size=784x784", "needed")
     assert says(series.answer.sentence, "image_size=560x560", "loses 20.0 points")
+    assert "loses at most" not in series.answer.sentence  # the best one itself
     assert says(series.answer.caveats[0], "image_size=784x784", "largest", "higher")
     assert series.answer.tokens_saved == 0
     step = series.runs[3].versus_smaller

@@ -62,6 +62,8 @@ def test_seconds_energy_and_money_at_batch_1_and_in_batches(tmp_path: Path) -> N
     assert found.images_per_s == pytest.approx(200)
     assert found.batch_decode_seconds == pytest.approx(10.0)
     assert found.price is None and found.batch_price is None
+    priced(folder, 0)
+    assert cost(tmp_path).price == 0
     priced(folder, 3.6)  # a thousandth per second
     found = cost(tmp_path)
     assert (found.price, found.batch_price) == (pytest.approx(0.02), pytest.approx(0.005))

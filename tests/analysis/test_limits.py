@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,25 @@ def test_the_most_accurate_budget_within_a_limit(tmp_path: Path) -> None:
     assert says(found.sentence, "most accurate") and says(found.sentence, "10.0 points more")
     assert says(found.sentence, "within one process") and says(found.sentence, "over 99 %")
     assert says(found.sentence, "0 of 8", "35 ms")
+    low, high = (
+        ends(10 * end) / 10 for ends, end in ((math.floor, cost.low), (math.ceil, cost.high))
+    )
+    assert says(found.sentence, "mean prefill", f"{low:.1f} to {high:.1f}")  # never too narrow
+
+
+def test_an_image_takes_longer_by_its_own_mean(tmp_path: Path) -> None:
+    """One of four rounds took ten times as long: mean 32.5 ms, median 10 ms."""
+    _, folder = made(tmp_path, (0.6, 0.7))
+    rows = [
+        latency_row(100.0 if (r, i) == (3, 0) else 10.0, sample_id=f"question-{i}", repeat=r)
+        for r in range(4)
+        for i in range(8)
+    ]
+    write_latency(folder / files.LATENCY, rows)
+    found = under(tmp_path, max_prefill_ms=30.0)
+    (cost,) = found.costs
+    assert found.run == folder.name and (cost.beyond, cost.timed) == (1, 8)
+    assert cost.value == pytest.approx((7 * 10 + 32.5) / 8)
 
 
 def test_the_chance_is_students_between_processes(tmp_path: Path) -> None:

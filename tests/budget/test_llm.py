@@ -72,7 +72,9 @@ def test_the_published_numbers_are_no_setting() -> None:
     sizes = LlmSizes(layers=4, experts=8, top_k=3)
     assert setting_of(sizes) is None
     assert setting_of(sizes, 3, (0, 1, 2, 3), first_as_published=True) is None
+    assert setting_of(sizes, 2) == LlmSetting(2)
     assert setting_of(sizes, 2, first_as_published=True) == LlmSetting(2, 3)
+    assert setting_of(sizes, None, (0, 3), first_as_published=True) == LlmSetting(blocks=(0, 3))
     assert setting_of(sizes, 3, (0, 3)) == LlmSetting(blocks=(0, 3))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vtexp.budget.geometry import MOLMO, QWEN2_5_VL, Size, Tiling
 from vtexp.budget.knobs import KnobValue
-from vtexp.budget.reduction import Reduction, nearest_tiling, parse_kept
+from vtexp.budget.reduction import Reduction, contextual_tokens, nearest_tiling, parse_kept
 from vtexp.errors import ConfigError
 
 sides = st.integers(20, 3000)
@@ -25,6 +25,11 @@ def test_at_least_one_and_at_most_all(tokens: int, kept: int, ratio: float) -> N
     assert Reduction("stride", kept=kept).kept_of(tokens) == min(kept, tokens)
     share = Reduction("stride", ratio=ratio).kept_of(tokens)
     assert 1 <= share <= tokens and abs(share - ratio * tokens) <= max(0.5, 1 - ratio * tokens)
+
+
+@pytest.mark.parametrize(("kept", "merged"), [(64, 10), (128, 20), (192, 30), (576, 0)])
+def test_as_many_are_merged_as_in_visionzip(kept: int, merged: int) -> None:
+    assert contextual_tokens(kept, 576) == merged
 
 
 @given(height=sides, width=sides, tokens=st.integers(1, 1400), most=st.integers(1, 12))

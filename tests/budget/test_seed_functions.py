@@ -125,6 +125,7 @@ BAD: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
     (budget.image_size_to_tiling, ((336,),), "size"),
     (budget.image_size_to_tiling, ((0, 336),), r"size\[0\]=0"),
     (budget.select_tiling, (float("nan"), 1, 224, 12), "h=nan"),
+    (budget.select_tiling, (1, -1_000_001, 224, 12), "w=-1000001"),
     (budget.select_tiling, (1, 1, 224, 0), "max_num_crops=0"),
     (budget.select_tiling, (1, 1, 0, 12), "crop_window_size=0|patch_size=0"),
     (budget.select_tiling, (1, 1, 224, 12, 0), "exact_num_crops=0"),

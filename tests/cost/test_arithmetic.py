@@ -232,6 +232,14 @@ def test_bytes_of_a_prefill_are_weights_and_what_goes_in_and_out() -> None:
     assert small.keys() == set(COMPUTED_STAGES)
     crop = 576 * (588 + 2048) * 2
     assert large["vision_encoder"] - small["vision_encoder"] == 11 * crop
+    pooling = 3 * 2048 * 1024 + 1024 * 1024 + 4 * 1024 + 2 * 2048  # with biases and pad embeddings
+    projector = 18_944 * (2 * 1024 + 3584)
+    # Of 13 crops only the patches behind the tokens that stay, 4 each, are read.
+    read = {"small": 2 * 576 * 2048 + 288 * 3584, "large": 4 * 1152 * 2048 + 1152 * 3584}
+    assert small["connector"] == 2 * (pooling + projector + read["small"])
+    assert large["connector"] == 2 * (pooling + projector + read["large"])
+    each = 3584 + 3584 + 28 * 2 * 512  # a row of the embedding or of the image, keys and values
+    assert large["llm_prefill"] - small["llm_prefill"] == 2 * 864 * each
     assert sum(small.values()) < arithmetic.weights_bytes("bfloat16")  # rows of the embedding only
     assert sum(small.values()) > 0.9 * arithmetic.weights_bytes("bfloat16")
 

@@ -461,7 +461,7 @@ def test_intervals_between_processes_are_students() -> None:
     rng = np.random.default_rng(0)
     medians = rng.normal(50, 2, 5)
     rows = [
-        latency_row(m + shift, rank=rank, process=k)
+        latency_row((1 + rank) * (m + shift), rank=rank, process=k)
         for rank in (0, 1) for k, m in enumerate(medians) for shift in (-1.0, 0.0, 1.0)
     ]  # fmt: skip
     found = measuring.between_processes(rows)

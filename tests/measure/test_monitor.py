@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from vtexp.measure.energy import EnergyMeter, energy_counter
 from vtexp.measure.monitor import Gpu, Monitor, OtherLoad, disturbances, throttled_by
+from vtexp.utils.cores import own_cores
 
 
 def test_other_processes_are_noticed() -> None:
@@ -73,6 +75,28 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Nvml:
     return found
 
 
+def test_others_that_are_busy_in_a_quarter_of_the_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = itertools.cycle([float(len(own_cores())), 0.0, 0.0, 0.0])
+    monkeypatch.setattr("vtexp.measure.monitor.EVERY_S", 0.005)
+    monkeypatch.setattr("vtexp.measure.monitor.OtherLoad.cores", lambda _: next(loads))
+    with Monitor([]) as monitor:
+        time.sleep(0.25)
+    assert monitor.report["busy_share"] == pytest.approx(0.25, abs=0.12)
+
+
+def test_what_a_gpu_does_not_tell_is_left_open(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise nvml.NVMLError
+
+    for name in ("PowerUsage", "ComputeRunningProcesses", "CurrentClocksThrottleReasons"):
+        monkeypatch.setattr(nvml, f"nvmlDeviceGet{name}", refused)
+    with Monitor([Gpu("gpu")]) as monitor:
+        pass
+    (gpu,) = monitor.report["gpus"]
+    assert gpu["start"]["power_w"] is None and "power_w" not in gpu["extremes"]
+    assert gpu["throttled_by"] == gpu["other_processes"] == []
+
+
 def test_injected_throttling_is_flagged(nvml: Nvml) -> None:
     with Monitor([Gpu("gpu")]) as quiet:
         pass
@@ -84,6 +108,7 @@ def test_injected_throttling_is_flagged(nvml: Nvml) -> None:
         nvml.reasons, nvml.clock, nvml.processes = 1, 1980, []
     (gpu,) = monitor.report["gpus"]
     assert gpu["extremes"]["sm_clock_mhz"] == {"min": 900, "max": 1980}
+    assert gpu["extremes"]["power_w"] == {"min": 350, "max": 350}
     found = " ".join(disturbances(monitor.report))
     for reason in ("its power limit", "its temperature (hardware)", "1 other processes"):
         assert reason in found

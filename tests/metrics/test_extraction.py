@@ -101,6 +101,13 @@ def test_reasons_and_denials(answer: str, expected: str) -> None:
         ("+", ("+", "-"), "A"),
         ("答案是红色", ("红色", "蓝色"), "A"),
         ("x²", ("x2", "x²"), "B"),
+        ("red, maybe blue", COLOURS, "A"),
+        # Within another word or number an option is not named.
+        ("It is of another category", ("cat", "dog"), ""),
+        ("It is 45 m", ("4", "5"), ""),
+        ("It is 4.5 m", ("4", "5"), ""),
+        ("It is 1/4 of it", ("4", "7"), ""),
+        ("They are -4 degrees cold", ("4", "7"), ""),
     ],
 )
 def test_the_texts_of_options_decide(answer: str, options: tuple[str, ...], expected: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import unicodedata
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from vtexp.metrics import METRICS, metric
 from vtexp.metrics.captions import CiderD, words
 from vtexp.metrics.choice import select_option, select_option_molmo2
 from vtexp.metrics.math_vista import math_vista_molmo
-from vtexp.metrics.mmmu import chosen_letter
+from vtexp.metrics.mmmu import chosen_letter, open_answer_is_right
 from vtexp.metrics.vqa import normalise, vqa_accuracy
 from vtexp.runs.plan import make_plan
 
@@ -251,6 +252,14 @@ def test_mmmu_of_molmo_draws_the_same_option_in_every_run(name: str) -> None:
     assert not any(score("mmmu", "no idea", sample) for sample in samples)
 
 
+def test_mmmu_looks_for_texts_in_more_than_five_words() -> None:
+    """As its program does; and for keys such as `is` whatever their case."""
+    assert chosen_letter("it is surely the cat", ["dog", "cat"]) is None
+    assert chosen_letter("it is most surely the cat", ["dog", "cat"]) == "B"
+    assert open_answer_is_right("NOT PARIS. THE CAPITAL IS ROME", ["Rome"])
+    assert not open_answer_is_right("NOT PARIS. THE CAPITAL IS ROME", ["Paris"])
+
+
 def test_parsers_of_molmo_keep_options_of_white_space() -> None:
     """By hand, after olmo/eval: only an option of no characters has no letter."""
     assert chosen_letter("The answer is (B)", ["red", " ", "blue"]) == "B"
@@ -278,12 +287,15 @@ def test_anls_counts_no_white_space_and_takes_empty_texts_for_alike() -> None:
     assert score("anls", "a  b\n c", replace(ANY, references=("A b c",))) == 1
     assert score("anls", "", replace(ANY, references=("",))) == 1
     assert score("anls", "a", replace(ANY, references=("",))) == 0
+    # One edit of the seven capitals of STRASSE.
+    assert score("anls", "strase", replace(ANY, references=("straße",))) == pytest.approx(6 / 7)
 
 
 def test_official_vqa_accuracy_leaves_answers_where_all_references_are_alike() -> None:
     alike = replace(ANY, references=("Yes",) * 10)
     assert score("vqa_accuracy", "Yes", alike) == 1
     assert score("vqa_accuracy", "yes", alike) == 0
+    assert score("vqa_accuracy", "Yes", replace(ANY, references=(" Yes\n",) * 10)) == 1
     assert score("vqa_accuracy", "yes", replace(ANY, references=("Yes",) * 9 + ("no",))) == 1
     articles = replace(ANY, references=("a", "the", "an", "") + ("x",) * 6)
     assert score("vqa_accuracy", "", articles) == 1  # normalised, these are empty
@@ -334,6 +346,15 @@ def test_cider_by_hand() -> None:
     """One word each: only the cosine of unigrams is not 0, and only of the reference `b`."""
     scorer = CiderD([("a", "b"), ("c",)])
     assert scorer.score("b", ("a", "b")) == pytest.approx(10 * (1 / 4) * (1 / 2))
+
+
+def test_a_caption_of_another_length_is_worth_less() -> None:
+    """Lengths are pairs of words: none and two, on a Gaussian of width 6. Words weigh alike."""
+    scorer = CiderD([("dog runs fast",), ("cat",)])
+    cosine = 1 / 3**0.5
+    assert scorer.score("dog", ("dog runs fast",)) == pytest.approx(
+        10 * cosine / 4 * math.exp(-(2**2) / (2 * 6**2))
+    )
 
 
 @pytest.mark.parametrize(

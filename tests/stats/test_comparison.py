@@ -100,6 +100,33 @@ def test_variance_and_degrees_of_freedom_are_those_of_whole_matrices() -> None:
         assert row[2] == pytest.approx(np.trace(own) / n**2)
 
 
+def test_variance_of_uneven_images_is_bell_and_mccaffreys() -> None:
+    """CR2 by its definition: residuals of each image by the inverse root of its annihilator."""
+    sizes, rng = np.array([1, 2, 9, 4, 1, 6, 3, 20]), np.random.default_rng(0)
+    n, scores = sizes.sum(), rng.random(sizes.sum())
+    of_image, expected = np.split(scores - scores.mean(), np.cumsum(sizes)[:-1]), 0.0
+    for residuals in of_image:
+        values, vectors = np.linalg.eigh(np.eye(len(residuals)) - 1 / n)
+        root = vectors @ np.diag(values**-0.5) @ vectors.T
+        expected += (np.ones(len(residuals)) @ root @ residuals) ** 2 / n**2
+    sums = np.array([own.sum() for own in np.split(scores, np.cumsum(sizes)[:-1])])
+    means = clustered_means(sums[None], (scores**2).sum(keepdims=True), Images(sizes))
+    assert means.variance == pytest.approx([expected])
+
+
+def test_at_least_worse_holds_for_all_pairs_at_once() -> None:
+    """Gaffke's bounds by draws, at 5 % over the six ordered pairs of three budgets."""
+    rng = np.random.default_rng(3)
+    scores = (rng.random((80, 3)) < [0.2, 0.5, 0.8]).astype(float)
+    weights = rng.dirichlet(np.ones(81), 20_000)
+    bounds = np.zeros((3, 3))
+    for i, j in ((0, 1), (0, 2), (1, 2)):  # what j cannot exceed against i, with an unseen win of i
+        drawn = weights @ np.append(scores[:, i] - scores[:, j], 1.0)
+        bounds[i, j] = -np.quantile(drawn, 1 - 0.05 / 6)
+    found = compare(scores, range(80), 0.1)
+    assert found.at_least_worse == pytest.approx(bounds.max(axis=1), abs=0.005)
+
+
 def test_equal_images_have_all_degrees_of_freedom_but_one() -> None:
     rng = np.random.default_rng(0)
     sums = rng.integers(0, 5, (1, 30)).astype(float)
@@ -239,6 +266,23 @@ def test_no_number_of_questions_beyond_reason_is_advised() -> None:
     assert questions_needed(paired_scores(scores, range(200)), 1e-5) is None
     assert questions_needed(paired_scores(scores, range(200)), 0.0) is None
     assert questions_needed(paired_scores(scores, ["a"] * 200), 0.02) is None
+
+
+def test_one_budget_and_few_images_carry_no_margin() -> None:
+    scores = (np.random.default_rng(0).random((200, 2)) < 0.5).astype(float)
+    assert np.isnan(margin_of(paired_scores(scores[:, :1], range(200))))
+    assert np.isnan(margin_of(paired_scores(scores, ["a"] * 200)))
+    assert questions_needed(paired_scores(scores[:, :1], range(200)), 0.02) is None
+
+
+def test_the_margin_beside_a_far_worse_budget_is_the_same_whichever_is_larger() -> None:
+    scores = (np.random.default_rng(0).random((300, 2)) < [0.3, 0.8]).astype(float)
+    smaller, larger = (
+        margin_of(paired_scores(own, range(300))) for own in (scores[:, ::-1], scores)
+    )
+    # That of a mean of differences of this variance, for a bound at 5 % and a power of 80 %.
+    reach = (norm.isf(0.05) + norm.isf(0.2)) * (scores[:, 0] - scores[:, 1]).std() / np.sqrt(300)
+    assert smaller == pytest.approx(larger) and smaller == pytest.approx(reach, rel=0.1)
 
 
 def test_a_plan_says_what_margin_its_questions_carry() -> None:

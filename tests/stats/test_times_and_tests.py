@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp, ttest_ind
+from scipy.stats import t, ttest_1samp, ttest_ind
+from statsmodels.regression.linear_model import OLS, WLS
 from statsmodels.stats.multitest import multipletests
 
 from vtexp.stats.decision import decide
@@ -109,6 +110,14 @@ def test_processes_are_students_on_the_logarithm() -> None:
     assert np.isnan(between_processes(values[:1]).low)
 
 
+def test_the_next_process_has_the_prediction_interval_of_statsmodels() -> None:
+    logs = np.log([31.0, 36.0, 29.0, 44.0, 33.0])
+    fitted = OLS(logs, np.ones(5)).fit()
+    expected = fitted.get_prediction(np.ones((1, 1))).conf_int(obs=True)[0]
+    found = between_processes(np.exp(logs))
+    assert (found.next_low, found.next_high) == pytest.approx(tuple(np.exp(expected)))
+
+
 def test_two_unlike_processes_have_no_negative_time() -> None:
     found = between_processes(np.array([1.0, 300.0]))
     assert 0 < found.next_low < found.low
@@ -194,6 +203,23 @@ def test_coefficients_hold_the_truth_and_exact_times_are_exact() -> None:
     assert 0.92 <= held / 300 <= 0.99
 
 
+def test_intervals_of_coefficients_are_efrons_jackknife() -> None:
+    """Over five settings of two values each, of statsmodels' weighted least squares."""
+    rng, settings = np.random.default_rng(0), np.repeat(np.arange(5), 2)
+    terms = np.column_stack([np.ones(10), np.repeat([1.0, 3, 4, 8, 12], 2)])
+    values = terms @ [5.0, 2.0] * rng.lognormal(0, 0.02, 10)
+
+    def fitted(own: np.ndarray) -> np.ndarray:
+        return WLS(values[own], terms[own], weights=values[own] ** -2.0).fit().params
+
+    without = np.array([fitted(settings != i) for i in range(5)])
+    error = np.sqrt(4 / 5 * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
+    found, estimate = coefficients(terms, values, settings), fitted(settings >= 0)
+    assert found.estimate == pytest.approx(estimate)
+    assert found.high - estimate == pytest.approx(t.isf(0.025, 3) * error)
+    assert estimate - found.low == pytest.approx(t.isf(0.025, 3) * error)
+
+
 def test_crops_and_tokens_that_grow_together_cannot_be_told_apart() -> None:
     crops = np.array([1.0, 4, 9, 12, 6])
     tokens = 150 + 144 * crops
@@ -273,6 +299,13 @@ def test_a_large_difference_among_many_pairs_is_found_and_marked_as_at_the_floor
     found = sign_flip_tests(scores, comparisons=210)
     assert found.at_floor[0, 1] and 210 * found.value[0, 1] <= 0.005
     assert not found.at_floor[0, 0] and found.value[0, 0] == 1
+
+
+def test_a_difference_at_the_floor_stays_significant_among_all_pairs() -> None:
+    """At 0.005 or less, whatever 28 pairs are corrected for."""
+    sums = np.column_stack([np.zeros(60), *[np.ones(60)] * 7])
+    found = sign_flip_tests(sums)
+    assert found.at_floor[0, 1:].all() and 28 * found.value[0, 1] <= 0.005
 
 
 def test_holm_is_that_of_statsmodels_and_keeps_the_marks() -> None:

@@ -423,8 +423,7 @@ def _compared(text: str) -> str:
 
 def _places(part: str, text: str) -> list[int]:
     """Where a part stands in a text as whole words and whole numbers."""
-    first, last = re.escape(part[:1]), re.escape(part[-1:])
-    if not part or (not first and not last):
+    if not part:
         return []
     before = _border(part[0], r"(?<![\w])", r"(?<!\d[.,/])(?<![-+])")
     behind = _border(part[-1], r"(?![\w])", r"(?![.,/]\d)")

@@ -90,13 +90,20 @@ def tables(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def made_with(environment: dict[str, Any]) -> dict[str, Any]:
+    """What a row says of the code and the machine that made it."""
+    own = {key: environment[key] for key in ("git", "started", "python")}
+    versions = {name: environment["packages"][name] for name in ("torch", "transformers")}
+    return own | versions | {"processor": environment["device"]["name"]}
+
+
 def record(found: dict[str, dict[str, Any]], command: str) -> None:
     """Put results beside those that are there, and into the docs."""
     rows = json.loads(RESULTS.read_text())["tests"] if RESULTS.is_file() else {}
+    made = made_with(to_json(surroundings.describe(torch.device("cpu"))))
     for test, row in found.items():
-        rows[test] = row | {"command": command}
-    about = {"environment": to_json(surroundings.describe(torch.device("cpu"))), "tests": rows}
-    RESULTS.write_text(json.dumps(about, indent=2) + "\n")
+        rows[test] = row | {"command": command, "made_with": made}
+    RESULTS.write_text(json.dumps({"tests": rows}, indent=2) + "\n")
     before, _, rest = DOCS.read_text().partition(BEGIN)
     DOCS.write_text(f"{before}{BEGIN}{tables(rows)}{END}{rest.partition(END)[2]}")
 

@@ -189,6 +189,7 @@ SECRETS = {
 @pytest.mark.fault(
     "hostile input", "keys and tokens in the environment", "in no file, log or message of a run"
 )
+@pytest.mark.usefixtures("figures")
 def test_no_secret_is_written(
     make_config: MakeConfig,
     tmp_path: Path,
@@ -215,6 +216,7 @@ def test_no_secret_is_written(
 @pytest.mark.fault(
     "hostile input", "a file system that others share", "files and folders follow the umask"
 )
+@pytest.mark.usefixtures("figures")
 def test_files_are_as_open_as_the_umask_says(
     make_config: MakeConfig,
     tmp_path: Path,

@@ -150,7 +150,7 @@ def median_interval(
         # A median is nearer to its own timings than to new ones; to a single one it is equal.
         widen = np.sqrt(n / (n - 1)) if n > 1 else np.nan
         ratio[own] = 1 + (values[own] / middle - 1) * widen if middle > 0 else 1.0
-    ratio = np.clip(ratio[~np.isnan(ratio)], 0.0, None)  # widened, one of two may be below 0
+    ratio = np.clip(ratio[~np.isnan(ratio)], 0.0, None)  # widened, one of a few may be below 0
     if len(ratio) < LEAST_FOR_INTERVAL:
         return None
     rng = np.random.default_rng(0)

@@ -379,7 +379,7 @@ def test_a_folder_that_is_gone(tmp_path: Path, made_runs: Path, more: list[str])
 
 # --- the same twice -------------------------------------------------------------------------------
 
-LONG = ("dataset.limit=30", "hardware.batch_size=1", "knob.sizes=[560x336,784x784]")
+LONG = ("dataset.limit=16", "hardware.batch_size=1", "knob.sizes=[560x336,784x784]")
 
 
 def together(commands: list[list[str]], environment: dict[str, str]) -> list[tuple[int, str]]:
@@ -407,7 +407,7 @@ def test_two_at_once_do_not_make_the_same_runs(tmp_path: Path, small_checkpoint:
     (line,) = next(text for code, text in ended if code == 2).splitlines()
     assert "under way" in line
     expected = here.answers()  # of one process, as the other one was refused
-    assert [len({sample for sample, *_ in rows}) for rows in expected.values()] == [30, 30]
+    assert [len({sample for sample, *_ in rows}) for rows in expected.values()] == [16, 16]
 
     twice = Sweep(tmp_path / "twice" / "sweep", small_checkpoint, *LONG)
     ended = together([twice.command()] * 2, twice.environment)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +24,7 @@ from vtexp.budget.geometry import MOLMO, Tiling
 from vtexp.budget.knobs import CropSetting
 from vtexp.config.schema import Config, MeasureConfig
 from vtexp.measure import quality
-from vtexp.measure import summary as measuring
 from vtexp.measure.protocol import MOST_WARM_UP_ROUNDS, Reference, Timing
-from vtexp.measure.summary import StageSummary
 from vtexp.measure.timings import LatencyRow
 from vtexp.models.clocks import StageClock
 from vtexp.models.probe import Counts
@@ -408,80 +406,7 @@ def test_spread_is_within_a_question_not_between() -> None:
     assert "spreads over" in doubt
 
 
-# --- statistics ------------------------------------------------------------------------------
-
-
-ONE = latency_row()
-ONE_SHAPE, THREE_SHAPES = (4,) * 16, (2,) * 3 + (4,) * 8 + (6,) * 5
-
-
-def timings(values: np.ndarray, crops: Sequence[int]) -> list[LatencyRow]:
-    """Rows of times (samples, rounds) of samples with these crops."""
-    return [
-        replace(ONE, num_crops=c, prefill_ms=v)
-        for row, c in zip(values, crops, strict=True)
-        for v in row
-    ]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "crops"),
-    [
-        ("normal", ONE_SHAPE), ("log-normal", ONE_SHAPE), ("long tail", ONE_SHAPE),
-        ("normal", THREE_SHAPES),
-    ],
-)  # fmt: skip
-def test_intervals_cover_the_median(kind: str, crops: tuple[int, ...]) -> None:
-    rng = np.random.default_rng(1)
-
-    def noise(*shape: int) -> np.ndarray:
-        if kind == "normal":
-            return 1 + 0.05 * rng.standard_normal(shape)
-        if kind == "log-normal":
-            return np.exp(0.1 * rng.standard_normal(shape))
-        return 1 + 0.05 * rng.exponential(1, shape)
-
-    base = 100 * 1.4 ** np.array(crops)[:, None]
-    true = np.median(base * noise(len(crops), 20_000))
-    inside, draws = 0, 1000
-    for _ in range(draws):
-        interval = measuring.median_interval(timings(base * noise(len(crops), 4), crops))
-        assert interval is not None
-        inside += interval[0] <= true <= interval[1]
-    assert 0.93 <= inside / draws <= 0.97
-
-
-def test_one_timing_of_each_kind_says_nothing_of_the_noise() -> None:
-    crops = tuple(range(1, 9))
-    assert measuring.median_interval(timings(np.arange(1.0, 9.0)[:, None], crops)) is None
-
-
-def test_intervals_between_processes_are_students() -> None:
-    rng = np.random.default_rng(0)
-    medians = rng.normal(50, 2, 5)
-    rows = [
-        latency_row((1 + rank) * (m + shift), rank=rank, process=k)
-        for rank in (0, 1) for k, m in enumerate(medians) for shift in (-1.0, 0.0, 1.0)
-    ]  # fmt: skip
-    found = measuring.between_processes(rows)
-    assert found is not None and found.n == 5
-    logs = np.log(medians)
-    expected = stats.t.interval(0.95, 4, loc=logs.mean(), scale=stats.sem(logs))
-    assert (found.low, found.high) == pytest.approx(np.exp(expected))
-    assert 0 < found.next_low < found.low < found.mean < found.high < found.next_high
-    assert measuring.between_processes([row for row in rows if row.process == 0]) is None
-
-
-def test_percentiles_only_where_the_sample_supports_them() -> None:
-    def summary(n: int) -> StageSummary:
-        rows = [latency_row(float(i + 1)) for i in range(n)]
-        return measuring.summarise_times(rows)["prefill_ms"]
-
-    assert summary(5).low is None and summary(6).low is not None
-    assert summary(63).p90 is None and summary(64).p90 is not None
-    assert summary(661).p99 is None
-    assert summary(662).p99 == pytest.approx(np.percentile(np.arange(1, 663), 99))
+# --- trends ----------------------------------------------------------------------------------
 
 
 def test_trends_against_scipy() -> None:

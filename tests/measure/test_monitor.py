@@ -71,7 +71,7 @@ class Nvml(SimpleNamespace):
 @pytest.fixture
 def nvml(monkeypatch: pytest.MonkeyPatch) -> Nvml:
     found = Nvml()
-    monkeypatch.setitem(sys.modules, "pynvml", found)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pynvml", found)
     return found
 
 

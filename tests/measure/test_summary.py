@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +15,14 @@ from scipy import stats
 from tests.helpers.facts import says
 from tests.helpers.made_records import latency_row
 from vtexp.measure import quality
-from vtexp.measure.summary import half_width, median_interval, summarise_times
+from vtexp.measure.summary import (
+    StageSummary,
+    between_processes,
+    half_width,
+    median_interval,
+    summarise_times,
+)
+from vtexp.measure.timings import LatencyRow
 
 QUIET: dict[str, Any] = {
     "monitor": {
@@ -24,6 +32,7 @@ QUIET: dict[str, Any] = {
     "reference": [{"prefill_ms": 50.0}], "reference_failure": None,
     "warm": True, "warm_up_rounds": 9, "half_width": 0.01, "stopped_by": "max_half_width",
 }  # fmt: skip
+ONE_SHAPE, THREE_SHAPES = (4,) * 16, (2,) * 3 + (4,) * 8 + (6,) * 5
 
 
 @given(
@@ -112,3 +121,68 @@ def test_a_slow_spell_is_given_by_medians() -> None:
     spell = [12.0] * 9 + [120.0]
     (doubt,) = quality.drift([10.0] * 10 + spell + [10.0] * 10)
     assert says(doubt, "took 20 % longer")
+
+
+def timings(values: np.ndarray, crops: Sequence[int]) -> list[LatencyRow]:
+    """Rows of times (samples, rounds) of samples with these crops."""
+    return [latency_row(v, num_crops=c) for row, c in zip(values, crops, strict=True) for v in row]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "crops"),
+    [
+        ("normal", ONE_SHAPE), ("log-normal", ONE_SHAPE), ("long tail", ONE_SHAPE),
+        ("normal", THREE_SHAPES),
+    ],
+)  # fmt: skip
+def test_intervals_cover_the_median(kind: str, crops: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(1)
+
+    def noise(*shape: int) -> np.ndarray:
+        if kind == "normal":
+            return 1 + 0.05 * rng.standard_normal(shape)
+        if kind == "log-normal":
+            return np.exp(0.1 * rng.standard_normal(shape))
+        return 1 + 0.05 * rng.exponential(1, shape)
+
+    base = 100 * 1.4 ** np.array(crops)[:, None]
+    true = np.median(base * noise(len(crops), 20_000))
+    inside, draws = 0, 1000
+    for _ in range(draws):
+        interval = median_interval(timings(base * noise(len(crops), 4), crops))
+        assert interval is not None
+        inside += interval[0] <= true <= interval[1]
+    assert 0.93 <= inside / draws <= 0.97
+
+
+def test_one_timing_of_each_kind_says_nothing_of_the_noise() -> None:
+    crops = tuple(range(1, 9))
+    assert median_interval(timings(np.arange(1.0, 9.0)[:, None], crops)) is None
+
+
+def test_intervals_between_processes_are_students() -> None:
+    rng = np.random.default_rng(0)
+    medians = rng.normal(50, 2, 5)
+    rows = [
+        latency_row((1 + rank) * (m + shift), rank=rank, process=k)
+        for rank in (0, 1) for k, m in enumerate(medians) for shift in (-1.0, 0.0, 1.0)
+    ]  # fmt: skip
+    found = between_processes(rows)
+    assert found is not None and found.n == 5
+    logs = np.log(medians)
+    expected = stats.t.interval(0.95, 4, loc=logs.mean(), scale=stats.sem(logs))
+    assert (found.low, found.high) == pytest.approx(np.exp(expected))
+    assert 0 < found.next_low < found.low < found.mean < found.high < found.next_high
+    assert between_processes([row for row in rows if row.process == 0]) is None
+
+
+def test_percentiles_only_where_the_sample_supports_them() -> None:
+    def summary(n: int) -> StageSummary:
+        rows = [latency_row(float(i + 1)) for i in range(n)]
+        return summarise_times(rows)["prefill_ms"]
+
+    assert summary(5).low is None and summary(6).low is not None
+    assert summary(63).p90 is None and summary(64).p90 is not None
+    assert summary(661).p99 is None
+    assert summary(662).p99 == pytest.approx(np.percentile(np.arange(1, 663), 99))

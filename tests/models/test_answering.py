@@ -148,5 +148,5 @@ def test_prompts_wait_for_a_step_whose_capture_failed(
     monkeypatch.setattr(answering, "captured", captured)
     with torch.inference_mode():
         steps = AnswerSteps(runner.model, BufferSizes(1, 128))
-        steps.prepare(Stream("own"))  # type: ignore[arg-type]
+        steps.prepare(Stream("own"))
     assert heard == ["own waits for main", "captures", "main waits for own"]

@@ -61,3 +61,15 @@ def test_runs_of_jobs_that_cannot_be_asked_for(
     assert files.read_config(run)["hardware"]["max_parallel"] == 3
     assert main(["resume", str(made_runs)]) == 0
     assert "nothing to resume" in capsys.readouterr().out
+
+
+def test_a_wrong_key_is_refused_where_nothing_is_left_to_resume(
+    made_runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["resume", str(made_runs), "hardware.max_parallel=3"]) == 0
+    assert "nothing to resume" in capsys.readouterr().out
+    for key in ("dataset.limit=7", "hardware.max_parallel=0"):
+        assert main(["resume", str(made_runs), key]) == 2
+        output = capsys.readouterr()
+        assert output.err.startswith(f"error: {key}: ") and len(output.err.splitlines()) == 1
+        assert not output.out

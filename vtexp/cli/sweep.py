@@ -227,6 +227,8 @@ def resume(name: str, keys: Sequence[str] = (), *, wait: bool = True, anyway: bo
     wanted = [s for s in statuses if s.state in states and not s.active] + gone
     _tell_others([s for s in statuses if s.active and s not in gone], nothing_else=not wanted)
     if not wanted:
+        if keys:  # wrong ones are wrong also where they change nothing
+            with_keys(thaw([statuses[0].folder]), keys)
         console.print(f"{summary(statuses)}; nothing to resume")
         return
     os.chdir(working_folder(sweep))

@@ -14,15 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 from PIL import Image
 
 from tests.helpers.slurm_cluster import Cluster, what_is_missing
 from tests.helpers.wandb_server import KEY, WandbServer
-from vtexp.config.checks import from_hydra
-from vtexp.config.schema import Config, register_schemas
+from vtexp.config.compose import compose_config
+from vtexp.config.schema import Config
 from vtexp.data.sample import ImageFile, Sample
 
 ROOT = Path(__file__).parents[1]
@@ -125,7 +123,6 @@ def draw_noise(
 @pytest.fixture
 def make_config(tmp_path: Path, small_checkpoint: Path) -> Callable[..., Config]:
     """Config from overrides as on the command line; small, without tracking, in tmp_path."""
-    register_schemas()
     small = [
         f"model.path={small_checkpoint}",
         "dataset=easy_vqa",
@@ -141,9 +138,7 @@ def make_config(tmp_path: Path, small_checkpoint: Path) -> Callable[..., Config]
     ]
 
     def make(*overrides: str) -> Config:
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-            return from_hydra(compose("config", [*small, *overrides]))
+        return compose_config([*small, *overrides])
 
     return make
 

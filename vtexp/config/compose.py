@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vtexp.config.booleans import strict_booleans
@@ -44,7 +47,44 @@ def compose_config(overrides: Sequence[str], config_dir: Path | None = None) -> 
     Raises ConfigError, or the errors of Hydra and OmegaConf.
     """
     with _files(config_dir) as searched:
-        return from_hydra(compose("config", [*searched, *map(with_brackets, overrides)]))
+        return from_hydra(_composed([*searched, *map(with_brackets, overrides)]))
+
+
+def _composed(overrides: list[str]) -> DictConfig:
+    """What Hydra composes of the overrides; the files of the same options are merged once.
+
+    Hydra takes 0.2 s to read and merge its own and ours, and 10 ms to set keys in the outcome.
+    """
+    choices, keys = [], []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if not _is_plain(override):  # what it does may depend on the others before it
+            return compose("config", overrides)
+        if _is_group(override.key_or_group):
+            choices.append(str(override.input_line))
+        else:
+            keys.append(override)
+    versions = tuple((str(path), path.stat().st_mtime_ns) for path in sorted(CONF.rglob("*.yaml")))
+    config = copy.deepcopy(_merged(tuple(choices), versions))
+    ConfigLoaderImpl._apply_overrides_to_config(keys, config)
+    return config
+
+
+@lru_cache(maxsize=64)
+def _merged(choices: tuple[str, ...], versions: tuple[tuple[str, int], ...]) -> DictConfig:
+    """The config of these options. `versions`: of the files, which may change meanwhile."""
+    return compose("config", list(choices))
+
+
+def _is_plain(override: Override) -> bool:
+    """Whether it is a `key=value` or `group=option`; Hydra's own keys may name further files."""
+    changes = override.type is OverrideType.CHANGE and override.package is None
+    own = override.is_hydra_override() or override.is_sweep_override()
+    return changes and not own and not isinstance(override.value(), dict)
+
+
+@lru_cache(maxsize=1024)
+def _is_group(key: str) -> bool:
+    return bool(GlobalHydra.instance().config_loader().get_group_options(key))
 
 
 def combinations(arguments: Sequence[str]) -> list[list[str]]:

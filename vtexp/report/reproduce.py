@@ -7,7 +7,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def _command(folders: Sequence[Path]) -> str | None:
         config = thaw(folders)
         choices, differing = _overrides(config)
         overrides = [*choices, *_assignments(differing)]
-        same = _composed(tuple(overrides)) == dict(flat(_plain(config)))
+        same = _composed(overrides) == dict(flat(_plain(config)))
     except (VtexpError, *COMPOSE_ERRORS, KeyError, TypeError):
         return None
     said = ["python", "launch.py", *choices, *_assignments(public(differing))]
@@ -85,7 +84,7 @@ def command_with(
         choices, differing = _overrides(config)
         wanted = {**dict(flat(_plain(config))), **changes}
         differing |= changes
-        found = _composed((*choices, *_assignments(differing)))
+        found = _composed([*choices, *_assignments(differing)])
     except (VtexpError, *COMPOSE_ERRORS, KeyError, TypeError):
         return None
     said = ["python", "launch.py", *choices, *_assignments(public(differing))]
@@ -103,12 +102,11 @@ def _overrides(config: Config) -> tuple[list[str], dict[str, Any]]:
     choices = [f"{group}={plain[group]['name']}" for group in GROUPS if "name" in plain[group]]
     if config.reduction.method != ReductionMethod.none:  # a knob may need it beside its own name
         choices.append(f"reduction={config.reduction.method.value}")
-    base = _composed(tuple(choices))
+    base = _composed(choices)
     return choices, {key: value for key, value in flat(plain) if base.get(key, ...) != value}
 
 
-@lru_cache(maxsize=64)  # Hydra takes 0.2 s, and terminal, page and Markdown say the same
-def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+def _composed(overrides: Sequence[str]) -> dict[str, Any]:
     """Leaves of the config of these overrides. Raises as `compose_config` does."""
     return dict(flat(_plain(compose_config(overrides))))
 

@@ -7,10 +7,13 @@ import os
 import runpy
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+#: On the path of a command whose reports have no figures: they take most of a small sweep's time.
+NO_FIGURES = Path(__file__).parent / "no_figures"
 _context = multiprocessing.get_context("forkserver")
 #: Imported once, by the process that the others are forked from; nothing is computed there.
 _context.set_forkserver_preload(
@@ -26,33 +29,43 @@ _context.set_forkserver_preload(
 )
 
 
-def start(arguments: list[str], log: Path, **variables: str) -> ForkServerProcess:
-    """Type `launch.py ARGUMENTS`, or `-m vtexp ...`; what it says goes to a log."""
-    shared = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": os.environ["HOME"]}
-    process = _context.Process(target=_type, args=(arguments, log, shared | variables))
+def start(
+    arguments: Sequence[str],
+    output: Path,
+    errors: Path,
+    *,
+    environment: Mapping[str, str],
+    folder: Path = Path("/"),
+) -> ForkServerProcess:
+    """Type `launch.py ARGUMENTS`, or `-m vtexp ...`, in a folder; what it says goes to files."""
+    how = (tuple(arguments), output, errors, dict(environment), folder)
+    process = _context.Process(target=_type, args=how)
     process.start()
     return process
 
 
-def run(arguments: list[str], log: Path, **variables: str) -> int | None:
-    """The exit code of a command."""
-    process = start(arguments, log, **variables)
-    process.join()
-    return process.exitcode
-
-
-def _type(arguments: list[str], log: Path, variables: dict[str, str]) -> None:
+def _type(
+    arguments: tuple[str, ...],
+    output: Path,
+    errors: Path,
+    environment: dict[str, str],
+    folder: Path,
+) -> None:
     import torch
 
-    os.environ.update(variables)
+    from vtexp.report import write
+
+    os.environ.clear()
+    os.environ.update(environment)
     torch.set_num_threads(1)  # several that take all cores each would be in each other's way
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.chdir("/")
+    if str(NO_FIGURES) in environment["PYTHONPATH"]:
+        write.write_figures = lambda *_: None
+    for number, path in ((1, output), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.chdir(folder)
     try:
-        if arguments[:2] == ["-m", "vtexp"]:
-            sys.argv = arguments[1:]
+        if arguments[:2] == ("-m", "vtexp"):
+            sys.argv = list(arguments[1:])
             runpy.run_module("vtexp", run_name="__main__")
         else:
             sys.argv = ["launch.py", *arguments]

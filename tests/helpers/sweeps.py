@@ -8,8 +8,10 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
+from tests.helpers import processes
 from tests.helpers.slurm_cluster import wait_until
 from vtexp.config.schema import Config
 from vtexp.jobs.here import run_job
@@ -17,8 +19,8 @@ from vtexp.runs.ledger import read_submitted
 from vtexp.utils import files
 
 ROOT = Path(__file__).parents[2]
-#: PYTHONPATH of commands whose reports have no figures: they take most of a small sweep's time.
-NO_FIGURES = os.pathsep.join([str(Path(__file__).parent / "no_figures"), str(ROOT)])
+#: PYTHONPATH of commands whose reports have no figures.
+NO_FIGURES = os.pathsep.join([str(processes.NO_FIGURES), str(ROOT)])
 #: Overrides of runs whose times do not matter.
 HARDLY_TIMED = (
     "measure.latency_samples=2",
@@ -78,16 +80,26 @@ class Sweep:
 
     def launch(self, *overrides: str) -> subprocess.CompletedProcess[str]:
         """Type `launch.py -m` and wait for it."""
-        process = self.start(*overrides)
-        output, errors = process.communicate()
-        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+        if self._launcher != ROOT / "launch.py":  # code of another place
+            process = self.start(*overrides)
+            said = process.communicate()
+            return subprocess.CompletedProcess(process.args, process.returncode, *said)
+        return self._type(["-m", *self._overrides, *overrides], Path.cwd())
 
     def do(self, command: str) -> subprocess.CompletedProcess[str]:
         """Type `python -m vtexp COMMAND` of this sweep, in a folder of its own."""
-        arguments = [sys.executable, "-m", "vtexp", command, str(self.folder)]
-        return subprocess.run(
-            arguments, capture_output=True, text=True, env=self.environment, cwd="/"
-        )
+        return self._type(["-m", "vtexp", command, str(self.folder)], Path("/"))
+
+    def _type(self, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+        with TemporaryDirectory() as said:
+            output, errors = Path(said) / "output", Path(said) / "errors"
+            process = processes.start(
+                arguments, output, errors, environment=self.environment, folder=folder
+            )
+            process.join()
+            return subprocess.CompletedProcess(
+                arguments, process.exitcode or 0, output.read_text(), errors.read_text()
+            )
 
     def answers(self) -> dict[str, list[tuple[str, str, float]]]:
         """Sample, prediction and score of each answer, by the finished run's folder."""

@@ -8,7 +8,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import processes
-from tests.helpers.sweeps import HARDLY_TIMED
+from tests.helpers.sweeps import HARDLY_TIMED, NO_FIGURES
 from vtexp.utils import files
 
 #: More by VTEXP_KILLS.
@@ -53,12 +53,21 @@ class Killed:
 
     def make(self) -> float:
         """Nobody disturbs it; the seconds that it took from its first file on."""
-        process = processes.start(self.command, self.log)
+        process = self._start(self.command)
         self._wait_for_a_file(process)
         began = time.monotonic()
         process.join()
         assert process.exitcode == 0, self.log.read_text()
         return time.monotonic() - began
+
+    def _start(self, arguments: Sequence[str]) -> ForkServerProcess:
+        environment = os.environ | {"PYTHONPATH": NO_FIGURES}
+        return processes.start(arguments, self.log, self.log, environment=environment)
+
+    def _run(self, arguments: Sequence[str]) -> None:
+        process = self._start(arguments)
+        process.join()
+        assert process.exitcode == 0, self.log.read_text()
 
     def _wait_for_a_file(self, process: ForkServerProcess) -> None:
         while not self.folder.is_dir() and process.is_alive():
@@ -66,7 +75,7 @@ class Killed:
 
     def kill(self, after_s: float, by: signal.Signals) -> str:
         """Kill it so many seconds after its first file; the stage it was in."""
-        process = processes.start(self.command, self.log)
+        process = self._start(self.command)
         self._wait_for_a_file(process)
         process.join(after_s)
         if not process.is_alive():
@@ -89,11 +98,10 @@ class Killed:
         """Make what is missing: by `resume`, or where it knew too little yet, typed again."""
         how = "resumed"
         if any(self.folder.glob(f"*/{files.CONFIG}")):
-            code = processes.run(["-m", "vtexp", "resume", str(self.folder)], self.log)
-            assert code == 0, self.log.read_text()
+            self._run(["-m", "vtexp", "resume", str(self.folder)])
         if len(list(self.folder.glob(f"*/{files.RESULT}"))) < 2:
             how = "typed again"
-            assert processes.run(self.command, self.log) == 0, self.log.read_text()
+            self._run(self.command)
         return how
 
     def answers(self) -> dict[str, list[tuple[str, str, float]]]:

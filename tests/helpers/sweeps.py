@@ -76,7 +76,11 @@ class Sweep:
 
     def command(self, *overrides: str) -> list[str]:
         """`launch.py -m` as it is typed."""
-        return [sys.executable, str(self._launcher), "-m", *self._overrides, *overrides]
+        return [sys.executable, str(self._launcher), *self.arguments(*overrides)]
+
+    def arguments(self, *overrides: str) -> list[str]:
+        """What is typed behind `launch.py`."""
+        return ["-m", *self._overrides, *overrides]
 
     def launch(self, *overrides: str) -> subprocess.CompletedProcess[str]:
         """Type `launch.py -m` and wait for it."""
@@ -84,7 +88,7 @@ class Sweep:
             process = self.start(*overrides)
             said = process.communicate()
             return subprocess.CompletedProcess(process.args, process.returncode, *said)
-        return self._type(["-m", *self._overrides, *overrides], Path.cwd())
+        return self._type(self.arguments(*overrides), Path.cwd())
 
     def do(self, command: str) -> subprocess.CompletedProcess[str]:
         """Type `python -m vtexp COMMAND` of this sweep, in a folder of its own."""

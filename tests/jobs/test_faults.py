@@ -12,10 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 
+from tests.helpers import processes
 from tests.helpers.slurm_cluster import wait_until
 from tests.helpers.sweeps import HARDLY_TIMED, ROOT, Sweep
 from vtexp.config import user_errors
@@ -382,15 +384,20 @@ def test_a_folder_that_is_gone(tmp_path: Path, made_runs: Path, more: list[str])
 LONG = ("dataset.limit=16", "hardware.batch_size=1", "knob.sizes=[560x336,784x784]")
 
 
-def together(commands: list[list[str]], environment: dict[str, str]) -> list[tuple[int, str]]:
-    """Start processes at once; exit code and standard error of each."""
-    pipe = subprocess.PIPE
-    processes = [
-        subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
-        for command in commands
-    ]
-    errors = [process.communicate()[1] for process in processes]
-    return [(process.returncode, text) for process, text in zip(processes, errors, strict=True)]
+def together(
+    commands: list[list[str]], environment: dict[str, str]
+) -> list[tuple[int | None, str]]:
+    """Start commands at once; exit code and standard error of each."""
+    with TemporaryDirectory() as folder:
+        said = [Path(folder) / f"errors{i}" for i in range(len(commands))]
+        started = [
+            processes.start(command, Path(folder) / "output", errors, environment=environment)
+            for command, errors in zip(commands, said, strict=True)
+        ]
+        for process in started:
+            process.join()
+        codes = [process.exitcode for process in started]
+        return [(code, errors.read_text()) for code, errors in zip(codes, said, strict=True)]
 
 
 @pytest.mark.slow
@@ -401,8 +408,7 @@ def together(commands: list[list[str]], environment: dict[str, str]) -> list[tup
 )
 def test_two_at_once_do_not_make_the_same_runs(tmp_path: Path, small_checkpoint: Path) -> None:
     here = Sweep(tmp_path / "here" / "sweep", small_checkpoint, *LONG)
-    command = [part for part in here.command() if part != "-m"]
-    ended = together([command] * 2, here.environment)
+    ended = together([here.arguments()[1:]] * 2, here.environment)
     assert sorted(code for code, _ in ended) == [0, 2], ended
     (line,) = next(text for code, text in ended if code == 2).splitlines()
     assert "under way" in line
@@ -410,7 +416,7 @@ def test_two_at_once_do_not_make_the_same_runs(tmp_path: Path, small_checkpoint:
     assert [len({sample for sample, *_ in rows}) for rows in expected.values()] == [16, 16]
 
     twice = Sweep(tmp_path / "twice" / "sweep", small_checkpoint, *LONG)
-    ended = together([twice.command()] * 2, twice.environment)
+    ended = together([twice.arguments()] * 2, twice.environment)
     assert [code for code, _ in ended] == [0, 0], ended
     assert twice.answers() == expected
 
@@ -419,7 +425,7 @@ def test_two_at_once_do_not_make_the_same_runs(tmp_path: Path, small_checkpoint:
     killed.wait_for_answers(3)
     process.kill()
     process.communicate()
-    resume = [sys.executable, "-m", "vtexp", "resume", str(killed.folder)]
+    resume = ["-m", "vtexp", "resume", str(killed.folder)]
     ended = together([resume] * 2, killed.environment)
     assert {code for code, _ in ended} <= {0, 2} and 0 in [code for code, _ in ended], ended
     assert killed.answers() == expected and not killed.failures()

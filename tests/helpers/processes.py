@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 #: On the path of a command whose reports have no figures: they take most of a small sweep's time.
-NO_FIGURES = Path(__file__).parent / "no_figures"
+NO_FIGURES_FOLDER = Path(__file__).parent / "no_figures"
 _context = multiprocessing.get_context("forkserver")
 #: Imported once, by the process that the others are forked from; nothing is computed there.
 _context.set_forkserver_preload(
@@ -58,7 +58,7 @@ def _type(
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)  # several that take all cores each would be in each other's way
-    if str(NO_FIGURES) in environment["PYTHONPATH"]:
+    if str(NO_FIGURES_FOLDER) in environment["PYTHONPATH"]:
         write.write_figures = lambda *_: None
     for number, path in ((1, output), (2, errors)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)

@@ -20,7 +20,7 @@ from vtexp.utils import files
 
 ROOT = Path(__file__).parents[2]
 #: PYTHONPATH of commands whose reports have no figures.
-NO_FIGURES = os.pathsep.join([str(processes.NO_FIGURES), str(ROOT)])
+NO_FIGURES = os.pathsep.join([str(processes.NO_FIGURES_FOLDER), str(ROOT)])
 #: Overrides of runs whose times do not matter.
 HARDLY_TIMED = (
     "measure.latency_samples=2",

@@ -47,7 +47,6 @@ OVERRIDES = [
     "dataset=null",
     "base=hardware",
     "a b",
-    "=3",
     "force_full_tokens=2",
     "force_full_tokens=true",
     "sweep.name='a b'",

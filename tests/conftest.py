@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes that take all cores are slower
     os.environ["OMP_NUM_THREADS"] = "1"
-# What torch and transformers bring is looked through again and again else: a tenth of the time.
+# Else Python looks for garbage in all that torch and transformers bring, a tenth of the time.
 gc.set_threshold(50_000, 20, 20)
 
 # How long an example takes tells of the machine and of what else runs on it. What a test's own

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from vtexp.config import compose as own
 from vtexp.config.booleans import strict_booleans
 from vtexp.config.checks import from_hydra
-from vtexp.config.compose import CONF, compose_config
+from vtexp.config.compose import COMPOSE_ERRORS, CONF, compose_config
 from vtexp.config.schema import Config, register_schemas
+from vtexp.errors import VtexpError
 
 #: Overrides that may stand together, in any order and more than once.
 OVERRIDES = [
@@ -63,10 +64,13 @@ def hydras(overrides: Sequence[str]) -> Config:
 
 
 def outcome(make: Callable[[Sequence[str]], Config], chosen: Sequence[str]) -> object:
-    """The config, or the error's kind and words."""
+    """The config, or the error's kind and words.
+
+    ValueError is what Hydra raises for a group that is given no name.
+    """
     try:
         return make(["sweep.name=a", *chosen])
-    except Exception as error:
+    except (VtexpError, *COMPOSE_ERRORS, ValueError) as error:
         return type(error), str(error)
 
 
@@ -77,7 +81,11 @@ def require_hydras(chosen: Sequence[str]) -> None:
 
 
 def test_the_config_is_hydras() -> None:
-    require_hydras([OVERRIDES[0], "hardware=h100", "force_full_tokens=true", "dataset.limit=7"])
+    chosen = ["dataset=easy_vqa", "hardware=h100", "force_full_tokens=true", "dataset.limit=7"]
+    require_hydras(chosen)
+    config = compose_config(chosen)
+    assert (config.dataset.name, config.hardware.name) == ("easy_vqa", "h100")
+    assert (config.dataset.limit, config.force_full_tokens) == (7, True)
 
 
 @pytest.mark.slow

@@ -77,10 +77,10 @@ def _merged(choices: tuple[str, ...], versions: tuple[tuple[str, int], ...]) -> 
 
 def _is_plain(override: Override) -> bool:
     """Whether it is a `key=value` or `group=option`; Hydra's own keys may name further files."""
+    if override.key_or_group.startswith("hydra") or override.is_sweep_override():
+        return False
     changes = override.type is OverrideType.CHANGE and override.package is None
-    own = override.key_or_group.startswith("hydra")
-    one = changes and not own and not override.is_sweep_override()
-    return one and not isinstance(override.value(), dict)
+    return changes and not isinstance(override.value(), dict)
 
 
 @lru_cache(maxsize=1024)

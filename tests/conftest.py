@@ -24,8 +24,6 @@ from vtexp.config.compose import compose_config
 from vtexp.config.schema import Config
 from vtexp.data.sample import ImageFile, Sample
 
-ROOT = Path(__file__).parents[1]
-
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes that take all cores are slower
     os.environ["OMP_NUM_THREADS"] = "1"
 # Else Python looks for garbage in all that torch and transformers bring, a tenth of the time.

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import ROOT
 from tests.helpers.facts import says
 from tests.helpers.sweeps import run_without_report
 from vtexp.budget.geometry import token_layout
 from vtexp.budget.knobs import same_inputs
+from vtexp.config.compose import CONF
 from vtexp.config.schema import Config
 from vtexp.data.sample import fingerprint
 from vtexp.errors import CheckpointError, ConfigError, VtexpError
@@ -150,7 +150,7 @@ def test_plans_of_published_models_need_no_file(
 
 
 def published_path(name: str) -> str:
-    return yaml.safe_load((ROOT / "conf" / "model" / f"{name}.yaml").read_text())["path"]
+    return yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())["path"]
 
 
 def test_a_plan_of_a_folder_needs_no_weights(

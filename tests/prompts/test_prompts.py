@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from vtexp.errors import CheckpointError
 from vtexp.prompts.form import IMAGE_TOKENS, build_prompt
-from vtexp.prompts.tokenizer import PromptTokenizer
+from vtexp.prompts.tokenizer import _BEHIND, PromptTokenizer
 
 
 def test_form_of_the_prompt() -> None:
@@ -32,6 +32,7 @@ def test_image_tokens_written_in_a_question_stay_text(small_checkpoint: Path) ->
 
 
 @given(text=st.text(max_size=40))
+@example(text=f"{_BEHIND} what is {_BEHIND}")
 def test_any_text_comes_back(small_checkpoint: Path, text: str) -> None:
     tokenizer = PromptTokenizer.from_folder(small_checkpoint)
     assert tokenizer.decode([*tokenizer.encode(text), tokenizer.eos_id, 5]) == text.strip()

@@ -140,32 +140,30 @@ class PromptTokenizer:
             if piece in single:
                 ids.append(single[piece])
             elif piece:
-                ids += self._encoded(piece.format(message=message), starts and number == 0)
-        return ids
-
-    def _encoded(self, text: str, starts: bool) -> list[int]:
-        """Ids of a text at the start of a prompt, or behind a special token.
-
-        A text in which _BEHIND is written is cut within it, so that it stays text.
-        """
-        first, *others = _WITHIN_BEHIND.split(text)
-        if not starts and self._behind_id is not None:
-            ids = self.encode(_BEHIND + first)[1:]
-        else:
-            ids = self.encode(first)
-        for other in others:
-            ids += self._encoded(other, starts=False)
+                ids += self.encode(piece.format(message=message), starts=starts and number == 0)
         return ids
 
     @cached_property
     def _behind_id(self) -> int | None:
         return self.tokenizer.token_to_id(_BEHIND)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, starts: bool = True) -> list[int]:
         """Token ids of a text; no special tokens are added or recognised.
 
-        Raises CheckpointError where the tokenizer makes one of the prompt's own tokens of a text.
+        `starts`: it is the start of a prompt, not behind a special token. A text in which _BEHIND
+        is written is cut within it, so that it stays text. Raises CheckpointError where the
+        tokenizer makes one of the prompt's own tokens of a text.
         """
+        first, *others = _WITHIN_BEHIND.split(text)
+        if not starts and self._behind_id is not None:
+            ids = self._encoded(_BEHIND + first)[1:]
+        else:
+            ids = self._encoded(first)
+        for other in others:
+            ids += self.encode(other, starts=False)
+        return ids
+
+    def _encoded(self, text: str) -> list[int]:
         with _one_line("the model's tokenizer.json cannot encode a prompt"):
             ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         if not self._own_ids.isdisjoint(ids):

@@ -103,7 +103,7 @@ SCORES: dict[str, Quantiles] = {
 }
 #: Images, questions of each, and how much the questions of an image go together (0 to 1).
 BALANCED = [
-    *((n, 1, 0.0) for n in (30, 60, 120, 400, 2000)),
+    *((n, 1, 0.0) for n in (8, 10, 30, 60, 120, 400, 2000)),
     *((images, size, rho) for images, size in ((20, 10), (20, 100), (60, 5)) for rho in (0.1, 0.5)),
     *((400, 5, rho) for rho in (0.1, 0.5)),
     (8, 100, 0.3),
@@ -187,7 +187,7 @@ def means(times: int) -> Iterator[Row]:
 
 def losses(times: int) -> Iterator[Row]:
     """Two budgets, a margin just below the true loss: how often is the smaller called enough?"""
-    designs = [(n, 1, 0.0) for n in (30, 60, 100, 300, 1000, 2000)]
+    designs = [(n, 1, 0.0) for n in (8, 10, 30, 60, 100, 300, 1000, 2000)]
     designs += [(g, size, rho) for g, size in ((20, 10), (60, 25), (200, 5)) for rho in (0.0, 0.3)]
     for kind, score in LOSSES.items():
         for images, size, rho in designs:

@@ -69,15 +69,16 @@ def found_by_simulation() -> dict[str, list[str]]:
     few = sorted(s for k in (4, 5, 6) for s in shares("predictions", "interval", settings=k))
     terms = shares("cost_terms")
     return {
-        "a budget called enough": [f"{with_error(lost[-3])} or less in 190", n(lost[-2][0]),
-                                   with_error(lost[-1])],
+        "a budget called enough": [f"{with_error(lost[-3])} or less in {len(lost) - 2}",
+                                   n(lost[-2][0]), with_error(lost[-1])],
         "the same with 2 to 8 budgets": [with_error(shares("enough", "wrongly_enough")[-1])],
         "a budget called worse": [with_error(shares("enough", "wrongly_worse")[-1])],
         "interval of a mean holds": [from_to(many), f"{within(many)} kinds"],
         "the same, 30 and 60": [from_to(of_images(["30 of 1", "60 of 1"]))],
+        "the same, 8 and 10": [from_to(of_images(["8 of 1", "10 of 1"]))],
         "the same, 60 and 400": [from_to(fives), within(fives)],
         "the same, 20 images": [f"{n(tiny[0][0])} to {n(tiny[-1][0], 0)}"],
-        "interval of a difference": [f"{with_error(gaps[2])} or more in 190",
+        "interval of a difference": [f"{with_error(gaps[2])} or more in {len(gaps) - 2}",
                                      f"{n(gaps[0][0])} and {with_error(gaps[1])}"],
         "all differences among": [with_error(shares("enough", "all_differences")[0])],
         "power at": [f"{', '.join(power)}, each ±3"],

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vtexp.analysis.answer import points_interval
 from vtexp.analysis.fairness import require_same_samples
 from vtexp.analysis.rows import ComparedRun, collect
 from vtexp.errors import DataError
@@ -53,8 +54,8 @@ def in_percent(scores: list[float], images: list[str], *, signed: bool = False) 
     sign = "+" if signed else ""
     if found.low is None or found.high is None:
         return f"{100 * found.mean:{sign}.1f} (too few pages for an interval)"
-    ends = f"{100 * found.low:{sign}.1f} to {100 * found.high:{sign}.1f}"
-    return f"{100 * found.mean:{sign}.1f} ({ends})"
+    interval = points_interval(found.low, found.high, signed=signed)
+    return f"{100 * found.mean:{sign}.1f} ({interval})"
 
 
 def step(before: Run | None, run: Run) -> str:

@@ -50,6 +50,18 @@ def test_work_of_token_reductions() -> None:
     assert min(float(r["accuracy"]) for r in rows("reduction_easy_vqa/comparison.csv")) >= 0.99
 
 
+def test_differences_from_resizing() -> None:
+    text = (RESULTS / "reduction_small_print" / "findings.md").read_text()
+    shown = (("max_min", 288), ("cls_attention", 288), ("conditional", 288), ("max_min", 544))
+    for method, kept in shown:
+        (line,) = re.findall(rf": {method} is better than resize at (.*)", text)
+        better, _, numbers = line.partition(": ")
+        assert str(kept) in better
+        one = rf"(\+\S+) points \(\+(\S+) to \+([^,]+), p [^)]+\) at {kept} "
+        ((middle, low, high),) = re.findall(one, numbers)
+        assert says(page("docs/reduction.md"), str(kept), method, middle, f"{low} to {high}")
+
+
 def test_times_of_token_reductions() -> None:
     found = results("reduction_cpu.json")["prefills"]
     for method, *cells in table("docs/reduction.md", "speed-up at 544"):

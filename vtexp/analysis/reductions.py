@@ -220,9 +220,9 @@ def _times(run: ComparedRun, other: ComparedRun) -> str:
     text = f"{own:.1f} against {theirs:.1f} ms at {run.vision_tokens:.5g} vision tokens"
     spent = run.found.mean("reduction_ms")
     text += "" if spent is None else f" (the reduction itself: {spent:.1f})"
-    if run.timing_warnings or other.timing_warnings:
-        text += ", though timings are doubtful"
-    return text if side_by_side(run, other) else f"{text}, though timed in different processes"
+    doubts = ["doubtful"] if run.timing_warnings or other.timing_warnings else []
+    doubts += [] if side_by_side(run, other) else ["of different processes"]
+    return f"{text}, though timings are {' and '.join(doubts)}" if doubts else text
 
 
 def _plain(run: ComparedRun, done: Sequence[ComparedRun]) -> ComparedRun | None:

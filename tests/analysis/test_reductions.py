@@ -15,6 +15,7 @@ from vtexp.analysis.analyse import analyse
 from vtexp.analysis.reductions import against_floors, reduction_findings
 from vtexp.analysis.rows import collect
 from vtexp.analysis.samples import read_columns
+from vtexp.runs.records import Device, ProcessTiming
 from vtexp.stats import comparison
 from vtexp.utils import files
 
@@ -115,6 +116,35 @@ def test_a_slower_prefill_is_said(tmp_path: Path) -> None:
         add(tmp_path, method, 288, 100, prefill_ms=ms, result={"latency": times})
     said = [line for line in analyse(collect(tmp_path)).reductions if "slower" in line]
     assert len(said) == 1 and "max_min" in said[0] and "resize" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("doubtful", "together", "doubt"),
+    [
+        (False, True, ""),
+        (True, True, ", though timings are doubtful"),
+        (False, False, ", though timings are of different processes"),
+        (True, False, ", though timings are doubtful and of different processes"),
+    ],
+)
+def test_doubts_about_a_slower_prefill_are_one_clause(
+    tmp_path: Path, doubtful: bool, together: bool, doubt: str
+) -> None:
+    device = Device(type="cpu", name="a CPU")
+    for number, method in enumerate(("resize", "max_min")):
+        ms = 10.0 + 20.0 * number
+        times = {"prefill_ms": summary(ms, mean_low=0.9 * ms, mean_high=1.1 * ms)}
+        fell = ("the clock fell",) if doubtful and method == "resize" else ()
+        reference = [{"at_s": 0.0, "prefill_ms": 5.0 if together else 5.0 + number}]
+        timed = ProcessTiming(
+            rank=0, process=0, host="h", device=device, timing={"reference": reference}
+        )
+        add(
+            tmp_path, method, 288, 100, prefill_ms=ms, surroundings={"processes": (timed,)},
+            result={"latency": times, "timing_warnings": fell},
+        )  # fmt: skip
+    (said,) = [line for line in analyse(collect(tmp_path)).reductions if "slower" in line]
+    assert said.endswith(f"288 vision tokens{doubt}")
 
 
 def test_nothing_is_said_without_reductions(tmp_path: Path) -> None:

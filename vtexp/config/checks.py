@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -44,15 +45,21 @@ def from_hydra(raw: DictConfig) -> Config:
 
 def from_plain(plain: dict[str, Any]) -> Config:
     """The checked config of what `to_plain` gave. Raises ConfigError, or OmegaConf's errors."""
-    schemas: dict[str, type] = {**GROUP_SCHEMAS, "knob": KNOB_SCHEMAS[plain["knob"]["name"]][0]}
+    typed = _typed(plain["knob"]["name"])
     plain = _literal(plain)
-    typed = OmegaConf.create({g: OmegaConf.structured(schema) for g, schema in schemas.items()})
     # Configs of earlier versions lack groups that came later.
     kept = {key: plain[key] for key in (f.name for f in fields(Config)) if key in plain}
     with strict_booleans():
         raw = OmegaConf.merge(typed, kept)
     assert isinstance(raw, DictConfig)
     return from_hydra(raw)
+
+
+@cache
+def _typed(knob: str) -> DictConfig:
+    """All groups with their defaults; `OmegaConf.merge` leaves it as it is."""
+    schemas: dict[str, type] = {**GROUP_SCHEMAS, "knob": KNOB_SCHEMAS[knob][0]}
+    return OmegaConf.create({g: OmegaConf.structured(schema) for g, schema in schemas.items()})
 
 
 def with_keys(config: Config, keys: Sequence[str]) -> Config:

@@ -26,6 +26,8 @@ from vtexp.data.sample import ImageFile, Sample
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes that take all cores are slower
     os.environ["OMP_NUM_THREADS"] = "1"
+# Some images of containers set it; each process that a test starts would then compile vtexp again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Else Python looks for garbage in all that torch and transformers bring, a tenth of the time.
 gc.set_threshold(50_000, 20, 20)
 

@@ -5,6 +5,8 @@ What only a GPU can show is skipped without one; the rest runs the same code her
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -189,6 +191,60 @@ def test_where_captures_keep_failing_no_more_are_tried(
         graphs.capture(shape, stages)
     assert len(tried) == prefill_graphs.MOST_FAILURES
     assert "no kernel for this GPU" in (graphs.failure or "")
+
+
+class BrokenCapture:
+    """torch.cuda.CUDAGraph of a capture that a host's wait breaks, as torch 2.11 ends it: it raises
+    before it tells the generator of random numbers, which only a capture that ends well frees."""
+
+    made: list[BrokenCapture] = []  # noqa: RUF012
+    generator_captures = False
+
+    def __init__(self) -> None:
+        self.made.append(self)
+
+    def capture_begin(self, **_: object) -> None:
+        BrokenCapture.generator_captures = True
+
+    def capture_end(self) -> None:
+        if self is self.made[0]:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        BrokenCapture.generator_captures = False
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_random_numbers_can_be_drawn_after_a_broken_capture(
+    monkeypatch: pytest.MonkeyPatch, raises: bool
+) -> None:
+    """It shows where the stage waits, or only at the end."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", BrokenCapture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    let_go: list[object] = []
+    monkeypatch.setattr(
+        torch._C, "_cuda_endAllocateToPool", lambda _, pool: let_go.append(pool), raising=False
+    )
+    BrokenCapture.made = []
+
+    def stage() -> None:
+        if raises:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="stream is capturing" if raises else "previous error"):
+        prefill_graphs.captured("pool", stage)
+    assert not BrokenCapture.generator_captures and let_go == ["pool"]
+
+
+@pytest.mark.parametrize("reduction", [None, Reduction("stride", kept=30)], ids=["all", "stride"])
+def test_graphs_keep_no_pixels_of_the_sample_they_were_captured_with(
+    runner: MolmoRunner, samples: list[Sample], reduction: Reduction | None
+) -> None:
+    prepared = runner.prepare(samples[0], CropSetting(2, reduction=reduction), "easy_vqa")
+    pixels = weakref.ref(prepared.image.patches)
+    stages = runner.graph_stages(prepared)._replace(inputs={})
+    del prepared
+    gc.collect()
+    assert stages is not None and pixels() is None
 
 
 def test_memory_of_a_pass_is_without_graphs(

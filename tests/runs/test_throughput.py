@@ -14,16 +14,19 @@ from vtexp.models.molmo.answering import AnswerSteps
 from vtexp.runs.job import load_runner
 from vtexp.runs.plan import make_plan
 from vtexp.runs.records import AnswerTimes
-from vtexp.runs.throughput import answer_times, of_all_ranks
+from vtexp.runs.throughput import TimedBatch, answer_times, of_all_ranks
 
 MakeConfig = Callable[..., Config]
 
 
-def batch(samples: int, prefill_s: float, tokens: int = 100) -> AnswerTimes:
-    return AnswerTimes(
+def batch(
+    samples: int, prefill_s: float, tokens: int = 100, *, replayed: bool = False
+) -> TimedBatch:
+    times = AnswerTimes(
         batch_size=samples, samples=samples, preprocess_s=0.5, prefill_s=prefill_s, decode_s=0.25,
         vision_tokens=tokens,
     )  # fmt: skip
+    return TimedBatch(times, replayed)
 
 
 def test_only_the_largest_batches_count_and_not_the_first_of_them() -> None:
@@ -34,6 +37,15 @@ def test_only_the_largest_batches_count_and_not_the_first_of_them() -> None:
     alone = answer_times([batch(4, 9.0)])
     assert alone is not None and (alone.samples, alone.prefill_s) == (4, 9.0)
     assert answer_times([]) is None
+
+
+def test_batches_without_a_graph_do_not_count_where_others_had_one() -> None:
+    first, second = batch(8, 1.0), batch(8, 2.0, replayed=True)
+    new_shape, third = batch(8, 3.0), batch(8, 4.0, replayed=True)
+    found = answer_times([first, second, new_shape, third, batch(4, 9.0, replayed=True)])
+    assert found is not None and (found.samples, found.prefill_s) == (16, 6.0)
+    only_eager = answer_times([first, new_shape, batch(4, 9.0, replayed=True)])
+    assert only_eager is not None and only_eager.prefill_s == 3.0
 
 
 def test_ranks_are_added_up() -> None:

@@ -9,8 +9,8 @@ def similarity_flops(asked: Reduction, tokens: int, kept: int, width: int) -> fl
     """FLOPs of comparing vision tokens of a width with each other and with the question.
 
     max_min: all pairs. conditional: all pairs, the question's mean, and per token kept the products
-    with those before. cls_attention with `merge`: each of the rest with each target. A method of
-    the user's own is not known, and counts as none.
+    with those before. cls_attention with `merge`: each of the rest with each target, and the sums
+    of those merged into one. A method of the user's own is not known, and counts as none.
     """
     if asked.method == "max_min":
         return 2 * tokens**2 * width
@@ -18,7 +18,7 @@ def similarity_flops(asked: Reduction, tokens: int, kept: int, width: int) -> fl
         return 2 * tokens**2 * width + 2 * tokens * width + tokens * kept * (kept - 1)
     if asked.method == "cls_attention" and asked.merge:
         targets = contextual_tokens(kept, tokens)
-        return 2 * (tokens - kept + targets) * targets * width
+        return 4 * (tokens - kept + targets) * targets * width
     return 0
 
 

@@ -18,6 +18,8 @@ class AnswerClock:
         self._wait = wait
         self._since_s = 0.0
         self.prefill_s = self.decode_s = 0.0
+        #: Whether the tokens behind the first came from a CUDA graph.
+        self.replayed = False
 
     def start(self) -> None:
         """Prompts are sent or read from here on."""

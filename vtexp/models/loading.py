@@ -86,8 +86,11 @@ def compute_within_quota() -> None:
 
 
 def _require_on_gpus(checkpoint: Checkpoint, model: Any, dtype: str) -> None:
-    """Raises CheckpointError where accelerate left a part on the host, to be sent at each pass."""
-    if {"cpu", "disk"} & set(model.hf_device_map.values()):
+    """Raises CheckpointError where accelerate left a part on the host, to be sent at each pass.
+
+    Such a part is on `meta` between passes. Where one device has all, there is no `hf_device_map`.
+    """
+    if any(own.device.type in ("cpu", "meta") for own in model.parameters()):
         raise CheckpointError(
             f"{checkpoint.name}: the visible GPUs cannot hold the weights as {dtype}; ask for "
             "more of them"

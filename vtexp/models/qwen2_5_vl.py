@@ -85,8 +85,12 @@ class Qwen2_5_VLRunner(NativeRunner):
 
         The lengths of windows stay on the host, where torch's attention reads them.
         """
-        tower, order = self.model.model.visual, self._window_order(prepared)
-        whole = get_vision_cu_seqlens(prepared.image.tensors["image_grid_thw"].cpu())
+        grid = prepared.image.tensors["image_grid_thw"].cpu()
+        tower, order, whole = (
+            self.model.model.visual,
+            self._window_order(grid),
+            get_vision_cu_seqlens(grid),
+        )
 
         def encode(pixel_values: torch.Tensor) -> torch.Tensor:
             states = tower.patch_embed(pixel_values)
@@ -99,8 +103,8 @@ class Qwen2_5_VLRunner(NativeRunner):
 
         return encode, lambda states: tower.merger(states)[order.back]
 
-    def _window_order(self, prepared: PreparedSample) -> _WindowOrder:
-        tower, grid = self.model.model.visual, prepared.image.tensors["image_grid_thw"].cpu()
+    def _window_order(self, grid: torch.Tensor) -> _WindowOrder:
+        tower = self.model.model.visual
         cells, windows = get_vision_window_index(
             grid,
             spatial_merge_size=tower.spatial_merge_size,
@@ -156,7 +160,8 @@ class Qwen2_5_VLRunner(NativeRunner):
         """
         tower = self.model.model.visual
         own, norm = self.attention_block.attn, self.attention_block.norm1
-        order = cache(lambda: self._window_order(prepared))  # a graph is captured behind a pass
+        grid = prepared.image.tensors["image_grid_thw"].cpu()
+        order = cache(lambda: self._window_order(grid))  # a graph is captured behind a pass
 
         def scores(block_input: torch.Tensor) -> torch.Tensor:
             if not _whole_blocks(tower):

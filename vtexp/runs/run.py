@@ -43,7 +43,7 @@ from vtexp.runs.records import (
 )
 from vtexp.runs.sample_rows import check_counts, sample_row
 from vtexp.runs.surroundings import describe
-from vtexp.runs.throughput import answer_times
+from vtexp.runs.throughput import TimedBatch, answer_times
 from vtexp.utils import environment, files
 from vtexp.utils.console import ProgressFile
 
@@ -96,7 +96,7 @@ class Measurement:
         self._progress = ProgressFile(self._folder / files.PROGRESS)
         self._environment: Environment = describe(runner.device)
         self._duration_s = 0.0
-        self._batch_times: list[AnswerTimes] = []
+        self._batch_times: list[TimedBatch] = []
 
     def start(self, indices: Sequence[int]) -> None:
         """Get ready to time prefills of the samples of these indices: counted and warmed up.
@@ -307,16 +307,15 @@ class Measurement:
     def _note_batch(
         self, counts: Sequence[Counts], preprocess_s: float, clock: AnswerClock
     ) -> None:
-        self._batch_times.append(
-            AnswerTimes(
-                batch_size=len(counts),
-                samples=len(counts),
-                preprocess_s=preprocess_s,
-                prefill_s=clock.prefill_s,
-                decode_s=clock.decode_s,
-                vision_tokens=fmean(own.vision_tokens for own in counts),
-            )
+        times = AnswerTimes(
+            batch_size=len(counts),
+            samples=len(counts),
+            preprocess_s=preprocess_s,
+            prefill_s=clock.prefill_s,
+            decode_s=clock.decode_s,
+            vision_tokens=fmean(own.vision_tokens for own in counts),
         )
+        self._batch_times.append(TimedBatch(times, clock.replayed))
 
     def finish_part(self, broken: Mapping[int, FailedSample]) -> None:
         """This process has answered all that it could but `broken`, samples by index."""

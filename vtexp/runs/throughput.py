@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from vtexp.runs.records import AnswerTimes
 
 
-def answer_times(batches: Sequence[AnswerTimes]) -> AnswerTimes | None:
-    """Sums over the largest batches but the first, if there are more; None without any."""
-    largest = _largest(batches)
-    return _together(largest[1:] or largest)
+class TimedBatch(NamedTuple):
+    """Times of one batch, and whether a CUDA graph gave the tokens behind the first."""
+
+    times: AnswerTimes
+    replayed: bool
+
+
+def answer_times(batches: Sequence[TimedBatch]) -> AnswerTimes | None:
+    """Sums over the largest batches but the first, if there are more; None without any.
+
+    Where graphs gave some of them, those alone: the first batch of each shape goes without, as all
+    do on a CPU, and a mean of both is the time of neither.
+    """
+    size = max((batch.times.batch_size for batch in batches), default=0)
+    largest = [batch for batch in batches if batch.times.batch_size == size]
+    largest = largest[1:] or largest
+    chosen = [batch for batch in largest if batch.replayed] or largest
+    return _together([batch.times for batch in chosen])
 
 
 def of_all_ranks(ranks: Sequence[AnswerTimes | None]) -> AnswerTimes | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -368,6 +370,19 @@ def test_stages_for_graphs_are_the_eager_ones_and_wait_for_nothing(
         captured(on_the_device(runner).graph_stages(prepared))
     plain = replace(prepared, reduction=None)
     assert runner.shape(prepared) != runner.shape(plain)
+
+
+@pytest.mark.parametrize("method", [None, "cls_attention"])
+def test_graphs_keep_no_pixels_of_the_sample_they_were_captured_with(
+    runner: NativeRunner, samples: list[Sample], method: str | None
+) -> None:
+    own = Reduction(method, kept=40) if method else None
+    prepared = runner.prepare(samples[0], setting(runner, own), "easy_vqa")
+    pixels = weakref.ref(prepared.image.tensors["pixel_values"])
+    stages = runner.graph_stages(prepared)._replace(inputs={})
+    del prepared
+    gc.collect()
+    assert stages is not None and pixels() is None
 
 
 def test_stages_of_plain_prompts_wait_for_nothing(

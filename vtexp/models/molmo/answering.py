@@ -227,7 +227,13 @@ class AnswerSteps:
     def _choose(self, logits: torch.Tensor) -> None:
         """The likeliest next token of each row, and whether its logits (B, ids) were numbers."""
         self._ids.copy_(logits.argmax(dim=-1))
-        self._finite.logical_and_(logits.isfinite().all(dim=-1))
+        # The last block of a sharded model is on another GPU than the first one.
+        self._finite.logical_and_(logits.isfinite().all(dim=-1).to(self._finite.device))
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the steps are a graph."""
+        return self._graph is not None
 
     @property
     def finite(self) -> torch.Tensor:
@@ -282,6 +288,8 @@ class Answering:
         steps.uses += 1
         if self._stream is not None and (on_token is not None or steps.uses > 1):
             steps.prepare(self._stream)
+        if clock is not None:
+            clock.replayed = steps.replayed
         try:
             # From here on: a capture is not part of a prefill.
             token = _first(steps, inputs, lengths, clock)

@@ -29,7 +29,7 @@ def view_grids(tiling: Tiling, geometry: Geometry, *, full: bool) -> tuple[Grid,
 
 class Connected(NamedTuple):
     """What encoder and connector give: vision tokens (n, hidden) of all images, one after the
-    other, and what the encoder's last block read, (N, 1 + P, width)."""
+    other, and what the encoder's last block read, (N, 1 + P, width), on the encoder's device."""
 
     tokens: torch.Tensor
     last_input: torch.Tensor
@@ -90,7 +90,7 @@ def _encoded(
 
     def attention() -> torch.Tensor:
         of_patches = backbone.image_vit.cls_attention(last_input)
-        return backbone.pooled_scores(of_patches).flatten()[prompt.source]
+        return backbone.pooled_scores(of_patches).flatten().to(tokens.device)[prompt.source]
 
     return Encoded(
         tokens[prompt.order],

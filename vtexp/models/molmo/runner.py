@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -120,7 +120,8 @@ class MolmoRunner(Runner):
             images, masks = images[real], masks[real]
         backbone = self.model.model.vision_backbone
         features, last_input = backbone.image_vit(images, with_last_input=True)
-        return Connected(backbone.connect(features, masks, kept), last_input)
+        tokens = backbone.connect(features, masks, kept)
+        return Connected(tokens.to(self.device), last_input)
 
     def read_early(
         self, inputs: Inputs, features: Connected, cache: AnswerCache | None = None
@@ -197,8 +198,8 @@ class MolmoRunner(Runner):
         return len(prepared.input_ids), prepared.image_at, *layout
 
     def graph_inputs(self, prepared: PreparedSample) -> Tensors:
-        """Ids, crops and their padding."""
-        inputs = self.inputs([prepared])
+        """Ids, crops and their padding; how a prompt is reduced is the same in all of one shape."""
+        inputs = self.inputs([replace(prepared, reduction=None)])
         return {
             "input_ids": inputs["input_ids"],
             "images": inputs["images"][0],
@@ -209,42 +210,36 @@ class MolmoRunner(Runner):
         """The eager stages, but that the places of vision tokens are on the device before."""
         places = image_places(_index(prepared)[None], len(prepared.input_ids))
         places = ImagePlaces(*(part.to(self.device) for part in places))
-        backbone = self.model.model.vision_backbone
+        backbone, llm = self.model.model.vision_backbone, prepared.llm
         if prepared.reduction is not None:
             return self._reducing_stages(prepared, places)
         return GraphStages(
             self.graph_inputs(prepared),
             lambda inputs: backbone.image_vit(inputs["images"]),
             lambda inputs, read: backbone.connect(read, inputs["image_masks"], places.kept),
-            lambda inputs, features: self._read_prompt(
-                inputs["input_ids"], features, prepared.llm, places
-            ),
+            lambda inputs, features: self._read_prompt(inputs["input_ids"], features, llm, places),
         )
 
     def _reducing_stages(self, prepared: PreparedSample, places: ImagePlaces) -> GraphStages:
         """`graph_stages` of a prompt whose vision tokens are reduced."""
-        backbone = self.model.model.vision_backbone
+        backbone, llm = self.model.model.vision_backbone, prepared.llm
         prompt = self._reducible(prepared).to(self.device)
         layer = prompt.asked.layer
 
         def connect(inputs: Tensors, read: tuple[torch.Tensor, torch.Tensor]) -> Connected:
             features, last_input = read
             tokens = backbone.connect(features, inputs["image_masks"], places.kept)
-            return Connected(tokens, last_input)
+            return Connected(tokens.to(self.device), last_input)
 
         def first_blocks(inputs: Tensors, connected: Connected) -> EarlyRead:
-            ids, tokens, blocks = (
-                inputs["input_ids"],
-                connected.tokens,
-                self.model.blocks_of(prepared.llm),
-            )
+            ids, tokens, blocks = inputs["input_ids"], connected.tokens, self.model.blocks_of(llm)
             return read_early(self.model, blocks, layer or 0, ids, tokens, places, PromptCache())
 
         return GraphStages(
             self.graph_inputs(prepared),
             lambda inputs: backbone.image_vit(inputs["images"], with_last_input=True),
             connect,
-            lambda inputs, reduced: self._read_prompt(inputs["input_ids"], reduced, prepared.llm),
+            lambda inputs, reduced: self._read_prompt(inputs["input_ids"], reduced, llm),
             lambda inputs, features: self.reduce(inputs | {"reducible": [prompt]}, features),
             None if layer is None else first_blocks,
         )

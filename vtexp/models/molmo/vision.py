@@ -204,6 +204,7 @@ class VisionBackbone(nn.Module):
         Adds the learned embedding of all-padding and of partly padded patches; a mask of -1 (the
         released row for the global crop) counts as partly padded.
         """
+        image_masks = image_masks.to(features.device)  # another GPU's, where a model is sharded
         all_pad = (image_masks == 0).unsqueeze(-1)
         partial_pad = ((image_masks < 1) & (image_masks != 0)).unsqueeze(-1)
         pad_embed = self.pad_embed.to(features.dtype)

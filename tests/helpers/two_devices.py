@@ -1,4 +1,4 @@
-"""Passes of a Molmo v1 whose parts lie on two devices, as with `hardware.sharded`, without a GPU.
+"""Stages of a Molmo v1 whose parts lie on two devices, as with `hardware.sharded`, without a GPU.
 
     python -m tests.helpers.two_devices CHECKPOINT IMAGE
 

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import infer_auto_device_map
 
 from vtexp.data.sample import Sample
 from vtexp.errors import CheckpointError
 from vtexp.models import loading
 from vtexp.models.checkpoints import find_checkpoint
+from vtexp.models.molmo.configuration import MolmoConfig
 from vtexp.models.molmo.modeling import MolmoForCausalLM
 
 
 @pytest.mark.slow
-def test_all_passes_go_from_device_to_device(
+def test_stages_go_from_device_to_device(
     small_checkpoint: Path, draw_noise: Callable[[list[tuple[int, int]]], list[Sample]]
 ) -> None:
     (sample,) = draw_noise([(300, 500)])
@@ -28,6 +30,21 @@ def test_all_passes_go_from_device_to_device(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found) > 8 and set(found.values()) == {""}, found
+
+
+@pytest.mark.parametrize("share", [0.5, 0.6, 0.7, 0.8, 0.9])
+def test_the_vision_backbone_is_on_one_gpu(small_checkpoint: Path, share: float) -> None:
+    """By accelerate's own map, however little the first GPU holds."""
+    config = MolmoConfig.from_pretrained(small_checkpoint)
+    config.num_hidden_layers = 12
+    config.vision_backbone |= {"image_num_layers": 4}
+    with torch.device("meta"):
+        model = MolmoForCausalLM(config)
+    size = sum(own.numel() * own.element_size() for own in model.parameters())
+    memory = {0: int(share * size), 1: 2 * size}
+    placed = infer_auto_device_map(model, memory, list(model._no_split_modules))
+    assert set(placed.values()) == {0, 1}
+    assert len({gpu for part, gpu in placed.items() if "vision_backbone" in part}) == 1
 
 
 def test_weights_on_the_host_are_refused(small_checkpoint: Path) -> None:

@@ -46,6 +46,8 @@ def test_batches_without_a_graph_do_not_count_where_others_had_one() -> None:
     assert found is not None and (found.samples, found.prefill_s) == (16, 6.0)
     only_eager = answer_times([first, new_shape, batch(4, 9.0, replayed=True)])
     assert only_eager is not None and only_eager.prefill_s == 3.0
+    known_shape = answer_times([second, first, new_shape])
+    assert known_shape is not None and known_shape.prefill_s == 2.0
 
 
 def test_ranks_are_added_up() -> None:

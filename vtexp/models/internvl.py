@@ -88,7 +88,7 @@ class InternVLRunner(NativeRunner):
             own, x = block.attention, block.layernorm_before(block_input)
             query = in_heads(own.q_norm(own.q_proj(x[:, :1])), own.head_dim)
             key = in_heads(own.k_norm(own.k_proj(x)), own.head_dim)
-            of_patches = mean_attention(query, key, own.scale)[:, 1:]
+            of_patches = mean_attention(query, key, own.scale)[:, 1:].to(self.device)
             cells = of_patches.unflatten(1, (side, pool, side, pool))
             return cells.mean(dim=(2, 4)).flatten()
 

@@ -260,6 +260,8 @@ class NativeRunner(Runner):
         input_ids: torch.Tensor,
     ) -> ReducedPrompt:
         question = self.model.get_input_embeddings()(input_ids[None, own.prompt.text])[0]
+        # Of a sharded model, encoder, connector and embedding may be on different GPUs.
+        tokens, question = tokens.to(self.device), question.to(self.device)
         encoded = Encoded(tokens, own.prompt.grids, lambda: own.scores(block_input), question)
         return reduce_prompt(self.token_reduction, own, encoded, self.renumbered)
 

@@ -186,8 +186,8 @@ def captured(pool: Any, stage: Callable[[], Result]) -> tuple[torch.cuda.CUDAGra
     as long as the timing.
     """
     graph = torch.cuda.CUDAGraph()
-    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
     try:
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         output = stage()
         graph.capture_end()
     except Exception:
@@ -202,9 +202,8 @@ def captured(pool: Any, stage: Callable[[], Result]) -> tuple[torch.cuda.CUDAGra
 
 
 def _let_random_numbers_go() -> None:
-    """Capture nothing: only a capture that ends well tells torch's generator that it is over.
-
-    Until then the generator refuses to draw, as for the random weights of the next model.
+    """Capture nothing: in torch 2.11, only a capture that ends well tells the generator that it is
+    over. Until then it refuses to draw, as for the random weights of the next model.
     """
     graph = torch.cuda.CUDAGraph()
     with suppress(RuntimeError), warnings.catch_warnings():

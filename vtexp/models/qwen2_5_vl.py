@@ -169,9 +169,10 @@ class Qwen2_5_VLRunner(NativeRunner):
             weights = own.qkv.weight[: 2 * own.dim], own.qkv.bias[: 2 * own.dim]
             query, key = F.linear(norm(block_input), *weights).chunk(2, dim=-1)
             query, key = (t.unflatten(-1, (own.num_heads, -1)) for t in (query, key))
-            query, key = apply_rotary_pos_emb_vision(query, key, *order().rotary(tower))
+            rotary = (part.to(query.device) for part in order().rotary(tower))
+            query, key = apply_rotary_pos_emb_vision(query, key, *rotary)
             query, key = (t.transpose(0, 1)[None] for t in (query, key))
-            received = mean_attention(query, key, own.scaling)
+            received = mean_attention(query, key, own.scaling).to(self.device)
             return received.view(-1, self.geometry.patches_per_crop).mean(dim=1)[order().back]
 
         return scores

@@ -107,7 +107,7 @@ class AnswerTimes:
     """Seconds of the answers to `samples` questions in batches of `batch_size`, in one process.
 
     Only the largest batches count, without the first of them where there are more: it warms up.
-    Where CUDA graphs gave the tokens behind the first, batches without a graph do not count either.
+    Where CUDA graphs gave the tokens behind the first, a process counts no batch without a graph.
     `preprocess_s`: decoded images to inputs on the host; `prefill_s`: from there to the first token
     of each answer; `decode_s`: the tokens behind. Decoding of image files is not included. Of
     several ranks, the sums. `vision_tokens`: mean of these questions.

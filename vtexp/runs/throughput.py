@@ -23,8 +23,9 @@ def answer_times(batches: Sequence[TimedBatch]) -> AnswerTimes | None:
     """
     size = max((batch.times.batch_size for batch in batches), default=0)
     largest = [batch for batch in batches if batch.times.batch_size == size]
-    largest = largest[1:] or largest
-    chosen = [batch for batch in largest if batch.replayed] or largest
+    later = largest[1:] or largest
+    replayed = [[batch for batch in part if batch.replayed] for part in (later, largest)]
+    chosen = next(filter(None, replayed), later)
     return _together([batch.times for batch in chosen])
 
 

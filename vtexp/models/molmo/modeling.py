@@ -116,7 +116,8 @@ class MolmoForCausalLM(PreTrainedModel, GenerationMixin):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     block_class: type[MolmoBlock] = MolmoBlock
-    _no_split_modules = ("MolmoBlock", "MolmoEBlock", "VisionBlock")
+    # The encoder's blocks are read together, and with the connector's weights.
+    _no_split_modules = ("MolmoBlock", "MolmoEBlock", "VisionBackbone")
     _supports_sdpa = True
 
     def __init__(self, config: MolmoConfig) -> None:

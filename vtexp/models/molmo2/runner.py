@@ -140,7 +140,7 @@ class Molmo2Runner(NativeRunner):
             own, x = block.self_attn, block.layer_norm1(block_input)
             query, key = (in_heads(p(x), own.head_dim) for p in (own.q_proj, own.k_proj))
             key = key.repeat_interleave(own.num_key_value_groups, dim=1)
-            received = mean_attention(query, key, own.scaling).flatten()
+            received = mean_attention(query, key, own.scaling).flatten().to(self.device)
             return (received[pooled.clamp(min=0)] * there).sum(dim=1) / there.sum(dim=1)
 
         return scores

@@ -173,7 +173,7 @@ def picture(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have none unless a test asks for `figures` or `picture`: they take most of the time."""
+    """Reports have none unless a test asks for `figures` or `picture`: they take most time."""
     if not {"figures", "picture"} & set(request.fixturenames):
         monkeypatch.setattr("vtexp.report.write.write_figures", lambda *_: None)
 

@@ -167,10 +167,16 @@ def figures() -> None:
     """Reports that this process makes have their figures."""
 
 
+@pytest.fixture
+def picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports that this process makes have comparison.png, and no figure of each plot."""
+    monkeypatch.setattr("vtexp.report.figures.drawings", lambda _: [])
+
+
 @pytest.fixture(autouse=True)
 def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have none where a test does not ask for `figures`: they take most of the time."""
-    if "figures" not in request.fixturenames:
+    """Reports have none unless a test asks for `figures` or `picture`: they take most time."""
+    if not {"figures", "picture"} & set(request.fixturenames):
         monkeypatch.setattr("vtexp.report.write.write_figures", lambda *_: None)
 
 

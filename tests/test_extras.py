@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NONE = Version("0")
 
+#: The split of the default data set of which the fewest pages are drawn.
+SMALL = "dataset.split=validation"
 #: Run before the program, as sitecustomize.py: these packages are not installed.
 BLOCK = """
 import importlib.abc, os, sys
@@ -108,9 +110,9 @@ def test_a_folder_of_a_packages_name_is_no_package(
 @pytest.mark.parametrize(
     ("extra", "arguments", "says"),
     [
-        ("wandb", ["launch"], "tracking=wandb"),
-        ("wandb", ["launch", "-m"], "tracking=wandb"),
-        ("slurm", ["launch", "-m", "hardware=h100", "tracking=none",
+        ("wandb", ["launch", SMALL], "tracking=wandb"),
+        ("wandb", ["launch", "-m", SMALL], "tracking=wandb"),
+        ("slurm", ["launch", "-m", "hardware=h100", "tracking=none", SMALL,
                    "model.weights=random"], "hardware=h100"),
         ("easy_vqa", ["launch", "dataset=easy_vqa", "tracking=none"], "dataset=easy_vqa"),
     ],
@@ -127,7 +129,7 @@ def test_a_missing_extra_is_one_line_before_anything_runs(
 
 
 def test_a_plan_needs_no_extra(tmp_path: Path) -> None:
-    made = vtexp_without(EXTRAS, tmp_path, "launch", "plan=true")
+    made = vtexp_without(EXTRAS, tmp_path, "launch", "plan=true", SMALL)
     assert (made.returncode, made.stderr) == (0, "")
 
 

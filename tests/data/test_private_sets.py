@@ -24,6 +24,7 @@ from PIL import Image
 
 from tests.helpers.facts import says
 from vtexp.config.checks import from_hydra
+from vtexp.config.compose import dataset_configs
 from vtexp.config.schema import Config, register_schemas
 from vtexp.data.load import load_samples
 from vtexp.data.sample import ImageFile, LoadedSamples, StoredImage
@@ -155,13 +156,12 @@ def test_examples_of_the_docs_work(tmp_path: Path, name: str) -> None:
         assert sample.image_size() == (20, 30) and sample.pixels().shape == (20, 30, 3)
 
 
-def test_table_of_the_docs_says_what_the_files_say(make_config: MakeConfig) -> None:
+def test_table_of_the_docs_says_what_the_files_say() -> None:
     lines = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", DOCS, re.MULTILINE))
-    for path in (ROOT / "conf" / "dataset").glob("*.yaml"):
-        dataset = make_config(f"dataset={path.stem}").dataset
-        source, split, _, metric, style, tokens, licence = map(
-            str.strip, lines[path.stem].split("|")
-        )
+    configs = dataset_configs()
+    assert configs.keys() == {path.stem for path in (ROOT / "conf" / "dataset").glob("*.yaml")}
+    for name, dataset in configs.items():
+        source, split, _, metric, style, tokens, licence = map(str.strip, lines[name].split("|"))
         assert (metric, style, licence) == (dataset.metric, dataset.style, dataset.licence)
         assert int(tokens) == dataset.max_new_tokens
         others = [name for name in dataset.source.splits if name != dataset.split]

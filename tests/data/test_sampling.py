@@ -89,16 +89,20 @@ def test_fingerprint_follows_what_is_asked_in_which_order() -> None:
     assert fingerprint([sample(image=ImageFile(Path("moved")))]) == prints[0]
 
 
-@pytest.mark.parametrize("name", ["easy_vqa", "small_print"])
-def test_types_of_the_embedded_sets_have_their_share(make_config: MakeConfig, name: str) -> None:
-    whole = load_samples(make_config(f"dataset={name}", "dataset.limit=null").dataset).samples
-    part = load_samples(make_config(f"dataset={name}", "dataset.limit=100").dataset).samples
+@pytest.mark.parametrize(("name", "split"), [("easy_vqa", "test"), ("small_print", "validation")])
+def test_types_of_the_embedded_sets_have_their_share(
+    make_config: MakeConfig, name: str, split: str
+) -> None:
+    def load(*more: str) -> list[Sample]:
+        own = (f"dataset={name}", f"dataset.split={split}", *more)
+        return load_samples(make_config(*own).dataset).samples
+
+    whole, part = load("dataset.limit=null"), load("dataset.limit=100")
     assert part == whole[:100]
     sizes, drawn = (Counter(s.question_type for s in found) for found in (whole, part))
     for kind, size in sizes.items():
         assert abs(drawn[kind] - 100 * size / len(whole)) <= 2
-    plain = make_config(f"dataset={name}", "dataset.limit=100", "dataset.stratify=false").dataset
-    assert load_samples(plain).samples != part
+    assert load("dataset.limit=100", "dataset.stratify=false") != part
 
 
 def test_samples_are_the_same_for_every_value_and_job(make_config: MakeConfig) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -221,7 +222,7 @@ def test_random_weights_are_those_of_the_seed_and_size(small_checkpoint: Path) -
         assert parameter.isfinite().all()
 
 
-@pytest.mark.usefixtures("figures")
+@pytest.mark.usefixtures("picture")
 def test_random_weights_have_latency_but_no_accuracy(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,10 +264,11 @@ def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_changed_tensor_makes_another_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
     """Anywhere in the file; and of small files each byte."""
-    folder = large(ASSETS / "molmo_tiny", tmp_path / "large", monkeypatch)
+    of = small_checkpoint if whole else ASSETS / "molmo_tiny"
+    folder = large(of, tmp_path / "large", monkeypatch)
     if whole:
         monkeypatch.undo()
     path = folder / "model.safetensors"
@@ -278,7 +280,7 @@ def test_a_changed_tensor_makes_another_model(
         if whole:
             changed[begin + (end - begin) // 3] ^= 1
         else:
-            changed[begin:end] = bytes(byte ^ 1 for byte in content[begin:end])
+            changed[begin:end] = (np.frombuffer(content[begin:end], np.uint8) ^ 1).tobytes()
         path.write_bytes(changed)
         seen.add(checkpoint_fingerprint(folder))
     assert len(seen) == len(places) + 1

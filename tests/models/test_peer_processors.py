@@ -51,6 +51,10 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+#: Two tiles and the whole for InternVL: what a question becomes needs no large image.
+WIDE = noise(30, 60)
+
+
 def asked(question: str) -> Sample:
     return Sample("0", "0", ImageFile(Path("none")), question, ("yes",), "unused")
 
@@ -102,7 +106,7 @@ def test_prompts_of_any_question(
     name: str, llama: bool, question: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     base = tmp_path_factory.getbasetemp() / "published"
-    assert_same(published(base, name, llama), name, question, noise(40, 30))
+    assert_same(published(base, name, llama), name, question, WIDE)
 
 
 IMAGE_TEXT = {
@@ -133,7 +137,7 @@ def test_a_checkpoints_own_chat_template_is_followed(
     template = OWN_TEMPLATES[kind].replace("IMAGE", IMAGE_TEXT[name])
     folder = write_checkpoint(tmp_path, name, llama=llama, chat_template=template)
     for question in ("is it {red}?", "  two\nlines ", "<b>", "日本"):
-        assert_same(folder, name, question, noise(40, 30))
+        assert_same(folder, name, question, WIDE)
 
 
 def test_where_a_chat_template_may_be(tmp_path: Path) -> None:

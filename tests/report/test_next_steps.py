@@ -23,7 +23,8 @@ from vtexp.report.next_steps import next_lines, next_steps
 from vtexp.runs.folder import record_failure
 from vtexp.runs.plan import make_plan, sweep_folder
 
-SETS = ("dataset=small_print", "dataset.limit=60")
+#: The split of which the fewest pages are drawn.
+SETS = ("dataset=small_print", "dataset.split=validation", "dataset.limit=60")
 
 
 def lines_of(sweep: Path, margin: float) -> list[str]:
@@ -121,7 +122,7 @@ def test_each_knob_has_a_command_of_its_own(tmp_path: Path) -> None:
     ):
         answered_sweep(tmp_path / knob, *SETS, f"knob={knob}", f"knob.{values}", share=0.9)
     runs = [*collect(tmp_path / "image_size"), *collect(tmp_path / "max_crops")]
-    lines = [line for line in next_lines(runs, analyse(runs, 3.0)) if "questions" in line]
+    lines = [line for line in next_lines(runs, analyse(runs, 4.0)) if "questions" in line]
     configs = [config_of(line) for line in lines]
     assert {config.knob.name for config in configs} == {"image_size", "max_crops"}
     for line, config in zip(lines, configs, strict=True):
@@ -143,8 +144,7 @@ def test_the_page_has_the_commands_to_copy(tmp_path: Path) -> None:
 
 
 def test_no_more_questions_than_there_are(tmp_path: Path) -> None:
-    few = ("dataset=small_print", "dataset.split=validation", "dataset.limit=60")
-    answered_sweep(tmp_path / "one", *few, "knob.sizes=[336x336,560x336]", share=0.9)
+    answered_sweep(tmp_path / "one", *SETS, "knob.sizes=[336x336,560x336]", share=0.9)
     (line,) = (line for line in lines_of(tmp_path / "one", 0.1) if "questions" in line)
     assert "ask all 600 questions" in line and config_of(line).dataset.limit is None
 

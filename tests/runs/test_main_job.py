@@ -54,7 +54,8 @@ def run_folder(folder: Path, value: str) -> Path:
 def test_counts_of_the_users_command(
     make_config: MakeConfig, tmp_path: Path, full: bool, measured: tuple[int, int]
 ) -> None:
-    run_without_report(make_config("knob.sizes=[560x336,784x784]", f"force_full_tokens={full}"))
+    sizes = ("knob.sizes=[560x336,784x784]", "dataset.limit=2")
+    run_without_report(make_config(*sizes, f"force_full_tokens={full}"))
     small, large = (results(tmp_path / "sweep")[size] for size in ("560x336", "784x784"))
     assert (small.tiling, large.tiling) == ("2x1", "3x3")
     assert (small.measured_tiling, large.measured_tiling) == ("2x1", "3x3")
@@ -109,7 +110,7 @@ def test_files_of_a_run(make_config: MakeConfig, tmp_path: Path) -> None:
     assert environment.device.type == "cpu"
 
 
-@pytest.mark.usefixtures("figures")
+@pytest.mark.usefixtures("picture")
 def test_comparison_has_one_row_per_value(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -175,12 +175,13 @@ def test_styles_that_a_model_does_not_know_are_asked_in_others(
     config = json.loads((folder / "config.json").read_text())
     del config["trained_styles"]
     (folder / "config.json").write_text(json.dumps(config))
-    for dataset, own, other in (
-        ("easy_vqa", "easy_vqa", "vqa2"),
-        ("small_print", "small_print", "text_vqa"),
+    for own, split, other in (
+        ("easy_vqa", "test", "vqa2"),
+        ("small_print", "validation", "text_vqa"),
     ):
+        dataset = (f"dataset={own}", f"dataset.split={split}")
         for path, asked in ((small_checkpoint, own), (folder, other)):
-            plan = make_plan(make_config(f"model.path={path}", f"dataset={dataset}"))
+            plan = make_plan(make_config(f"model.path={path}", *dataset))
             form = plan.checkpoint.tokenizer.form
             sample = plan.samples[0]
             assert sample.style == asked

@@ -57,12 +57,15 @@ def _composed(overrides: list[str]) -> DictConfig:
     """
     choices, keys = [], []
     for override in OverridesParser.create().parse_overrides(overrides):
-        if not _is_plain(override):  # what it does may depend on the others before it
+        # As Hydra takes them apart: what names no group, or gives a group's keys, sets keys.
+        if _names_files(override):
             return compose("config", overrides)
-        if _is_group(override.key_or_group):
+        if isinstance(override.value(), dict) or not _is_group(override.key_or_group):
+            keys.append(override)
+        elif override.type is OverrideType.CHANGE:
             choices.append(str(override.input_line))
         else:
-            keys.append(override)
+            return compose("config", overrides)
     versions = tuple((str(path), path.stat().st_mtime_ns) for path in sorted(CONF.rglob("*.yaml")))
     config = copy.deepcopy(_merged(tuple(choices), versions))
     ConfigLoaderImpl._apply_overrides_to_config(keys, config)
@@ -75,12 +78,10 @@ def _merged(choices: tuple[str, ...], versions: tuple[tuple[str, int], ...]) -> 
     return compose("config", list(choices))
 
 
-def _is_plain(override: Override) -> bool:
-    """Whether it is a `key=value` or `group=option`; Hydra's own keys may name further files."""
-    if override.key_or_group.startswith("hydra") or override.is_sweep_override():
-        return False
-    changes = override.type is OverrideType.CHANGE and override.package is None
-    return changes and not isinstance(override.value(), dict)
+def _names_files(override: Override) -> bool:
+    """Whether files beside the groups' options may follow from it, as from Hydra's own keys."""
+    of_hydra = override.key_or_group.startswith("hydra")
+    return of_hydra or override.package is not None or override.is_sweep_override()
 
 
 @lru_cache(maxsize=1024)

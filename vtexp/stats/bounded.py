@@ -20,6 +20,7 @@ interval.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -232,17 +233,22 @@ def quantile_above(moments: Moments, level: np.ndarray | float) -> np.ndarray:
     return moments.mean + spread * np.where(side == 0, -ndtri(level), skewed)
 
 
-def chance_above(moments: Moments, value: np.ndarray) -> np.ndarray:
-    """Chance that Pearson's type III distribution with these moments exceeds `value`."""
+def chances_above(moments: Moments) -> Callable[[np.ndarray], np.ndarray]:
+    """Chance that Pearson's type III distribution with these moments exceeds a value."""
     from scipy.special import gammainc, gammaincc, ndtr
 
     spread, shape, side = _standard(moments)
     certain = spread <= 1e-12
-    z = (value - moments.mean) / np.where(certain, 1.0, spread)
-    place = np.clip(shape + side * z * np.sqrt(shape), 0.0, None)
-    chance = np.where(side > 0, gammaincc(shape, place), gammainc(shape, place))
-    chance = np.where(side == 0, ndtr(-z), chance)
-    return np.where(certain, value < moments.mean - 1e-12, chance)
+    width, root = np.where(certain, 1.0, spread), np.sqrt(shape)
+
+    def above(value: np.ndarray) -> np.ndarray:
+        z = (value - moments.mean) / width
+        place = np.clip(shape + side * z * root, 0.0, None)
+        chance = np.where(side > 0, gammaincc(shape, place), gammainc(shape, place))
+        chance = np.where(side == 0, ndtr(-z), chance)
+        return np.where(certain, value < moments.mean - 1e-12, chance)
+
+    return above
 
 
 def _standard(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -276,13 +282,14 @@ def interval(means: ClusteredMeans, ends: tuple[float, float]) -> tuple[np.ndarr
     """
     level = TAIL * (1 - CONFIDENCE)
     changes = -np.log(2 * level)
-    either = [with_unseen(observed(means, end, level, changes), end) for end in ends]
+    # In the many halvings, what follows from the moments alone is computed once.
+    either = [chances_above(with_unseen(observed(means, end, level, changes), end)) for end in ends]
 
     def crossing(chance: float) -> np.ndarray:
         low, high = np.full_like(means.mean, ends[0]), np.full_like(means.mean, ends[1])
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            above = sum(chance_above(moments, middle) for moments in either) / 2 > chance
+            above = sum(chance_above(middle) for chance_above in either) / 2 > chance
             low, high = np.where(above, middle, low), np.where(above, high, middle)
         return (low + high) / 2
 

@@ -15,6 +15,7 @@ T = TypeVar("T")
 Reader = Callable[[Any], Any]
 #: Larger numbers are damage: their sums and squares would overflow.
 MOST_INT, MOST_FLOAT = 2**63, 1e300
+_LEAVES = frozenset((str, int, float, bool, NoneType))
 
 
 class Misfit(ValueError):
@@ -32,6 +33,8 @@ def from_json(kind: type[T], plain: Any) -> T:
 
 def to_json(value: Any) -> Any:
     """JSON of a dataclass: objects and lists in the order of its fields."""
+    if type(value) in _LEAVES:  # most values, and nothing is asked of them
+        return value
     if is_dataclass(value):
         return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -220,14 +220,31 @@ REDUCTIONS = [
 ]
 
 
-def test_stages_for_graphs_wait_for_nothing(runner: MolmoRunner, draw_noise: Draw) -> None:
-    """Of all that a captured pass can be asked for."""
+def assert_waits_for_nothing(
+    runner: MolmoRunner, draw_noise: Draw, asked: Iterable[CropSetting]
+) -> None:
     (sample,), there = draw_noise([(500, 400)]), on_the_device(runner)
-    asked = [CropSetting(4, llm=llm) for llm in (None, *settings_of(runner))]
-    asked += [CropSetting(4, reduction=own) for own in REDUCTIONS]
-    asked.append(CropSetting(4, reduction=REDUCTIONS[-1], llm=LlmSetting(blocks=(0, 1, 3))))
     for setting in asked:
         captured(there.graph_stages(runner.prepare(sample, setting, "easy_vqa")))
+
+
+def test_stages_for_graphs_wait_for_nothing(runner: MolmoRunner, draw_noise: Draw) -> None:
+    """With every setting of the language model, alone and with a reduction within it."""
+    asked = [CropSetting(4, llm=llm) for llm in (None, *settings_of(runner))]
+    asked.append(CropSetting(4, reduction=REDUCTIONS[-2]))
+    asked.append(CropSetting(4, reduction=REDUCTIONS[-1], llm=LlmSetting(blocks=(0, 1, 3))))
+    assert_waits_for_nothing(runner, draw_noise, asked)
+
+
+# What reduces is the same for all three.
+@pytest.mark.parametrize(
+    "checkpoint",
+    ["molmo_d", *(pytest.param(own, marks=pytest.mark.slow) for own in ("molmo_o", "molmoe"))],
+    indirect=True,
+)
+def test_stages_that_reduce_wait_for_nothing(runner: MolmoRunner, draw_noise: Draw) -> None:
+    asked = (CropSetting(4, reduction=own) for own in REDUCTIONS)
+    assert_waits_for_nothing(runner, draw_noise, asked)
 
 
 @torch.no_grad()

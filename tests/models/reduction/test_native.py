@@ -354,7 +354,15 @@ def test_attention_of_long_images_is_computed_in_parts(
     torch.testing.assert_close(parts.attention(), whole.attention())
 
 
-@pytest.mark.parametrize("method", METHODS)
+#: The others share the code of a family that these three ask: one without scores, one with those of
+#: the encoder, one with the question; of each alone, tests/models/llm/test_settings.py has stages.
+QUICK = ("stride", "cls_attention", "conditional")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(own, marks=() if own in QUICK else pytest.mark.slow) for own in METHODS],
+)
 @torch.inference_mode()
 def test_stages_for_graphs_are_the_eager_ones_and_wait_for_nothing(
     runner: NativeRunner, samples: list[Sample], method: str

@@ -133,7 +133,8 @@ def test_docs_have_the_same_numbers_and_licences() -> None:
 
 
 def test_counted_numbers_are_what_the_loaders_find() -> None:
-    known = {name: dataset_configs()[name].num_questions for name in ("easy_vqa", "small_print")}
+    configs = dataset_configs()
+    known = {name: configs[name].num_questions for name in ("easy_vqa", "small_print")}
     assert known["easy_vqa"] == {split: len(easy_vqa.load(split)) for split in easy_vqa.SPLITS}
     each = small_print.QUESTIONS_PER_PAGE  # no page has fewer
     assert known["small_print"] == {

@@ -394,12 +394,12 @@ def save_wide(name: str, tokenizer: Path, folder: Path) -> None:
         ("molmo", 1),
         ("molmo", 3),
         ("molmoe", 1),
-        ("molmoe", 3),
+        pytest.param("molmoe", 3, marks=pytest.mark.slow),
         ("molmo2", 1),
         ("internvl", 1),
-        ("internvl", 3),
+        pytest.param("internvl", 3, marks=pytest.mark.slow),
         ("qwen2_5_vl", 1),
-        ("qwen2_5_vl", 3),
+        pytest.param("qwen2_5_vl", 3, marks=pytest.mark.slow),
     ],
 )
 def test_memory_estimate_covers_what_tensors_hold(

@@ -88,6 +88,10 @@ def image_places(image_input_idx: torch.Tensor, length: int) -> ImagePlaces:
 class MolmoModel(nn.Module):
     """The parameters under the published prefix `model.`."""
 
+    image_insertion: ImageInsertion
+    token_reduction: TokenReduction
+    row_selection: RowSelection
+
     def __init__(self, config: MolmoConfig, block_class: type[MolmoBlock]) -> None:
         super().__init__()
         self.transformer = nn.Module()
@@ -101,9 +105,11 @@ class MolmoModel(nn.Module):
                 config.hidden_size, config.embedding_size, bias=False
             )
         self.vision_backbone = VisionBackbone(config)
-        self.image_insertion = ImageInsertion()
-        self.token_reduction = TokenReduction()
-        self.row_selection = RowSelection()
+        # No children: of a sharded model, accelerate would give each of them a GPU, mostly the
+        # last one, and send there what it is called with.
+        self.__dict__["image_insertion"] = ImageInsertion()
+        self.__dict__["token_reduction"] = TokenReduction()
+        self.__dict__["row_selection"] = RowSelection()
 
 
 class MolmoForCausalLM(PreTrainedModel, GenerationMixin):

@@ -145,7 +145,6 @@ def test_a_model_in_parts_computes_the_same(
     parts = [
         *(f"model.transformer.{name}" for name in ("wte", "blocks", "ln_f", "ff_out")),
         "model.vision_backbone",
-        "model.image_insertion",
     ]
     dispatch_model(spread.model, dict.fromkeys(parts, "cpu"), main_device="cpu", force_hooks=True)
     setting = KnobValue("max_crops", "4").crop_setting(MOLMO)

@@ -88,7 +88,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_known_answers_and_times_reach_the_files(
     make_config: MakeConfig, tmp_path: Path, known: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = make_config("knob.sizes=[336x336]", "dataset.limit=32", "measure.latency_samples=32",
+    config = make_config("knob.sizes=[560x336]", "dataset.limit=32", "measure.latency_samples=32",
                          "measure.latency_repeats=2", "measure.warmup_repeats=0")  # fmt: skip
     plan = make_plan(config)
     scores = {}
@@ -99,7 +99,7 @@ def test_known_answers_and_times_reach_the_files(
     assert 0 < sum(scores.values()) < 32
     run_job(config)
 
-    folder = next((tmp_path / "sweep").glob("*336x336*"))
+    folder = next((tmp_path / "sweep").glob("*560x336*"))
     rows = files.read_jsonl(folder / "samples.jsonl")
     for row, sample in zip(rows, plan.samples, strict=True):
         assert row["prediction"] == SCRIPT[f"User: easy_vqa: {sample.question} Assistant:"]
@@ -141,7 +141,7 @@ def test_known_answers_and_times_reach_the_files(
     assert float(row["accuracy"]) == pytest.approx(result["accuracy"])
     assert float(row["prefill_ms_median"]) == pytest.approx(np.median(times))
     assert float(row["vision_ms_median"]) == pytest.approx(0.25 * np.median(times))
-    assert (row["measured_vision_tokens"], row["prefill_vision_tokens"]) == ("288.0", "288.0")
+    assert (row["measured_vision_tokens"], row["prefill_vision_tokens"]) == ("384.0", "384.0")
 
 
 def test_the_model_that_lost_a_token_fails_the_run(

@@ -24,9 +24,8 @@ from vtexp.utils.text import percent
 Tensors = dict[str, torch.Tensor]
 Result = TypeVar("Result")
 #: Replayed logits are the eager ones bit for bit; where they are as far off as this (norm of the
-#: difference over that of the logits), the graph reads what is not its own. Of random weights in
-#: bfloat16, the last bit of one vision token alone moves them by some hundredths.
-MOST_DIFFERENT = 0.3
+#: difference over that of the logits), the graph reads what is not its own.
+MOST_DIFFERENT = 0.01
 #: Share of the GPU's memory that graphs may take; shapes beyond it stay eager.
 MOST_MEMORY = 0.1
 #: Bytes that the driver may take for one prefill's graphs, beside torch's allocator.
